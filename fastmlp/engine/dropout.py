@@ -1,0 +1,80 @@
+"""Dropout: elements that a hash of (step, layer, row of the batch, column) sets to 0, the others scaled up.
+
+Nothing is stored between forward and backward: the hash is computed again. It depends on the element's row and column,
+not on who computes it or on the width of vectors, so neither do the bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from . import records as R
+from .elementary import SCALAR
+from .ir import float64_at, int64_at, items_at
+from .simd import ITEMSIZE, Simd
+
+U = np.uint32
+_1, _2, _GOLDEN = U(0x21F0AAAD), U(0xD35A2D97), U(0x9E3779B9)
+_15, _16 = U(15), U(16)
+
+
+@njit(**SCALAR)
+def hashed(index, key_1, key_2):
+    """32 bits of a keyed integer hash: multiply and xor-shift rounds that LLVM vectorises."""
+    x = U(index + key_1)
+    x = U(x ^ U(x >> _16))
+    x = U(x * _1)
+    x = U(x ^ U(x >> _15))
+    x = U(x ^ key_2)
+    x = U(x * _2)
+    return U(x ^ U(x >> _15))
+
+
+@njit(**SCALAR)
+def element(n, first, shift, rest, columns):
+    """Row times columns plus column of the n-th number of a panel."""
+    e = U(n)
+    return U(first + U(U(e >> shift) * columns) + U(e & rest))
+
+
+def dropout(dtype: str, simd: Simd):
+    """Rows lo..hi: C = IN * mask / (1 - rate). In panels, or row-major where XB_STRIDE is not 0."""
+    item, panel_width, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
+
+    @njit(**SCALAR)
+    def in_place(x, count, first, shift, rest, columns, key_1, key_2, scale, least):
+        # one flat loop over all rows: a panel's rows are too short for vectors of their own; one pointer, for LLVM
+        # takes two that may be the same one number at a time
+        for n in range(count):
+            h = hashed(element(n, first, shift, rest, columns), key_1, key_2)
+            x[n] = x[n] * scale if h >= least else T(0)
+
+    def dropout(record, lo, hi, worker):
+        r, w = int64_at(record), int64_at(worker)
+        rate, key, n_panels = float64_at(record)[R.NUMBER], w[R.KEY], r[R.N_PANELS]
+        columns, scale, least = U(r[R.N_OUT]), T(1 / (1 - rate)), U(rate * 4294967296.0)
+        key_1, key_2 = U(U(key & 0xFFFFFFFF) + U(r[R.LAYER]) * _GOLDEN), U((key >> 32) & 0xFFFFFFFF)
+        if r[R.XB_STRIDE] != 0:
+            for i in range(lo, hi):
+                x = items(r[R.C] + i * r[R.XB_STRIDE])
+                first = U(U(i) * columns)
+                for k in range(r[R.N_OUT]):
+                    x[k] = x[k] * scale if hashed(U(first + U(k)), key_1, key_2) >= least else T(0)
+            return
+        for j in range(n_panels):
+            width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
+            shift = U(0)
+            while (1 << shift) < width:  # widths are powers of two
+                shift += U(1)
+            at, rest = j * r[R.C_PANEL_BYTES] + lo * width * item, U(width - 1)
+            count, first = (hi - lo) * width, U(U(lo) * columns + U(j * panel_width))
+            if r[R.IN] == r[R.C]:
+                in_place(items(r[R.C] + at), count, first, shift, rest, columns, key_1, key_2, scale, least)
+            else:
+                source, target = items(r[R.IN] + at), items(r[R.C] + at)
+                for n in range(count):
+                    h = hashed(element(n, first, shift, rest, columns), key_1, key_2)
+                    target[n] = source[n] * scale if h >= least else T(0)
+
+    return dropout

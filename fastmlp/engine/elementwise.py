@@ -1,0 +1,93 @@
+"""Kernels of activations on tiles that were just computed, `void(target, other, n, worker)`."""
+
+from __future__ import annotations
+
+import types
+
+import numpy as np
+from numba import njit
+
+from . import records as R
+from .elementary import SCALAR, functions
+from .ir import call, float64_at, int64_at, items_at
+from .simd import ITEMSIZE, Simd
+
+
+def _compiled(function, dtype: str):
+    """A plain function of one number, with its float constants in `dtype` and NumPy's names bound to our
+    polynomials.
+    """
+    T = getattr(np, dtype)
+    code = function.__code__
+    constants = tuple(T(c) if isinstance(c, float) else c for c in code.co_consts)
+    names = {**function.__globals__, **vars(functions(dtype))}
+    typed = types.FunctionType(code.replace(co_consts=constants), names, function.__name__)
+    return njit(**SCALAR)(typed)
+
+
+def activation_value(declaration, apart: bool = False):
+    """z = f(z), or with `apart` other = f(z) where z is needed again. One kernel for all values of its parameter."""
+
+    def build(dtype, simd):
+        T, items, f = getattr(np, dtype), items_at[dtype], _compiled(declaration.value, dtype)
+
+        def value(target, other, n, worker):
+            z = items(target)
+            for i in range(n):
+                z[i] = f(z[i])
+
+        def value_of_number(target, other, n, worker):
+            z, number = items(target), T(float64_at(worker)[R.EPILOGUE_NUMBER])
+            for i in range(n):
+                z[i] = f(z[i], number)
+
+        def value_apart(target, other, n, worker):
+            z, a = items(target), items(other)
+            for i in range(n):
+                a[i] = f(z[i])
+
+        if declaration.parameter is not None:
+            return value_of_number
+        return value_apart if apart else value
+
+    return build
+
+
+def activation_derivative(declaration):
+    def build(dtype, simd):
+        T, items, df = getattr(np, dtype), items_at[dtype], _compiled(declaration.derivative, dtype)
+
+        def derivative(target, other, n, worker):
+            dz, a = items(target), items(other)
+            for i in range(n):
+                dz[i] = dz[i] * df(a[i])
+
+        def derivative_of_number(target, other, n, worker):
+            dz, a, number = items(target), items(other), T(float64_at(worker)[R.EPILOGUE_NUMBER])
+            for i in range(n):
+                dz[i] = dz[i] * df(a[i], number)
+
+        return derivative if declaration.parameter is None else derivative_of_number
+
+    return build
+
+
+def elementwise(dtype: str, simd: Simd):
+    """Rows lo..hi: copy IN to C (both in the same panels), then the epilogue: an activation that follows no dense
+    layer.
+    """
+    item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
+
+    def elementwise(record, lo, hi, worker):
+        r = int64_at(record)
+        n_panels = r[R.N_PANELS]
+        int64_at(worker)[R.EPILOGUE_NUMBER] = r[R.NUMBER]
+        for j in range(n_panels):
+            width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
+            at, n = j * r[R.C_PANEL_BYTES] + lo * width * item, (hi - lo) * width
+            source, target = items(r[R.IN] + at), items(r[R.C] + at)
+            for i in range(n):
+                target[i] = source[i]
+            call(r[R.EPILOGUE], r[R.C] + at, r[R.OTHER] + at, n, worker)
+
+    return elementwise

@@ -1,0 +1,224 @@
+"""The executor: gives a plan's buffers their memory, its kernels their addresses, and runs steps on workers."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+
+from ..plan import Kernel, Plan, Ref
+from . import jit
+from . import records as R
+from .threads import Team, yield_address
+
+GUARD = 0x5EED_FEED_5EED_FEED  # what is written between buffers in tests
+
+
+def _arena(n_bytes: int, what: str) -> np.ndarray:
+    """Zeroed bytes that start on a page; MemoryError says how much was needed."""
+    page = 4096
+    try:
+        if n_bytes > _physical_memory():
+            raise MemoryError
+        raw = np.zeros(n_bytes + page, np.uint8)  # NumPy asks for huge pages where they help
+    except (MemoryError, ValueError):
+        raise MemoryError(
+            f"{what} needs {n_bytes:,} bytes ({n_bytes / 2**30:.1f} GiB), more than there is; "
+            "try a smaller batch_size or narrower layers."
+        ) from None
+    skip = -raw.ctypes.data % page
+    return raw[skip : skip + n_bytes]
+
+
+def _physical_memory() -> float:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return float("inf")
+
+
+class Executor:
+    """A plan bound to memory, to data and to machine code.
+
+    Parameters
+    ----------
+    plan : Plan
+    externals : dict
+        Name -> ndarray or int for the places that the plan does not own: "X", "X_stride", "y", "sample_weight",
+        "output"... Arrays are kept alive, not copied.
+    state : ndarray of uint8, optional
+        Parameters and slots of another executor whose plan has the same layers: shared, not copied.
+
+    Attributes
+    ----------
+    parameters : ndarray
+        The vector of parameters, in panels, in the plan's dtype; `slots` (n_slots, same length) is the optimiser's
+        state.
+    """
+
+    def __init__(self, plan: Plan, externals: dict, state: np.ndarray | None = None):
+        self.plan = plan
+        n_parameters = plan.sizes["parameters"]
+        self.state = _arena(n_parameters * (1 + plan.n_slots), "the model") if state is None else state
+        flat = self.state.view(plan.dtype)
+        count = n_parameters // plan.item
+        self.parameters, self.slots = (
+            flat[:count],
+            flat[count : count * (1 + plan.n_slots)].reshape(plan.n_slots, count),
+        )
+        self.transposed = _arena(plan.sizes["transposed"], "the transposed weights")
+        self.workspace = _arena(plan.sizes["workspace"], f"a batch of {plan.batch_size} rows")
+        self._constants = np.array([*(plan.scaling or (1.0, 0.0)), 0.0])
+        self._numbers = np.array([*plan.numbers, 0.0, 0.0])  # of the loss; kernels read two at least
+        self._ones = np.ones(64 // plan.item, plan.dtype)
+        self._externals = externals
+        self.control = np.zeros(R.N_CONTROL, np.int64)
+        self._address = {
+            "parameters": self.state.ctypes.data,
+            "transposed": self.transposed.ctypes.data,
+            "workspace": self.workspace.ctypes.data,
+            "scaling": self._constants.ctypes.data,
+            "ones": self._ones.ctypes.data,
+            "numbers": self._numbers.ctypes.data,
+        }
+        self._address |= {k: v.ctypes.data if isinstance(v, np.ndarray) else int(v) for k, v in externals.items()}
+        self._bind()
+        self._workers: list[tuple[np.ndarray, ...]] = []
+        self.team = Team()
+        self._profile = None
+
+    def _bind(self) -> None:
+        steps = [step for phase in self.plan.phases for step in phase.steps]
+        self._program = np.zeros((len(steps), R.RECORD), np.int64)
+        for row, step in zip(self._program, steps, strict=True):
+            row[R.ADDRESS] = jit.address(step.kernel, self.plan.dtype)
+            row[R.UNITS], row[R.COST] = step.units, step.cost
+            for index, value in step.fields.items():
+                row[index] = self._resolve(value)
+        ends = np.cumsum([len(phase.steps) for phase in self.plan.phases])
+        self._phases = np.array(
+            [
+                (phase.kind, end - len(phase.steps), len(phase.steps), phase.total_cost, phase.has_loss)
+                for phase, end in zip(self.plan.phases, ends, strict=True)
+            ],
+            np.int64,
+        )
+        self._run = jit.function("run", self.plan.dtype)
+
+    def _resolve(self, value) -> int:
+        if isinstance(value, Ref):
+            return self._address[value.buffer] + value.offset
+        if isinstance(value, Kernel):
+            return jit.address(value.name, self.plan.dtype)
+        return value
+
+    def _worker(self, rank: int) -> tuple[np.ndarray, ...]:
+        """A worker's record, scratch and arguments, each on cache lines of its own."""
+        while len(self._workers) <= rank:
+            panel = self.plan.simd.panel(self.plan.dtype)
+            memory = _arena(2 * 8 * 64 + panel * panel * self.plan.item + 4096, "a worker")
+            record, arguments = memory[:512].view(np.int64), memory[512:1024].view(np.int64)
+            record[R.SCRATCH] = memory.ctypes.data + 1024
+            record[R.CONTROL] = self.control.ctypes.data
+            record[R.NEXT_X], record[R.NEXT_STRIDE] = self._address["X"], self._address["X_stride"]
+            record[R.SLOT_BYTES] = self.plan.sizes["parameters"]
+            self._workers.append((record, arguments, memory))
+        return self._workers[rank]
+
+    def run(self, steps: np.ndarray, n_workers: int) -> tuple[int, float]:
+        """Run these steps (rows of `records.STEP_*`) on so many workers.
+
+        Returns
+        -------
+        done : int
+            Whole steps done: fewer than given where a loss was not finite.
+        seconds : float
+        """
+        n_workers = self.team.prepare(n_workers)
+        self.control[R.NOT_FINITE], before = 0, self.steps_done
+        jobs = []
+        records = [self._worker(rank)[0] for rank in range(n_workers)]
+        addresses = np.array([record.ctypes.data for record in records], np.int64)
+        for rank, record in enumerate(records):
+            record[list(R.CLAIMED)] = 0
+            a = self._worker(rank)[1]
+            a[R.WORKERS] = addresses.ctypes.data
+            a[R.RANK], a[R.N_WORKERS], a[R.CHUNK], a[R.YIELD] = rank, n_workers, self.plan.chunk, yield_address()
+            a[R.PROGRAM], a[R.PHASES], a[R.N_PHASES] = (
+                self._program.ctypes.data,
+                self._phases.ctypes.data,
+                len(self._phases),
+            )
+            a[R.RUN_WORKER], a[R.RUN_CONTROL] = record.ctypes.data, self.control.ctypes.data
+            a[R.STEPS], a[R.N_STEPS] = steps.ctypes.data, len(steps)
+            timed = self._profile is not None and rank < len(self._profile)
+            a[R.PROFILE] = self._profile[rank].ctypes.data if timed else 0
+            a[R.ARRIVED_BEFORE], a[R.LEFT_BEFORE] = self.control[R.ARRIVED], self.control[R.LEFT]
+            a[R.DONE_BEFORE] = before
+            jobs.append((a.ctypes.data, 0, 0, 0))
+        started = time.perf_counter()
+        if n_workers == 1:
+            self._run(*jobs[0])
+        else:
+            self.team.run(self._run, jobs)
+        return self.steps_done - before, time.perf_counter() - started
+
+    @property
+    def steps_done(self) -> int:
+        """Whole steps in all; counted by worker 0, so that an interrupt cannot come between a step and its count."""
+        return int(self.control[R.DONE])
+
+    def start_profile(self, n_workers: int) -> None:
+        """From now on, add up the cycles that each record takes on each worker."""
+        self._profile = np.zeros((n_workers, len(self._program) + 1), np.int64)
+
+    def profile(self) -> str:
+        """Since `start_profile`: the share of time of each record and of the barriers, mean of the workers."""
+        shares = self._profile.sum(axis=0) / max(1, self._profile.sum())
+        steps = [f"{step.kernel:28} {step.text}" for phase in self.plan.phases for step in phase.steps]
+        return "\n".join(
+            f"{100 * share:5.1f} %  {text}" for share, text in zip(shares, [*steps, "barriers"], strict=True)
+        )
+
+    def pack(self, parameters: dict[str, np.ndarray]) -> None:
+        """Write named arrays into the vector of parameters, and their transposed copies."""
+        for p in self.plan.parameters:
+            array = parameters[p.name].reshape((1, *p.shape)[-2:])
+            self._pack(p, array)
+
+    def _pack(self, p, array: np.ndarray) -> None:
+        at, item = p.matrix.at.offset, self.plan.item
+        p.matrix.pack(array, self.parameters[at // item :])
+        if p.transposed:
+            p.transposed.pack(array.T, self.transposed.view(self.plan.dtype)[p.transposed.at.offset // item :])
+
+    def refresh_transposed(self) -> None:
+        """The transposed copies from the vector of parameters, after that was written from outside."""
+        for p in self.plan.parameters:
+            if p.transposed:
+                self._pack(p, p.matrix.unpack(self.parameters[p.matrix.at.offset // self.plan.item :]))
+
+    def unpack(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """Named arrays, copies, from a vector laid out like `parameters` (or like a slot)."""
+        item = self.plan.item
+        return {
+            p.name: p.matrix.unpack(vector[p.matrix.at.offset // item :]).reshape(p.shape) for p in self.plan.parameters
+        }
+
+    def fill_guards(self) -> None:
+        """Write the guard words behind every buffer; for plans with a guard."""
+        for words in self._guards():
+            words[:] = GUARD
+
+    def guards_intact(self) -> bool:
+        """Whether no kernel wrote behind its buffer."""
+        return all((words == GUARD).all() for words in self._guards())
+
+    def _guards(self):
+        buffers = {"parameters": self.state, "transposed": self.transposed, "workspace": self.workspace}
+        for ref in self.plan.guards:
+            yield buffers[ref.buffer][ref.offset : ref.offset + self.plan.guard // 8 * 8].view(np.int64)
+
+    def close(self) -> None:
+        self.team.close()

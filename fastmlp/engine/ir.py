@@ -1,0 +1,369 @@
+"""Vector instructions and memory as Numba intrinsics. Addresses are integers; nothing here checks bounds.
+
+llvmlite cannot mangle the names of vector intrinsics, so they are written out ("llvm.fma.v16f32"). Loads and stores
+state the alignment of an item: claiming more than is true would fault.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+I32, I64 = ir.IntType(32), ir.IntType(64)
+IP = types.intp
+SCALAR = {"float32": (ir.FloatType(), "f32", 4), "float64": (ir.DoubleType(), "f64", 8)}
+
+
+def _i64(x: int) -> ir.Constant:
+    return ir.Constant(I64, x)
+
+
+def pointer_to(numba_type, llvm_type):
+    """An intrinsic that reads an address as a pointer to items of that type: `p = cast(address); p[i]`."""
+
+    @intrinsic
+    def cast(typingctx, address):
+        def codegen(context, builder, sig, args):
+            return builder.inttoptr(args[0], llvm_type.as_pointer())
+
+        return types.CPointer(numba_type)(IP), codegen
+
+    return cast
+
+
+int64_at = pointer_to(types.int64, I64)
+int32_at = pointer_to(types.int32, I32)
+uint8_at = pointer_to(types.uint8, ir.IntType(8))
+float32_at = pointer_to(types.float32, ir.FloatType())
+float64_at = pointer_to(types.float64, ir.DoubleType())
+items_at = {"float32": float32_at, "float64": float64_at}
+
+
+@intrinsic
+def call(typingctx, address, a, b, c, d):
+    """Call the kernel at `address` with four integers."""
+
+    def codegen(context, builder, sig, args):
+        fn_type = ir.FunctionType(ir.VoidType(), [I64] * 4)
+        builder.call(builder.inttoptr(args[0], fn_type.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(IP, IP, IP, IP, IP), codegen
+
+
+@intrinsic
+def call_void(typingctx, address):
+    """Call a C function without arguments; what it returns is ignored."""
+
+    def codegen(context, builder, sig, args):
+        fn_type = ir.FunctionType(ir.VoidType(), [])
+        builder.call(builder.inttoptr(args[0], fn_type.as_pointer()), [])
+        return context.get_dummy_value()
+
+    return types.void(IP), codegen
+
+
+@intrinsic
+def atomic_add(typingctx, address, value):
+    """Add to the int64 at `address` as one atomic step; returns the old value."""
+
+    def codegen(context, builder, sig, args):
+        ptr = builder.inttoptr(args[0], I64.as_pointer())
+        return builder.atomic_rmw("add", ptr, args[1], "seq_cst")
+
+    return types.int64(IP, types.int64), codegen
+
+
+@intrinsic
+def atomic_load(typingctx, address):
+    """The int64 at `address`, read afresh: LLVM would hoist an ordinary load out of a spin loop."""
+
+    def codegen(context, builder, sig, args):
+        return builder.load_atomic(builder.inttoptr(args[0], I64.as_pointer()), "acquire", 8)
+
+    return types.int64(IP), codegen
+
+
+@intrinsic
+def atomic_store(typingctx, address, value):
+    """Write the int64 at `address` for all threads to see."""
+
+    def codegen(context, builder, sig, args):
+        builder.store_atomic(args[1], builder.inttoptr(args[0], I64.as_pointer()), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(IP, types.int64), codegen
+
+
+@intrinsic
+def pause(typingctx):
+    """Tell the core that this is a spin loop, where the architecture has a word for it."""
+
+    def codegen(context, builder, sig, args):
+        triple = builder.module.triple
+        if triple.startswith(("x86_64", "i686", "amd64")):
+            fn_type = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, fn_type, "llvm.x86.sse2.pause"), [])
+        elif triple.startswith(("aarch64", "arm64")):
+            fn_type = ir.FunctionType(ir.VoidType(), [I32])
+            hint = cgutils.get_or_insert_function(builder.module, fn_type, "llvm.aarch64.hint")
+            builder.call(hint, [ir.Constant(I32, 1)])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def cycles(typingctx):
+    """The processor's cycle counter (time-stamp counter on x86); 0 where there is none to read."""
+
+    def codegen(context, builder, sig, args):
+        fn_type = ir.FunctionType(I64, [])
+        return builder.call(cgutils.get_or_insert_function(builder.module, fn_type, "llvm.readcyclecounter"), [])
+
+    return types.int64(), codegen
+
+
+def _emit_prefetch(builder, address, for_writing: bool, locality: int):
+    """Ask for the cache line at `address`; `locality` 3 is for the first-level cache, 2 for the second."""
+    pointer = ir.IntType(8).as_pointer()
+    fn_type = ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32])
+    fn = cgutils.get_or_insert_function(builder.module, fn_type, "llvm.prefetch.p0")
+    kind = [ir.Constant(I32, k) for k in (int(for_writing), locality, 1)]
+    builder.call(fn, [builder.inttoptr(address, pointer), *kind])
+
+
+def bits_of(dtype: str):
+    """Intrinsics (to_bits, from_bits) between a float and the integer of the same size."""
+    scalar, _, size = SCALAR[dtype]
+    integer = ir.IntType(8 * size)
+    numba_float, numba_int = getattr(types, dtype), getattr(types, f"int{8 * size}")
+
+    @intrinsic
+    def to_bits(typingctx, x):
+        return numba_int(numba_float), lambda context, builder, sig, args: builder.bitcast(args[0], integer)
+
+    @intrinsic
+    def from_bits(typingctx, i):
+        return numba_float(numba_int), lambda context, builder, sig, args: builder.bitcast(args[0], scalar)
+
+    return to_bits, from_bits
+
+
+class Vectors:
+    """Emits operations on vectors of `lanes` items of one dtype."""
+
+    def __init__(self, builder, dtype: str, lanes: int):
+        self.b, self.lanes = builder, lanes
+        self.scalar, self.suffix, self.item = SCALAR[dtype]
+        self.type = ir.VectorType(self.scalar, lanes)
+        self.undef = ir.Constant(self.type, ir.Undefined)
+        self.zeros = ir.Constant(self.type, [0.0] * lanes)
+
+    def load(self, address):
+        value = self.b.load(self.b.inttoptr(address, self.type.as_pointer()))
+        value.align = self.item
+        return value
+
+    def store(self, value, address):
+        self.b.store(value, self.b.inttoptr(address, self.type.as_pointer())).align = self.item
+
+    def broadcast(self, address):
+        item = self.b.load(self.b.inttoptr(address, self.scalar.as_pointer()))
+        one = self.b.insert_element(self.undef, item, ir.Constant(I32, 0))
+        return self.b.shuffle_vector(one, self.undef, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
+
+    def fma(self, x, y, z):
+        fn_type = ir.FunctionType(self.type, [self.type] * 3)
+        fn = cgutils.get_or_insert_function(self.b.module, fn_type, f"llvm.fma.v{self.lanes}{self.suffix}")
+        return self.b.call(fn, [x, y, z])
+
+    def shuffle(self, x, y, mask):
+        return self.b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, self.lanes), mask))
+
+
+def _least(builder, x, y):
+    return builder.select(builder.icmp_signed("<", x, y), x, y)
+
+
+def _while(builder, condition, body):
+    """while condition(): body()"""
+    check, inside, after = (builder.append_basic_block(n) for n in ("while", "do", "done"))
+    builder.branch(check)
+    builder.position_at_end(check)
+    builder.cbranch(condition(), inside, after)
+    builder.position_at_end(inside)
+    body()
+    builder.branch(check)
+    builder.position_at_end(after)
+
+
+def tile_of_rows(dtype: str, rows: int, vectors: int, lanes: int):
+    """C[i, :] = init + sum_k A[i, k] B[k, :] for `rows` rows and vectors * lanes columns, in registers.
+
+    A's items along k are neighbours; A may lie in panels of `panel` values of k, `panel_bytes` apart, its rows `stride`
+    bytes apart (`stride_last` in the last panel). Row i of A is `row + i`. Each element of C is one chain of FMAs
+    over k.
+    """
+    item = SCALAR[dtype][2]
+    width = vectors * lanes * item
+
+    @intrinsic
+    def tile(typingctx, a, row, panel, panel_bytes, stride, stride_last, b, depth, c, init):
+        def codegen(context, builder, sig, args):
+            a, row, panel, panel_bytes, stride, stride_last, b, depth, c, init = args
+            v = Vectors(builder, dtype, lanes)
+            acc = _accumulators(v, rows, vectors, init)
+            left, a_at, b_at = (cgutils.alloca_once_value(builder, x) for x in (depth, a, b))
+
+            def one_panel():
+                k_left, a_panel, b_rows = builder.load(left), builder.load(a_at), builder.load(b_at)
+                is_last = builder.icmp_signed("<=", k_left, panel)
+                n = builder.select(is_last, k_left, panel)
+                a_stride = builder.select(is_last, stride_last, stride)
+                first = builder.add(a_panel, builder.mul(row, a_stride))
+                a_rows = [builder.add(first, builder.mul(a_stride, _i64(i))) for i in range(rows)]
+                with cgutils.for_range(builder, n) as loop:
+                    b_row = builder.add(b_rows, builder.mul(loop.index, _i64(width)))
+                    b_values = [v.load(builder.add(b_row, _i64(j * lanes * item))) for j in range(vectors)]
+                    k = builder.mul(loop.index, _i64(item))
+                    for i in range(rows):
+                        x = v.broadcast(builder.add(a_rows[i], k))
+                        for j in range(vectors):
+                            builder.store(v.fma(x, b_values[j], builder.load(acc[i][j])), acc[i][j])
+                builder.store(builder.sub(k_left, n), left)
+                builder.store(builder.add(a_panel, panel_bytes), a_at)
+                builder.store(builder.add(b_rows, builder.mul(n, _i64(width))), b_at)
+
+            _while(builder, lambda: builder.icmp_signed(">", builder.load(left), _i64(0)), one_panel)
+            _store_tile(v, acc, c, width)
+            return context.get_dummy_value()
+
+        return types.void(*[IP] * 10), codegen
+
+    return tile
+
+
+def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: bool = False):
+    """C[i, :] = sum_k A[k, i] B[k, :]: as above, with A's items along i neighbours and k `stride` bytes apart. With
+    `more` the sum goes on from what C holds.
+
+    With `ask_ahead` three things are asked for on the way, so that they have come when they are needed: what lies
+    `a_ahead` bytes further on in A, from the cores that wrote it, for the next tiles; the bytes from `row` to
+    `row + row_end`, a row of X from memory, for the next step; and, to be written, what the optimiser does to this
+    tile: as much as the tile holds at `update`, in its `slots` and at `transposed`. The last are lines that every
+    worker has read, slow to get back where the cores share no cache, so they are asked for one by one: a burst of them
+    before the product stalled it. Where all of it is in the caches anyway, asking takes 3 % of a tiny step.
+    """
+    item = SCALAR[dtype][2]
+    width = vectors * lanes * item
+
+    def emit(builder, a, stride, b, depth, c, more, ahead=None):
+        v = Vectors(builder, dtype, lanes)
+        acc = _accumulators(v, rows, vectors, None)
+        with builder.if_then(builder.icmp_signed("!=", more, _i64(0))):
+            for i in range(rows):
+                for j in range(vectors):
+                    builder.store(v.load(builder.add(c, _i64(i * width + j * lanes * item))), acc[i][j])
+
+        def step(k):
+            b_row = builder.add(b, builder.mul(k, _i64(width)))
+            a_row = builder.add(a, builder.mul(k, stride))
+            b_values = [v.load(builder.add(b_row, _i64(j * lanes * item))) for j in range(vectors)]
+            for i in range(rows):
+                x = v.broadcast(builder.add(a_row, _i64(i * item)))
+                for j in range(vectors):
+                    builder.store(v.fma(x, b_values[j], builder.load(acc[i][j])), acc[i][j])
+            return a_row
+
+        if not ahead:
+            with cgutils.for_range(builder, depth) as loop:
+                step(loop.index)
+        else:  # what need not be asked for at every k stays out of the inner loop: AVX2 has no cycles to spare there
+            a_ahead, row, row_end, update, slot_bytes, slots, transposed = ahead
+            arrays = [update]
+            for i in range(1, 4):
+                of_slot = builder.add(update, builder.mul(_i64(i), slot_bytes))
+                arrays.append(builder.select(builder.icmp_signed("<=", _i64(i), slots), of_slot, transposed))
+            x_last = builder.sub(row_end, _least(builder, row_end, _i64(64 * 3)))
+            pace = builder.zext(builder.icmp_signed(">=", depth, _i64(128)), I64)
+            with cgutils.for_range(builder, builder.lshr(builder.add(depth, _i64(3)), _i64(2))) as four:
+                first = builder.shl(four.index, _i64(2))
+                line = _least(builder, builder.shl(builder.lshr(four.index, pace), _i64(6)), _i64(rows * width - 1))
+                for array in arrays:
+                    _emit_prefetch(builder, builder.add(array, line), True, 2)
+                x_line = builder.add(row, _least(builder, builder.shl(first, _i64(6)), x_last))
+                n = _least(builder, builder.sub(depth, first), _i64(4))
+                with cgutils.for_range(builder, n) as loop:
+                    a_row = step(builder.add(first, loop.index))
+                    _emit_prefetch(builder, builder.add(a_row, a_ahead), False, 3)
+                    _emit_prefetch(builder, builder.add(x_line, builder.shl(loop.index, _i64(6))), False, 2)
+        _store_tile(v, acc, c, width)
+
+    @intrinsic
+    def tile(typingctx, a, stride, b, depth, c, more):
+        def codegen(context, builder, sig, args):
+            emit(builder, *args)
+            return context.get_dummy_value()
+
+        return types.void(*[IP] * 6), codegen
+
+    @intrinsic
+    def tile_asking(
+        typingctx, a, stride, b, depth, c, more, a_ahead, row, row_end, update, slot_bytes, slots, transposed
+    ):
+        def codegen(context, builder, sig, args):
+            emit(builder, *args[:6], ahead=args[6:])
+            return context.get_dummy_value()
+
+        return types.void(*[IP] * 13), codegen
+
+    return tile_asking if ask_ahead else tile
+
+
+def _accumulators(v: Vectors, rows: int, vectors: int, init):
+    """Registers that start from the row at `init` (an address, or 0 for zeros), the same for every row of the tile."""
+    acc = [[cgutils.alloca_once_value(v.b, v.zeros) for _ in range(vectors)] for _ in range(rows)]
+    if init is not None:
+        with v.b.if_then(v.b.icmp_signed("!=", init, _i64(0))):
+            for j in range(vectors):
+                start = v.load(v.b.add(init, _i64(j * v.lanes * v.item)))
+                for i in range(rows):
+                    v.b.store(start, acc[i][j])
+    return acc
+
+
+def _store_tile(v: Vectors, acc, c, width: int):
+    for i, row in enumerate(acc):
+        for j, register in enumerate(row):
+            v.store(v.b.load(register), v.b.add(c, _i64(i * width + j * v.lanes * v.item)))
+
+
+def transpose_square(dtype: str, lanes: int):
+    """dst[j][i] = src[i][j] for lanes x lanes items, rows `src_stride` and `dst_stride` bytes apart: log2(lanes)
+    rounds of shuffles in registers. Done by scalars it took a quarter of the step of a 64-wide network."""
+
+    @intrinsic
+    def transpose(typingctx, src, src_stride, dst, dst_stride):
+        def codegen(context, builder, sig, args):
+            src, src_stride, dst, dst_stride = args
+            v = Vectors(builder, dtype, lanes)
+            rows = [v.load(builder.add(src, builder.mul(src_stride, _i64(i)))) for i in range(lanes)]
+            half = lanes // 2
+            while half:  # swap the off-diagonal quarters of every 2 half x 2 half block
+                low = [l if l & half == 0 else lanes + l - half for l in range(lanes)]
+                high = [l + half if l & half == 0 else lanes + l for l in range(lanes)]
+                for i in range(lanes):
+                    if i & half == 0:
+                        x, y = rows[i], rows[i + half]
+                        rows[i], rows[i + half] = v.shuffle(x, y, low), v.shuffle(x, y, high)
+                half //= 2
+            for i in range(lanes):
+                v.store(rows[i], builder.add(dst, builder.mul(dst_stride, _i64(i))))
+            return context.get_dummy_value()
+
+        return types.void(IP, IP, IP, IP), codegen
+
+    return transpose

@@ -1,0 +1,313 @@
+"""Kernels' machine code: compiled one by one when first needed, kept in files, loaded without Numba.
+
+Numba compiles a kernel to LLVM IR; llvmlite turns it into an object file, which is kept under a name that holds a
+hash of all sources of the engine, the versions of Numba and llvmlite and the processor, so that an upgrade never
+runs old code. Later processes load the object: about a millisecond a kernel, and Numba is not even imported (Numba's
+own cache needs its import and 0.3 s to set up, and does not notice changes in files that a kernel calls into).
+
+Files carry a checksum. One that is damaged is recompiled with a warning; where none can be written, kernels live in
+memory only. The folder is `FASTMLP_CACHE_DIR` or the user's cache; like any cache of code it must be private to the
+user.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+from ..errors import unknown_name
+from .simd import ITEMSIZE, host_simd
+
+_SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)  # ctypes lets the GIL go while a kernel runs
+_DIGEST = 32
+_lock = threading.RLock()
+
+
+def _new_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # a thread that holds the lock while another forks does not exist in the child
+    os.register_at_fork(after_in_child=_new_lock)
+_addresses: dict[str, int] = {}
+_functions: dict[str, object] = {}
+_announced = False
+
+
+def _hash_sources() -> str:
+    """A hash of all files that kernels are made from."""
+    h = hashlib.blake2b(digest_size=12)
+    here = Path(__file__).parent
+    for path in sorted([*here.glob("*.py"), here.parent / "activations.py", here.parent / "losses.py"]):
+        h.update(path.name.encode() + b"\0" + path.read_bytes())
+    return h.hexdigest()
+
+
+_SOURCES = _hash_sources()  # of what this process imported, even if the files change while it runs
+
+
+@lru_cache
+def stamp() -> str:
+    """A hash of everything that machine code depends on."""
+    from importlib.metadata import version
+
+    facts = (_SOURCES, version("numba"), version("llvmlite"), host_simd(), _cpu())
+    return hashlib.blake2b(repr(facts).encode(), digest_size=12).hexdigest()
+
+
+@lru_cache
+def _cpu() -> tuple[str, str]:
+    """Name and features of the processor, as Numba chooses them."""
+    import llvmlite.binding as llvm
+
+    name = os.environ.get("NUMBA_CPU_NAME")
+    features = os.environ.get("NUMBA_CPU_FEATURES")
+    if name == "generic":
+        return name, features or ""
+    if features is None:
+        try:
+            features = llvm.get_host_cpu_features().flatten()
+        except RuntimeError:
+            features = ""
+    return name or llvm.get_host_cpu_name(), features
+
+
+def cache_folder() -> Path | None:
+    """Where object files are kept, created private to the user; None where nothing can be kept, or where it is not
+    ours.
+    """
+    root = os.environ.get("FASTMLP_CACHE_DIR")
+    try:
+        if root is None:
+            from platformdirs import user_cache_dir
+
+            root = user_cache_dir("fastmlp", appauthor=False)
+        folder = Path(root) / f"kernels-{stamp()}"
+        if not folder.exists():
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _remove_old(folder.parent)
+        facts = folder.stat()
+        if hasattr(os, "geteuid") and (facts.st_uid not in (0, os.geteuid()) or facts.st_mode & 0o022):
+            return None  # somebody else could have put machine code there
+        return folder if os.access(folder, os.W_OK | os.X_OK) or any(folder.iterdir()) else None
+    except (OSError, RuntimeError):  # no home folder, or not ours
+        return None
+
+
+def _remove_old(root: Path) -> None:
+    """Delete the folders of other versions that nothing was added to for 90 days."""
+    for folder in root.glob("kernels-*"):
+        if time.time() - folder.stat().st_mtime > 90 * 86400:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def address(name: str, dtype: str) -> int:
+    """The address of a kernel's C function, compiled or loaded now if it was not yet.
+
+    Parameters
+    ----------
+    name : str
+        A key of `kernels.KERNELS`.
+    dtype : str
+        "float32" or "float64".
+    """
+    key = f"{name}-{dtype}"
+    found = _addresses.get(key)
+    if found is None:
+        with _lock:
+            found = _addresses.get(key)
+            if found is None:
+                found = _addresses[key] = _load(key) or _compile(name, dtype, key)
+    return found
+
+
+def function(name: str, dtype: str):
+    """The kernel as a function of four integers, callable from any Python thread; the GIL is released."""
+    key = f"{name}-{dtype}"
+    if key not in _functions:
+        _functions[key] = _SIGNATURE(address(name, dtype))
+    return _functions[key]
+
+
+def _file(key: str) -> Path | None:
+    folder = cache_folder()
+    return folder / f"{key}.o" if folder else None
+
+
+def _load(key: str) -> int | None:
+    path = _file(key)
+    try:
+        content = path.read_bytes() if path else None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        warnings.warn(f"fastmlp: cannot read the compiled kernel {path} ({error}); compiling it again.", stacklevel=2)
+        return None
+    if content is None:
+        return None
+    digest, body = content[:_DIGEST], content[_DIGEST:]
+    symbol, _, object_code = body.partition(b"\0")
+    if hashlib.blake2b(body, digest_size=_DIGEST).digest() != digest:
+        warnings.warn(f"fastmlp: the compiled kernel {path} is damaged; compiling it again.", stacklevel=2)
+        return None
+    return _link(symbol.decode(), object_code)
+
+
+def _save(key: str, symbol: str, object_code: bytes) -> None:
+    path = _file(key)
+    if path is None:
+        return
+    body = symbol.encode() + b"\0" + object_code
+    try:
+        if _hash_sources() != _SOURCES:  # an upgrade under a running process: what it compiled is of both
+            return
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{key}-")
+        try:
+            with os.fdopen(handle, "wb") as f:
+                f.write(hashlib.blake2b(body, digest_size=_DIGEST).digest() + body)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError:
+        pass  # a full or read-only disk, sources out of reach: the next process compiles it again
+
+
+def _compile(name: str, dtype: str, key: str) -> int:
+    _announce()
+    with _interrupts_held():
+        return _compile_now(name, dtype, key)
+
+
+def _compile_now(name: str, dtype: str, key: str) -> int:
+    import llvmlite.binding as llvm
+    from numba import cfunc, types
+
+    from .kernels import KERNELS
+
+    builder = KERNELS[name](dtype, host_simd())
+    signature = types.void(*[types.intp] * 4)
+    compiled = cfunc(signature, nopython=True, error_model="numpy", fastmath={"contract"})(builder)
+    symbol, assembly = _entry(compiled.native_name, compiled.inspect_llvm())
+    module = llvm.parse_assembly(assembly)
+    # Numba numbers functions by process, so the same names mean other functions in objects from another process: only
+    # the entry may be visible to the linker
+    for value in (*module.functions, *module.global_variables):
+        if not value.is_declaration and value.name != symbol:
+            value.linkage = "internal"
+    object_code = _target_machine(module.triple).emit_object(module)
+    _save(key, symbol, object_code)
+    return _link(symbol, object_code)
+
+
+@contextmanager
+def _interrupts_held():
+    """Hold Ctrl-C back for a moment: Numba loses it in its callbacks, or stays half imported for good."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    noted = []
+    before = signal.signal(signal.SIGINT, lambda *_: noted.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+    if noted:
+        signal.raise_signal(signal.SIGINT)  # now the program's own handler has it
+
+
+def _entry(native_name: str, assembly: str) -> tuple[str, str]:
+    """Replace Numba's C wrapper, which reports exceptions to Python, by one that does not: kernels do not raise, and
+    code without Numba's runtime in it can be loaded without Numba."""
+    inner = native_name.removeprefix("cfunc.")
+    symbol = "fastmlp." + hashlib.blake2b(assembly.encode(), digest_size=12).hexdigest()
+    assembly = re.sub(r'^define [^\n]*@"?cfunc\..*?^}\n', "", assembly, flags=re.M | re.S)
+    quoted = '@"{}"'.format
+    values = ", ".join(f"i64 %{x}" for x in "abcd")
+    entry = (
+        f"define void {quoted(symbol)}({values}) {{\n"
+        "  %result = alloca ptr\n  %error = alloca ptr\n"
+        f"  %status = call i32 {quoted(inner)}(ptr %result, ptr %error, {values})\n"
+        "  ret void\n}\n"
+    )
+    return symbol, assembly + entry
+
+
+def _announce() -> None:
+    """Say once in a process that there is compiling to do: a first fit takes seconds instead of milliseconds."""
+    global _announced
+    if not _announced:
+        _announced = True
+        where = cache_folder()
+        then = f"later runs start from {where}" if where else "no cache folder can be written, so each process does"
+        print(f"fastmlp: compiling kernels for this machine, a few seconds; {then}", file=sys.stderr)
+
+
+@lru_cache
+def _target_machine(triple: str):
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    cpu, features = _cpu()
+    return llvm.Target.from_triple(triple).create_target_machine(
+        cpu=cpu, features=features, opt=3, jit=True, codemodel="jitdefault"
+    )
+
+
+@lru_cache
+def _engine():
+    import llvmlite.binding as llvm
+
+    triple = llvm.get_process_triple()
+    if sys.platform == "win32" and not triple.endswith("-elf"):
+        triple += "-elf"  # what LLVM's in-memory linker understands there
+    machine = _target_machine(triple)
+    module = llvm.parse_assembly("")
+    module.triple = triple
+    return llvm.create_mcjit_compiler(module, machine), machine  # the engine does not keep its machine alive
+
+
+def _link(symbol: str, object_code: bytes) -> int:
+    import llvmlite.binding as llvm
+
+    engine, _ = _engine()
+    engine.add_object_file(llvm.ObjectFileRef.from_data(object_code))
+    engine.finalize_object()
+    found = engine.get_function_address(symbol)
+    if not found:
+        raise RuntimeError(f"the compiled kernel has no symbol {symbol}")
+    return found
+
+
+def compile_all(dtypes=("float32",), verbose: bool = True) -> int:
+    """Compile or load every kernel for these dtypes; return the number of those that were compiled."""
+    from .kernels import KERNELS
+
+    for dtype in dtypes:
+        if dtype not in ITEMSIZE:
+            raise unknown_name("dtypes", dtype, ITEMSIZE)
+    compiled = 0
+    for dtype in dtypes:
+        for name in KERNELS:
+            path, started = _file(f"{name}-{dtype}"), time.perf_counter()
+            new = path is None or not path.exists()
+            address(name, dtype)
+            compiled += new
+            if verbose:
+                word = f"compiled in {time.perf_counter() - started:.2f} s" if new else "in the cache"
+                print(f"{dtype} {name}: {word}")
+    return compiled

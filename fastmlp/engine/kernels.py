@@ -1,0 +1,68 @@
+"""All kernels by name: `KERNELS[name](dtype, simd)` builds one for a dtype and a vector unit.
+
+Activations, optimisers and conversions are families whose names carry what differs ("relu.value", "gather.uint8").
+Records are described in `records.py`. No kernel allocates or raises.
+"""
+
+from __future__ import annotations
+
+from ..activations import ACTIVATIONS
+from ..losses import LOSSES
+from .dropout import dropout
+from .elementwise import activation_derivative, activation_value, elementwise
+from .loop import run
+from .loss_kernels import row_kernel, separable_kernel, softmax_kernel, sum_losses
+from .optimizer_kernels import (
+    adagrad,
+    adam,
+    clip,
+    decay,
+    l2_penalty,
+    lion,
+    momentum_kernel,
+    nadam,
+    rmsprop_kernel,
+    sgd,
+    store_gradient,
+)
+from .products import bias_gradient, product, weight_gradient
+from .rows import gather_csr_kernel, gather_kernel, scatter
+
+KERNELS = {
+    "product": product,
+    "weight_gradient": weight_gradient,
+    "bias_gradient": bias_gradient,
+    "elementwise": elementwise,
+    "dropout": dropout,
+    "l2": l2_penalty,
+    "clip": clip,
+    "decay": decay,
+    "store_gradient": store_gradient,
+    "sgd": sgd,
+    "momentum": momentum_kernel(nesterov=False),
+    "nesterov": momentum_kernel(nesterov=True),
+    "adam": adam,
+    "nadam": nadam,
+    "adagrad": adagrad,
+    "rmsprop": rmsprop_kernel(momentum=False, centered=False),
+    "rmsprop.momentum": rmsprop_kernel(momentum=True, centered=False),
+    "rmsprop.centered": rmsprop_kernel(momentum=False, centered=True),
+    "rmsprop.momentum.centered": rmsprop_kernel(momentum=True, centered=True),
+    "lion": lion,
+    "scatter": scatter,
+    "sum_losses": sum_losses,
+    "softmax_cross_entropy.codes": softmax_kernel(codes=True),
+    "softmax_cross_entropy.dense": softmax_kernel(codes=False),
+    "run": run,
+    **{f"gather.{t}": gather_kernel(t) for t in ("float32", "float64", "uint8")},
+    **{f"gather.csr.{t}.{i}": gather_csr_kernel(t, i) for t in ("float32", "float64") for i in ("int32", "int64")},
+}
+for _name, _declaration in ACTIVATIONS.items():
+    KERNELS[f"{_name}.value"] = activation_value(_declaration)
+    KERNELS[f"{_name}.apart"] = activation_value(_declaration, apart=True)
+    KERNELS[f"{_name}.derivative"] = activation_derivative(_declaration)
+for _name, _declaration in LOSSES.items():
+    if _declaration.term is not None:
+        KERNELS[f"{_name}.dense"] = separable_kernel(_declaration)
+    elif _declaration.row is not None:
+        KERNELS[f"{_name}.dense"] = row_kernel(_declaration)

@@ -1,0 +1,146 @@
+"""The executor's loop: the function that every worker runs."""
+
+from __future__ import annotations
+
+from numba import njit
+
+from . import records as R
+from .elementary import INLINE
+from .ir import atomic_add, atomic_load, atomic_store, call, call_void, cycles, int64_at, pause
+from .simd import Simd
+
+
+def run(dtype: str, simd: Simd):
+    """Walk the phases of a program for so many steps, as worker RANK of N_WORKERS; the same function on every worker.
+
+    A row phase gives each worker its rows of the batch, a few at a time through all of the phase's kernels. A tile
+    phase gives it a share of all units by cost, in pieces that it claims one by one, and when they are done those that
+    another worker has not begun. A barrier ends each phase. What a kernel computes does not depend on who calls it, so
+    neither do the bits.
+    """
+    unit = simd.rows
+    pieces = 8  # of a worker's tiles, to be claimed one by one
+    spins = 1000
+
+    @njit(**INLINE)
+    def wait_for(counter, value, give_way):
+        turns = 0
+        while atomic_load(counter) < value:
+            turns += 1
+            if turns < spins:
+                pause()
+            elif give_way != 0:
+                call_void(give_way)  # the one awaited may have no core: let it have this one
+
+    @njit(**INLINE)
+    def barrier(control, passed, n_workers, give_way):
+        atomic_add(control + 8 * R.ARRIVED, 1)
+        wait_for(control + 8 * R.ARRIVED, passed + n_workers, give_way)
+        return passed + n_workers
+
+    @njit(**INLINE)
+    def claimed(workers, owner, turn):
+        return int64_at(workers)[owner] + 8 * (R.CLAIMED[0] + turn * (R.CLAIMED[1] - R.CLAIMED[0]))
+
+    @njit(**INLINE)
+    def run_tiles(record, n_records, begin, finish, worker, profile, timed):
+        """The units of the phase's records that start between two costs."""
+        before = 0
+        for k in range(n_records):
+            this = record + k * R.RECORD * 8
+            f = int64_at(this)
+            units, cost = f[R.UNITS], f[R.COST]
+            first = min(units, max(0, (begin - before + cost - 1) // cost))
+            last = min(units, max(0, (finish - before + cost - 1) // cost))
+            begun = cycles() if timed else 0
+            if first < last:
+                call(f[R.ADDRESS], this, first, last, worker)
+            if timed:
+                int64_at(profile)[k] += cycles() - begun
+            before += units * cost
+
+    def run(arguments, lo, hi, unused):
+        a = int64_at(arguments)
+        rank, n_workers, control, worker, chunk = (
+            a[R.RANK],
+            a[R.N_WORKERS],
+            a[R.RUN_CONTROL],
+            a[R.RUN_WORKER],
+            a[R.CHUNK],
+        )
+        w, phases = int64_at(worker), int64_at(a[R.PHASES])
+        passed, stopped = a[R.ARRIVED_BEFORE], False
+        profile, timed = int64_at(a[R.PROFILE]), a[R.PROFILE] != 0
+        last_phase = (a[R.N_PHASES] - 1) * R.PHASE
+        total_records = phases[last_phase + R.FIRST_RECORD] + phases[last_phase + R.N_RECORDS]
+        for step in range(a[R.N_STEPS]):
+            s = int64_at(a[R.STEPS] + step * R.STEP * 8)
+            w[R.ROWS], w[R.INDEX], w[R.FIRST] = s[R.STEP_ROWS], s[R.STEP_INDEX], s[R.STEP_FIRST]
+            w[R.SCALARS], w[R.STEP_LOSS] = s[R.STEP_SCALARS], s[R.STEP_LOSS_AT]
+            w[R.KEY] = s[R.STEP_KEY]
+            rows = s[R.STEP_ROWS]
+            blocks = (rows + unit - 1) // unit
+            start = min(rows, blocks * rank // n_workers * unit)
+            stop = min(rows, blocks * (rank + 1) // n_workers * unit)
+            # chunks of equal size: a small last one would read all weights for a few rows
+            chunks = max(1, (stop - start + chunk - 1) // chunk)
+            chunk_rows = ((stop - start + chunks - 1) // chunks + unit - 1) // unit * unit
+            w[R.NEXT_ROW] = w[R.NEXT_END] = 0
+            if step + 1 < a[R.N_STEPS]:
+                s = int64_at(a[R.STEPS] + (step + 1) * R.STEP * 8)
+                w[R.NEXT_INDEX], w[R.NEXT_FIRST] = s[R.STEP_INDEX], s[R.STEP_FIRST]
+                w[R.NEXT_ROW], w[R.NEXT_END] = start, min(stop, s[R.STEP_ROWS])
+            number = 0  # of the record, for the profile
+            for phase in range(a[R.N_PHASES]):
+                at = phase * R.PHASE
+                record = a[R.PROGRAM] + phases[at + R.FIRST_RECORD] * R.RECORD * 8
+                n_records = phases[at + R.N_RECORDS]
+                turn = (step * a[R.N_PHASES] + phase) % 2
+                if n_workers > 1:  # nobody looks at the other turn's count until the next barrier
+                    atomic_store(claimed(a[R.WORKERS], rank, 1 - turn), 0)
+                if phases[at + R.KIND] == R.ROW_PHASE:
+                    low = start
+                    while low < stop:
+                        high = min(low + chunk_rows, stop)
+                        for k in range(n_records):
+                            this = record + k * R.RECORD * 8
+                            begun = cycles() if timed else 0
+                            call(int64_at(this)[R.ADDRESS], this, low, high, worker)
+                            if timed:
+                                profile[number + k] += cycles() - begun
+                        low = high
+                else:
+                    total, here = phases[at + R.TOTAL_COST], a[R.PROFILE] + 8 * number
+                    if n_workers == 1:
+                        run_tiles(record, n_records, 0, total, worker, here, timed)
+                    else:
+                        # first the worker's own tiles, whose state is in its cache; then what others have not begun
+                        parts = pieces * n_workers
+                        for k in range(n_workers):
+                            owner = (rank + k) % n_workers
+                            piece = atomic_add(claimed(a[R.WORKERS], owner, turn), 1)
+                            while piece < pieces:
+                                part = owner * pieces + piece
+                                begin, finish = total * part // parts, total * (part + 1) // parts
+                                run_tiles(record, n_records, begin, finish, worker, here, timed)
+                                piece = atomic_add(claimed(a[R.WORKERS], owner, turn), 1)
+                number += n_records
+                if n_workers > 1:
+                    begun = cycles() if timed else 0
+                    passed = barrier(control, passed, n_workers, a[R.YIELD])
+                    if timed:
+                        profile[total_records] += cycles() - begun
+                # read only after the phase that sets it: elsewhere a faster worker may already be in the next step's
+                if phases[at + R.HAS_LOSS] != 0 and atomic_load(control + 8 * R.NOT_FINITE) != 0:
+                    stopped = True  # before any parameter was touched: they are those of the last whole step
+                    break
+            if stopped:
+                break
+            if rank == 0:
+                atomic_store(control + 8 * R.DONE, a[R.DONE_BEFORE] + step + 1)
+        if n_workers > 1:  # the caller may free or change everything as soon as worker 0 returns
+            atomic_add(control + 8 * R.LEFT, 1)
+            if rank == 0:
+                wait_for(control + 8 * R.LEFT, a[R.LEFT_BEFORE] + n_workers, a[R.YIELD])
+
+    return run

@@ -1,0 +1,246 @@
+"""Kernels of the losses, for rows lo..hi: the logits are overwritten with scale * weight * gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import records as R
+from .elementary import functions
+from .elementwise import _compiled
+from .ir import atomic_store, float64_at, int64_at, items_at
+from .simd import ITEMSIZE, Simd
+
+
+def softmax_kernel(codes: bool):
+    """Softmax cross-entropy; targets are integer codes or rows of probabilities.
+
+    In passes over all rows, so that the exponentials and the logarithms are taken many at a time even where a row has
+    two classes: with y summing to `mass`, l = mass log(sum exp(z - top)) - sum y (z - top).
+    """
+
+    def build(dtype, simd):
+        item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
+        T, exp, log = getattr(np, dtype), functions(dtype).exp, functions("float64").log
+        nothing = T(-1e4)  # exp of it is 0
+
+        def softmax(record, lo, hi, worker):
+            r, w = int64_at(record), int64_at(worker)
+            n_panels, n_out, c, c_panel, last = r[R.N_PANELS], r[R.N_OUT], r[R.C], r[R.C_PANEL_BYTES], r[R.LAST_WIDTH]
+            index, scale, labels = int64_at(w[R.INDEX]), T(float64_at(w[R.SCALARS])[R.SCALE]), int64_at(r[R.Y])
+            losses, masses, picks = float64_at(r[R.ROW_LOSS]), float64_at(r[R.ROW_MASS]), float64_at(r[R.ROW_PICK])
+            smoothing = T(float64_at(r[R.NUMBERS])[0])  # y becomes (1 - smoothing) y + smoothing mass / n_out
+            only_width = last if n_panels == 1 else panel_width  # of the first panel
+
+            for i in range(lo, hi):  # z -= max of the row
+                row = w[R.FIRST] + i if w[R.INDEX] == 0 else index[i]
+                weight = T(1) if r[R.SW] == 0 else items(r[R.SW])[row]
+                top = items(c + i * only_width * item)[0]
+                for j in range(n_panels):
+                    width = panel_width if j < n_panels - 1 else last
+                    z = items(c + j * c_panel + i * width * item)
+                    for k in range(min(width, n_out - j * panel_width)):
+                        top = z[k] if z[k] > top else top
+                mass, pick = T(0), T(0)
+                for j in range(n_panels):
+                    width = panel_width if j < n_panels - 1 else last
+                    columns = min(width, n_out - j * panel_width)
+                    z = items(c + j * c_panel + i * width * item)
+                    for k in range(columns):
+                        z[k] = z[k] - top
+                    for k in range(columns, width):
+                        z[k] = nothing
+                    if not codes:
+                        y = items(r[R.Y] + (row * r[R.Y_STRIDE] + j * panel_width) * item)
+                        for k in range(columns):
+                            mass += y[k]
+                            pick += y[k] * z[k]
+                if codes:
+                    j = labels[row] // panel_width
+                    width = panel_width if j < n_panels - 1 else last
+                    mass, pick = T(1), items(c + j * c_panel + i * width * item)[labels[row] - j * panel_width]
+                if smoothing != T(0):
+                    total = T(0)
+                    for j in range(n_panels):
+                        width = panel_width if j < n_panels - 1 else last
+                        z = items(c + j * c_panel + i * width * item)
+                        for k in range(min(width, n_out - j * panel_width)):
+                            total += z[k]
+                    pick = (T(1) - smoothing) * pick + smoothing * mass * total / T(n_out)
+                masses[i], picks[i] = np.float64(weight * mass), np.float64(weight) * np.float64(pick)
+
+            for j in range(n_panels):  # the rows of a panel are neighbours
+                width = panel_width if j < n_panels - 1 else last
+                z = items(c + j * c_panel + lo * width * item)
+                for k in range((hi - lo) * width):
+                    z[k] = exp(z[k])
+
+            for i in range(lo, hi):  # the gradient: weight (mass p - y)
+                row = w[R.FIRST] + i if w[R.INDEX] == 0 else index[i]
+                total = T(0)
+                for j in range(n_panels):
+                    width = panel_width if j < n_panels - 1 else last
+                    z = items(c + j * c_panel + i * width * item)
+                    for k in range(min(width, n_out - j * panel_width)):
+                        total += z[k]
+                losses[i] = np.float64(total)
+                if r[R.WITH_GRADIENT] != 0:
+                    factor = scale if r[R.SW] == 0 else scale * items(r[R.SW])[row]
+                    factor *= T(1) - smoothing
+                    share, floor = scale * T(masses[i]) / total, scale * T(masses[i]) * smoothing / T(n_out)
+                    for j in range(n_panels):
+                        width = panel_width if j < n_panels - 1 else last
+                        z = items(c + j * c_panel + i * width * item)
+                        for k in range(width):
+                            z[k] = z[k] * share
+                        if floor != T(0):
+                            for k in range(min(width, n_out - j * panel_width)):
+                                z[k] -= floor
+                        if not codes:
+                            y = items(r[R.Y] + (row * r[R.Y_STRIDE] + j * panel_width) * item)
+                            for k in range(min(width, n_out - j * panel_width)):
+                                z[k] -= factor * y[k]
+                    if codes:
+                        j = labels[row] // panel_width
+                        width = panel_width if j < n_panels - 1 else last
+                        items(c + j * c_panel + i * width * item)[labels[row] - j * panel_width] -= factor
+
+            not_finite = 0
+            for i in range(lo, hi):
+                losses[i] = masses[i] * log(losses[i]) - picks[i]
+                not_finite += 1 if losses[i] - losses[i] != 0.0 else 0
+            if not_finite:
+                atomic_store(w[R.CONTROL] + 8 * R.NOT_FINITE, 1)
+
+        return softmax
+
+    return build
+
+
+def separable_kernel(declaration):
+    """A loss that is a sum over outputs, in passes: targets into panels like the logits' own, one flat loop over each
+    panel for the terms (over the targets) and the slopes (over the logits), then rows' sums (in float64) and weights.
+
+    Terms are of the dtype: each has an error of a few roundings of itself, as the logits have.
+    """
+
+    def build(dtype, simd):
+        item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
+        T = getattr(np, dtype)
+        term, slope = _compiled(declaration.term, dtype), _compiled(declaration.slope, dtype)
+
+        def separable(record, lo, hi, worker):
+            r, w = int64_at(record), int64_at(worker)
+            n_panels, n_out, last, c_panel = r[R.N_PANELS], r[R.N_OUT], r[R.LAST_WIDTH], r[R.C_PANEL_BYTES]
+            index, scale = int64_at(w[R.INDEX]), T(float64_at(w[R.SCALARS])[R.SCALE])
+            losses, numbers = float64_at(r[R.ROW_LOSS]), float64_at(r[R.NUMBERS])
+            a, b = T(numbers[0]), T(numbers[1])
+            for j in range(n_panels):
+                width = panel_width if j < n_panels - 1 else last
+                columns = min(width, n_out - j * panel_width)
+                at, n = j * c_panel + lo * width * item, (hi - lo) * width
+                z, t = items(r[R.C] + at), items(r[R.ROW_DATA] + at)
+                if columns < width:  # padding that is not 0 could overflow
+                    for k in range(n):
+                        t[k] = T(0)
+                    for i in range(hi - lo):
+                        for k in range(columns, width):
+                            z[i * width + k] = T(0)
+                for i in range(lo, hi):
+                    row = w[R.FIRST] + i if w[R.INDEX] == 0 else index[i]
+                    y = items(r[R.Y] + (row * r[R.Y_STRIDE] + j * panel_width) * item)
+                    for k in range(columns):
+                        t[(i - lo) * width + k] = y[k]
+                if r[R.WITH_GRADIENT] != 0:
+                    for k in range(n):
+                        zk, yk = z[k], t[k]
+                        t[k] = term(zk, yk, a, b)
+                        z[k] = slope(zk, yk, a, b)
+                else:
+                    for k in range(n):
+                        t[k] = term(z[k], t[k], a, b)
+            not_finite = 0
+            for i in range(lo, hi):
+                row = w[R.FIRST] + i if w[R.INDEX] == 0 else index[i]
+                weight = T(1) if r[R.SW] == 0 else items(r[R.SW])[row]
+                factor, loss = scale * weight, 0.0
+                for j in range(n_panels):
+                    width = panel_width if j < n_panels - 1 else last
+                    columns = min(width, n_out - j * panel_width)
+                    z = items(r[R.C] + j * c_panel + i * width * item)
+                    t = items(r[R.ROW_DATA] + j * c_panel + i * width * item)
+                    for k in range(columns):
+                        loss += np.float64(t[k])
+                    if r[R.WITH_GRADIENT] != 0:
+                        for k in range(columns):
+                            z[k] = factor * z[k]
+                        for k in range(columns, width):
+                            z[k] = T(0)
+                loss *= np.float64(weight)
+                losses[i] = loss
+                not_finite += 1 if loss - loss != 0.0 else 0
+            if not_finite:
+                atomic_store(w[R.CONTROL] + 8 * R.NOT_FINITE, 1)
+
+        return separable
+
+    return build
+
+
+def row_kernel(declaration):
+    """A loss that takes a row's logits together: row by row, out of the panels and back."""
+
+    def build(dtype, simd):
+        item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
+        T, row_loss = getattr(np, dtype), _compiled(declaration.row, dtype)
+
+        def rows(record, lo, hi, worker):
+            r, w = int64_at(record), int64_at(worker)
+            n_panels, n_out, last = r[R.N_PANELS], r[R.N_OUT], r[R.LAST_WIDTH]
+            index, scale = int64_at(w[R.INDEX]), T(float64_at(w[R.SCALARS])[R.SCALE])
+            losses, numbers = float64_at(r[R.ROW_LOSS]), float64_at(r[R.NUMBERS])
+            not_finite = 0
+            for i in range(lo, hi):
+                row = w[R.FIRST] + i if w[R.INDEX] == 0 else index[i]
+                weight = T(1) if r[R.SW] == 0 else items(r[R.SW])[row]
+                z, g = items(r[R.ROW_DATA] + 2 * i * n_out * item), items(r[R.ROW_DATA] + (2 * i + 1) * n_out * item)
+                for j in range(n_panels):
+                    width = panel_width if j < n_panels - 1 else last
+                    c = items(r[R.C] + j * r[R.C_PANEL_BYTES] + i * width * item)
+                    for k in range(min(width, n_out - j * panel_width)):
+                        z[j * panel_width + k] = c[k]
+                y = items(r[R.Y] + row * r[R.Y_STRIDE] * item)
+                loss = np.float64(weight) * np.float64(row_loss(z, y, g, n_out, numbers))
+                for k in range(n_out):  # a comparison can hide a NaN
+                    loss += np.float64(z[k] - z[k])
+                losses[i] = loss
+                not_finite += 1 if loss - loss != 0.0 else 0
+                if r[R.WITH_GRADIENT] != 0:
+                    for j in range(n_panels):
+                        width = panel_width if j < n_panels - 1 else last
+                        columns = min(width, n_out - j * panel_width)
+                        c = items(r[R.C] + j * r[R.C_PANEL_BYTES] + i * width * item)
+                        for k in range(columns):
+                            c[k] = scale * weight * g[j * panel_width + k]
+                        for k in range(columns, width):
+                            c[k] = T(0)
+            if not_finite:
+                atomic_store(w[R.CONTROL] + 8 * R.NOT_FINITE, 1)
+
+        return rows
+
+    return build
+
+
+def sum_losses(dtype: str, simd: Simd):
+    """One unit: the rows' losses added in their order."""
+
+    def sum_losses(record, lo, hi, worker):
+        r, w = int64_at(record), int64_at(worker)
+        losses, out = float64_at(r[R.ROW_LOSS]), float64_at(w[R.STEP_LOSS])
+        for _ in range(lo, hi):
+            total = 0.0
+            for i in range(w[R.ROWS]):
+                total += losses[i]
+            out[0] = total
+
+    return sum_losses

@@ -1,0 +1,230 @@
+"""Kernels of the three products: forward and input gradient (one kernel), weights' gradient, bias's gradient."""
+
+from __future__ import annotations
+
+from numba import njit
+
+from . import records as R
+from .elementary import INLINE
+from .ir import call, int64_at, items_at, tile_of_columns, tile_of_rows, transpose_square
+from .simd import ITEMSIZE, Simd
+
+BATCH_CHUNK = (
+    128  # rows of dz and of a block of A that stay in a first-level cache together: 1 to 2 % of a batch of 256
+)
+
+
+def _shapes(dtype: str, simd: Simd) -> list[tuple[int, int, int]]:
+    """(width, vectors, lanes) of every panel width."""
+    lanes = simd.vector_bytes // ITEMSIZE[dtype]
+    return [(w, max(1, w // lanes), min(w, lanes)) for w in simd.widths(dtype)]
+
+
+def _strip(dtype: str, simd: Simd, width: int, vectors: int, lanes: int):
+    """All rows lo..hi of one panel of C, tile by tile."""
+    item, tallest = ITEMSIZE[dtype], simd.rows
+    tall = tile_of_rows(dtype, simd.rows, vectors, lanes)
+    four, two, one = (tile_of_rows(dtype, r, vectors, lanes) for r in (4, 2, 1))
+
+    @njit(**INLINE)
+    def strip(a, lo, hi, panel, panel_bytes, stride, stride_last, b, depth, c, init):
+        i = lo
+        while i + tallest <= hi and (tallest % 4 == 0 or hi - i != 8):  # 4 + 4 is faster than 6 + 2
+            tall(a, i, panel, panel_bytes, stride, stride_last, b, depth, c + i * width * item, init)
+            i += tallest
+        while i + 4 <= hi:
+            four(a, i, panel, panel_bytes, stride, stride_last, b, depth, c + i * width * item, init)
+            i += 4
+        if i + 2 <= hi:
+            two(a, i, panel, panel_bytes, stride, stride_last, b, depth, c + i * width * item, init)
+            i += 2
+        if i < hi:
+            one(a, i, panel, panel_bytes, stride, stride_last, b, depth, c + i * width * item, init)
+
+    return strip
+
+
+def product(dtype: str, simd: Simd):
+    """C = epilogue(init + A B) for rows lo..hi: the forward product, and the input gradient with B = W transposed."""
+    item, panel_width = ITEMSIZE[dtype], simd.panel(dtype)
+    shapes = _shapes(dtype, simd)
+    strips = [_strip(dtype, simd, *shape) for shape in shapes]
+    widths = [shape[0] for shape in shapes]
+    full, half, quarter, eighth = (strips + strips[-1:] * 3)[:4]
+    half_width, quarter_width = (widths + [0] * 3)[1:3]
+
+    def product(record, lo, hi, worker):
+        r = int64_at(record)
+        a, panel, panel_bytes, stride, stride_last = (
+            r[R.A],
+            r[R.A_PANEL],
+            r[R.A_PANEL_BYTES],
+            r[R.A_STRIDE],
+            r[R.A_STRIDE_LAST],
+        )
+        depth, n_panels, init = r[R.DEPTH], r[R.N_PANELS], r[R.INIT]
+        int64_at(worker)[R.EPILOGUE_NUMBER] = r[R.NUMBER]
+        for j in range(n_panels):
+            width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
+            b = r[R.B] + j * panel_width * depth * item
+            c = r[R.C] + j * r[R.C_PANEL_BYTES]
+            bias = init + j * panel_width * item if init != 0 else 0
+            if width == panel_width:
+                full(a, lo, hi, panel, panel_bytes, stride, stride_last, b, depth, c, bias)
+            elif width == half_width:
+                half(a, lo, hi, panel, panel_bytes, stride, stride_last, b, depth, c, bias)
+            elif width == quarter_width:
+                quarter(a, lo, hi, panel, panel_bytes, stride, stride_last, b, depth, c, bias)
+            else:
+                eighth(a, lo, hi, panel, panel_bytes, stride, stride_last, b, depth, c, bias)
+            if r[R.EPILOGUE] != 0:
+                at = lo * width * item
+                other = r[R.OTHER] + j * r[R.C_PANEL_BYTES] + at
+                call(r[R.EPILOGUE], c + at, other, (hi - lo) * width, worker)
+
+    return product
+
+
+def weight_gradient(dtype: str, simd: Simd):
+    """Units lo..hi: a block of W's gradient over the whole batch into scratch, the penalty, clipping and the optimiser
+    on the hot block, and the block again into W transposed."""
+    item, panel_width, lanes = ITEMSIZE[dtype], simd.panel(dtype), simd.vector_bytes // ITEMSIZE[dtype]
+    items = items_at[dtype]
+    transpose = transpose_square(dtype, lanes)
+    tallest = simd.rows
+
+    @njit(**INLINE)
+    def upcoming_row(worker, otherwise):
+        """(address, last line's offset) of the next row that this worker will gather in the next step."""
+        if worker == 0:
+            return otherwise, 0
+        w = int64_at(worker)
+        i = w[R.NEXT_ROW]
+        if i >= w[R.NEXT_END]:
+            return otherwise, 0
+        w[R.NEXT_ROW] = i + 1
+        row = w[R.NEXT_FIRST] + i if w[R.NEXT_INDEX] == 0 else int64_at(w[R.NEXT_INDEX])[i]
+        return w[R.NEXT_X] + row * w[R.NEXT_STRIDE], w[R.NEXT_STRIDE] - 1
+
+    def column_strip(width, vectors, lanes):
+        tall, four, two, one = (tile_of_columns(dtype, r, vectors, lanes) for r in (tallest, 4, 2, 1))
+        asking = tile_of_columns(dtype, tallest, vectors, lanes, ask_ahead=True)
+
+        @njit(**INLINE)
+        def strip(a, n, stride, b, rows, c, a_ahead, worker, weights, slot_bytes, slots, transposed):
+            for first in range(0, rows, BATCH_CHUNK):
+                depth, more, i = min(BATCH_CHUNK, rows - first), first, 0
+                while i + tallest <= n:
+                    at, out = a + i * item, c + i * width * item
+                    if a_ahead != 0:
+                        row, end = upcoming_row(worker, b)
+                        update = weights + i * width * item
+                        copy = transposed + i * width * item if transposed != 0 else update
+                        asking(at, stride, b, depth, out, more, a_ahead, row, end, update, slot_bytes, slots, copy)
+                    else:
+                        tall(at, stride, b, depth, out, more)
+                    i += tallest
+                if i + 4 <= n:
+                    four(a + i * item, stride, b, depth, c + i * width * item, more)
+                    i += 4
+                if i + 2 <= n:
+                    two(a + i * item, stride, b, depth, c + i * width * item, more)
+                    i += 2
+                if i < n:
+                    one(a + i * item, stride, b, depth, c + i * width * item, more)
+                a += depth * stride
+                b += depth * width * item
+
+        return strip
+
+    shapes = _shapes(dtype, simd)
+    strips = [column_strip(*shape) for shape in shapes]
+    widths = [shape[0] for shape in shapes]
+    full, half, quarter, eighth = (strips + strips[-1:] * 3)[:4]
+    half_width, quarter_width = (widths + [0] * 3)[1:3]
+
+    @njit(**INLINE)
+    def write_transposed(src, n_rows, width, columns, dst, dst_width):
+        if n_rows % lanes == 0 and columns % lanes == 0:
+            for i in range(0, n_rows, lanes):
+                for k in range(0, columns, lanes):
+                    transpose(
+                        src + (i * width + k) * item, width * item, dst + (k * dst_width + i) * item, dst_width * item
+                    )
+        else:
+            s, d = items(src), items(dst)
+            for k in range(columns):
+                for i in range(n_rows):
+                    d[k * dst_width + i] = s[i * width + k]
+
+    def weight_gradient(record, lo, hi, worker):
+        r, w = int64_at(record), int64_at(worker)
+        rows, depth, n_blocks, n_panels, scratch = w[R.ROWS], r[R.DEPTH], r[R.N_BLOCKS], r[R.N_PANELS], w[R.SCRATCH]
+        n_out, slots, slot_bytes = r[R.N_OUT], r[R.SLOTS], w[R.SLOT_BYTES]
+        for unit in range(lo, hi):
+            p, j = (
+                unit // n_panels,
+                unit % n_panels,
+            )  # a block of A, whose rows lie far apart, stays in L1 for all panels
+            width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
+            n = min(panel_width, depth - p * panel_width)
+            a = r[R.A] + p * r[R.A_BLOCK_BYTES]
+            stride = r[R.A_STRIDE] if p < n_blocks - 1 else r[R.A_STRIDE_LAST]
+            b = r[R.C] + j * r[R.C_PANEL_BYTES]
+            a_ahead, upcoming = r[R.A_AHEAD], worker if r[R.GATHERS] != 0 else 0
+            weights = r[R.W] + (j * panel_width * depth + p * panel_width * width) * item
+            wt_width = panel_width if p < n_blocks - 1 else r[R.WT_LAST_WIDTH]
+            transposed = r[R.WT]
+            if transposed != 0:
+                transposed += (p * panel_width * n_out + j * panel_width * wt_width) * item
+            if width == panel_width:
+                full(a, n, stride, b, rows, scratch, a_ahead, upcoming, weights, slot_bytes, slots, transposed)
+            elif width == half_width:
+                half(a, n, stride, b, rows, scratch, a_ahead, upcoming, weights, slot_bytes, slots, transposed)
+            elif width == quarter_width:
+                quarter(a, n, stride, b, rows, scratch, a_ahead, upcoming, weights, slot_bytes, slots, transposed)
+            else:
+                eighth(a, n, stride, b, rows, scratch, a_ahead, upcoming, weights, slot_bytes, slots, transposed)
+            if r[R.PENALTY] != 0:
+                call(r[R.PENALTY], scratch, weights, n * width, worker)
+            if r[R.CLIP_KERNEL] != 0:
+                call(r[R.CLIP_KERNEL], scratch, weights, n * width, worker)
+            if r[R.DECAY_KERNEL] != 0:
+                call(r[R.DECAY_KERNEL], weights, scratch, n * width, worker)
+            call(r[R.OPTIMIZER], weights, scratch, n * width, worker)
+            if transposed != 0:
+                write_transposed(weights, n, width, min(width, n_out - j * panel_width), transposed, wt_width)
+
+    return weight_gradient
+
+
+def bias_gradient(dtype: str, simd: Simd):
+    """Units lo..hi: the sums of panels of dz over the rows of the batch, then the optimiser on that part of the
+    bias.
+    """
+    item, panel_width = ITEMSIZE[dtype], simd.panel(dtype)
+    shapes = _shapes(dtype, simd)
+    sums = [tile_of_columns(dtype, 1, vectors, lanes) for _, vectors, lanes in shapes]
+    widths = [shape[0] for shape in shapes]
+    full, half, quarter, eighth = (sums + sums[-1:] * 3)[:4]
+    half_width, quarter_width = (widths + [0] * 3)[1:3]
+
+    def bias_gradient(record, lo, hi, worker):
+        r, w = int64_at(record), int64_at(worker)
+        n_panels, rows, scratch, ones = r[R.N_PANELS], w[R.ROWS], w[R.SCRATCH], r[R.ONES]
+        for j in range(lo, hi):
+            width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
+            dz = r[R.C] + j * r[R.C_PANEL_BYTES]
+            if width == panel_width:  # the product with a column of ones: one stored 1, stride 0
+                full(ones, 0, dz, rows, scratch, 0)
+            elif width == half_width:
+                half(ones, 0, dz, rows, scratch, 0)
+            elif width == quarter_width:
+                quarter(ones, 0, dz, rows, scratch, 0)
+            else:
+                eighth(ones, 0, dz, rows, scratch, 0)
+            if r[R.CLIP_KERNEL] != 0:
+                call(r[R.CLIP_KERNEL], scratch, r[R.W] + j * panel_width * item, width, worker)
+            call(r[R.OPTIMIZER], r[R.W] + j * panel_width * item, scratch, width, worker)
+
+    return bias_gradient

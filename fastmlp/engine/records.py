@@ -1,0 +1,79 @@
+"""Layout of the int64 tables through which a plan speaks to kernels: one place for every field's index.
+
+A record is one row of `RECORD` numbers: field 0 is the kernel's address, the others are addresses (bytes) or sizes.
+Every kernel is a C function `void(record, lo, hi, worker)`; the elementwise ones that a kernel calls on a tile it
+has just computed (activations, penalties, optimisers) are `void(target, other, n, worker)`.
+
+Matrices of activations and weights lie in panels: [rows][width] blocks of `panel` columns, the last one narrower.
+"""
+
+RECORD = 32  # int64 numbers in a record
+ADDRESS = 0
+NUMBER = 29  # a float64's bits: the parameter of an activation, such as a slope
+UNITS, COST = 30, 31  # of records in a "tiles" phase: number of units and the relative cost of one
+
+# product: C = epilogue(init + A B) for rows lo..hi; A row-major or in panels, B and C in panels
+A, A_PANEL, A_PANEL_BYTES, A_STRIDE, A_STRIDE_LAST = 1, 2, 3, 4, 5
+B, DEPTH = 6, 7
+C, C_PANEL_BYTES, N_PANELS, LAST_WIDTH = 8, 9, 10, 11
+INIT, EPILOGUE, OTHER = 12, 13, 14
+
+# weight_gradient: unit u is the block (p, j) of W: block p of inputs, panel j of outputs. Uses A, A_STRIDE,
+# A_STRIDE_LAST (rows of the batch), DEPTH (number of inputs), N_PANELS, LAST_WIDTH (of outputs) and C, C_PANEL_BYTES
+# (dz) as above.
+A_BLOCK_BYTES, N_BLOCKS = 2, 6
+W, WT, WT_LAST_WIDTH, N_OUT, PENALTY, OPTIMIZER, SLOTS, A_AHEAD, GATHERS = range(15, 24)
+CLIP_KERNEL, DECAY_KERNEL = 24, 25  # 0 or kernels: of the gradient before the optimiser, and of the weights
+
+# bias_gradient: unit j is panel j. Uses C, C_PANEL_BYTES, N_PANELS, LAST_WIDTH, W (the bias), PENALTY, OPTIMIZER, ONES,
+# CLIP_KERNEL
+ONES = 1
+
+# gather: rows of X into the batch, converted. X, X_STRIDE in bytes; CSR: X = data, INDICES, INDPTR
+X, X_STRIDE, N_FEATURES, XB, XB_STRIDE, INDICES, INDPTR, SCALING = 1, 2, 3, 4, 5, 6, 7, 8
+
+# losses, in place on C: targets Y (row stride in items), weights SW or 0, per-row losses ROW_LOSS (float64)
+Y, Y_STRIDE, SW, ROW_LOSS, WITH_GRADIENT, ROW_MASS, ROW_PICK = 1, 2, 3, 4, 5, 6, 7
+# the loss's own numbers (float64); workspace: targets in panels, or logits and gradients row by row
+NUMBERS, ROW_DATA = 12, 13
+
+# scatter: logits out of their panels into OUT, row-major (OUT_STRIDE in bytes)
+OUT, OUT_STRIDE = 1, 2
+
+# elementwise: a layer's activation on its own: OTHER_IN -> C
+IN = 1
+
+# dropout: IN -> C in panels, or in place on the gathered input (XB_STRIDE); NUMBER is the rate, N_OUT the columns
+LAYER = 15
+
+# a worker's private record
+ROWS, INDEX, FIRST, SCALARS, SCRATCH, CONTROL, STEP_LOSS, SLOT_BYTES = 0, 1, 2, 3, 4, 5, 6, 7
+NEXT_X, NEXT_STRIDE, NEXT_INDEX, NEXT_FIRST, NEXT_ROW, NEXT_END = range(8, 14)  # rows that the next step will gather
+KEY = 15  # 64 random bits of the step
+EPILOGUE_NUMBER = 14  # NUMBER of the record that is being run, for its epilogue
+CLAIMED = (32, 48)  # how many pieces of its tiles have been claimed, by anyone; alternating from phase to phase
+WORKER = 64
+
+# scalars of a step (float64): 1 / sum of weights, l2 / sum of weights, the bound of the gradient, 1 - learning rate *
+# weight decay, then the optimiser's own, five at most
+SCALE, L2, CLIP, DECAY, RULE = 0, 1, 2, 3, 4
+N_SCALARS = 9
+
+# control block (int64, shared by the workers of a run): fields on cache lines of their own (128 bytes for Apple's)
+ARRIVED, NOT_FINITE, DONE, LEFT = 0, 16, 32, 48
+N_CONTROL = 64
+
+# steps of a run (int64 rows)
+STEP_ROWS, STEP_INDEX, STEP_FIRST, STEP_SCALARS, STEP_LOSS_AT, STEP_KEY = 0, 1, 2, 3, 4, 5
+STEP = 6
+
+# phases of a program (int64 rows)
+KIND, FIRST_RECORD, N_RECORDS, TOTAL_COST, HAS_LOSS = 0, 1, 2, 3, 4
+ROW_PHASE, TILE_PHASE = 0, 1
+PHASE = 5
+
+# arguments of `run`
+RANK, N_WORKERS, PROGRAM, PHASES, N_PHASES, RUN_WORKER, STEPS, N_STEPS, RUN_CONTROL, YIELD, CHUNK = range(11)
+ARRIVED_BEFORE, LEFT_BEFORE, DONE_BEFORE = 11, 12, 13  # counters of the control block before this run: never reset
+PROFILE = 14  # 0, or where each record's cycles are added up, the barriers' last
+WORKERS = 15  # addresses of all workers' records

@@ -1,0 +1,81 @@
+"""Kernels that bring rows of X into a batch, converted, and logits out of their panels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import records as R
+from .ir import float32_at, float64_at, int32_at, int64_at, items_at, uint8_at
+from .simd import ITEMSIZE, Simd
+
+
+def gather_kernel(source: str):
+    def build(dtype, simd):
+        T, items = getattr(np, dtype), items_at[dtype]
+        source_at = {"float32": float32_at, "float64": float64_at, "uint8": uint8_at}[source]
+
+        def gather(record, lo, hi, worker):
+            r, w = int64_at(record), int64_at(worker)
+            index, first, n, scaling = int64_at(w[R.INDEX]), w[R.FIRST], r[R.N_FEATURES], r[R.SCALING]
+            for i in range(lo, hi):
+                row = first + i if w[R.INDEX] == 0 else index[i]
+                x, out = source_at(r[R.X] + row * r[R.X_STRIDE]), items(r[R.XB] + i * r[R.XB_STRIDE])
+                if scaling == 0:
+                    for k in range(n):
+                        out[k] = T(x[k])
+                else:
+                    scale, offset = T(float64_at(scaling)[0]), T(float64_at(scaling)[1])
+                    for k in range(n):
+                        out[k] = T(x[k]) * scale + offset
+
+        return gather
+
+    return build
+
+
+def gather_csr_kernel(source: str, index_type: str):
+    def build(dtype, simd):
+        T, items = getattr(np, dtype), items_at[dtype]
+        source_at = {"float32": float32_at, "float64": float64_at}[source]
+        index_at = {"int32": int32_at, "int64": int64_at}[index_type]
+
+        def gather_csr(record, lo, hi, worker):
+            r, w = int64_at(record), int64_at(worker)
+            order, first, n = int64_at(w[R.INDEX]), w[R.FIRST], r[R.N_FEATURES]
+            data, indices, indptr = source_at(r[R.X]), index_at(r[R.INDICES]), index_at(r[R.INDPTR])
+            scale, offset = T(1), T(0)
+            if r[R.SCALING] != 0:
+                scale, offset = T(float64_at(r[R.SCALING])[0]), T(float64_at(r[R.SCALING])[1])
+            for i in range(lo, hi):
+                row = first + i if w[R.INDEX] == 0 else order[i]
+                out = items(r[R.XB] + i * r[R.XB_STRIDE])
+                for k in range(n):
+                    out[k] = T(0)
+                for e in range(indptr[row], indptr[row + 1]):
+                    out[indices[e]] += T(data[e])  # entries given twice add up, as in SciPy
+                if r[R.SCALING] != 0:
+                    for k in range(n):
+                        out[k] = out[k] * scale + offset
+
+        return gather_csr
+
+    return build
+
+
+def scatter(dtype: str, simd: Simd):
+    """Rows lo..hi of the logits into a row-major array."""
+    item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
+
+    def scatter(record, lo, hi, worker):
+        r, w = int64_at(record), int64_at(worker)
+        n_panels, n_out = r[R.N_PANELS], r[R.N_OUT]
+        for j in range(n_panels):
+            width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
+            columns = min(width, n_out - j * panel_width)
+            for i in range(lo, hi):
+                z = items(r[R.C] + j * r[R.C_PANEL_BYTES] + i * width * item)
+                out = items(r[R.OUT] + (w[R.FIRST] + i) * r[R.OUT_STRIDE] + j * panel_width * item)
+                for k in range(columns):
+                    out[k] = z[k]
+
+    return scatter

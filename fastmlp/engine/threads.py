@@ -1,0 +1,188 @@
+"""How many workers a fit uses, and the threads that run them.
+
+A team belongs to one fit: worker 0 is the calling thread, the others are Python threads that wait for work, started
+when first needed and gone with the fit. So fits can run concurrently, and nothing survives a fork.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+from collections import deque
+from functools import lru_cache, partial
+from queue import SimpleQueue
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity and the control group's quota."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, _quota()))
+
+
+def available_cores() -> int:
+    """Usable cores, or fewer where NUMBA_NUM_THREADS or OMP_NUM_THREADS ask for it (joblib sets them for its
+    workers).
+    """
+    cores = usable_cores()
+    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(name, "").split(",")[0].strip()
+        if value.isdigit() and int(value) > 0:
+            cores = min(cores, int(value))
+            break
+    return cores
+
+
+@lru_cache
+def _quota() -> int:
+    """Whole cores of the control group's CPU quota (version 2 or 1), rounded up; many without one."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as f:
+            quota, period = f.read().split()[:2]
+    except (OSError, ValueError):
+        try:
+            with open("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") as f, open("/sys/fs/cgroup/cpu/cpu.cfs_period_us") as g:
+                quota, period = f.read().strip(), g.read().strip()
+        except OSError:
+            return sys.maxsize
+    if quota in ("max", "-1"):
+        return sys.maxsize
+    return max(1, -(-int(quota) // int(period)))
+
+
+@lru_cache
+def yield_address() -> int:
+    """The C function by which a waiting worker gives its core away; 0 where there is none."""
+    try:
+        if sys.platform == "win32":
+            function = ctypes.WinDLL("kernel32").SwitchToThread
+        else:
+            function = ctypes.CDLL(None).sched_yield
+        return ctypes.cast(function, ctypes.c_void_p).value or 0
+    except (OSError, AttributeError):
+        return 0
+
+
+_call = partial.__call__
+
+
+class Team:
+    """Runs one function on several workers at once: `team.run(function, arguments)`, work0 on the calling thread."""
+
+    def __init__(self):
+        self._helpers: list[tuple[SimpleQueue, threading.Thread]] = []
+        self._pid = os.getpid()
+
+    def prepare(self, n_workers: int) -> int:
+        """Have the threads for so many workers running; fewer where the system gives no more. Returns for how many."""
+        if self._pid != os.getpid():  # threads do not survive a fork
+            self._helpers, self._pid = [], os.getpid()
+        for k in range(n_workers - 1):
+            try:
+                self._make_helper(k)
+            except RuntimeError:  # can't start new thread
+                self._helpers[k:] = []
+                return k + 1
+        return n_workers
+
+    def run(self, function, arguments: list[tuple]) -> None:
+        """function(*arguments[k]) on worker k; returns when worker 0 does, which waits for the others by itself."""
+        calls = [
+            partial(queue.put, (function, args)) for (queue, _), args in zip(self._helpers, arguments[1:], strict=False)
+        ]
+        calls.append(partial(function, *arguments[0]))
+        # Signals are handled between bytecodes. This line has none between its calls, so Ctrl-C cannot start some
+        # workers and keep worker 0 from joining them at the barrier.
+        deque(map(_call, calls), maxlen=0)
+
+    def _make_helper(self, k: int) -> None:
+        """Have helper k running. It is listed before it starts: Ctrl-C may come at any point, and `close` must find
+        it.
+        """
+        if k < len(self._helpers):
+            queue, thread = self._helpers[k]
+            if thread.is_alive():
+                return
+            queue.put(None)  # its start was interrupted: if it starts after all, it ends at once
+        queue = SimpleQueue()
+        thread = threading.Thread(target=_serve, args=(queue,), name="fastmlp-worker", daemon=True)
+        self._helpers[k : k + 1] = [(queue, thread)]
+        thread.start()
+
+    def close(self) -> None:
+        """Let the threads end."""
+        for queue, _ in self._helpers:
+            queue.put(None)
+        self._helpers = []
+
+
+def _serve(queue: SimpleQueue) -> None:
+    while (job := queue.get()) is not None:
+        function, args = job
+        function(*args)
+
+
+class Chooser:
+    """The number of workers for the next slice of work, chosen by measuring; the bits do not depend on it.
+
+    Each candidate is tried on a few short slices; then the fastest runs, and now and then another is measured again,
+    for other processes come and go. A candidate that was far slower is tried again more rarely.
+    """
+
+    SLICE = 0.04  # seconds of compiled work between two looks at the keyboard
+    TRIAL, FIRST_TRIALS = 0.003, 3  # seconds of a trial slice, and how many of them at first
+
+    def __init__(self, n_threads: int | None, flops_per_step: float):
+        most = available_cores()
+        if n_threads is not None:
+            # more workers than cores only wait for each other; the result is the same (tests ask for them all the same)
+            oversubscribe = os.environ.get("FASTMLP_OVERSUBSCRIBE", "0") != "0"
+            self.candidates = [n_threads if oversubscribe else min(n_threads, usable_cores())]
+        elif flops_per_step < 2e5:  # a step of a microsecond or two is not worth a barrier
+            self.candidates = [1]
+        else:
+            self.candidates = sorted({1, most, *(2**k for k in range(1, most.bit_length()) if 2**k <= most)})
+        self.cost = dict.fromkeys(self.candidates, 0.0)  # seconds per row, recent
+        self.trials = dict.fromkeys(self.candidates, 0)
+        self.wait = dict.fromkeys(self.candidates, 0.25)  # seconds until the next trial, grows while it loses
+        self.since = dict.fromkeys(self.candidates, 0.0)
+
+    @property
+    def best(self) -> int:
+        tried = [c for c in self.candidates if self.trials[c]]
+        return min(tried, key=self.cost.__getitem__) if tried else self.candidates[0]
+
+    def next(self) -> tuple[int, bool]:
+        """(workers, whether this is a trial): a trial's slice should take about `TRIAL` seconds."""
+        if len(self.candidates) == 1:
+            return self.candidates[0], False
+        for candidate in self.candidates:
+            if self.trials[candidate] < self.FIRST_TRIALS:
+                return candidate, True
+        best = self.best
+        for candidate in self.candidates:
+            if candidate != best and self.since[candidate] > self.wait[candidate]:
+                return candidate, True
+        return best, False
+
+    def measured(self, workers: int, seconds: float, rows: int) -> None:
+        """Take note of a slice."""
+        if len(self.candidates) == 1 or not rows:
+            return
+        cost, before = seconds / rows, self.cost[workers]
+        first = self.trials[workers] < self.FIRST_TRIALS
+        # the first slice of a candidate starts its threads and warms its caches
+        self.cost[workers] = (
+            cost if self.trials[workers] <= 1 else min(cost, before) if first else 0.5 * (cost + before)
+        )
+        self.trials[workers] += 1
+        for candidate in self.candidates:
+            self.since[candidate] += seconds
+        self.since[workers] = 0.0
+        if workers != self.best:
+            slower = self.cost[workers] / self.cost[self.best]
+            self.wait[workers] = min(4.0, 0.25 * slower**2)
