@@ -1,0 +1,364 @@
+"""Activations: each declared once, with its formula, its derivative and what the derivative is computed from.
+
+`value` and `derivative` are plain functions of one number, or of it and a parameter, written with NumPy's names
+(`exp`, `expm1`, `tanh`, `maximum`, `where`) and the two below: called as they stand they are the NumPy implementation;
+the engine compiles the very same code for its vector loops, with those names bound to polynomials that vectorise. To
+add an activation, add a class here; everything else iterates over `ACTIVATIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from numpy import exp, expm1, log1p, maximum, tanh, where
+
+from .errors import check_range, unknown_name
+
+
+def log1p_of_exp_minus_abs(x):
+    """log(1 + exp(-|x|)), the part of softplus that is not linear."""
+    return log1p(exp(-abs(x)))
+
+
+def normal_cdf(x):
+    """Phi(x), the standard normal distribution function, in the dtype of x."""
+    from scipy.special import ndtr
+
+    return ndtr(x)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise function a = f(z) between two layers.
+
+    Attributes
+    ----------
+    name : str
+        The name that estimators and `Sequential` accept.
+    value : callable
+        f(z), or f(z, parameter).
+    derivative : callable
+        f'(z), as a function of the output a where `from_output`, else of the input z; and of the parameter.
+    from_output : bool
+        The engine then overwrites z with a and keeps one buffer.
+    parameter : str or None
+        The field that holds the function's parameter, a number that is fixed during training.
+    """
+
+    name: ClassVar[str] = ""
+    value: ClassVar[Callable]
+    derivative: ClassVar[Callable]
+    from_output: ClassVar[bool] = True
+    parameter: ClassVar[str | None] = None
+    default_initializer: ClassVar[str] = "glorot_uniform"
+
+    def __call__(self, z):
+        """f(z), elementwise, in NumPy.
+
+        >>> import numpy as np
+        >>> ReLU()(np.array([-1.0, 2.0]))
+        array([0., 2.])
+        """
+        return self.value(z) if self.parameter is None else self.value(z, getattr(self, self.parameter))
+
+    def slope(self, x):
+        """f'(z), elementwise, in NumPy; x is the output f(z) where `from_output`, else z."""
+        return self.derivative(x) if self.parameter is None else self.derivative(x, getattr(self, self.parameter))
+
+
+def _check_parameter(activation: Activation, *, low_open: bool) -> None:
+    """Keep the parameter as a float; TypeError or ValueError where it is no number from 0 up."""
+    name = activation.parameter
+    value = getattr(activation, name)
+    check_range(name, value, 0, float("inf"), low_open=low_open)
+    object.__setattr__(activation, name, float(value))
+
+
+def identity_value(z):
+    return z
+
+
+def identity_derivative(a):
+    return a * 0.0 + 1.0
+
+
+def relu_value(z):
+    return maximum(z, 0.0)
+
+
+def relu_derivative(a):
+    return where(a > 0.0, 1.0, 0.0)
+
+
+def tanh_value(z):
+    return tanh(z)
+
+
+def tanh_derivative(a):
+    return 1.0 - a * a
+
+
+def logistic_value(z):
+    return 1.0 / (1.0 + exp(-z))
+
+
+def logistic_derivative(a):
+    return a * (1.0 - a)
+
+
+def leaky_relu_value(z, negative_slope):
+    return where(z > 0.0, z, negative_slope * z)
+
+
+def leaky_relu_derivative(a, negative_slope):
+    return where(a > 0.0, 1.0, negative_slope)
+
+
+def elu_value(z, alpha):
+    return where(z > 0.0, z, alpha * expm1(-maximum(-z, 0.0)))
+
+
+def elu_derivative(a, alpha):
+    return where(a > 0.0, 1.0, a + alpha)
+
+
+def selu_value(z):
+    return where(z > 0.0, 1.0507009873554805 * z, 1.7580993408473766 * expm1(-maximum(-z, 0.0)))
+
+
+def selu_derivative(a):
+    return where(a > 0.0, 1.0507009873554805, a + 1.7580993408473766)
+
+
+def gelu_value(z):
+    return z * normal_cdf(z)
+
+
+def gelu_derivative(z):
+    return normal_cdf(z) + z * 0.3989422804014327 * exp(-0.5 * z * z)
+
+
+def gelu_tanh_value(z):
+    return 0.5 * z * (1.0 + tanh(0.7978845608028654 * (z + 0.044715 * z * z * z)))
+
+
+def gelu_tanh_derivative(z):
+    t = tanh(0.7978845608028654 * (z + 0.044715 * z * z * z))
+    return 0.5 * (1.0 + t) + 0.5 * z * (1.0 - t * t) * (0.7978845608028654 + 0.10703222440890037 * z * z)
+
+
+def silu_value(z):
+    return z / (1.0 + exp(-z))
+
+
+def silu_derivative(z):
+    s = 1.0 / (1.0 + exp(-z))
+    return s * (1.0 + z * (1.0 - s))
+
+
+def mish_value(z):  # tanh(log(1 + e^z)) = n / (n + 2) with n = e^z (e^z + 2), with e^-|z| so that nothing overflows
+    e = exp(-abs(z))
+    n = where(z > 0.0, 1.0 + 2.0 * e, e * (e + 2.0))
+    return z * (n / (n + where(z > 0.0, 2.0 * e * e, 2.0)))
+
+
+def mish_derivative(z):
+    e = exp(-abs(z))
+    n = where(z > 0.0, 1.0 + 2.0 * e, e * (e + 2.0))
+    t = n / (n + where(z > 0.0, 2.0 * e * e, 2.0))
+    return t + z * (1.0 - t * t) * (where(z > 0.0, 1.0, e) / (1.0 + e))
+
+
+def softplus_value(z):
+    return maximum(z, 0.0) + log1p_of_exp_minus_abs(z)
+
+
+def softplus_derivative(a):
+    return -expm1(-a)
+
+
+def hard_threshold_value(z):
+    return where(z >= 0.0, 1.0, 0.0) + 0.0 * z
+
+
+def hard_threshold_derivative(a):
+    return 0.0 * a
+
+
+@dataclass(frozen=True)
+class Identity(Activation):
+    """f(z) = z, f'(z) = 1."""
+
+    name: ClassVar[str] = "identity"
+    value: ClassVar[Callable] = staticmethod(identity_value)
+    derivative: ClassVar[Callable] = staticmethod(identity_derivative)
+
+
+@dataclass(frozen=True)
+class ReLU(Activation):
+    """f(z) = max(z, 0), f'(z) = 1 where z > 0 else 0 (Nair and Hinton, 2010). The derivative at 0 is taken as 0."""
+
+    name: ClassVar[str] = "relu"
+    value: ClassVar[Callable] = staticmethod(relu_value)
+    derivative: ClassVar[Callable] = staticmethod(relu_derivative)
+    default_initializer: ClassVar[str] = "he_uniform"
+
+
+@dataclass(frozen=True)
+class Tanh(Activation):
+    """f(z) = tanh(z), f'(z) = 1 - a^2."""
+
+    name: ClassVar[str] = "tanh"
+    value: ClassVar[Callable] = staticmethod(tanh_value)
+    derivative: ClassVar[Callable] = staticmethod(tanh_derivative)
+
+
+@dataclass(frozen=True)
+class Logistic(Activation):
+    """f(z) = 1 / (1 + exp(-z)), the sigmoid; f'(z) = a (1 - a)."""
+
+    name: ClassVar[str] = "logistic"
+    value: ClassVar[Callable] = staticmethod(logistic_value)
+    derivative: ClassVar[Callable] = staticmethod(logistic_derivative)
+
+
+@dataclass(frozen=True)
+class LeakyReLU(Activation):
+    """f(z) = z where z > 0 else s z; f'(z) = 1 or s (Maas et al., 2013). s = `negative_slope`, at least 0."""
+
+    name: ClassVar[str] = "leaky_relu"
+    value: ClassVar[Callable] = staticmethod(leaky_relu_value)
+    derivative: ClassVar[Callable] = staticmethod(leaky_relu_derivative)
+    parameter: ClassVar[str] = "negative_slope"
+    default_initializer: ClassVar[str] = "he_uniform"
+    negative_slope: float = 0.01
+
+    def __post_init__(self):
+        _check_parameter(self, low_open=False)
+
+
+@dataclass(frozen=True)
+class ELU(Activation):
+    """f(z) = z where z > 0 else alpha (exp(z) - 1); f'(z) = 1 or a + alpha (Clevert et al., 2016). alpha above 0."""
+
+    name: ClassVar[str] = "elu"
+    value: ClassVar[Callable] = staticmethod(elu_value)
+    derivative: ClassVar[Callable] = staticmethod(elu_derivative)
+    parameter: ClassVar[str] = "alpha"
+    default_initializer: ClassVar[str] = "he_uniform"
+    alpha: float = 1.0
+
+    def __post_init__(self):
+        _check_parameter(self, low_open=True)
+
+
+@dataclass(frozen=True)
+class SELU(Activation):
+    """f(z) = 1.0507 z where z > 0 else 1.0507 x 1.67326 (exp(z) - 1): keeps mean 0 and variance 1 through a deep stack
+    of layers that start from "lecun_normal" (Klambauer et al., 2017).
+    """
+
+    name: ClassVar[str] = "selu"
+    value: ClassVar[Callable] = staticmethod(selu_value)
+    derivative: ClassVar[Callable] = staticmethod(selu_derivative)
+    default_initializer: ClassVar[str] = "lecun_normal"
+
+
+@dataclass(frozen=True)
+class GELU(Activation):
+    """f(z) = z Phi(z), f'(z) = Phi(z) + z phi(z), with the normal distribution (Hendrycks and Gimpel, 2016)."""
+
+    name: ClassVar[str] = "gelu"
+    value: ClassVar[Callable] = staticmethod(gelu_value)
+    derivative: ClassVar[Callable] = staticmethod(gelu_derivative)
+    from_output: ClassVar[bool] = False
+    default_initializer: ClassVar[str] = "he_uniform"
+
+
+@dataclass(frozen=True)
+class GELUTanh(Activation):
+    """f(z) = z / 2 (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))), within 5e-4 of GELU (Hendrycks and Gimpel, 2016)."""
+
+    name: ClassVar[str] = "gelu_tanh"
+    value: ClassVar[Callable] = staticmethod(gelu_tanh_value)
+    derivative: ClassVar[Callable] = staticmethod(gelu_tanh_derivative)
+    from_output: ClassVar[bool] = False
+    default_initializer: ClassVar[str] = "he_uniform"
+
+
+@dataclass(frozen=True)
+class SiLU(Activation):
+    """f(z) = z s(z), f'(z) = s (1 + z (1 - s)), s the sigmoid; also called Swish (Ramachandran et al., 2017)."""
+
+    name: ClassVar[str] = "silu"
+    value: ClassVar[Callable] = staticmethod(silu_value)
+    derivative: ClassVar[Callable] = staticmethod(silu_derivative)
+    from_output: ClassVar[bool] = False
+    default_initializer: ClassVar[str] = "he_uniform"
+
+
+@dataclass(frozen=True)
+class Mish(Activation):
+    """f(z) = z t, f'(z) = t + z (1 - t^2) s(z), with t = tanh(softplus(z)) and s the sigmoid (Misra, 2019)."""
+
+    name: ClassVar[str] = "mish"
+    value: ClassVar[Callable] = staticmethod(mish_value)
+    derivative: ClassVar[Callable] = staticmethod(mish_derivative)
+    from_output: ClassVar[bool] = False
+    default_initializer: ClassVar[str] = "he_uniform"
+
+
+@dataclass(frozen=True)
+class Softplus(Activation):
+    """f(z) = log(1 + exp(z)), f'(z) = 1 - exp(-a), the sigmoid of z (Dugas et al., 2000)."""
+
+    name: ClassVar[str] = "softplus"
+    value: ClassVar[Callable] = staticmethod(softplus_value)
+    derivative: ClassVar[Callable] = staticmethod(softplus_derivative)
+    default_initializer: ClassVar[str] = "he_uniform"
+
+
+@dataclass(frozen=True)
+class HardThreshold(Activation):
+    """f(z) = 1 where z >= 0 else 0, the perceptron's (Rosenblatt, 1958). f' = 0: no gradient passes through it."""
+
+    name: ClassVar[str] = "hard_threshold"
+    value: ClassVar[Callable] = staticmethod(hard_threshold_value)
+    derivative: ClassVar[Callable] = staticmethod(hard_threshold_derivative)
+
+
+ACTIVATIONS: dict[str, type[Activation]] = {
+    cls.name: cls
+    for cls in (
+        Identity,
+        ReLU,
+        Tanh,
+        Logistic,
+        LeakyReLU,
+        ELU,
+        SELU,
+        GELU,
+        GELUTanh,
+        SiLU,
+        Mish,
+        Softplus,
+        HardThreshold,
+    )
+}
+ALIASES = {"sigmoid": "logistic", "linear": "identity", "swish": "silu"}
+
+
+def get(activation: str | Activation, argument: str = "activation") -> Activation:
+    """The activation of that name, or the object itself.
+
+    >>> get("sigmoid")
+    Logistic()
+    """
+    if isinstance(activation, Activation):
+        return activation
+    name = ALIASES.get(activation, activation) if isinstance(activation, str) else None
+    if name not in ACTIVATIONS:
+        raise unknown_name(argument, activation, [*ACTIVATIONS, *ALIASES])
+    return ACTIVATIONS[name]()

@@ -1,0 +1,53 @@
+"""Errors that are worth a name of their own; everything else is a `ValueError` or `TypeError` with a full sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DivergenceError(ArithmeticError):
+    """Training produced a loss or parameters that are not finite.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch (counted from 1) in which it happened.
+    """
+
+    def __init__(self, message: str, epoch: int):
+        super().__init__(message)
+        self.epoch = epoch
+
+    def __reduce__(self):
+        return type(self), (self.args[0], self.epoch)
+
+
+def unknown_name(argument: str, value: object, accepted: Iterable[str]) -> ValueError:
+    """The error for a name that is not known: lists what is accepted and suggests the nearest.
+
+    >>> print(unknown_name("activation", "rellu", ["relu", "tanh"]))
+    `activation` must be one of 'relu', 'tanh'; got 'rellu'. Did you mean 'relu'?
+    """
+    accepted = list(accepted)
+    message = f"`{argument}` must be one of {', '.join(map(repr, accepted))}; got {value!r}."
+    nearest = difflib.get_close_matches(str(value), accepted, n=1)
+    return ValueError(message + (f" Did you mean {nearest[0]!r}?" if nearest else ""))
+
+
+def check_range(
+    argument: str, value: float, low: float, high: float, *, low_open: bool = False, high_closed: bool = False
+) -> None:
+    """Raise unless low <= value < high; `low_open` and `high_closed` change which ends belong to it.
+
+    >>> check_range("momentum", 1.5, 0, 1)
+    Traceback (most recent call last):
+    ValueError: `momentum` must be in [0, 1); got 1.5.
+    """
+    try:
+        inside = (low < value if low_open else low <= value) and (value <= high if high_closed else value < high)
+    except (TypeError, ValueError):
+        raise TypeError(f"`{argument}` must be a number; got {value!r}.") from None
+    if not inside:
+        interval = f"{'(' if low_open else '['}{low:g}, {high:g}{']' if high_closed else ')'}"
+        raise ValueError(f"`{argument}` must be in {interval}; got {value!r}.")

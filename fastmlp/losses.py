@@ -1,0 +1,582 @@
+"""Losses from logits: each declared once, with its formula, its slope, its natural output and the targets it takes.
+
+`term` and `slope` (one logit, one target) or `row` (the logits of a row together) are plain functions written with
+NumPy's names: called on arrays they are the NumPy implementation, and the engine compiles the same code, with those
+names bound to polynomials that vectorise. A loss's own numbers (`numbers`) are arguments: another one compiles nothing.
+
+All are means over rows, weighted: L = sum_i w_i l_i / sum_i w_i, where l_i sums over the outputs of row i. The
+gradients below are those of l_i. Logits Z have shape (n, K). Computation is in float64 here: this is the reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy import exp, log, maximum, where
+
+from .activations import log1p_of_exp_minus_abs
+from .errors import check_range, unknown_name
+
+
+def sigmoid(z):
+    """1 / (1 + exp(-z)); never overflows."""
+    e = exp(-abs(z))
+    return where(z >= 0, 1, e) / (1 + e)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of the last layer's logits; see `LOSSES`."""
+
+    name: ClassVar[str] = ""
+    targets: ClassVar[str] = ""  # what y may be, in words
+    classification: ClassVar[bool] = False
+
+    term: ClassVar = None  # l_k(z_k, y_k, a, b) of a sum over outputs, and its slope; a and b are `numbers`
+    slope: ClassVar = None
+    row: ClassVar = None  # or l(z, y, g, n, numbers) of whole rows: indexed by column; writes dl/dz into g
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """What the formulas' numbers are now, as `term`, `slope` and `row` take them."""
+        return ()
+
+    def target_columns(self, n_outputs: int) -> int:
+        """How many columns the targets of so many outputs have; ValueError where `Dense(units)` does not fit."""
+        return n_outputs
+
+    def bad_targets(self, y: np.ndarray, n_outputs: int) -> np.ndarray:
+        """Where finite targets are outside what the loss takes."""
+        return (y < 0) | (y > 1) if self.classification else np.zeros(y.shape, bool)
+
+    def rows(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """l_i for every row, float64, shape (n,)."""
+        if self.row is not None:
+            return self._by_rows(logits, targets)[0]
+        z = np.asarray(logits, np.float64)
+        return self.term(z, _dense_targets(targets, z.shape), *(*self.numbers, 0.0, 0.0)[:2]).sum(axis=1)
+
+    def gradient(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """dl_i / dz_i, float64, shape (n, K)."""
+        if self.row is not None:
+            return self._by_rows(logits, targets)[1]
+        z = np.asarray(logits, np.float64)
+        return self.slope(z, _dense_targets(targets, z.shape), *(*self.numbers, 0.0, 0.0)[:2])
+
+    def _by_rows(self, logits, targets):
+        z = np.asarray(logits, np.float64)
+        y = _dense_targets(targets, (len(z), self.target_columns(z.shape[1])))
+        g = np.zeros(z.T.shape)
+        return self.row(z.T, y.T, g, z.shape[1], self.numbers), g.T
+
+    def output(self, logits: np.ndarray) -> np.ndarray:
+        """What `predict` returns for these logits, in their dtype, shape (n, K)."""
+        raise NotImplementedError
+
+    def value(self, logits: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
+        """The weighted mean of the rows' losses.
+
+        >>> round(SquaredError().value(np.array([[3.0], [1.0]]), np.array([1.0, 1.0])), 3)
+        1.0
+        """
+        return float(np.average(self.rows(logits, targets), weights=sample_weight))
+
+
+def _dense_targets(targets: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return np.asarray(targets, np.float64).reshape(shape)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    z = np.asarray(logits, np.float64)
+    z = z - z.max(axis=1, keepdims=True)
+    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy(Loss):
+    """l = -sum_k y_k log p_k with p = softmax(z); dl/dz = p sum_k y_k - y. Output: the probabilities p.
+
+    Parameters
+    ----------
+    label_smoothing : float
+        s in [0, 1]: y becomes (1 - s) y + s / K sum_k y_k (Szegedy et al., 2016).
+    """
+
+    name: ClassVar[str] = "softmax_cross_entropy"
+    targets: ClassVar[str] = "integer codes (n,) in [0, K), or one-hot rows or probabilities (n, K)"
+    classification: ClassVar[bool] = True
+    label_smoothing: float = 0.0
+
+    def __post_init__(self):
+        check_range("label_smoothing", self.label_smoothing, 0, 1, high_closed=True)
+
+    @property
+    def numbers(self):
+        return (self.label_smoothing,)
+
+    def _one_hot(self, logits, targets):
+        targets, k = np.asarray(targets), np.shape(logits)[1]
+        if targets.ndim == 2 and targets.shape == np.shape(logits) and k > 1:
+            y = targets.astype(np.float64)
+        else:
+            y = np.eye(k)[targets.reshape(-1).astype(np.intp)]
+        s = self.label_smoothing
+        return (1 - s) * y + s / k * y.sum(axis=1, keepdims=True) if s else y
+
+    def rows(self, logits, targets):
+        return -(self._one_hot(logits, targets) * _log_softmax(logits)).sum(axis=1)
+
+    def gradient(self, logits, targets):
+        y = self._one_hot(logits, targets)
+        return np.exp(_log_softmax(logits)) * y.sum(axis=1, keepdims=True) - y
+
+    def output(self, logits):
+        e = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
+
+
+def cross_entropy_term(z, y, a, b):
+    y = y * (1.0 - a) + 0.5 * a
+    return where(z > 0.0, 1.0 - y, -y) * z + log1p_of_exp_minus_abs(z)
+
+
+def cross_entropy_slope(z, y, a, b):
+    return sigmoid(z) - (y * (1.0 - a) + 0.5 * a)
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(Loss):
+    """l = sum_k softplus(z_k) - y_k z_k; dl/dz = sigmoid(z) - y. Output: the probabilities sigmoid(z). Multi-label
+    too.
+
+    Parameters
+    ----------
+    label_smoothing : float
+        s in [0, 1]: y becomes (1 - s) y + s / 2.
+    """
+
+    name: ClassVar[str] = "binary_cross_entropy"
+    targets: ClassVar[str] = "numbers in [0, 1] of shape (n,) or (n, K)"
+    classification: ClassVar[bool] = True
+    term: ClassVar = staticmethod(cross_entropy_term)
+    slope: ClassVar = staticmethod(cross_entropy_slope)
+    label_smoothing: float = 0.0
+
+    def __post_init__(self):
+        check_range("label_smoothing", self.label_smoothing, 0, 1, high_closed=True)
+
+    @property
+    def numbers(self):
+        return (self.label_smoothing,)
+
+    def output(self, logits):
+        return sigmoid(logits)
+
+
+def squared_term(z, y, a, b):
+    return 0.5 * (z - y) * (z - y)
+
+
+def squared_slope(z, y, a, b):
+    return z - y
+
+
+@dataclass(frozen=True)
+class SquaredError(Loss):
+    """l = 1/2 sum_k (z_k - y_k)^2; dl/dz = z - y. Output: z. (Keras's and PyTorch's "mse" is 2 / K times this.)"""
+
+    name: ClassVar[str] = "squared_error"
+    targets: ClassVar[str] = "finite numbers of shape (n,) or (n, K)"
+    term: ClassVar = staticmethod(squared_term)
+    slope: ClassVar = staticmethod(squared_slope)
+
+    def output(self, logits):
+        return logits
+
+
+def absolute_term(z, y, a, b):
+    return abs(z - y)
+
+
+def absolute_slope(z, y, a, b):
+    return where(z > y, 1.0, 0.0) - where(z < y, 1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class AbsoluteError(Loss):
+    """l = sum_k |z_k - y_k|; dl/dz = sign(z - y), 0 at 0. Output: z, an estimate of the median.
+
+    >>> AbsoluteError().value(np.array([[3.0], [1.0]]), np.array([1.0, 1.0]))
+    1.0
+    """
+
+    name: ClassVar[str] = "absolute_error"
+    targets: ClassVar[str] = "finite numbers of shape (n,) or (n, K)"
+    term: ClassVar = staticmethod(absolute_term)
+    slope: ClassVar = staticmethod(absolute_slope)
+
+    def output(self, logits):
+        return logits
+
+
+def huber_term(z, y, a, b):
+    d = abs(z - y)
+    return where(d > a, a * (d - 0.5 * a), 0.5 * d * d)
+
+
+def huber_slope(z, y, a, b):
+    d = z - y
+    return where(d > a, a, where(d < -a, -a, d))
+
+
+@dataclass(frozen=True)
+class Huber(Loss):
+    """l = sum_k d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = z_k - y_k; Output: z. Huber, 1964.
+
+    Parameters
+    ----------
+    delta : float
+        Above 0; dl/dz = d, held to [-delta, delta].
+
+    Examples
+    --------
+    >>> Huber(delta=1.0).value(np.array([[3.0], [1.0]]), np.array([1.0, 1.0]))
+    0.75
+    """
+
+    name: ClassVar[str] = "huber"
+    targets: ClassVar[str] = "finite numbers of shape (n,) or (n, K)"
+    term: ClassVar = staticmethod(huber_term)
+    slope: ClassVar = staticmethod(huber_slope)
+    delta: float = 1.0
+
+    def __post_init__(self):
+        check_range("delta", self.delta, 0, np.inf, low_open=True)
+
+    @property
+    def numbers(self):
+        return (self.delta,)
+
+    def output(self, logits):
+        return logits
+
+
+# Rates above exp(40) = 2e17 go on along the tangent: a step too far is a large loss, not an infinite one
+def poisson_term(z, y, a, b):
+    c = where(z < 40.0, z, 40.0)
+    return exp(c) * (1.0 + (z - c)) - y * z + where(y > 0.0, y * log(where(y > 0.0, y, 1.0)) - y, 0.0)
+
+
+def poisson_slope(z, y, a, b):
+    return exp(where(z < 40.0, z, 40.0)) - y
+
+
+@dataclass(frozen=True)
+class Poisson(Loss):
+    """l = sum_k exp(z_k) - y_k z_k + y_k log y_k - y_k, half the deviance; dl/dz = exp(z) - y. Output: the rate exp(z).
+
+    scikit-learn's "poisson"; PyTorch's poisson_nll_loss leaves out what does not depend on z. Above z = 40 rate and
+    loss go on along the tangent, so that a step too far does not overflow. Nelder and Wedderburn, 1972.
+
+    >>> Poisson().value(np.array([[0.0]]), np.array([1.0]))
+    0.0
+    """
+
+    name: ClassVar[str] = "poisson"
+    targets: ClassVar[str] = "numbers of at least 0 of shape (n,) or (n, K)"
+    term: ClassVar = staticmethod(poisson_term)
+    slope: ClassVar = staticmethod(poisson_slope)
+
+    def bad_targets(self, y, n_outputs):
+        return y < 0
+
+    def output(self, logits):
+        return _rate(logits)
+
+
+def _rate(z):
+    c = np.minimum(z, 40)
+    return exp(c) * (1 + (z - c))
+
+
+def negative_binomial_term(z, y, a, b):
+    u = z + a
+    return where(u > 0.0, b, -y) * u + (y + b) * log1p_of_exp_minus_abs(u)
+
+
+def negative_binomial_slope(z, y, a, b):
+    return (y + b) * sigmoid(z + a) - y
+
+
+@dataclass(frozen=True)
+class NegativeBinomial(Loss):
+    """l = sum_k (y_k + 1/d) log(1 + d exp(z_k)) - y_k (z_k + log d), for counts of mean m = exp(z), variance m + d m^2.
+
+    dl/dz = (m - y) / (1 + d m). What does not depend on z is left out. Output: the mean m (above z = 40 along the
+    tangent). Hilbe, 2011.
+
+    Parameters
+    ----------
+    dispersion : float
+        d, above 0.
+
+    Examples
+    --------
+    >>> NegativeBinomial(dispersion=1.0).gradient(np.array([[0.0]]), np.array([1.0])).item()
+    0.0
+    """
+
+    name: ClassVar[str] = "negative_binomial"
+    targets: ClassVar[str] = "numbers of at least 0 of shape (n,) or (n, K)"
+    term: ClassVar = staticmethod(negative_binomial_term)
+    slope: ClassVar = staticmethod(negative_binomial_slope)
+    dispersion: float = 1.0
+
+    def __post_init__(self):
+        check_range("dispersion", self.dispersion, 0, np.inf, low_open=True)
+
+    @property
+    def numbers(self):
+        return (float(np.log(self.dispersion)), 1 / self.dispersion)
+
+    def bad_targets(self, y, n_outputs):
+        return y < 0
+
+    def output(self, logits):
+        return _rate(logits)
+
+
+def focal_term(z, y, a, b):
+    tail = log1p_of_exp_minus_abs(z)
+    plus, minus = maximum(z, 0.0) + tail, maximum(-z, 0.0) + tail  # softplus(z), softplus(-z)
+    return y * minus * exp(-a * plus) + (1.0 - y) * plus * exp(-a * minus)
+
+
+def focal_slope(z, y, a, b):
+    tail = log1p_of_exp_minus_abs(z)
+    plus, minus = maximum(z, 0.0) + tail, maximum(-z, 0.0) + tail
+    p, q = sigmoid(z), sigmoid(-z)
+    return (1.0 - y) * exp(-a * minus) * (p + a * q * plus) - y * exp(-a * plus) * (q + a * p * minus)
+
+
+@dataclass(frozen=True)
+class Focal(Loss):
+    """l = sum_k -y_k (1 - p_k)^gamma log p_k - (1 - y_k) p_k^gamma log(1 - p_k), p = sigmoid(z): the binary form.
+
+    Output: p. gamma = 0 is binary cross-entropy. No softmax form. Lin et al., 2017, without their alpha.
+
+    Parameters
+    ----------
+    gamma : float
+        At least 0.
+
+    Examples
+    --------
+    >>> round(Focal(gamma=0.0).value(np.array([[0.0]]), np.array([1.0])), 4)
+    0.6931
+    """
+
+    name: ClassVar[str] = "focal"
+    targets: ClassVar[str] = "numbers in [0, 1] of shape (n,) or (n, K)"
+    classification: ClassVar[bool] = True
+    term: ClassVar = staticmethod(focal_term)
+    slope: ClassVar = staticmethod(focal_slope)
+    gamma: float = 2.0
+
+    def __post_init__(self):
+        check_range("gamma", self.gamma, 0, np.inf)
+
+    @property
+    def numbers(self):
+        return (self.gamma,)
+
+    def output(self, logits):
+        return sigmoid(logits)
+
+
+def quantile_row(z, y, g, n, numbers):
+    total = 0.0 * z[0]
+    for k in range(n):
+        q, d = numbers[k], y[0] - z[k]
+        total = total + where(d > 0.0, q, q - 1.0) * d
+        g[k] = where(d > 0.0, -q, where(d < 0.0, 1.0 - q, 0.0))
+    return total
+
+
+@dataclass(frozen=True)
+class QuantileLoss(Loss):
+    """l = sum_k max(q_k (y - z_k), (q_k - 1)(y - z_k)), one output for each quantile of one target. Koenker and
+    Bassett, 1978.
+
+    dl/dz_k = 1 - q_k above the target, -q_k below, 0 at it. Output: the row's outputs in ascending order, so
+    that quantiles do not cross; sorting never raises the loss (Chernozhukov et al., 2010).
+
+    Parameters
+    ----------
+    quantiles : sequence of float
+        Ascending, each in (0, 1); `Dense(len(quantiles))` is the last layer.
+
+    Examples
+    --------
+    >>> QuantileLoss((0.1, 0.9)).output(np.array([[2.0, 1.0]])).tolist()
+    [[1.0, 2.0]]
+    """
+
+    name: ClassVar[str] = "quantile"
+    targets: ClassVar[str] = "finite numbers of shape (n,) or (n, 1)"
+    row: ClassVar = staticmethod(quantile_row)
+    quantiles: tuple[float, ...] = (0.1, 0.5, 0.9)
+
+    def __post_init__(self):
+        if isinstance(self.quantiles, str) or not hasattr(self.quantiles, "__iter__"):
+            raise TypeError(f"`quantiles` must be numbers in (0, 1); got {self.quantiles!r}.")
+        object.__setattr__(self, "quantiles", tuple(self.quantiles))
+        for q in self.quantiles:
+            check_range("quantiles", q, 0, 1, low_open=True)
+        if not self.quantiles or list(self.quantiles) != sorted(set(self.quantiles)):
+            raise ValueError(f"`quantiles` must be at least one number, ascending; got {self.quantiles!r}.")
+
+    @property
+    def numbers(self):
+        return self.quantiles
+
+    def target_columns(self, n_outputs):
+        if n_outputs != len(self.quantiles):
+            need = f"Dense({len(self.quantiles)}), one output for each of {self.quantiles}"
+            raise ValueError(f"`loss`={self.name!r} needs {need}, as the last layer; got {n_outputs} outputs.")
+        return 1
+
+    def output(self, logits):
+        return np.sort(logits, axis=1)
+
+
+def gaussian_row(z, y, g, n, numbers):
+    total, m = 0.0 * z[0], n // 2
+    for k in range(m):
+        s, d = z[m + k], z[k] - y[k]
+        v = maximum(s, 0.0) + log1p_of_exp_minus_abs(s) + numbers[0]
+        total = total + 0.5 * (log(v) + d * d / v)
+        g[k] = d / v
+        g[m + k] = 0.5 * (1.0 - d * d / v) / v * sigmoid(s)
+    return total
+
+
+@dataclass(frozen=True)
+class Gaussian(Loss):
+    """l = 1/2 sum_k log v_k + (y_k - z_k)^2 / v_k with v_k = softplus(z_{m+k}) + min_variance, for m targets: a mean
+    and a variance for each. Nix and Weigend, 1994.
+
+    The first m outputs are means, the other m give the variances: `Dense(2 m)`. PyTorch's GaussianNLLLoss. Output:
+    (n, 2 m), means and then variances.
+
+    Parameters
+    ----------
+    min_variance : float
+        Above 0: keeps the loss bounded below where a target is met exactly.
+
+    Examples
+    --------
+    >>> Gaussian().output(np.array([[3.0, 0.0]])).round(3).tolist()
+    [[3.0, 0.693]]
+    """
+
+    name: ClassVar[str] = "gaussian"
+    targets: ClassVar[str] = "finite numbers of shape (n,) or (n, K / 2)"
+    row: ClassVar = staticmethod(gaussian_row)
+    min_variance: float = 1e-6
+
+    def __post_init__(self):
+        check_range("min_variance", self.min_variance, 0, np.inf, low_open=True)
+
+    @property
+    def numbers(self):
+        return (self.min_variance,)
+
+    def target_columns(self, n_outputs):
+        if n_outputs % 2:
+            need = "Dense(2 m) as the last layer for m targets, a mean and a variance each"
+            raise ValueError(f"`loss`={self.name!r} needs {need}; got {n_outputs} outputs.")
+        return n_outputs // 2
+
+    def output(self, logits):
+        z = np.array(logits)
+        s = z[:, z.shape[1] // 2 :]
+        z[:, z.shape[1] // 2 :] = np.maximum(s, 0) + log1p_of_exp_minus_abs(s) + self.min_variance
+        return z
+
+
+def hinge_row(z, y, g, n, numbers):
+    if n == 1:
+        t = where(y[0] > 0.0, 1.0, -1.0)
+        total = maximum(1.0 - t * z[0], 0.0)
+        g[0] = where(total > 0.0, -t, 0.0)
+        return total
+    own, best, rival = 0.0 * z[0], 0.0 * z[0] - 3e38, 0.0 * z[0]
+    for k in range(n):
+        mine = y[0] == k
+        own = where(mine, z[k], own)
+        better = where(mine, best, z[k]) > best
+        best, rival = where(better, z[k], best), where(better, 1.0 * k, rival)
+    total = maximum(1.0 + best - own, 0.0)
+    for k in range(n):
+        g[k] = where(total > 0.0, where(rival == k, 1.0, 0.0) - where(y[0] == k, 1.0, 0.0), 0.0)
+    return total
+
+
+@dataclass(frozen=True)
+class Hinge(Loss):
+    """l = max(0, 1 - t z), t = 1 or -1, with one output; l = max(0, 1 + max_{k != y} z_k - z_y) with several.
+
+    dl/dz: 1 at the best rival and -1 at the class where l > 0 (-t with one output). Output: z, the decision values.
+    Cortes and Vapnik, 1995; Crammer and Singer, 2001.
+
+    >>> Hinge().value(np.array([[2.0, 1.5, 0.0]]), np.array([0]))
+    0.5
+    """
+
+    name: ClassVar[str] = "hinge"
+    targets: ClassVar[str] = "0 and 1, or -1 and 1, for one output; integer codes (n,) in [0, K) for several"
+    classification: ClassVar[bool] = True
+    row: ClassVar = staticmethod(hinge_row)
+
+    def target_columns(self, n_outputs):
+        return 1
+
+    def bad_targets(self, y, n_outputs):
+        if n_outputs == 1:
+            return (abs(y) != 1) & (y != 0)
+        return (y < 0) | (y >= n_outputs) | (y != np.floor(y))
+
+    def output(self, logits):
+        return logits
+
+
+LOSSES: dict[str, type[Loss]] = {
+    cls.name: cls
+    for cls in (
+        SoftmaxCrossEntropy,
+        BinaryCrossEntropy,
+        SquaredError,
+        AbsoluteError,
+        Huber,
+        QuantileLoss,
+        Poisson,
+        NegativeBinomial,
+        Hinge,
+        Focal,
+        Gaussian,
+    )
+}
+
+
+def get(loss: str | Loss, argument: str = "loss") -> Loss:
+    """The loss of that name, or the object itself."""
+    if type(loss) in LOSSES.values():
+        return loss
+    if isinstance(loss, Loss):
+        raise TypeError(f"`{argument}` must be one of the losses {', '.join(map(repr, LOSSES))}; own losses: not yet.")
+    if not isinstance(loss, str) or loss not in LOSSES:
+        raise unknown_name(argument, loss, LOSSES)
+    return LOSSES[loss]()

@@ -1,0 +1,454 @@
+"""Optimisers as plain data: the rule of one step, and the numbers of each step that do not depend on a parameter.
+
+The engine applies the rule to a tile of parameters right after its gradient was computed. Numbers that change from step
+to step (learning rate, bias corrections) come from `scalars`, in float64, so a schedule is a column of that table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import ClassVar
+
+import numpy as np
+
+from . import schedules
+from .errors import check_range, unknown_name
+from .schedules import Schedule, check_rate
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A rule p, slots = rule(p, g, slots, scalars); see `OPTIMIZERS`.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        At least 0, or a rate for each step (`fastmlp.schedules`).
+    clip_value : float, optional
+        c, above 0: each component of the gradient, penalties included, is set to min(max(g, -c), c) before the rule.
+        An infinite component becomes c or -c, NaN stays NaN.
+    """
+
+    name: ClassVar[str] = ""
+    rule: ClassVar[str] = ""  # the kernel; also the cache's name for it
+    n_slots: ClassVar[int] = 0
+    weight_decay = 0.0  # W *= 1 - lr weight_decay before each update, never biases; a field where it may be set
+    learning_rate: float | Schedule = 0.001
+    clip_value: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        check_rate("learning_rate", self.learning_rate)
+        if self.clip_value is not None:
+            check_range("clip_value", self.clip_value, 0, np.inf, low_open=True)
+
+    def scalars(self, learning_rate: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """Numbers for each step, float64 (n_steps, k) with k of 5 at most; `step` counts from 1 over the whole fit."""
+        raise NotImplementedError
+
+
+def _table(step: np.ndarray, *columns: float | np.ndarray) -> np.ndarray:
+    table = np.empty((len(step), len(columns)))
+    for k, column in enumerate(columns):
+        table[:, k] = column
+    return table
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """v = mu v - lr g; p += v. With `nesterov`: p += mu v - lr g (v is the new one). Without momentum: p -= lr g.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        lr, at least 0, or a rate for each step (`fastmlp.schedules`).
+    momentum : float
+        mu, in [0, 1).
+    nesterov : bool
+        Nesterov's accelerated gradient in the form of Sutskever et al., 2013.
+    clip_value : float, optional
+        Bound of each component of the gradient, above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range.
+
+    Examples
+    --------
+    >>> SGD(0.1, momentum=0.9, clip_value=1.0)
+    SGD(learning_rate=0.1, clip_value=1.0, momentum=0.9, nesterov=False)
+    """
+
+    name: ClassVar[str] = "sgd"
+    learning_rate: float | Schedule = 0.01
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("momentum", self.momentum, 0, 1)
+
+    @property
+    def rule(self) -> str:
+        return "sgd" if self.momentum == 0 else "nesterov" if self.nesterov else "momentum"
+
+    @property
+    def n_slots(self) -> int:
+        return 0 if self.momentum == 0 else 1
+
+    def scalars(self, learning_rate, step):
+        return _table(step, learning_rate, self.momentum)
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """m += (1-b1)(g-m); v += (1-b2)(g^2-v); p -= lr/(1-b1^t) m / (sqrt(v/(1-b2^t)) + eps). Kingma and Ba, 2015.
+
+    Epsilon is added outside the root to the corrected v, as PyTorch does.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        lr, at least 0, or a rate for each step (`fastmlp.schedules`).
+    beta_1, beta_2 : float
+        b1 and b2, in [0, 1).
+    epsilon : float
+        eps, above 0.
+    clip_value : float, optional
+        Bound of each component of the gradient, above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range.
+
+    Examples
+    --------
+    >>> from fastmlp.schedules import CosineDecay
+    >>> Adam(CosineDecay(1e-3, epochs=20)).learning_rate.epochs
+    20
+    """
+
+    name: ClassVar[str] = "adam"
+    rule: ClassVar[str] = "adam"
+    n_slots: ClassVar[int] = 2
+    learning_rate: float | Schedule = 0.001
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("beta_1", self.beta_1, 0, 1)
+        check_range("beta_2", self.beta_2, 0, 1)
+        check_range("epsilon", self.epsilon, 0, np.inf, low_open=True)
+
+    def scalars(self, learning_rate, step):
+        # p -= a m / (sqrt(v) + e) with a = lr sqrt(c) / (1-b1^t), e = eps sqrt(c), c = 1-b2^t: one multiplication fewer
+        root = np.sqrt(1 - self.beta_2**step)
+        rate = learning_rate * root / (1 - self.beta_1**step)
+        return _table(step, rate, 1 - self.beta_1, 1 - self.beta_2, self.epsilon * root)
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """W *= 1 - lr wd; then Adam's step, whose moments never see the decay. Biases do not decay.
+
+    Epsilon as in `Adam`. What decays is the `weight` of each `Dense` (the plan gives the decay to their blocks alone);
+    PyTorch decays every parameter that it is given, so biases belong to a group with `weight_decay=0` there.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        lr, at least 0, or a rate for each step (`fastmlp.schedules`).
+    beta_1, beta_2 : float
+        As Adam's, in [0, 1).
+    epsilon : float
+        As Adam's, above 0.
+    weight_decay : float
+        wd, at least 0.
+    clip_value : float, optional
+        Bound of each component of the gradient, above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range.
+
+    References
+    ----------
+    Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019.
+
+    Examples
+    --------
+    >>> AdamW(3e-4, weight_decay=0.1).weight_decay
+    0.1
+    """
+
+    name: ClassVar[str] = "adamw"
+    weight_decay: float = 0.01
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("weight_decay", self.weight_decay, 0, np.inf)
+
+
+@dataclass(frozen=True)
+class NAdam(Adam):
+    """Adam with Nesterov's momentum: p -= lr (mu' m / (1 - M mu') + (1 - mu) g / (1 - M)) / (sqrt(v/(1-b2^t)) + eps).
+
+    mu = b1 (1 - 0.96^(t psi) / 2) is the momentum of step t, mu' that of step t + 1, M the product of mu over the steps
+    up to t; m and v are Adam's. PyTorch's formulas; epsilon as in `Adam`.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        lr, at least 0, or a rate for each step (`fastmlp.schedules`).
+    beta_1, beta_2 : float
+        b1 and b2, in [0, 1).
+    epsilon : float
+        eps, above 0.
+    momentum_decay : float
+        psi, at least 0.
+    clip_value : float, optional
+        Bound of each component of the gradient, above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range.
+
+    References
+    ----------
+    Dozat, Incorporating Nesterov Momentum into Adam, 2016.
+
+    Examples
+    --------
+    >>> NAdam(1e-3).momentum_decay
+    0.004
+    """
+
+    name: ClassVar[str] = "nadam"
+    rule: ClassVar[str] = "nadam"
+    learning_rate: float | Schedule = 0.002
+    momentum_decay: float = 0.004
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("momentum_decay", self.momentum_decay, 0, np.inf)
+
+    def scalars(self, learning_rate, step):
+        step = np.asarray(step, np.float64)
+        rate = self.momentum_decay * np.log(0.96)
+        mu, following = (self.beta_1 * (1 - 0.5 * np.exp(rate * t)) for t in (step, step + 1))
+        product = self._product(step, rate)
+        root = np.sqrt(1 - self.beta_2**step)
+        of_gradient = learning_rate * root * (1 - mu) / (1 - product)
+        of_moment = learning_rate * root * following / (1 - product * following)
+        return _table(step, of_gradient, 1 - self.beta_1, 1 - self.beta_2, self.epsilon * root, of_moment)
+
+    def _product(self, step: np.ndarray, rate: float) -> np.ndarray:
+        """b1^t times the product of 1 - exp(rate i) / 2 for i = 1 .. t, in closed form, so that a fit may go on at any
+        step: log(1 - x) = -(x + x^2 / 2 + ...), and each power is a geometric series in i."""
+        logarithm = np.zeros_like(step)
+        for k in range(60, 0, -1):  # 2^-60 / 60 is below the last bit
+            series = step if rate == 0 else np.exp(k * rate) * np.expm1(k * rate * step) / np.expm1(k * rate)
+            logarithm -= 0.5**k / k * series
+        return self.beta_1**step * np.exp(logarithm)
+
+
+@dataclass(frozen=True)
+class AdaGrad(Optimizer):
+    """v += g^2; p -= lr g / (sqrt(v) + eps).
+
+    Epsilon is added outside the root, as PyTorch does.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        lr, at least 0, or a rate for each step (`fastmlp.schedules`).
+    epsilon : float
+        eps, above 0.
+    clip_value : float, optional
+        Bound of each component of the gradient, above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range.
+
+    References
+    ----------
+    Duchi, Hazan and Singer, Adaptive Subgradient Methods for Online Learning and Stochastic Optimization, 2011.
+
+    Examples
+    --------
+    >>> AdaGrad(0.1)
+    AdaGrad(learning_rate=0.1, clip_value=None, epsilon=1e-10)
+    """
+
+    name: ClassVar[str] = "adagrad"
+    rule: ClassVar[str] = "adagrad"
+    n_slots: ClassVar[int] = 1
+    learning_rate: float | Schedule = 0.01
+    epsilon: float = 1e-10
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("epsilon", self.epsilon, 0, np.inf, low_open=True)
+
+    def scalars(self, learning_rate, step):
+        return _table(step, learning_rate, self.epsilon)
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """v += (1-rho)(g^2-v); b = mu b + g / (sqrt(v) + eps); p -= lr b.
+
+    With `centered`, c += (1-rho)(g-c) and sqrt(v - c^2) takes the place of sqrt(v). Epsilon is added outside the root,
+    as PyTorch does.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        lr, at least 0, or a rate for each step (`fastmlp.schedules`).
+    rho : float
+        In [0, 1).
+    momentum : float
+        mu, in [0, 1).
+    epsilon : float
+        eps, above 0.
+    centered : bool
+    clip_value : float, optional
+        Bound of each component of the gradient, above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range.
+
+    References
+    ----------
+    Tieleman and Hinton, Lecture 6.5 of Neural Networks for Machine Learning, 2012; Graves, Generating Sequences With
+    Recurrent Neural Networks, 2013 (centered).
+
+    Examples
+    --------
+    >>> RMSprop(1e-3, momentum=0.9).n_slots
+    2
+    """
+
+    name: ClassVar[str] = "rmsprop"
+    learning_rate: float | Schedule = 0.001
+    rho: float = 0.99
+    momentum: float = 0.0
+    epsilon: float = 1e-8
+    centered: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("rho", self.rho, 0, 1)
+        check_range("momentum", self.momentum, 0, 1)
+        check_range("epsilon", self.epsilon, 0, np.inf, low_open=True)
+
+    @property
+    def rule(self) -> str:
+        return "rmsprop" + ".momentum" * (self.momentum != 0) + ".centered" * bool(self.centered)
+
+    @property
+    def n_slots(self) -> int:
+        return 1 + (self.momentum != 0) + bool(self.centered)
+
+    def scalars(self, learning_rate, step):
+        return _table(step, learning_rate, 1 - self.rho, self.epsilon, self.momentum)
+
+
+@dataclass(frozen=True)
+class Lion(Optimizer):
+    """W *= 1 - lr wd; p -= lr sign(b1 m + (1-b1) g); m = b2 m + (1-b2) g. Biases do not decay.
+
+    There is no epsilon: each parameter moves by lr in every step, or not at all where the sign is that of 0.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        lr, at least 0, or a rate for each step (`fastmlp.schedules`); a third to a tenth of Adam's.
+    beta_1, beta_2 : float
+        b1 and b2, in [0, 1).
+    weight_decay : float
+        wd, at least 0.
+    clip_value : float, optional
+        Bound of each component of the gradient, above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range.
+
+    References
+    ----------
+    Chen et al., Symbolic Discovery of Optimization Algorithms, 2023.
+
+    Examples
+    --------
+    >>> Lion(1e-4).n_slots
+    1
+    """
+
+    name: ClassVar[str] = "lion"
+    rule: ClassVar[str] = "lion"
+    n_slots: ClassVar[int] = 1
+    learning_rate: float | Schedule = 0.0001
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    weight_decay: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("beta_1", self.beta_1, 0, 1)
+        check_range("beta_2", self.beta_2, 0, 1)
+        check_range("weight_decay", self.weight_decay, 0, np.inf)
+
+    def scalars(self, learning_rate, step):
+        return _table(step, learning_rate, 1 - self.beta_1, 1 - self.beta_2)
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (SGD, Adam, AdamW, NAdam, AdaGrad, RMSprop, Lion)}
+
+
+def get(optimizer: str | Optimizer, argument: str = "optimizer") -> Optimizer:
+    """The optimiser of that name with its defaults, or the object itself."""
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
+        raise unknown_name(argument, optimizer, OPTIMIZERS)
+    return OPTIMIZERS[optimizer]()
+
+
+def to_config(optimizer: Optimizer) -> dict:
+    """The optimiser as a dictionary that JSON can hold, its schedule too.
+
+    >>> to_config(AdaGrad(0.1))
+    {'type': 'AdaGrad', 'learning_rate': 0.1, 'clip_value': None, 'epsilon': 1e-10}
+    """
+    if type(optimizer) not in OPTIMIZERS.values():
+        raise TypeError(f"`optimizer` must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}.")
+    config = {f.name: getattr(optimizer, f.name) for f in fields(optimizer)}
+    if isinstance(optimizer.learning_rate, Schedule):
+        config["learning_rate"] = schedules.to_config(optimizer.learning_rate)
+    return {"type": type(optimizer).__name__, **config}
+
+
+def from_config(config: dict) -> Optimizer:
+    """The optimiser that `to_config` described; ValueError or TypeError for anything else."""
+    values, classes = dict(config), {cls.__name__: cls for cls in OPTIMIZERS.values()}
+    kind = values.pop("type", None)
+    if not isinstance(kind, str) or kind not in classes:
+        raise unknown_name("type", kind, classes)
+    known = [f.name for f in fields(classes[kind])]
+    for name in values:
+        if name not in known:
+            raise unknown_name(f"{kind} field", name, known)
+    if isinstance(values.get("learning_rate"), dict):
+        values["learning_rate"] = schedules.from_config(values["learning_rate"])
+    return classes[kind](**values)

@@ -1,0 +1,451 @@
+"""Learning rates that change from step to step: schedules as plain data, functions of the step's number.
+
+An optimiser takes one where it takes a number: `Adam(CosineDecay(1e-3, epochs=20))`. A length is given in `steps` or in
+`epochs`, never in both; an epoch has ceil(n_samples / batch_size) steps. Steps are counted from 0 over a fit; a fit
+that goes on from a `Training.state` counts on. Where a callback sets `training.learning_rate` to a number, the schedule
+ends and the number holds from the next step on.
+
+The rates are computed in float64 before the steps run, as a column of the table that kernels read, so a schedule costs
+the steps nothing and compiles nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .errors import check_range, unknown_name
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A learning rate as a function of the step; override `__call__` in a frozen dataclass for one of your own."""
+
+    def __call__(self, step: np.ndarray, steps_per_epoch: int) -> np.ndarray:
+        """Rates of the steps with these numbers.
+
+        Parameters
+        ----------
+        step : ndarray (n,), float64
+            Counted from 0 over the whole fit.
+        steps_per_epoch : int
+
+        Returns
+        -------
+        rates : ndarray (n,), float64
+            Finite, at least 0.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """rate(t) = learning_rate, as if it were the number itself.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `learning_rate` below 0, not finite, or no number.
+
+    Examples
+    --------
+    >>> Constant(0.1)(np.arange(3.0), 1)
+    array([0.1, 0.1, 0.1])
+    """
+
+    learning_rate: float
+
+    def __post_init__(self):
+        check_range("learning_rate", self.learning_rate, 0, np.inf)
+
+    def __call__(self, step, steps_per_epoch):
+        return np.full(len(step), float(self.learning_rate))
+
+
+@dataclass(frozen=True)
+class _Timed(Schedule):
+    """A schedule that has a length L, in steps: `steps`, or `epochs` times the steps of an epoch."""
+
+    steps: int | None = field(default=None, kw_only=True)
+    epochs: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        if (self.steps is None) == (self.epochs is None):
+            given = "neither" if self.steps is None else f"steps={self.steps!r}, epochs={self.epochs!r}"
+            raise ValueError(f"{type(self).__name__} needs a length, `steps` or `epochs`, one of them; got {given}.")
+        if self.epochs is not None:
+            check_range("epochs", self.epochs, 0, np.inf, low_open=True)
+        elif isinstance(self.steps, bool) or not hasattr(self.steps, "__index__"):
+            raise TypeError(f"`steps` must be an integer of at least 1; got {self.steps!r}.")
+        elif self.steps < 1:
+            raise ValueError(f"`steps` must be an integer of at least 1; got {self.steps!r}.")
+
+    def length(self, steps_per_epoch: int) -> float:
+        """L in steps; a fraction of an epoch need not be a whole number of them."""
+        return float(self.steps) if self.epochs is None else float(self.epochs) * steps_per_epoch
+
+
+@dataclass(frozen=True)
+class StepDecay(_Timed):
+    """rate(t) = learning_rate factor^floor(t / L): a drop after every L steps.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Of the first steps, at least 0.
+    factor : float
+        In (0, 1].
+    steps, epochs : int, float
+        L; one of them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range, or not exactly one of `steps` and `epochs`.
+
+    Examples
+    --------
+    >>> StepDecay(0.1, factor=0.5, steps=2)(np.arange(5.0), 100)
+    array([0.1  , 0.1  , 0.05 , 0.05 , 0.025])
+    """
+
+    learning_rate: float
+    factor: float = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("learning_rate", self.learning_rate, 0, np.inf)
+        check_range("factor", self.factor, 0, 1, low_open=True, high_closed=True)
+
+    def __call__(self, step, steps_per_epoch):
+        return self.learning_rate * np.power(self.factor, np.floor(step / self.length(steps_per_epoch)))
+
+
+@dataclass(frozen=True)
+class ExponentialDecay(_Timed):
+    """rate(t) = learning_rate factor^(t / L): smaller by `factor` with every L steps, a little at each.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Of the first step, at least 0.
+    factor : float
+        In (0, 1].
+    steps, epochs : int, float
+        L; one of them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range, or not exactly one of `steps` and `epochs`.
+
+    Examples
+    --------
+    >>> ExponentialDecay(0.1, factor=0.25, epochs=1)(np.arange(3.0), 2)
+    array([0.1  , 0.05 , 0.025])
+    """
+
+    learning_rate: float
+    factor: float = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("learning_rate", self.learning_rate, 0, np.inf)
+        check_range("factor", self.factor, 0, 1, low_open=True, high_closed=True)
+
+    def __call__(self, step, steps_per_epoch):
+        return self.learning_rate * np.power(self.factor, step / self.length(steps_per_epoch))
+
+
+@dataclass(frozen=True)
+class InverseScaling(_Timed):
+    """rate(t) = learning_rate / (1 + t / L)^power.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Of the first step, at least 0.
+    power : float
+        At least 0; 1/2 is the rate of the theory of convex problems (Robbins and Monro, 1951; Bottou, 2012).
+    steps, epochs : int, float
+        L; one of them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range, or not exactly one of `steps` and `epochs`.
+
+    Examples
+    --------
+    >>> InverseScaling(0.1, power=1.0, steps=1)(np.arange(3.0), 100).round(4)
+    array([0.1   , 0.05  , 0.0333])
+    """
+
+    learning_rate: float
+    power: float = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("learning_rate", self.learning_rate, 0, np.inf)
+        check_range("power", self.power, 0, np.inf)
+
+    def __call__(self, step, steps_per_epoch):
+        return self.learning_rate / np.power(1 + step / self.length(steps_per_epoch), self.power)
+
+
+@dataclass(frozen=True)
+class CosineDecay(_Timed):
+    """rate(t) = final + (learning_rate - final) (1 + cos(pi min(t / L, 1))) / 2; after L steps it stays at `final`.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Of the first step, at least 0.
+    final : float
+        Of the steps from L on, at least 0.
+    steps, epochs : int, float
+        L; one of them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range, or not exactly one of `steps` and `epochs`.
+
+    References
+    ----------
+    Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017.
+
+    Examples
+    --------
+    >>> CosineDecay(0.1, steps=2)(np.arange(4.0), 100).round(3)
+    array([0.1 , 0.05, 0.  , 0.  ])
+    """
+
+    learning_rate: float
+    final: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("learning_rate", self.learning_rate, 0, np.inf)
+        check_range("final", self.final, 0, np.inf)
+
+    def __call__(self, step, steps_per_epoch):
+        return _cosine(self.learning_rate, self.final, np.minimum(step / self.length(steps_per_epoch), 1.0))
+
+
+@dataclass(frozen=True)
+class CosineRestarts(_Timed):
+    """Cosine decay again and again: cycle k = 0, 1, ... takes L growth^k steps, from learning_rate to `final`.
+
+    With s steps done of a cycle of T: rate = final + (learning_rate - final) (1 + cos(pi s / T)) / 2.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Of each cycle's first step, at least 0.
+    final : float
+        What a cycle falls to, at least 0.
+    growth : float
+        How much longer each cycle is than the one before, at least 1.
+    steps, epochs : int, float
+        L, of the first cycle; one of them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range, or not exactly one of `steps` and `epochs`.
+
+    References
+    ----------
+    Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017.
+
+    Examples
+    --------
+    >>> CosineRestarts(0.1, growth=2, steps=1)(np.arange(4.0), 100).round(3)
+    array([0.1 , 0.1 , 0.05, 0.1 ])
+    """
+
+    learning_rate: float
+    final: float = 0.0
+    growth: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("learning_rate", self.learning_rate, 0, np.inf)
+        check_range("final", self.final, 0, np.inf)
+        check_range("growth", self.growth, 1, np.inf)
+
+    def __call__(self, step, steps_per_epoch):
+        length, growth = self.length(steps_per_epoch), self.growth
+        if growth == 1:
+            return _cosine(self.learning_rate, self.final, np.mod(step, length) / length)
+
+        def begin(k):
+            return length * (np.power(growth, k) - 1) / (growth - 1)
+
+        k = np.floor(np.log1p((growth - 1) * step / length) / np.log(growth))
+        k += begin(k + 1) <= step  # where the logarithm was rounded down
+        k -= begin(k) > step
+        way = np.clip((step - begin(k)) / (length * np.power(growth, k)), 0.0, 1.0)
+        return _cosine(self.learning_rate, self.final, way)
+
+
+@dataclass(frozen=True)
+class OneCycle(_Timed):
+    """Up from learning_rate / divide to learning_rate, then down to learning_rate / (divide final_divide), by cosines.
+
+    The top is at step warm L - 1, the bottom at step L - 1 (PyTorch's OneCycleLR); from then on the rate stays there.
+
+    Parameters
+    ----------
+    learning_rate : float
+        The largest, at least 0.
+    warm : float
+        Share of the steps on the way up, in [0, 1).
+    divide, final_divide : float
+        At least 1.
+    steps, epochs : int, float
+        L; one of them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range, or not exactly one of `steps` and `epochs`.
+
+    References
+    ----------
+    Smith and Topin, Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates, 2018.
+
+    Examples
+    --------
+    >>> OneCycle(0.1, warm=0.5, divide=10, final_divide=10, steps=6)(np.arange(7.0), 100).round(4)
+    array([0.01  , 0.055 , 0.1   , 0.0753, 0.0258, 0.001 , 0.001 ])
+    """
+
+    learning_rate: float
+    warm: float = 0.3
+    divide: float = 25.0
+    final_divide: float = 1e4
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("learning_rate", self.learning_rate, 0, np.inf)
+        check_range("warm", self.warm, 0, 1)
+        check_range("divide", self.divide, 1, np.inf)
+        check_range("final_divide", self.final_divide, 1, np.inf)
+
+    def __call__(self, step, steps_per_epoch):
+        length = self.length(steps_per_epoch)
+        first = self.learning_rate / self.divide
+        top = max(self.warm * length - 1, 0.0)
+        bottom = max(length - 1, top)
+        up = _cosine(first, self.learning_rate, np.minimum(step / top, 1.0)) if top > 0 else 0.0 * step
+        way = np.clip((step - top) / (bottom - top), 0.0, 1.0) if bottom > top else np.ones_like(step)
+        down = _cosine(self.learning_rate, first / self.final_divide, way)
+        return np.where(step < top, up, down)
+
+
+@dataclass(frozen=True)
+class Warmup(_Timed):
+    """rate(t) = (t + 1) / (N + 1) schedule(0) for t < N, then schedule(t - N): a ramp in front of any schedule.
+
+    Parameters
+    ----------
+    schedule : Schedule or float
+        What follows; its own steps are counted from the end of the ramp.
+    steps, epochs : int, float
+        N; one of them. A fraction of a step is rounded up.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `schedule` is neither a schedule nor a number of at least 0, or not exactly one of `steps` and `epochs`.
+
+    References
+    ----------
+    Goyal et al., Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour, 2017.
+
+    Examples
+    --------
+    >>> Warmup(StepDecay(0.4, factor=0.5, steps=2), steps=3)(np.arange(7.0), 100)
+    array([0.1, 0.2, 0.3, 0.4, 0.4, 0.2, 0.2])
+    """
+
+    schedule: Schedule | float
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.schedule, Schedule):
+            check_rate("schedule", self.schedule)
+            object.__setattr__(self, "schedule", Constant(self.schedule))
+
+    def __call__(self, step, steps_per_epoch):
+        n = math.ceil(self.length(steps_per_epoch))
+        after = self.schedule(np.maximum(step - n, 0.0), steps_per_epoch)
+        return np.where(step < n, (step + 1) / (n + 1) * after, after)
+
+
+def _cosine(first: float, last: float, way: np.ndarray) -> np.ndarray:
+    """From `first` to `last` by half a cosine's wave, `way` from 0 to 1."""
+    return last + (first - last) * (0.5 * (1 + np.cos(np.pi * way)))
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    cls.__name__: cls
+    for cls in (Constant, StepDecay, ExponentialDecay, InverseScaling, CosineDecay, CosineRestarts, OneCycle, Warmup)
+}
+
+
+def check_rate(argument: str, value: object) -> None:
+    """Raise unless it is a schedule or a finite number of at least 0."""
+    if isinstance(value, Schedule):
+        return
+    try:
+        inside = 0 <= value < np.inf and not isinstance(value, bool)
+    except (TypeError, ValueError):
+        raise TypeError(f"`{argument}` must be a number in [0, inf) or a schedule; got {value!r}.") from None
+    if not inside:
+        raise ValueError(f"`{argument}` must be a number in [0, inf) or a schedule; got {value!r}.")
+
+
+def rates(learning_rate: float | Schedule, step: np.ndarray, steps_per_epoch: int) -> np.ndarray:
+    """The rate of each step, float64, of a number or a schedule; ValueError where a schedule's are no rates."""
+    if not isinstance(learning_rate, Schedule):
+        return np.full(len(step), float(learning_rate))
+    values = np.asarray(learning_rate(step, steps_per_epoch), np.float64)
+    if values.shape != step.shape:
+        raise ValueError(f"{learning_rate!r} must return rates of shape {step.shape}; got shape {values.shape}.")
+    wrong = ~((values >= 0) & (values < np.inf))
+    if wrong.any():
+        k = int(wrong.argmax())
+        raise ValueError(f"{learning_rate!r} must return rates in [0, inf); got {values[k]} for step {int(step[k])}.")
+    return values
+
+
+def to_config(schedule: Schedule) -> dict:
+    """The schedule as a dictionary that JSON can hold.
+
+    >>> to_config(Warmup(0.1, steps=3))
+    {'type': 'Warmup', 'steps': 3, 'epochs': None, 'schedule': {'type': 'Constant', 'learning_rate': 0.1}}
+    """
+    if type(schedule) not in SCHEDULES.values():
+        raise TypeError(f"`schedule` must be one of {', '.join(SCHEDULES)}; got {schedule!r}.")
+    values = {f.name: getattr(schedule, f.name) for f in dataclasses.fields(schedule)}
+    config = {name: to_config(v) if isinstance(v, Schedule) else v for name, v in values.items()}
+    return {"type": type(schedule).__name__, **config}
+
+
+def from_config(config: dict) -> Schedule:
+    """The schedule that `to_config` described; ValueError or TypeError for anything else."""
+    fields = dict(config)
+    kind = fields.pop("type", None)
+    if not isinstance(kind, str) or kind not in SCHEDULES:
+        raise unknown_name("type", kind, SCHEDULES)
+    known = [f.name for f in dataclasses.fields(SCHEDULES[kind])]
+    for name in fields:
+        if name not in known:
+            raise unknown_name(f"{kind} field", name, known)
+    return SCHEDULES[kind](**{name: from_config(v) if isinstance(v, dict) else v for name, v in fields.items()})
