@@ -1,0 +1,91 @@
+"""fastmlp: multilayer perceptrons trained as fast as the machine allows.
+
+The way of the data, and where to find it::
+
+    X, y --> estimators (scikit-learn's door) or sequential (Keras's door): checks, names
+         --> plan: layers, loss and optimiser as flat tables of steps              (lowering.py makes a plan.Plan)
+         --> training: epochs, order of rows, state between epochs                  (training.py)
+         --> engine: runs the steps on threads; kernels, compiled once and cached   (engine/)
+         --> history, fitted parameters
+
+Declarations: `layers`, `activations`, `losses`, `optimizers`, `schedules`, `initializers`; to add an activation, add a
+class in `activations.py`. Around a fit: `callbacks`, `progress`, `history`, `diagnosis`. Files: `serialization` and
+`model_file` for models, `datasets`, `tables` and `preprocessing` for data, which the command line (`cli`, `commands`)
+uses. Names below are imported on first use, so that `import fastmlp` costs nothing.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0.dev0"
+
+_HOME = {
+    "Sequential": "sequential",
+    "Dense": "layers",
+    "Dropout": "layers",
+    "Rescaling": "layers",
+    "Identity": "activations",
+    "ReLU": "activations",
+    "Tanh": "activations",
+    "Logistic": "activations",
+    "LeakyReLU": "activations",
+    "ELU": "activations",
+    "SELU": "activations",
+    "GELU": "activations",
+    "GELUTanh": "activations",
+    "SiLU": "activations",
+    "Mish": "activations",
+    "Softplus": "activations",
+    "HardThreshold": "activations",
+    "SoftmaxCrossEntropy": "losses",
+    "BinaryCrossEntropy": "losses",
+    "SquaredError": "losses",
+    "AbsoluteError": "losses",
+    "Huber": "losses",
+    "QuantileLoss": "losses",
+    "Poisson": "losses",
+    "NegativeBinomial": "losses",
+    "Hinge": "losses",
+    "Focal": "losses",
+    "Gaussian": "losses",
+    "SGD": "optimizers",
+    "Adam": "optimizers",
+    "AdamW": "optimizers",
+    "NAdam": "optimizers",
+    "AdaGrad": "optimizers",
+    "RMSprop": "optimizers",
+    "Lion": "optimizers",
+    "Constant": "schedules",
+    "StepDecay": "schedules",
+    "ExponentialDecay": "schedules",
+    "InverseScaling": "schedules",
+    "CosineDecay": "schedules",
+    "CosineRestarts": "schedules",
+    "OneCycle": "schedules",
+    "Warmup": "schedules",
+    "MLPClassifier": "estimators",
+    "MLPRegressor": "estimators",
+    "History": "history",
+    "Callback": "callbacks",
+    "EarlyStopping": "callbacks",
+    "ReduceLROnPlateau": "callbacks",
+    "TimeBudget": "callbacks",
+    "DivergenceError": "errors",
+    "diagnose": "diagnosis",
+    "diagnose_history": "diagnosis",
+    "load_model": "serialization",
+    "save_model": "serialization",
+}
+
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name):
+    if name in _HOME:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,135 @@
+"""Checks of arrays at `Sequential`'s door: shapes, and where a value is not finite. NumPy only, so that it costs
+nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_BLOCK = 4096  # rows looked at together
+
+
+def is_sparse(X) -> bool:
+    """Whether X is a SciPy sparse matrix or array, without importing SciPy."""
+    return type(X).__module__.startswith("scipy.sparse")
+
+
+def check_X(X, argument: str = "X", n_features: int | None = None):
+    """X as a 2-D array of numbers or a CSR matrix, finite, of at least one row.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not numbers, not two-dimensional, no rows, another number of columns, or NaN or infinity (with its row and
+        column).
+    """
+    if is_sparse(X):
+        X = X.tocsr()
+        X.check_format(full_check=True)
+        try:
+            check_finite(X.data, argument)
+        except ValueError:
+            at = int(np.argmax(~np.isfinite(X.data)))
+            row, what = int(np.searchsorted(X.indptr, at, "right")) - 1, "NaN" if np.isnan(X.data[at]) else "infinity"
+            place = f"row {row}, column {X.indices[at]}"
+            raise ValueError(f"`{argument}` must be finite; got {what} in {place}.") from None
+    else:
+        if isinstance(X, np.ma.MaskedArray):
+            raise TypeError(
+                f"`{argument}` must not be a masked array; fill it (`{argument}.filled(...)`) or drop rows."
+            )
+        X = np.asarray(X)  # a memory map becomes a view of itself
+        if X.dtype.kind == "O":
+            try:
+                X = X.astype(np.float64)
+            except (TypeError, ValueError):
+                raise TypeError(f"`{argument}` must hold numbers; got dtype object.") from None
+        if X.dtype.kind not in "biuf":
+            raise TypeError(f"`{argument}` must hold real numbers; got dtype {X.dtype}.")
+        if X.ndim != 2:
+            hint = f" For a single column use {argument}.reshape(-1, 1)." if X.ndim == 1 else ""
+            raise ValueError(f"`{argument}` must have shape (n_samples, n_features); got shape {X.shape}.{hint}")
+    if X.shape[0] < 1 or X.shape[1] < 1:
+        raise ValueError(f"`{argument}` must have at least one row and one column; got shape {X.shape}.")
+    if n_features is not None and X.shape[1] != n_features:
+        raise ValueError(f"`{argument}` must have n_features={n_features} columns; got {X.shape[1]}.")
+    if not is_sparse(X):
+        check_finite(X, argument)
+    return X
+
+
+def check_finite(array: np.ndarray, argument: str) -> None:
+    """ValueError naming the first row and column that is NaN or infinite."""
+    if array.dtype.kind != "f" or (array.size < _BLOCK and np.isfinite(array).all()):
+        return
+    for start in range(0, array.shape[0], _BLOCK):
+        block = array[start : start + _BLOCK]
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(block.sum()):
+                continue  # nearly always: no temporary
+        bad = np.argwhere(~np.isfinite(block))
+        if len(bad):
+            where, value = bad[0], block[tuple(bad[0])]
+            place = f"row {start + where[0]}" + (f", column {where[1]}" if len(where) > 1 else "")
+            what = "NaN" if np.isnan(value) else "infinity"
+            raise ValueError(f"`{argument}` must be finite; got {what} in {place}.")
+
+
+def check_weights(weights, n: int, argument: str = "sample_weight") -> np.ndarray | None:
+    """Weights as float64 (n,), finite, not negative, not all zero; None stays None."""
+    if weights is None:
+        return None
+    weights = np.asarray(weights)
+    if weights.dtype.kind not in "biuf" or weights.shape != (n,):
+        raise ValueError(f"`{argument}` must be {n} numbers, one per row; got shape {weights.shape}, {weights.dtype}.")
+    weights = weights.astype(np.float64)
+    check_finite(weights, argument)
+    if (weights < 0).any():
+        row = int(np.argmax(weights < 0))
+        raise ValueError(f"`{argument}` must not be negative; got {weights[row]:g} in row {row}.")
+    if not weights.any():
+        raise ValueError(f"`{argument}` must not be zero everywhere.")
+    return weights
+
+
+def check_targets(y, n: int, n_outputs: int, loss, argument: str = "y") -> np.ndarray:
+    """Targets of the shape and in the range that the loss takes."""
+    y = y.toarray() if is_sparse(y) else np.asarray(y)
+    expected = f"`{argument}` must be {loss.targets}, for {n} rows and K={n_outputs} outputs"
+    if y.dtype.kind not in "biuf":
+        raise TypeError(f"{expected}; got dtype {y.dtype}.")
+    codes_only = loss.name == "softmax_cross_entropy"
+    columns = loss.target_columns(n_outputs)
+    if y.ndim == 2 and y.shape == (n, columns) and not (codes_only and n_outputs == 1):
+        pass
+    elif y.shape in ((n,), (n, 1)) and (codes_only or columns == 1):
+        y = y.reshape(n)
+    else:
+        raise ValueError(f"{expected}; got shape {y.shape}.")
+    check_finite(y, argument)
+    if codes_only and y.ndim == 1:
+        codes = y.astype(np.int64)
+        bad = (codes != y) | (codes < 0) | (codes >= n_outputs)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(f"{expected}; got {y[row]!r} in row {row}.")
+        return codes
+    bad = loss.bad_targets(y, n_outputs)
+    if bad.any():
+        where = np.argwhere(bad)[0]
+        raise ValueError(f"{expected}; got {y[tuple(where)]!r} in row {where[0]}.")
+    if codes_only and (bad := abs(y.sum(axis=1) - 1) > 1e-3).any():
+        row = int(np.argmax(bad))
+        raise ValueError(f"{expected}; row {row} sums to {y[row].sum():g}, not to 1.")
+    return y
+
+
+def check_count(value, argument: str, most: int | None = None, what: str = "") -> int:
+    """An integer of at least 1 (and at most `most`)."""
+    accepted = f"in [1, {what}{most}]" if most is not None else "at least 1"
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"`{argument}` must be an integer, {accepted}; got {value!r}.")
+    value = value.__index__()
+    if value < 1 or (most is not None and value > most):
+        raise ValueError(f"`{argument}` must be {accepted}; got {value}.")
+    return value

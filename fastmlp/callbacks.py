@@ -1,0 +1,248 @@
+"""Callbacks: what a person may want to do between two epochs."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from .errors import check_range, unknown_name
+
+_LARGER_IS_BETTER = ("accuracy", "score", "auc", "r2")
+
+
+class Callback:
+    """Override what you need; `training` is the fit's `fastmlp.training.Training`, and `training.stop = True` ends it.
+
+    `on_fit_end` is called whatever ends the fit: its last epoch, `training.stop`, Ctrl-C or an error.
+
+    Examples
+    --------
+    >>> class Halve(Callback):
+    ...     def on_epoch_end(self, training, epoch, logs):
+    ...         training.learning_rate /= 2
+    """
+
+    def on_fit_begin(self, training):
+        """Before the first epoch."""
+
+    def on_epoch_end(self, training, epoch, logs):
+        """After each epoch, counted from 1, with its metrics by name: `logs["loss"]`, `logs["val_loss"]`, ..."""
+
+    def on_fit_end(self, training, history):
+        """After the last epoch, with the `History` of the fit."""
+
+
+class _Watching(Callback):
+    """What callbacks that wait for a metric to improve share: `monitor`, `patience`, `min_delta` and `mode`."""
+
+    def __init__(self, monitor, patience, min_delta, mode):
+        if isinstance(patience, bool) or not hasattr(patience, "__index__") or patience < 1:
+            raise ValueError(f"`patience` must be an integer of at least 1; got {patience!r}.")
+        if not 0 <= min_delta < math.inf:
+            raise ValueError(f"`min_delta` must be in [0, inf); got {min_delta!r}.")
+        if mode not in ("auto", "min", "max"):
+            raise unknown_name("mode", mode, ["auto", "min", "max"])
+        self.monitor, self.patience, self.min_delta, self.mode = monitor, patience, min_delta, mode
+
+    def _value(self, logs) -> float:
+        if self.monitor not in logs:
+            hint = " Give fit `validation_data`." if self.monitor.startswith("val_") else ""
+            raise ValueError(str(unknown_name("monitor", self.monitor, logs)) + hint)
+        return float(logs[self.monitor])
+
+    def _improved(self, value: float) -> bool:
+        if math.isnan(value):
+            return False
+        if self.best_ is None:
+            return True
+        larger = any(word in self.monitor for word in _LARGER_IS_BETTER) if self.mode == "auto" else self.mode == "max"
+        return value > self.best_ + self.min_delta if larger else value < self.best_ - self.min_delta
+
+
+class EarlyStopping(_Watching):
+    """Stop when a metric has not improved for `patience` epochs, and go back to the best parameters.
+
+    An improvement is `value < best - min_delta` ("min") or `value > best + min_delta` ("max"). NaN is never one, so an
+    epoch whose metric is NaN counts as the worst.
+
+    Parameters
+    ----------
+    monitor : str
+        The metric, one of the fit's logs.
+    patience : int
+        Stop after so many epochs in a row without an improvement; at least 1.
+    min_delta : float
+        The least change that counts, at least 0.
+    restore_best : bool
+        Leave the model with the parameters of the best epoch, also after Ctrl-C or a divergence.
+    mode : {"auto", "min", "max"}
+        Whether smaller or larger is better; "auto" is "max" for names that hold accuracy, score, auc or r2, else "min".
+
+    Attributes
+    ----------
+    best_ : float or None
+        The best value; None before the first epoch that was not NaN.
+    best_epoch_ : int or None
+    stopped_epoch_ : int or None
+        The epoch after which it stopped the fit; None if it did not.
+
+    Raises
+    ------
+    ValueError
+        A parameter out of its range; at the end of the first epoch, when the fit does not report `monitor`.
+
+    Examples
+    --------
+    >>> EarlyStopping(patience=5)
+    EarlyStopping(monitor='val_loss', patience=5, min_delta=0.0, restore_best=True, mode='auto')
+    """
+
+    def __init__(self, monitor="val_loss", patience=10, min_delta=0.0, restore_best=True, mode="auto"):
+        super().__init__(monitor, patience, min_delta, mode)
+        self.restore_best = restore_best
+        self._forget()
+
+    def _forget(self):
+        self.best_ = self.best_epoch_ = self.stopped_epoch_ = None
+        self._best_parameters = None
+        self._waited = 0
+
+    def __repr__(self):
+        names = ("monitor", "patience", "min_delta", "restore_best", "mode")
+        return f"EarlyStopping({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+    def on_fit_begin(self, training):
+        self._forget()
+
+    def on_epoch_end(self, training, epoch, logs):
+        value = self._value(logs)
+        if self._improved(value):
+            self.best_, self.best_epoch_, self._waited = value, epoch, 0
+            if self.restore_best:
+                self._best_parameters = training.snapshot()
+            return
+        self._waited += 1
+        if self._waited >= self.patience:
+            self.stopped_epoch_ = epoch
+            training.stop = True
+
+    def on_fit_end(self, training, history):
+        if self._best_parameters is not None:
+            training.restore(self._best_parameters)
+            self._best_parameters = None  # the callback may live on in someone's list; the arrays need not
+
+
+class ReduceLROnPlateau(_Watching):
+    """Multiply the learning rate by `factor` when a metric has not improved for `patience` epochs.
+
+    Then it waits for `patience` epochs again. An improvement is what `EarlyStopping` takes for one.
+
+    Parameters
+    ----------
+    monitor : str
+        The metric, one of the fit's logs.
+    factor : float
+        In (0, 1).
+    patience : int
+        Lower the rate after so many epochs in a row without an improvement; at least 1.
+    min_lr : float
+        The rate is never set below this; at least 0.
+    min_delta : float
+        The least change that counts, at least 0.
+    mode : {"auto", "min", "max"}
+        As in `EarlyStopping`.
+
+    Attributes
+    ----------
+    best_ : float or None
+        The best value; None before the first epoch that was not NaN.
+    reduced_epochs_ : list of int
+        The epochs after which it lowered the rate.
+
+    Raises
+    ------
+    ValueError
+        A parameter out of its range; when the fit begins, where its optimiser follows a schedule, which the first
+        reduction would end; at the end of the first epoch, when the fit does not report `monitor`.
+
+    Examples
+    --------
+    >>> ReduceLROnPlateau(factor=0.5, patience=3)
+    ReduceLROnPlateau(monitor='val_loss', factor=0.5, patience=3, min_lr=0.0, min_delta=0.0, mode='auto')
+    """
+
+    def __init__(self, monitor="val_loss", factor=0.1, patience=10, min_lr=0.0, min_delta=0.0, mode="auto"):
+        super().__init__(monitor, patience, min_delta, mode)
+        check_range("factor", factor, 0, 1, low_open=True)
+        check_range("min_lr", min_lr, 0, math.inf)
+        self.factor, self.min_lr = factor, min_lr
+        self._forget()
+
+    def _forget(self):
+        self.best_, self.reduced_epochs_, self._waited = None, [], 0
+
+    def __repr__(self):
+        names = ("monitor", "factor", "patience", "min_lr", "min_delta", "mode")
+        return f"ReduceLROnPlateau({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+    def on_fit_begin(self, training):
+        if training.schedule is not None:
+            raise ValueError(
+                f"ReduceLROnPlateau needs an optimizer whose `learning_rate` is a number; got {training.schedule!r}."
+            )
+        self._forget()
+
+    def on_epoch_end(self, training, epoch, logs):
+        value = self._value(logs)
+        if self._improved(value):
+            self.best_, self._waited = value, 0
+            return
+        self._waited += 1
+        if self._waited >= self.patience:
+            self._waited = 0
+            rate = training.learning_rate
+            lower = max(rate * self.factor, self.min_lr)
+            if lower < rate:
+                training.learning_rate = lower
+                self.reduced_epochs_.append(epoch)
+
+
+class TimeBudget(Callback):
+    """Stop after the epoch in which the time ran out, counted from the beginning of the fit.
+
+    Parameters
+    ----------
+    seconds : float
+        Wall-clock time, above 0. At least one epoch is done.
+
+    Attributes
+    ----------
+    stopped_epoch_ : int or None
+        The epoch after which it stopped the fit; None if it did not.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `seconds` is not a finite number above 0.
+
+    Examples
+    --------
+    >>> TimeBudget(60)
+    TimeBudget(seconds=60)
+    """
+
+    def __init__(self, seconds):
+        check_range("seconds", seconds, 0, math.inf, low_open=True)
+        self.seconds = seconds
+        self.stopped_epoch_ = None
+
+    def __repr__(self):
+        return f"TimeBudget(seconds={self.seconds!r})"
+
+    def on_fit_begin(self, training):
+        self.stopped_epoch_, self._end = None, time.monotonic() + self.seconds
+
+    def on_epoch_end(self, training, epoch, logs):
+        if time.monotonic() >= self._end:
+            self.stopped_epoch_ = epoch
+            training.stop = True

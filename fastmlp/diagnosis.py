@@ -1,0 +1,400 @@
+"""`diagnose`: what is wrong with a network and its data, before and after training; `diagnose_history`: with its curve.
+
+The checks are those that practitioners make by hand (A. Karpathy, "A recipe for training neural networks", 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import losses, sequential
+from ._arrays import check_targets, check_X, is_sparse
+from .activations import Logistic, ReLU, Tanh
+from .errors import DivergenceError, unknown_name
+from .layers import Rescaling
+from .optimizers import Adam
+
+OK, WARNING, PROBLEM = "ok", "warning", "problem"
+_ROWS = 2048  # rows looked at, evenly spaced: enough for shares of a per cent
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: its name, "ok", "warning" or "problem", what was measured, and what to try where it is not ok."""
+
+    name: str
+    verdict: str
+    measured: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """Findings; `print(report)` shows them, `bool(report)` is whether there is no problem, `report["name"]` is one.
+
+    >>> report = Report((Finding("inputs", "warning", "largest column: 255", "divide by 255"),))
+    >>> bool(report), report["inputs"].verdict
+    (True, 'warning')
+    """
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def problems(self) -> list[Finding]:
+        """The findings that keep a network from learning."""
+        return [f for f in self.findings if f.verdict == PROBLEM]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """The findings worth a look."""
+        return [f for f in self.findings if f.verdict == WARNING]
+
+    def __bool__(self) -> bool:
+        return not self.problems
+
+    def __getitem__(self, name: str) -> Finding:
+        found = {f.name: f for f in self.findings}
+        if name not in found:
+            raise KeyError(str(unknown_name("finding", name, found)))
+        return found[name]
+
+    def __repr__(self) -> str:
+        width = max((len(f.name) for f in self.findings), default=0)
+        lines = []
+        for f in self.findings:
+            lines.append(f"{f.verdict:<7}  {f.name:<{width}}  {f.measured}")
+            if f.verdict != OK:
+                lines.append(f"{'':<7}  {'':<{width}}  try: {f.advice}")
+        return "\n".join(lines)
+
+
+def _finding(name, size, warning, problem, measured, advice) -> Finding:
+    """Verdict of a size that is bad when large."""
+    verdict = PROBLEM if not size <= problem else WARNING if size > warning else OK  # NaN is a problem
+    return Finding(name, verdict, measured, "" if verdict == OK else advice)
+
+
+def diagnose(model, X, y, *, loss=None, seed: int = 0) -> Report:
+    """Look for what keeps a network from learning; the model and its parameters stay as they are.
+
+    Parameters
+    ----------
+    model : Sequential
+        Trained or not; where it has no parameters, freshly drawn ones are looked at.
+    X : array-like (n, n_features) or CSR
+    y : array-like
+        As the loss takes it.
+    loss : str or Loss, optional
+        The model's own where not given.
+    seed : int
+        Of the fresh parameters with which the first loss and five examples are tried.
+
+    Returns
+    -------
+    Report
+        Findings "first_loss", "five_examples", "gradients", "dead_units", "saturation", "inputs", "constant_columns",
+        "class_balance"; those that do not apply are left out.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Bad input, named, with what is accepted.
+
+    Examples
+    --------
+    >>> from fastmlp import Dense, Sequential, diagnose
+    >>> X = [[0.0, 2000.0], [1.0, -3000.0], [0.0, 1000.0], [1.0, -1500.0], [0.5, 100.0]]
+    >>> report = diagnose(Sequential(Dense(1)), X, [0, 1, 0, 1, 0], loss="binary_cross_entropy")
+    >>> report["inputs"].verdict
+    'problem'
+    """
+    if not isinstance(model, sequential.Sequential):
+        raise TypeError(f"`model` must be a Sequential; got {type(model).__name__}.")
+    loss = losses.get(model.loss if loss is None else loss)
+    X = check_X(X, n_features=model.n_features)
+    y = check_targets(y, X.shape[0], model.n_outputs, loss)
+    fresh = _fresh(model, X, seed)
+    rows = np.unique(np.linspace(0, X.shape[0] - 1, min(_ROWS, X.shape[0])).astype(np.intp))
+    seen, targets = X[rows], y[rows]
+    looked_at = _copy(model) if model.built else fresh
+    findings = [
+        _first_loss(fresh, seen, targets, loss),
+        _five_examples(fresh, X, y, loss),
+        _gradients(looked_at, seen, targets, loss),
+        _dead_units(looked_at, seen),
+        _saturation(looked_at, seen),
+        *_inputs(model, seen),
+        _class_balance(y, model.n_outputs, loss),
+    ]
+    return Report(tuple(f for f in findings if f is not None))
+
+
+def _fresh(model, X, seed):
+    return sequential.Sequential(*model.layers, dtype=model.dtype).build(X.shape[1], seed)
+
+
+def _copy(model):
+    copy = sequential.Sequential(*model.layers, dtype=model.dtype)
+    copy.n_features, copy._arrays = model.n_features, model.parameters
+    return copy
+
+
+def _rows_of_targets(y, n_outputs, loss) -> np.ndarray:
+    if loss.name == "softmax_cross_entropy" and y.ndim == 1:
+        return np.eye(n_outputs)[y]
+    return np.asarray(y, np.float64).reshape(len(y), n_outputs)
+
+
+def _best_constant(t, loss) -> float:
+    """The loss of the constant prediction that is best for these rows of targets; of one row: the least possible."""
+    if not loss.classification:
+        return 0.5 * float(t.var(axis=0).sum())
+    p = t.mean(axis=0)
+    both = p if loss.name == "softmax_cross_entropy" else np.concatenate([p, 1 - p])
+    return float(-(both * np.log(np.maximum(both, _TINY))).sum())
+
+
+def _first_loss(fresh, X, y, loss) -> Finding:
+    # Chance: all classes alike, or, for numbers, the mean. A drawn network's logits of size 1 add about 1/2 to the
+    # cross-entropy, so twice chance asks for logits that are too large, ten times for ones far out of scale.
+    n_outputs = fresh.n_outputs
+    if loss.classification:
+        chance = np.log(n_outputs) if loss.name == "softmax_cross_entropy" else n_outputs * np.log(2)
+        chance = max(chance, _TINY)
+    else:
+        chance = max(_best_constant(_rows_of_targets(y, n_outputs, loss), loss), _TINY)
+    value = loss.value(fresh.logits(X), y)
+    what = "divide the inputs by their spread" + ("" if loss.classification else " and centre and scale the targets")
+    measured = f"{value:.4g} before training; chance gives {chance:.4g}"
+    return _finding("first_loss", value / chance, 2 + 0.5 / chance * loss.classification, 10, measured, what)
+
+
+def _five_examples(fresh, X, y, loss) -> Finding:
+    # Of different targets where there are some; a tenth of the best constant's loss cannot be had without the inputs.
+    t = _rows_of_targets(y, fresh.n_outputs, loss)
+    first = np.unique(t, axis=0, return_index=True)[1]
+    first = first[np.linspace(0, len(first) - 1, min(5, len(first))).astype(np.intp)]
+    rows = np.concatenate([first, np.setdiff1d(np.arange(min(10, len(y))), first)])[:5]
+    few, targets, t = X[rows], y[rows], t[rows]
+    least = np.mean([_best_constant(row[None], loss) for row in t])
+    room = _best_constant(t, loss) - least
+    if room < _TINY:
+        return Finding("five_examples", WARNING, "all targets are the same", "give rows with different targets")
+    left = np.inf
+    for rate in (1e-2, 1e-3):  # the larger is too large for deep networks, the smaller slow for small ones
+        trial = _copy(fresh)
+        try:
+            trial.fit(few, targets, loss=loss, optimizer=Adam(rate), epochs=400, batch_size=5, n_threads=1, verbose=0)
+            left = min(left, (loss.value(trial.logits(few), targets) - least) / room)
+        except DivergenceError:
+            continue
+        if left < 0.1:
+            break
+    measured = f"400 steps leave {left:.1%} of the loss of the best constant"
+    advice = "scale the inputs; ReLU with he_uniform instead of saturating activations; more units; look for equal rows"
+    return _finding("five_examples", left, 0.1, 0.1, measured, advice)
+
+
+def gradient_norms(model, X, y, loss=None) -> dict[str, float]:
+    """Euclidean norm of each Dense layer's weight gradient, of one batch of all rows: {"dense_0": ..., ...}.
+
+    >>> from fastmlp import Dense, Sequential
+    >>> model = Sequential(Dense(1)).build(1)
+    >>> model.set_parameters({"dense_0.weight": [[0.5]], "dense_0.bias": [0.5]})
+    >>> gradient_norms(model, [[2.0]], [1.0], "squared_error")
+    {'dense_0': 1.0}
+    """
+    _, gradients = model.gradients(X, y, loss)
+    norms = {n: float(np.linalg.norm(g.astype(np.float64))) for n, g in gradients.items() if n.endswith(".weight")}
+    return {name.removesuffix(".weight"): norm for name, norm in norms.items()}
+
+
+def _gradients(model, X, y, loss) -> Finding:
+    # Per weight, so that wide and narrow layers compare. One rate serves all layers: at a ratio of 100 the slower end
+    # takes 100 times as many steps, at 10,000 it stands still. A logistic layer divides by at least 4: ten by 1e6.
+    norms = gradient_norms(model, X, y, loss)
+    sizes = [norm / model._arrays[f"{name}.weight"].size ** 0.5 for name, norm in norms.items()]
+    measured = f"per weight {sizes[0]:.2g} in the first layer, {sizes[-1]:.2g} in the last"
+    if not np.isfinite(sizes).all() or max(sizes) == 0:
+        return Finding("gradients", PROBLEM, measured, "scale the inputs; draw new parameters; a smaller learning rate")
+    ratio = sizes[0] / max(sizes[-1], _TINY)
+    if ratio < 1:
+        advice = "vanishing: ReLU with he_uniform in place of logistic or tanh; fewer layers"
+        return _finding("gradients", 1 / max(ratio, _TINY), 1e2, 1e4, measured + f" (ratio {ratio:.2g})", advice)
+    advice = "exploding: scale the inputs; smaller initial weights; a smaller learning rate"
+    return _finding("gradients", ratio, 1e2, 1e4, measured + f" (ratio {ratio:.2g})", advice)
+
+
+def _dead_units(model, X) -> Finding | None:
+    dead, total = 0, 0
+    for i, layer in enumerate(model.layers):
+        if isinstance(layer, ReLU):
+            active = (model.activations(X, layer=i) > 0).any(axis=0)
+            dead, total = dead + int((~active).sum()), total + active.size
+    if not total:
+        return None
+    measured = f"{dead} of {total} ReLU units are 0 for all of {X.shape[0]} rows"
+    advice = "a smaller learning rate; biases of 0; centred inputs; he_uniform"
+    return _finding("dead_units", dead / total, 0.1, 0.5, measured, advice)  # a few are usual after training
+
+
+def _saturation(model, X) -> Finding | None:
+    # Beyond 0.99 of the way the derivative is below 4 % of its largest: such a unit hardly learns from that row.
+    worst, where = -1.0, ""
+    for i, layer in enumerate(model.layers):
+        if isinstance(layer, (Tanh, Logistic)):
+            a = model.activations(X, layer=i)
+            share = np.mean(np.abs(a) > 0.99) if isinstance(layer, Tanh) else np.mean((a < 0.01) | (a > 0.99))
+            if share > worst:
+                worst, where = float(share), f"layer {i}"
+    if worst < 0:
+        return None
+    measured = f"{worst:.0%} of the values of {where} are at the ends of their range"
+    return _finding("saturation", worst, 0.25, 0.5, measured, "scale the inputs; smaller initial weights; ReLU")
+
+
+def _inputs(model, X) -> list[Finding]:
+    X = np.asarray(X.toarray() if is_sparse(X) else X, np.float64)
+    if isinstance(model.layers[0], Rescaling):
+        X = X * model.layers[0].scale + model.layers[0].offset
+    mean, spread = X.mean(axis=0), X.std(axis=0)
+    size = np.hypot(mean, spread)
+    constant = spread <= 1e-7 * np.abs(mean)
+    column = int(size.argmax())
+    advice = "StandardScaler, or Rescaling as the first layer (1 / 255 for images)"
+    measured = f"largest column is {column}: mean {mean[column]:.3g}, spread {spread[column]:.3g}"
+    scale = _finding("inputs", size[column], 10, 1000, measured, advice)  # initialisers assume sizes about 1
+    if scale.verdict == OK and 0 < size[column] < 0.01:
+        scale = Finding("inputs", WARNING, measured, advice)
+    measured = f"{constant.sum()} of {constant.size}" if X.shape[0] > 1 else "one row only"
+    share = float(constant.any()) if X.shape[0] > 1 else 0.0
+    advice = "leave them out: they only add to the bias"
+    return [scale, _finding("constant_columns", share, 0, 1, measured, advice)]
+
+
+def _class_balance(y, n_outputs, loss) -> Finding | None:
+    if not loss.classification:
+        return None
+    shares = _rows_of_targets(y, n_outputs, loss).mean(axis=0)
+    even = 1 / n_outputs
+    if loss.name == "binary_cross_entropy":
+        shares, even = np.minimum(shares, 1 - shares), 0.5
+    rarest = float(shares.min())
+    measured = f"the rarest class has {rarest:.1%} of the rows; an even share is {even:.1%}"
+    advice = 'class_weight="balanced" in MLPClassifier, or sample_weight; judge by F1, not by accuracy'
+    return _finding("class_balance", even / max(rarest, _TINY), 5, np.inf, measured, advice)
+
+
+def diagnose_history(history) -> Report:
+    """Read a training curve: its learning rate, and whether it fits too little or too much.
+
+    Parameters
+    ----------
+    history : History, mapping with "loss" and possibly "val_loss", or sequence of losses
+        At least 5 epochs, unless a value is not finite.
+
+    Returns
+    -------
+    Report
+        Findings "finite", "rate_too_low", "rate_too_high", "oscillation", "spike", "underfitting" and, with "val_loss",
+        "overfitting".
+
+    Raises
+    ------
+    ValueError
+        Fewer than 5 epochs, or no loss.
+
+    Examples
+    --------
+    >>> diagnose_history([2.3, 1.1, 0.6, 0.4, 0.3, 0.25]).problems
+    []
+    >>> diagnose_history([2.3, float("nan")])["finite"].verdict
+    'problem'
+    """
+    if not hasattr(history, "__getitem__") or (not isinstance(history, Sequence) and "loss" not in history):
+        raise ValueError(f"`history` must be a History, a mapping with 'loss' or a list of losses; got {history!r}.")
+    named = isinstance(history, Mapping) or not isinstance(history, Sequence)
+    loss = np.asarray(history["loss"] if named else history, np.float64)
+    if not np.isfinite(loss).all():
+        at = int(np.argmax(~np.isfinite(loss)))
+        advice = "a smaller learning rate; scaled inputs and targets"
+        return Report((Finding("finite", PROBLEM, f"the loss of epoch {at + 1} is {loss[at]}", advice),))
+    if loss.ndim != 1 or len(loss) < 5:
+        raise ValueError(f"`history` must have at least 5 epochs; got {loss.size}.")
+    findings = [Finding("finite", OK, "every loss is finite"), *_curve(loss)]
+    if named and "val_loss" in history:
+        findings.append(_overfitting(loss, np.asarray(history["val_loss"], np.float64)))
+    return Report(tuple(findings))
+
+
+def _curve(loss) -> list[Finding]:
+    steps, first, last, least = np.diff(loss), loss[0], loss[-1], loss.min()
+    size = max(abs(first), _TINY)
+    fall, half = (first - last) / size, loss[len(loss) // 2]
+    late = (half - last) / size
+    falling = np.mean(steps < 0) >= 0.8
+    low = falling and fall < 0.3 and late > 0.25 * fall and late > 1e-6  # steady, and not slower at the end
+    # A jump to twice the loss before it that is gone at the end: one batch, not the rate.
+    jumps = loss[1:] / np.maximum(loss[:-1], _TINY)
+    spiked = int(jumps.argmax()) + 1
+    spike = jumps.max() > 2 and last < 1.5 * loss[spiked - 1]
+    high = last > first or (last > 2 * least and not spike)
+    turns = np.mean(steps[1:] * steps[:-1] < 0)
+    tremble = np.median(np.abs(steps)) / max(np.median(np.abs(loss)), _TINY)
+    oscillating = turns > 0.5 and tremble > 0.05
+    flat = fall < 0.3 and not low and not high
+    rows = [
+        (
+            "rate_too_low",
+            low,
+            WARNING,
+            f"fell by {fall:.1%}, half way to the end by {late:.1%}",
+            "a rate 3 to 10 times as large",
+        ),
+        (
+            "rate_too_high",
+            high,
+            PROBLEM,
+            f"{first:.4g} first, {least:.4g} at best, {last:.4g} last",
+            "a tenth of the rate",
+        ),
+        (
+            "oscillation",
+            oscillating,
+            WARNING,
+            f"{turns:.0%} turns, typically by {tremble:.1%}",
+            "a smaller rate; larger batches",
+        ),
+        (
+            "spike",
+            spike,
+            WARNING,
+            f"epoch {spiked + 1}: {jumps.max():.2g} times the one before",
+            "a smaller rate; look for odd rows",
+        ),
+        (
+            "underfitting",
+            flat,
+            WARNING,
+            f"fell by {fall:.1%} and no longer falls",
+            "a larger network; diagnose(model, X, y)",
+        ),
+    ]
+    return [Finding(n, verdict if bad else OK, what, advice if bad else "") for n, bad, verdict, what, advice in rows]
+
+
+def _overfitting(loss, validation) -> Finding:
+    # A tenth above its least is more than the noise of epochs; the training loss must have gone on falling since.
+    if not np.isfinite(validation).all():
+        return Finding("overfitting", PROBLEM, "val_loss is not finite", "a smaller learning rate; scaled inputs")
+    best = int(validation.argmin())
+    ratio = validation[-1] / max(validation[best], _TINY)
+    bad = ratio > 1.1 and loss[-1] < loss[best]
+    measured = f"val_loss {validation[-1]:.4g} last, {validation[best]:.4g} at best (epoch {best + 1})"
+    return Finding(
+        "overfitting", WARNING if bad else OK, measured, "EarlyStopping; more data; a smaller network" if bad else ""
+    )

@@ -1,0 +1,77 @@
+"""A model applied to many rows by the engine: logits, or the mean loss."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .engine import records as R
+from .engine.executor import Executor
+from .engine.threads import Chooser
+from .inputs import engine_data, engine_targets, engine_weights, source_of
+from .lowering import forward_plan, loss_plan
+
+ROWS, BYTES = 1024, 2**26  # of a step: fewer rows where they are long
+
+
+class Evaluation:
+    """A model applied to one data set: logits, or the mean loss. With `state`, it sees another executor's
+    parameters.
+    """
+
+    def __init__(self, model, X, y=None, sample_weight=None, *, loss=None, n_threads=None, state=None, guard=0):
+        X = engine_data(X)
+        dtype, self.n, self.K = model.dtype.name, X.shape[0], model.n_outputs
+        self.rows = max(1, min(ROWS, self.n, BYTES // (model.dtype.itemsize * X.shape[1])))
+        source, externals = source_of(X, dtype)
+        common = {"n_features": model.n_features, "batch_size": self.rows, "source": source, "dtype": dtype}
+        common["guard"] = guard
+        if loss is None:
+            self.output = np.empty((self.n, self.K), dtype)
+            plan = forward_plan(model.layers, **common)
+            externals["output"] = self.output
+            self.total = float(self.n)
+        else:
+            targets, y = engine_targets(loss, y, self.K, dtype)
+            weights, _ = engine_weights(sample_weight, dtype)
+            plan = loss_plan(model.layers, loss, targets, weighted=weights is not None, **common)
+            externals |= {"y": y} | ({} if weights is None else {"sample_weight": weights})
+            self.total = float(self.n if weights is None else weights.astype(np.float64).sum())
+        self._externals = externals
+        self.executor = Executor(plan, externals, state)
+        if state is None:
+            self.executor.pack(model._arrays)
+        self._chooser = Chooser(n_threads, plan.flops)
+
+    def _run(self) -> np.ndarray:
+        starts = np.arange(0, self.n, self.rows)
+        steps = np.zeros((len(starts), R.STEP), np.int64)
+        sums, scalars = np.zeros(len(starts)), np.ones(R.N_SCALARS)
+        steps[:, R.STEP_ROWS] = np.minimum(self.rows, self.n - starts)
+        steps[:, R.STEP_FIRST], steps[:, R.STEP_SCALARS] = starts, scalars.ctypes.data
+        steps[:, R.STEP_LOSS_AT] = sums.ctypes.data + 8 * np.arange(len(starts))
+        at, per_step = 0, None
+        while at < len(starts):
+            workers, trial = self._chooser.next()
+            count = 1 if per_step is None else max(1, int((Chooser.TRIAL if trial else Chooser.SLICE) / per_step))
+            count = min(count, len(starts) - at)
+            # a loss that is not finite is an answer here, not an error: go on with the next step
+            done, seconds = self.executor.run(steps[at : at + count], workers)
+            if done < count:
+                sums[at + done] = np.nan
+                done += 1
+            self._chooser.measured(workers, seconds, int(steps[at : at + done, R.STEP_ROWS].sum()))
+            per_step, at = max(seconds / done, 1e-7), at + done
+        return sums
+
+    def logits(self) -> np.ndarray:
+        """(n, K), a copy."""
+        self._run()
+        return self.output.copy()
+
+    def loss(self) -> float:
+        """The weighted mean of the rows' losses."""
+        return float(self._run().sum() / self.total)
+
+    def close(self) -> None:
+        """Let the worker threads end."""
+        self.executor.close()

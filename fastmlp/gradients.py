@@ -1,0 +1,87 @@
+"""Loss and gradient of a model without training it: of one batch, and as the function that L-BFGS minimises.
+
+The training step runs with a rule that keeps the gradient in place of an optimiser.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import losses
+from .errors import DivergenceError
+from .optimizers import SGD
+from .training import Training
+
+
+class _StoreGradient(SGD):
+    """No optimiser: keeps the gradient of the batch in its slot."""
+
+    rule = "store_gradient"
+    n_slots = 1
+
+
+_RULE = _StoreGradient(learning_rate=0.0)
+
+
+class FlatObjective:
+    """Loss and gradient of a model over a whole data set as a function of one float64 vector.
+
+    The vector holds the parameters in order, each raveled. Loss: the weighted mean over rows plus
+    l2 / (2 sum of weights) ||W||^2; infinite, with a gradient of zeros, where the network overflows, so that a line
+    search steps back.
+    """
+
+    def __init__(self, model, X, y, loss, sample_weight=None, l2=0.0, n_threads=None):
+        options = {"batch_size": X.shape[0], "shuffle": False, "sample_weight": sample_weight, "n_threads": n_threads}
+        options["dropout"] = False
+        self._training = Training(model, X, y, loss=loss, optimizer=_RULE, l2=l2, **options)
+        self._model, self._l2 = model, l2
+        self._total = X.shape[0] if sample_weight is None else float(np.sum(sample_weight, dtype=np.float64))
+
+    @property
+    def theta(self) -> np.ndarray:
+        """The model's parameters as one vector."""
+        return np.concatenate([a.ravel() for a in self._model._arrays.values()]).astype(np.float64)
+
+    def set_theta(self, theta: np.ndarray) -> None:
+        """Set the model's parameters."""
+        at, arrays = 0, {}
+        for name, array in self._model._arrays.items():
+            arrays[name] = theta[at : at + array.size].reshape(array.shape).astype(self._model.dtype)
+            at += array.size
+        self._model._arrays = arrays
+
+    def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        self.set_theta(theta)
+        training = self._training
+        training.executor.pack(self._model._arrays)
+        try:
+            loss = float(training.run(1)[0])
+        except DivergenceError:
+            return np.inf, np.zeros_like(theta, np.float64)
+        if self._l2:
+            loss += 0.5 * self._l2 / self._total * training.weight_squares()
+        gradient = np.concatenate([g.ravel() for g in training.gradient().values()])
+        return loss, gradient.astype(np.float64)
+
+    def close(self) -> None:
+        """Let the worker threads end."""
+        self._training.close()
+
+
+def flat_loss_and_gradient(model, X, y, loss, sample_weight=None, l2=0.0, n_threads=None) -> FlatObjective:
+    """The objective that SciPy's L-BFGS minimises; see `FlatObjective`."""
+    return FlatObjective(model, X, y, losses.get(loss), sample_weight, l2, n_threads)
+
+
+def batch_gradients(model, X, y, loss, sample_weight=None, n_threads=None) -> tuple[float, dict[str, np.ndarray]]:
+    """Loss and gradients, by parameter name, of one batch made of all rows; NaN where the loss is not finite."""
+    options = {"batch_size": X.shape[0], "shuffle": False, "sample_weight": sample_weight, "n_threads": n_threads}
+    options["dropout"] = False
+    training = Training(model, X, y, loss=loss, optimizer=_RULE, **options)
+    try:
+        return float(training.run(1)[0]), training.gradient()
+    except DivergenceError:
+        return float("nan"), {name: np.full_like(array, np.nan) for name, array in model._arrays.items()}
+    finally:
+        training.close()

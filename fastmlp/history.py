@@ -1,0 +1,96 @@
+"""What a fit leaves behind: the loss and the metrics of every epoch, as plain lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .errors import unknown_name
+
+_HEAD, _TAIL = 3, 3  # epochs that the repr shows when there are many
+
+
+@dataclass(repr=False)
+class History:
+    """Loss and metrics per epoch.
+
+    Attributes
+    ----------
+    epochs : list of int
+        The epochs, counted from 1.
+    metrics : dict of str to list of float
+        One value per epoch: "loss" (the mean over the epoch, while the parameters moved), "val_loss" and "val_accuracy"
+        (after it), "learning_rate", "seconds". A metric that an epoch did not report is NaN there.
+
+    Examples
+    --------
+    >>> history = History()
+    >>> history.record(1, {"loss": 0.5, "seconds": 0.01})
+    >>> history.record(2, {"loss": 0.25, "seconds": 0.01})
+    >>> history["loss"]
+    [0.5, 0.25]
+    >>> history
+    History: 2 epochs, 0.02 s
+    epoch  loss
+        1   0.5
+        2  0.25
+    """
+
+    epochs: list[int] = field(default_factory=list)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+
+    def record(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """Append one epoch; all lists stay as long as `epochs`."""
+        for name in logs:
+            self.metrics.setdefault(name, [float("nan")] * len(self.epochs))
+        for name, values in self.metrics.items():
+            values.append(float(logs.get(name, "nan")))
+        self.epochs.append(int(epoch))
+
+    def __getitem__(self, name: str) -> list[float]:
+        if name not in self.metrics:
+            raise KeyError(str(unknown_name("metric", name, self.metrics)))
+        return self.metrics[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.metrics
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def __bool__(self) -> bool:  # a history without epochs is still a history
+        return True
+
+    def __repr__(self) -> str:
+        n = len(self)
+        title = f"History: {n} epoch{'' if n == 1 else 's'}"
+        if "seconds" in self:
+            title += f", {sum(s for s in self['seconds'] if s == s):.3g} s"  # s == s: not NaN
+        columns = [name for name in self.metrics if name != "seconds"]
+        shown = [*range(n)] if n <= _HEAD + _TAIL + 1 else [*range(_HEAD), None, *range(n - _TAIL, n)]
+        rows = [["epoch", *columns]] if n else []
+        for i in shown:
+            rows.append(
+                ["..."] * (len(columns) + 1)
+                if i is None
+                else [str(self.epochs[i]), *(f"{self.metrics[name][i]:.4g}" for name in columns)]
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+        return "\n".join([title, *lines])
+
+    def to_frame(self):
+        """A pandas DataFrame: one row per epoch, one column per metric.
+
+        Raises
+        ------
+        ImportError
+            pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise ImportError(
+                "History.to_frame() needs pandas (pip install pandas); `history.metrics` is a dict of lists."
+            ) from None
+        return pandas.DataFrame(self.metrics, index=pandas.Index(self.epochs, name="epoch"))

@@ -1,0 +1,194 @@
+"""The plan: a network, a loss and an optimiser as flat tables of steps, before any memory or machine code exists.
+
+Plain data: places in buffers, matrices, parameters, steps, phases. `lowering.py` makes plans from layers; an
+executor only walks them. `print(plan)` shows a training step as a person reads it.
+
+Matrices lie in panels (see `engine/records.py`): panel j holds columns j*width .. of all rows, the last one narrower.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .engine import records as R
+from .engine.simd import ITEMSIZE, Simd
+
+ALIGN = 64  # bytes: a cache line, and AVX-512's vector
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A place in a buffer: an address once the buffer has one."""
+
+    buffer: str
+    offset: int  # bytes
+
+    def __add__(self, more: int) -> Ref:
+        return Ref(self.buffer, self.offset + more)
+
+    def __str__(self):
+        return f"{self.buffer}+{self.offset}"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel by name, where a field holds its address."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix in panels: `columns` wide, `rows` high."""
+
+    at: Ref
+    rows: int
+    columns: int
+    panel: int  # columns of a full panel
+    last_width: int  # columns of the last panel, padding included
+    item: int
+
+    @property
+    def n_panels(self) -> int:
+        return -(-self.columns // self.panel)
+
+    @property
+    def panel_bytes(self) -> int:
+        return self.panel * self.rows * self.item
+
+    @property
+    def items(self) -> int:
+        return self.rows * ((self.n_panels - 1) * self.panel + self.last_width)
+
+    def pack(self, array: np.ndarray, out: np.ndarray) -> None:
+        """Write an array (rows, columns) into `out`, the flat items of this matrix; padding becomes 0."""
+        for j in range(self.n_panels):
+            width = self.panel if j < self.n_panels - 1 else self.last_width
+            block = out[j * self.panel * self.rows :][: width * self.rows].reshape(self.rows, width)
+            columns = array[:, j * self.panel : j * self.panel + width]
+            block[:, : columns.shape[1]] = columns
+            block[:, columns.shape[1] :] = 0
+
+    def unpack(self, flat: np.ndarray) -> np.ndarray:
+        """The array (rows, columns) from the flat items of this matrix."""
+        array = np.empty((self.rows, self.columns), flat.dtype)
+        for j in range(self.n_panels):
+            width = self.panel if j < self.n_panels - 1 else self.last_width
+            block = flat[j * self.panel * self.rows :][: width * self.rows].reshape(self.rows, width)
+            columns = array[:, j * self.panel : j * self.panel + width]
+            columns[:] = block[:, : columns.shape[1]]
+        return array
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A named parameter: where it lies in the vector of parameters, and its transposed copy, if one is kept."""
+
+    name: str
+    shape: tuple[int, ...]
+    matrix: Matrix
+    transposed: Matrix | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One record: a kernel and its fields (index -> number, `Ref` or `Kernel`); in tile phases also units and their
+    cost.
+    """
+
+    kernel: str
+    fields: dict[int, int | Ref | Kernel]
+    text: str
+    units: int = 0
+    cost: int = 1
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps between two barriers: over rows of the batch, or over units (tiles) of the parameters."""
+
+    kind: int
+    steps: tuple[Step, ...]
+
+    @property
+    def total_cost(self) -> int:
+        return sum(s.units * s.cost for s in self.steps)
+
+    @property
+    def has_loss(self) -> bool:
+        return any(R.ROW_LOSS in s.fields and s.units == 0 for s in self.steps)
+
+
+@dataclass
+class Plan:
+    """Everything an executor needs to know; see the module's docstring.
+
+    Attributes
+    ----------
+    parameters : list of Parameter
+    sizes : dict
+        Buffer -> bytes. "parameters" (followed by `n_slots` slots of the same size), "transposed", "workspace".
+    phases : list of Phase
+    flops : int
+        Floating-point operations of a step over a full batch, products only.
+    """
+
+    dtype: str
+    simd: Simd
+    n_features: int
+    n_outputs: int
+    batch_size: int
+    n_slots: int = 0
+    guard: int = 0  # bytes of no-man's-land behind every matrix, for tests
+    parameters: list[Parameter] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=lambda: {"parameters": 0, "transposed": 0, "workspace": 0})
+    phases: list[Phase] = field(default_factory=list)
+    guards: list[Ref] = field(default_factory=list)
+    scaling: tuple[float, float] | None = None
+    numbers: tuple[float, ...] = ()  # the loss's own
+    input: Ref = Ref("workspace", 0)  # the gathered rows, row-major
+    chunk: int = 64
+    random: bool = False  # whether steps need random bits of their own
+    flops: int = 0
+
+    @property
+    def item(self) -> int:
+        return ITEMSIZE[self.dtype]
+
+    def place(self, buffer: str, n_bytes: int) -> Ref:
+        """The next free place of so many bytes, aligned."""
+        at = Ref(buffer, self.sizes[buffer])
+        end = at.offset + n_bytes
+        if self.guard:
+            end = -(-end // 8) * 8
+            self.guards.append(Ref(buffer, end))
+            end += self.guard
+        self.sizes[buffer] = -(-end // ALIGN) * ALIGN
+        return at
+
+    def matrix(self, buffer: str, rows: int, columns: int) -> Matrix:
+        """Place a matrix in panels."""
+        last = self.simd.last_width(columns, self.dtype)
+        shape = Matrix(Ref(buffer, 0), rows, columns, self.simd.panel(self.dtype), last, self.item)
+        at = self.place(buffer, shape.items * self.item)
+        return Matrix(at, rows, columns, shape.panel, last, self.item)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that an executor of this plan allocates, in bytes (scratch of the workers aside)."""
+        return self.sizes["parameters"] * (1 + self.n_slots) + self.sizes["transposed"] + self.sizes["workspace"]
+
+    def __str__(self):
+        lines = [
+            f"{self.dtype}, {self.simd.name}, batch of up to {self.batch_size} rows, {self.n_bytes / 2**20:.2f} MiB, "
+            f"{self.flops / 1e6:.2f} MFLOP a step"
+        ]
+        for phase in self.phases:
+            lines.append("each worker, its rows:" if phase.kind == R.ROW_PHASE else "each worker, its tiles:")
+            for step in phase.steps:
+                share = f"  [{step.units} units]" if step.units else ""
+                lines.append(f"  {step.kernel:28} {step.text}{share}")
+            lines.append("barrier")
+        return "\n".join(lines)

@@ -1,0 +1,525 @@
+"""`Sequential`: a stack of layers that trains and predicts, in Keras's words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from . import initializers, losses, optimizers
+from ._arrays import check_count, check_targets, check_weights, check_X, is_sparse
+from .activations import Activation
+from .errors import unknown_name
+from .layers import Dense, Layer, Rescaling
+from .lowering import check_layers, parameter_shapes
+
+# Below this many multiply-adds NumPy predicts sooner than workers start, and needs no kernels
+FEW = 2_000_000
+_ROWS = 4096  # that `activations` looks at together: what lies between the layers stays small
+
+
+class Sequential:
+    """A network made of layers, one after the other; the last Dense gives the logits.
+
+    Parameters
+    ----------
+    *layers : Layer
+        `Dense`, activations such as `ReLU()`, `Dropout`, and `Rescaling` as the first.
+    dtype : {"float32", "float64"}
+        Of the parameters and of all arithmetic.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import Adam, Dense, ReLU, Sequential
+    >>> X = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    >>> model = Sequential(Dense(8), ReLU(), Dense(1))
+    >>> history = model.fit(
+    ...     X, [0, 1, 1, 0], loss="binary_cross_entropy", optimizer=Adam(0.1), epochs=100, batch_size=4, verbose=0
+    ... )
+    >>> model.predict(X).ravel().round().tolist()
+    [0.0, 1.0, 1.0, 0.0]
+    """
+
+    def __init__(self, *layers: Layer, dtype: str = "float32"):
+        layers = tuple(layers[0]) if len(layers) == 1 and isinstance(layers[0], Sequence) else layers
+        check_layers(layers)
+        name = dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", None))
+        if name not in ("float32", "float64"):
+            raise unknown_name("dtype", dtype, ["float32", "float64"])
+        self.dtype = np.dtype(name)
+        self.layers = layers
+        self.loss = None
+        self.n_features = None
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def __repr__(self):
+        return f"Sequential({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"
+
+    @property
+    def built(self) -> bool:
+        """Whether there are parameters."""
+        return bool(self._arrays)
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of logits."""
+        return [layer.units for layer in self.layers if isinstance(layer, Dense)][-1]
+
+    # Parameters ------------------------------------------------------------------------------------------------------
+
+    def build(self, n_features: int, seed: int = 0) -> Sequential:
+        """Draw the parameters: the same for the same seed, whatever the machine.
+
+        Parameters
+        ----------
+        n_features : int
+        seed : int
+
+        Returns
+        -------
+        Sequential
+            Itself.
+        """
+        self.n_features, seed = check_count(n_features, "n_features"), _check_seed(seed)
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(0,))))
+        shapes, arrays = parameter_shapes(self.layers, n_features), {}
+        dense = [i for i, layer in enumerate(self.layers) if isinstance(layer, Dense)]
+        for k, i in enumerate(dense):
+            layer, after = self.layers[i], self.layers[i + 1 : i + 2]
+            name = layer.kernel_initializer
+            if name == "auto":
+                follows = after and isinstance(after[0], Activation)
+                name = after[0].default_initializer if follows else "glorot_uniform"
+            fan_in, fan_out = shapes[f"dense_{k}.weight"]
+            weight = initializers.initialize(name, rng, fan_in, fan_out)
+            arrays[f"dense_{k}.weight"] = weight.astype(self.dtype)
+            if layer.use_bias:
+                bias = initializers.initialize(layer.bias_initializer, rng, fan_in, fan_out)[0]
+                arrays[f"dense_{k}.bias"] = bias.astype(self.dtype)
+        self._arrays = arrays
+        return self
+
+    def _need_parameters(self) -> None:
+        if not self.built:
+            raise ValueError("this model has no parameters yet; call `fit` or `build` first.")
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Copies of the parameters by name: "dense_0.weight" (n_in, n_out), "dense_0.bias" (n_out,),
+        "dense_1.weight", ...
+        """
+        self._need_parameters()
+        return {name: array.copy() for name, array in self._arrays.items()}
+
+    def set_parameters(self, parameters: dict[str, np.ndarray]) -> None:
+        """Set some or all parameters by name.
+
+        Raises
+        ------
+        ValueError
+            An unknown name, another shape, or a value that is not finite.
+        """
+        self._need_parameters()
+        new = {}
+        for name, value in parameters.items():
+            if name not in self._arrays:
+                raise unknown_name("parameters", name, self._arrays)
+            value = np.array(value, self.dtype)
+            if value.shape != self._arrays[name].shape:
+                raise ValueError(f"`{name}` must have shape {self._arrays[name].shape}; got {value.shape}.")
+            if not np.isfinite(value).all():
+                raise ValueError(f"`{name}` must be finite; it holds NaN or infinity.")
+            new[name] = value
+        self._arrays = {**self._arrays, **new}
+
+    # Training --------------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X,
+        y,
+        *,
+        loss=None,
+        optimizer="adam",
+        epochs: int = 1,
+        batch_size: int = 32,
+        validation_data: tuple | None = None,
+        sample_weight=None,
+        seed: int = 0,
+        n_threads: int | None = None,
+        callbacks: Sequence = (),
+        verbose: str | int = "auto",
+        shuffle: bool = True,
+    ):
+        """Train; parameters that exist are the start, so a second call goes on (with a new optimiser).
+
+        Parameters
+        ----------
+        X : array-like (n, n_features) or CSR
+            float32, float64 and uint8 are read where they lie, row by row; memory maps too.
+        y : array-like
+            As the loss takes it (`Loss.targets`): integer codes (n,) or rows (n, K) for "softmax_cross_entropy",
+            numbers in [0, 1] for "binary_cross_entropy", numbers for "squared_error".
+        loss : str or Loss
+        optimizer : str or Optimizer
+            "sgd", "adam", "adamw", "nadam", "adagrad", "rmsprop" or "lion" with its defaults, or an object: its
+            learning_rate may be a schedule (`fastmlp.schedules`), whose steps are counted from the start of this call.
+        epochs, batch_size : int
+            The last batch of an epoch is smaller where batch_size does not divide n. A batch_size above n means n.
+        validation_data : (X, y) or (X, y, sample_weight), optional
+            Adds val_loss (and val_accuracy for classification) to every epoch.
+        sample_weight : array-like (n,), optional
+        seed : int
+            Of the initial parameters and of the order of rows.
+        n_threads : int, optional
+            Chosen by measuring where not given. The result is the same to the bit.
+        callbacks : sequence of Callback
+        verbose : {"auto", 0, 1}
+            "auto": a progress bar in a terminal, silence elsewhere.
+        shuffle : bool
+            A new order of rows in each epoch.
+
+        Returns
+        -------
+        History
+
+        Raises
+        ------
+        ValueError, TypeError
+            Bad input, named, with what is accepted.
+        DivergenceError
+            Loss or parameters became infinite or NaN; the last finite parameters are kept.
+        """
+        from .history import History
+        from .training import Training
+
+        if loss is None:
+            if self.loss is None:
+                raise ValueError(f"`loss` must be one of {', '.join(map(repr, losses.LOSSES))}; got None.")
+            loss = self.loss
+        loss, optimizer = losses.get(loss), optimizers.get(optimizer)
+        epochs, batch_size = check_count(epochs, "epochs"), check_count(batch_size, "batch_size")
+        n_threads = n_threads if n_threads is None else check_count(n_threads, "n_threads")
+        seed = _check_seed(seed)
+        X = check_X(X, n_features=self.n_features)
+        n = X.shape[0]
+        y = check_targets(y, n, self.n_outputs, loss)
+        sample_weight = check_weights(sample_weight, n)
+        callbacks = _check_callbacks(callbacks)
+        validation = self._validation(validation_data, X.shape[1], loss)
+        if verbose != 0:
+            from .progress import progress_callbacks
+
+            callbacks = [*callbacks, *progress_callbacks(verbose, epochs, n)]
+        new, history, training = not self.built, History(), None
+        if new:
+            self.build(X.shape[1], seed)
+        self.loss = loss
+        options = {"sample_weight": sample_weight, "seed": seed, "n_threads": n_threads, "shuffle": shuffle}
+        try:
+            with Training(self, X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, **options) as training:
+                if callbacks or validation:
+                    _fit_with_callbacks(training, history, epochs, callbacks, validation)
+                else:
+                    _fit_plainly(training, history, epochs)
+        except KeyboardInterrupt:
+            if new and (
+                training is None or not training.step
+            ):  # while it compiled: a random network is not a fitted one
+                self._arrays, self.n_features = {}, None
+            raise
+        return history
+
+    def _validation(self, data, n_features: int, loss):
+        if data is None:
+            return None
+        if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+            raise ValueError(
+                "`validation_data` must be (X, y) or (X, y, sample_weight); got " + type(data).__name__ + "."
+            )
+        X = check_X(data[0], "validation_data[0]", n_features)
+        y = check_targets(data[1], X.shape[0], self.n_outputs, loss, "validation_data[1]")
+        weights = check_weights(data[2], X.shape[0], "validation_data[2]") if len(data) == 3 else None
+        return X, y, weights
+
+    # Looking at it ---------------------------------------------------------------------------------------------------
+
+    def logits(self, X, n_threads: int | None = None) -> np.ndarray:
+        """The last layer's values, (n, K), in the model's dtype."""
+        self._need_parameters()
+        X = check_X(X, n_features=self.n_features)
+        if X.shape[0] * sum([a.size for a in self._arrays.values()]) <= FEW:
+            return self._numpy_logits(X)
+        from .evaluation import Evaluation
+
+        evaluation = Evaluation(self, X, n_threads=n_threads)
+        try:
+            return evaluation.logits()
+        finally:
+            evaluation.close()
+
+    def activations(self, X, layer: int | str = -1) -> np.ndarray:
+        """The values behind one layer, (n, width), in the model's dtype: what the layers up to it make of X.
+
+        Parameters
+        ----------
+        X : array-like (n, n_features) or CSR
+        layer : int or str
+            Its index in `layers` (negative: from the end), or its name as `summary` prints it, such as "dense_1" or
+            "ReLU()"; a name that occurs twice is refused.
+
+        Raises
+        ------
+        ValueError, TypeError
+            No parameters yet, no such layer, a name that is not unique, or a bad X.
+
+        Examples
+        --------
+        >>> from fastmlp import Dense, ReLU, Sequential
+        >>> model = Sequential(Dense(1), ReLU(), Dense(1)).build(1)
+        >>> model.set_parameters({"dense_0.weight": [[2.0]]})
+        >>> model.activations([[3.0], [-3.0]], layer="dense_0").tolist()
+        [[6.0], [-6.0]]
+        >>> model.activations([[3.0], [-3.0]], layer=1).tolist()
+        [[6.0], [0.0]]
+        """
+        self._need_parameters()
+        index = self._layer_index(layer)
+        X = check_X(X, n_features=self.n_features)
+        blocks = [X[start : start + _ROWS] for start in range(0, X.shape[0], _ROWS)]
+        return np.concatenate([self._numpy_forward(block, index + 1) for block in blocks])
+
+    def _layer_index(self, layer: int | str) -> int:
+        n = len(self.layers)
+        if isinstance(layer, str):
+            dense = [i for i in range(n) if isinstance(self.layers[i], Dense)]
+            names = [f"dense_{dense.index(i)}" if i in dense else repr(self.layers[i]) for i in range(n)]
+            if layer not in names:
+                raise unknown_name("layer", layer, dict.fromkeys(names))
+            if names.count(layer) > 1:
+                where = [i for i in range(n) if names[i] == layer]
+                raise ValueError(f"`layer` must name one layer; {layer!r} is at {where}: give one of these indices.")
+            return names.index(layer)
+        if isinstance(layer, bool) or not hasattr(layer, "__index__"):
+            raise TypeError(f"`layer` must be an index or a name; got {layer!r}.")
+        if not -n <= layer.__index__() < n:
+            raise ValueError(f"`layer` must be in [{-n}, {n - 1}] for {n} layers; got {layer}.")
+        return layer.__index__() % n
+
+    def copy_parameters(self, other: Sequential, layers: int | None = None) -> Sequential:
+        """Take over the trained parameters of the first layers of another model; the rest stays as it is.
+
+        A model without parameters is built first (with seed 0; call `build` before for another).
+
+        Parameters
+        ----------
+        other : Sequential
+            Its leading layers must be of the same sizes; its dtype may be another.
+        layers : int, optional
+            How many leading layers, counted as in `layers`. All of `other`'s where not given.
+
+        Returns
+        -------
+        Sequential
+            Itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            `other` has no parameters, or its leading layers are not this model's; nothing is changed then.
+
+        Examples
+        --------
+        >>> from fastmlp import Dense, ReLU, Sequential
+        >>> digits = Sequential(Dense(4), ReLU(), Dense(10)).build(8, seed=1)
+        >>> letters = Sequential(*digits.layers[:2], Dense(26)).copy_parameters(digits, layers=2)
+        >>> bool((letters.parameters["dense_0.weight"] == digits.parameters["dense_0.weight"]).all())
+        True
+        """
+        if not isinstance(other, Sequential):
+            raise TypeError(f"`other` must be a Sequential; got {type(other).__name__}.")
+        other._need_parameters()
+        most = min(len(self.layers), len(other.layers))
+        layers = check_count(len(other.layers) if layers is None else layers, "layers", most)
+        for i, (mine, its) in enumerate(zip(self.layers[:layers], other.layers, strict=False)):
+            same = type(mine) is type(its) and isinstance(mine, Dense)
+            if not (mine == its or (same and (mine.units, mine.use_bias) == (its.units, its.use_bias))):
+                raise ValueError(f"`layers`={layers} must be layers that both models share; {i} is {mine} and {its}.")
+        if self.built and self.n_features != other.n_features:
+            raise ValueError(f"`other` must have n_features={self.n_features}; got {other.n_features}.")
+        if not self.built:
+            self.build(other.n_features)
+        self.set_parameters({name: other._arrays[name] for name in parameter_shapes(self.layers[:layers], 1)})
+        return self
+
+    def _numpy_logits(self, X) -> np.ndarray:
+        return self._numpy_forward(X, len(self.layers))
+
+    def _numpy_forward(self, X, n_layers: int) -> np.ndarray:
+        """The values behind the first n_layers layers."""
+        k, value, arrays = 0, X, self._arrays
+        if not is_sparse(X):
+            value = np.asarray(X, self.dtype)
+        with np.errstate(over="ignore", under="ignore"):
+            for layer in self.layers[:n_layers]:
+                if isinstance(layer, Dense):
+                    value = value @ arrays[f"dense_{k}.weight"]
+                    if k == 0:
+                        value = np.asarray(value, self.dtype)  # of a sparse matrix in another dtype
+                    if layer.use_bias:
+                        value += arrays[f"dense_{k}.bias"]
+                    k += 1
+                elif isinstance(layer, Rescaling):
+                    value = value.toarray().astype(self.dtype) if is_sparse(value) else value
+                    value = value * self.dtype.type(layer.scale) + self.dtype.type(layer.offset)
+                elif isinstance(layer, Activation):  # a Dropout only trains
+                    value = layer(value)
+        return np.asarray(value.toarray() if is_sparse(value) else value, self.dtype)
+
+    def predict(self, X, n_threads: int | None = None) -> np.ndarray:
+        """What the loss means, (n, K): probabilities for the cross-entropies, values for "squared_error",
+        rates for "poisson", quantiles, means and variances: see each loss.
+
+        A few rows go through NumPy, at once and without compiling; many go through the engine. The two differ by
+        rounding.
+        """
+        z = self.logits(X, n_threads)
+        return z if self.loss is None else self.loss.output(z)
+
+    def evaluate(self, X, y, sample_weight=None, n_threads: int | None = None) -> dict[str, float]:
+        """{"loss": ..., "accuracy": ...} on these rows; accuracy for classification only."""
+        self._need_parameters()
+        if self.loss is None:
+            raise ValueError("this model has no loss yet; call `fit` first or set `model.loss`.")
+        X = check_X(X, n_features=self.n_features)
+        y = check_targets(y, X.shape[0], self.n_outputs, self.loss)
+        sample_weight = check_weights(sample_weight, X.shape[0])
+        z = self.logits(X, n_threads)
+        logs = {"loss": self.loss.value(z, y, sample_weight)}
+        if self.loss.classification:
+            logs["accuracy"] = accuracy(z, y, sample_weight, self.loss)
+        return logs
+
+    def gradients(self, X, y, loss=None, sample_weight=None) -> tuple[float, dict[str, np.ndarray]]:
+        """Loss and gradients of one batch made of all these rows: (loss, {name: array of the parameter's shape}).
+
+        Dropout is left out.
+
+        >>> import numpy as np
+        >>> from fastmlp import Dense, Sequential
+        >>> model = Sequential(Dense(1), dtype="float64").build(1)
+        >>> model.set_parameters({"dense_0.weight": [[0.5]], "dense_0.bias": [0.5]})
+        >>> value, gradients = model.gradients([[2.0]], [1.0], "squared_error")
+        >>> value, gradients["dense_0.weight"].item()
+        (0.125, 1.0)
+        """
+        from .gradients import batch_gradients
+
+        self._need_parameters()
+        loss = losses.get(self.loss if loss is None else loss)
+        X = check_X(X, n_features=self.n_features)
+        y = check_targets(y, X.shape[0], self.n_outputs, loss)
+        return batch_gradients(self, X, y, loss, check_weights(sample_weight, X.shape[0]))
+
+    def summary(self) -> str:
+        """Print, and return, the layers with the shapes and numbers of their parameters."""
+        shapes = parameter_shapes(self.layers, self.n_features or 1)
+        rows, k, total = [], 0, 0
+        for layer in self.layers:
+            if isinstance(layer, Dense):
+                own = [shapes[n] for n in (f"dense_{k}.weight", f"dense_{k}.bias") if n in shapes]
+                n_in = str(own[0][0]) if self.n_features or k else "?"
+                count = sum(int(np.prod(s)) for s in own) if n_in != "?" else 0
+                rows.append((f"Dense (dense_{k})", f"{n_in} -> {layer.units}", f"{count:,}" if count else "?"))
+                total, k = total + count, k + 1
+            else:
+                rows.append((repr(layer), "", ""))
+        rows.append(("total", self.dtype.name, f"{total:,}" if self.n_features else "?"))
+        widths = [max(len(r[i]) for r in rows) for i in range(3)]
+        text = "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows)
+        print(text)
+        return text
+
+    def save(self, path) -> None:
+        """Write layers, parameters and loss to a safetensors file."""
+        from .serialization import save_model
+
+        save_model(path, self)
+
+    @classmethod
+    def load(cls, path) -> Sequential:
+        """A model from a file that `save` wrote; ModelFileError says what is wrong with any other."""
+        from .serialization import load_model
+
+        model = load_model(path)
+        if not isinstance(model, cls):
+            raise ValueError(f"{path} holds a {type(model).__name__}, not a Sequential; use fastmlp.load_model.")
+        return model
+
+
+def _check_seed(seed) -> int:
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or seed.__index__() < 0:
+        raise ValueError(f"`seed` must be an integer of at least 0; got {seed!r}.")
+    return seed.__index__()
+
+
+def _check_callbacks(callbacks) -> list:
+    from .callbacks import Callback
+
+    wrong = [callbacks] if not isinstance(callbacks, (list, tuple)) else callbacks
+    wrong = [c for c in wrong if not isinstance(c, Callback) or wrong[0] is callbacks]
+    if wrong:
+        raise TypeError(f"`callbacks` must be a list of Callback objects; got {callbacks!r}.")
+    return list(callbacks)
+
+
+def accuracy(logits: np.ndarray, y: np.ndarray, sample_weight, loss) -> float:
+    """Share of rows whose largest logit is the class; for binary and multi-label, of rows with every output right."""
+    if loss.name == "softmax_cross_entropy" or (loss.name == "hinge" and logits.shape[1] > 1):
+        y = y.reshape(-1) if loss.name == "hinge" else y
+        right = logits.argmax(axis=1) == (y.argmax(axis=1) if y.ndim == 2 else y)
+    else:
+        right = ((logits > 0) == (y.reshape(logits.shape) > 0.5)).all(axis=1)
+    return float(np.average(right, weights=sample_weight))
+
+
+def _fit_plainly(training, history, epochs: int) -> None:
+    """Nobody looks between epochs: many small ones are one call."""
+    done = 0
+    while done < epochs:
+        started = time.perf_counter()
+        together = training.epochs_together(epochs - done)
+        values = training.run(together)
+        seconds = (time.perf_counter() - started) / together
+        last = training.step - 1.0 - training.steps_per_epoch * np.arange(together)[::-1]  # of each epoch
+        for value, rate in zip(values, training.rates(last), strict=True):
+            done += 1
+            history.record(done, {"loss": value, "learning_rate": rate, "seconds": seconds})
+
+
+def _fit_with_callbacks(training, history, epochs: int, callbacks, validation) -> None:
+    training.stop = False
+    begun = []
+    try:
+        for callback in callbacks:
+            callback.on_fit_begin(training)
+            begun.append(callback)
+        for epoch in range(1, epochs + 1):
+            started = time.perf_counter()
+            logs = {"loss": float(training.run(1)[0])}
+            if validation:
+                X, y, weights = validation
+                logs["val_loss"] = training.loss_of(X, y, weights)
+                if training.loss.classification:
+                    logs["val_accuracy"] = accuracy(training.logits(X), y, weights, training.loss)
+            logs |= {"learning_rate": training.learning_rate, "seconds": time.perf_counter() - started}
+            history.record(epoch, logs)
+            for callback in callbacks:
+                callback.on_epoch_end(training, epoch, logs)
+            if training.stop:
+                break
+    finally:
+        for callback in begun:
+            callback.on_fit_end(training, history)

@@ -1,0 +1,364 @@
+"""A model being fitted to one data set: epochs, the order of rows, and the state between epochs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import losses, optimizers, schedules
+from .engine import records as R
+from .engine.executor import Executor
+from .engine.simd import ITEMSIZE
+from .engine.threads import Chooser
+from .errors import DivergenceError
+from .evaluation import Evaluation
+from .inputs import engine_data, engine_targets, engine_weights, source_of
+from .layers import Dropout
+from .lowering import training_plan
+
+CHECK = 0.25  # seconds between two checks that the parameters are finite, of which the last good ones are kept
+
+
+class Training:
+    """One model being fitted to one data set.
+
+    Used by `Sequential.fit` and by the estimators; values of X and y have been checked by then.
+
+    Parameters
+    ----------
+    model : Sequential
+        Built; its parameters are the start, and are replaced by `save_parameters` and on leaving a `with` block.
+    X : ndarray (n, n_features) of float32, float64 or uint8, or a CSR matrix
+        Read row by row; not copied. Read-only memory maps are fine.
+    y : ndarray
+        Targets as the loss takes them.
+    loss, optimizer : object or str
+    batch_size : int
+        The last batch of an epoch is smaller where it does not divide n.
+    sample_weight : ndarray (n,), optional
+    seed : int
+        Key of the order of rows and of the dropout in each epoch.
+    n_threads : int, optional
+        Workers; by default chosen by measuring. The result does not depend on it, to the bit.
+    shuffle : bool
+    l2 : float
+        Adds l2 / (2 sum of the batch's weights) * ||W||^2 (scikit-learn's alpha), by its gradient.
+    dropout : bool
+        Whether layers of dropout act; the gradients for study leave them out.
+    state : dict, optional
+        `Training.state` of an earlier fit: goes on from there.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Whole epochs and steps done.
+    learning_rate : float
+        The rate of the last step done, or of the first before there is one. May be set between epochs, to a number or
+        to a schedule, and holds from the next step on: a number ends a schedule.
+    schedule : Schedule or None
+        What the rate follows; None where it is a number.
+    stop : bool
+        A callback sets it to end the fit.
+    """
+
+    def __init__(
+        self,
+        model,
+        X,
+        y,
+        *,
+        loss,
+        optimizer,
+        batch_size,
+        sample_weight=None,
+        seed=0,
+        n_threads=None,
+        shuffle=True,
+        l2=0.0,
+        state=None,
+        dropout=True,
+        _guard=0,
+    ):
+        self.model, self.loss, self.optimizer = model, losses.get(loss), optimizers.get(optimizer)
+        self._rate, self.n_threads = self.optimizer.learning_rate, n_threads
+        self.seed, self.shuffle, self.l2, self.stop = seed, shuffle, l2, False
+        self.epoch = self._steps_before = 0
+        X = engine_data(X)
+        dtype = model.dtype.name
+        self.n_samples = X.shape[0]
+        self.batch_size = int(min(batch_size, self.n_samples))
+        source, externals = source_of(X, dtype)
+        targets, y = engine_targets(self.loss, y, model.n_outputs, dtype)
+        self._weights, self._weight_unit = engine_weights(sample_weight, dtype)
+        self.plan = training_plan(
+            model.layers if dropout else [layer for layer in model.layers if not isinstance(layer, Dropout)],
+            self.loss,
+            targets,
+            self.optimizer.rule,
+            self.optimizer.n_slots,
+            n_features=model.n_features,
+            batch_size=self.batch_size,
+            source=source,
+            dtype=dtype,
+            weighted=self._weights is not None,
+            l2=l2 != 0,
+            clip=self.optimizer.clip_value is not None,
+            decay=self.optimizer.weight_decay != 0,
+            guard=_guard,
+        )
+        externals |= {"y": y} | ({} if self._weights is None else {"sample_weight": self._weights})
+        self._externals = externals  # the arrays stay alive
+        self.executor = Executor(self.plan, externals)
+        self.executor.pack(model._arrays)
+        self._chooser = Chooser(n_threads, self.plan.flops)
+        self._last_finite = self.executor.parameters.copy()
+        self._unchecked = 0.0  # seconds
+        self._evaluations = {}
+        self._seconds_per_step = 1.0  # unknown yet: the first slice is one step
+        if state is not None:
+            self._resume(state)
+
+    # Epochs ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Whole steps done, after an interrupt too."""
+        return self._steps_before + self.executor.steps_done
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """ceil(n_samples / batch_size)."""
+        return -(-self.n_samples // self.batch_size)
+
+    @property
+    def schedule(self) -> schedules.Schedule | None:
+        """What the learning rate follows; None where it is a number."""
+        return self._rate if isinstance(self._rate, schedules.Schedule) else None
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self.rates(np.array([max(self.step - 1.0, 0.0)]))[0])
+
+    @learning_rate.setter
+    def learning_rate(self, value) -> None:
+        schedules.check_rate("training.learning_rate", value)
+        self._rate = value if isinstance(value, schedules.Schedule) else float(value)
+
+    def rates(self, step: np.ndarray) -> np.ndarray:
+        """The learning rates of steps, counted from 0 over the whole fit, as far as is known now; float64."""
+        return schedules.rates(self._rate, step, self.steps_per_epoch)
+
+    def run(self, epochs: int = 1) -> np.ndarray:
+        """Train for so many epochs; the mean loss of the rows in each, before the updates that they led to.
+
+        Returns
+        -------
+        losses : ndarray (epochs,), float64
+            Without penalties.
+
+        Raises
+        ------
+        DivergenceError
+            A loss or a parameter is not finite; the last finite parameters are kept.
+        KeyboardInterrupt
+            The parameters are those of the last whole step.
+        """
+        out = np.empty(epochs)
+        done = 0
+        while done < epochs:
+            together = self.epochs_together(epochs - done)
+            out[done : done + together] = self._run_epochs(together)
+            done += together
+        if not (self._finite() and self._finite("slots")):
+            self._check_parameters(self.epoch)
+        return out
+
+    def epochs_together(self, most: int) -> int:
+        """How many epochs make one call: tiny ones share a slice."""
+        seconds = self._seconds_per_step * self.steps_per_epoch
+        return max(1, min(most, 64, int(Chooser.SLICE / seconds)))
+
+    def _run_epochs(self, epochs: int) -> np.ndarray:
+        n, b = self.n_samples, self.batch_size
+        order = self._order(self.epoch, epochs)
+        starts = np.arange(0, n, b)
+        sizes = np.minimum(b, n - starts)
+        steps = np.zeros((epochs * len(starts), R.STEP), np.int64)
+        steps[:, R.STEP_ROWS] = np.tile(sizes, epochs)
+        if order is None:
+            steps[:, R.STEP_FIRST] = np.tile(starts, epochs)
+        else:
+            offsets = (np.arange(epochs)[:, None] * n + starts).ravel()
+            steps[:, R.STEP_INDEX] = order.ctypes.data + 8 * offsets
+        weights = self._batch_weights(order, starts, sizes, epochs)
+        scalars = np.zeros((len(steps), R.N_SCALARS))
+        with np.errstate(divide="ignore"):
+            inverse = np.where(weights > 0, 1 / weights, 0.0)  # a batch of weight 0 has a gradient of 0
+        scalars[:, R.SCALE], scalars[:, R.L2] = inverse, self.l2 / self._weight_unit * inverse
+        step = self.step + np.arange(len(steps), dtype=np.float64)
+        rates = self.rates(step)
+        scalars[:, R.CLIP] = self.optimizer.clip_value or 0.0
+        scalars[:, R.DECAY] = 1 - rates * self.optimizer.weight_decay
+        rule = self.optimizer.scalars(rates, step + 1)
+        scalars[:, R.RULE : R.RULE + rule.shape[1]] = rule
+        sums = np.zeros(len(steps))
+        steps[:, R.STEP_SCALARS] = scalars.ctypes.data + scalars.strides[0] * np.arange(len(steps))
+        steps[:, R.STEP_LOSS_AT] = sums.ctypes.data + 8 * np.arange(len(steps))
+        if self.plan.random:
+            for k in range(epochs):
+                key = np.random.SeedSequence(self.seed, spawn_key=(2, self.epoch + k))
+                keys = np.random.Generator(np.random.Philox(key)).integers(0, 2**63 - 1, len(starts))
+                steps[k * len(starts) : (k + 1) * len(starts), R.STEP_KEY] = keys
+        self._run_steps(steps, len(starts))
+        self.epoch += epochs
+        return sums.reshape(epochs, -1).sum(axis=1) / weights.reshape(epochs, -1).sum(axis=1)
+
+    def _run_steps(self, steps: np.ndarray, steps_per_epoch: int) -> None:
+        at = 0
+        while at < len(steps):
+            workers, trial = self._chooser.next()
+            seconds = Chooser.TRIAL if trial else Chooser.SLICE
+            count = min(len(steps) - at, max(1, int(seconds / self._seconds_per_step)))
+            done, taken = self.executor.run(steps[at : at + count], workers)
+            self._chooser.measured(workers, taken, int(steps[at : at + done, R.STEP_ROWS].sum()))
+            self._seconds_per_step = max(taken / max(done, 1), 1e-7)
+            at += done
+            self._unchecked += taken
+            if done < count:
+                self._diverged(1 + self.epoch + at // steps_per_epoch, "the loss")
+            if self._unchecked > CHECK:
+                self._check_parameters(1 + self.epoch + (at - 1) // steps_per_epoch)
+
+    def _check_parameters(self, epoch: int) -> None:
+        """Raise if a parameter is not finite, else remember them all. (A copy after every slice took 4 % of the
+        time.)
+        """
+        if not self._finite():
+            self._diverged(epoch, "a parameter")
+        if not self._finite("slots"):
+            self._diverged(epoch, "a gradient")
+        np.copyto(self._last_finite, self.executor.parameters)
+        self._unchecked = 0.0
+
+    def _finite(self, what: str = "parameters") -> bool:
+        """Whether all parameters are finite, or all "slots": a gradient too large to be squared shows there first."""
+        values = getattr(self.executor, what)
+        with np.errstate(all="ignore"):
+            return bool(np.isfinite(values.sum()) or np.isfinite(values).all())  # a sum may overflow
+
+    def _diverged(self, epoch: int, what: str):
+        self.restore(self._last_finite)  # finite parameters may be far off by now, too
+        self.executor.slots[:] = 0
+        self.save_parameters()
+        raise DivergenceError(
+            f"training diverged in epoch {epoch}: {what} is no longer finite. The last finite parameters are kept. "
+            f"Try a smaller learning_rate (now {self.learning_rate:g}), standardised inputs, or a larger batch_size.",
+            epoch,
+        )
+
+    def _order(self, first: int, epochs: int) -> np.ndarray | None:
+        """The rows of these epochs, each a permutation that depends on the seed and the epoch's number only."""
+        if not self.shuffle or self.batch_size == self.n_samples:  # one batch holds all rows: their order means nothing
+            return None
+        order = np.empty((epochs, self.n_samples), np.int64)
+        for k in range(epochs):
+            key = np.random.SeedSequence(self.seed, spawn_key=(1, first + k))
+            order[k] = np.random.Generator(np.random.Philox(key)).permutation(self.n_samples)
+        return order
+
+    def _batch_weights(self, order, starts, sizes, epochs: int) -> np.ndarray:
+        if self._weights is None:
+            return np.tile(sizes.astype(np.float64), epochs)
+        weights = self._weights.astype(np.float64)
+        shuffled = [weights] * epochs if order is None else weights[order]
+        return np.concatenate([np.add.reduceat(w, starts) for w in shuffled])
+
+    # Looking at the model --------------------------------------------------------------------------------------------
+
+    def loss_of(self, X, y, sample_weight=None) -> float:
+        """The mean loss of other rows under the present parameters. The arrays must not change during the fit: what the
+        engine made of them is kept for the next epoch."""
+        return self._evaluation("loss", X, y, sample_weight).loss()
+
+    def logits(self, X) -> np.ndarray:
+        """The last layer's values for other rows, (n, K)."""
+        return self._evaluation("logits", X).logits()
+
+    def _evaluation(self, kind: str, X, *data):
+        key = (kind, id(X), *map(id, data))
+        if key not in self._evaluations:
+            if len(self._evaluations) > 8:  # someone evaluates new arrays all the time: keep none of them
+                self._close_evaluations()
+            loss = self.loss if kind == "loss" else None
+            options = {"n_threads": self.n_threads, "state": self.executor.state, "guard": self.plan.guard}
+            evaluation = Evaluation(self.model, X, *data, loss=loss, **options)
+            self._evaluations[key] = (evaluation, (X, *data))  # the arrays stay alive, so their ids stay theirs
+        return self._evaluations[key][0]
+
+    def weight_squares(self) -> float:
+        """||W||^2 summed over the dense layers, without biases: what an L2 penalty multiplies."""
+        total, item = 0.0, self.plan.item
+        for p in self.plan.parameters:
+            if len(p.shape) == 2:  # padding is zero
+                w = self.executor.parameters[p.matrix.at.offset // item :][: p.matrix.items]
+                with np.errstate(over="ignore"):
+                    total += float(np.square(w, dtype=np.float64).sum())
+        return total
+
+    def gradient(self) -> dict[str, np.ndarray]:
+        """Named arrays of the first slot: the gradient, where the optimiser's rule is "store_gradient"."""
+        return self.executor.unpack(self.executor.slots[0])
+
+    # State -----------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> np.ndarray:
+        """The parameters now, for `restore`."""
+        return self.executor.parameters.copy()
+
+    def restore(self, snapshot: np.ndarray) -> None:
+        """Set the parameters to those of a snapshot."""
+        self.executor.parameters[:] = snapshot
+        self.executor.refresh_transposed()
+
+    def save_parameters(self) -> None:
+        """Write the parameters back into the model."""
+        self.model._arrays = self.executor.unpack(self.executor.parameters)
+
+    @property
+    def state(self) -> dict:
+        """Everything but the parameters that a later fit needs to go on as if it had not stopped.
+
+        "learning_rate" is None while a schedule runs: a later fit's optimiser has it.
+        """
+        rate = None if self.schedule else self.learning_rate
+        slots = [self.executor.unpack(slot) for slot in self.executor.slots]
+        return {"epoch": self.epoch, "step": self.step, "learning_rate": rate, "slots": slots}
+
+    def _resume(self, state: dict) -> None:
+        if len(state["slots"]) != self.plan.n_slots:
+            raise ValueError(
+                f"`state` has {len(state['slots'])} optimiser slots, but {self.optimizer!r} needs {self.plan.n_slots}."
+            )
+        self.epoch, self._steps_before = state["epoch"], state["step"]
+        if state["learning_rate"] is not None:
+            self.learning_rate = state["learning_rate"]
+        for slot, named in zip(self.executor.slots, state["slots"], strict=True):
+            for p in self.plan.parameters:
+                array = named[p.name].reshape((1, *p.shape)[-2:])
+                p.matrix.pack(array, slot[p.matrix.at.offset // ITEMSIZE[self.plan.dtype] :])
+
+    def close(self) -> None:
+        """Let the worker threads end."""
+        self.executor.close()
+        self._close_evaluations()
+
+    def _close_evaluations(self) -> None:
+        for evaluation, _ in self._evaluations.values():
+            evaluation.close()
+        self._evaluations.clear()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.save_parameters()
+        self.close()
