@@ -1,0 +1,271 @@
+"""What the two estimators share: parameters and their checks, the order of a fit, the fitted network, prediction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from .. import activations
+from .._validation import DTYPES, check_features, check_targets, check_weights
+from ..errors import unknown_name
+from ..layers import Dense
+from ..sequential import FEW, Sequential
+from . import solvers
+
+ACTIVATIONS = [*activations.ACTIVATIONS, *activations.ALIASES]
+LEARNING_RATES = ["constant", "invscaling", "adaptive"]
+
+
+class BaseMLP(BaseEstimator, ABC):
+    """Parameters, fit and prediction of `MLPClassifier` and `MLPRegressor`; those say what y means.
+
+    The parameters of the network are `coefs_` and `intercepts_` and nothing else: every fit and every prediction
+    starts from them, so they may be changed, and a pickle is plain arrays.
+    """
+
+    _parameter_constraints: dict = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "solver": [StrOptions(set(solvers.SOLVERS))],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions(set(LEARNING_RATES))],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "n_threads": [None, Interval(Integral, 1, None, closed="left")],
+    }
+    _names: dict = {"activation": ACTIVATIONS, "solver": solvers.SOLVERS, "learning_rate": LEARNING_RATES}
+
+    @abstractmethod
+    def _encode(self, y, *, fresh: bool, incremental: bool, name: str = "y") -> np.ndarray:
+        """Targets as the loss takes them; sets what describes y (`classes_`, `n_outputs_`, `out_activation_`)."""
+
+    @abstractmethod
+    def _loss(self):
+        """The loss object that `out_activation_` belongs to."""
+
+    @abstractmethod
+    def _reported(self, loss: float) -> float:
+        """`loss_` as scikit-learn scales it."""
+
+    @abstractmethod
+    def _stratified(self) -> bool:
+        """Whether a validation split keeps the shares of the targets' values."""
+
+    @abstractmethod
+    def _score_logits(self, logits, targets, sample_weight) -> float:
+        """What `early_stopping` watches: higher is better."""
+
+    def _class_weighted(self, targets, sample_weight):
+        return sample_weight
+
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
+        """Fit the network to X and y.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            float32, float64 and uint8 are taken as they are, CSR too; C order saves a copy.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Labels, or an indicator matrix of labels (classifier); numbers (regressor).
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, not negative. A row of weight 0 is as good as absent.
+        X_val, y_val : array-likes, default=None
+            Validation data for `early_stopping`, instead of `validation_fraction` of X and y.
+        sample_weight_val : array-like, default=None
+            Weights of the validation rows.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            Bad parameters or data; the message names the argument, and for NaN and infinity the row and the column.
+        DivergenceError
+            The loss or the weights became infinite or NaN; the last finite weights are kept.
+        KeyboardInterrupt
+            Ctrl-C: raised after the network was left as it was after the last whole step.
+        """
+        return self._fit(X, y, sample_weight, validation=(X_val, y_val, sample_weight_val))
+
+    def _fit(self, X, y, sample_weight, *, validation=(None, None, None), incremental=False):
+        self._check_parameters(incremental)
+        self._check_validation_arguments(*validation)
+        fresh = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+        X = check_features(self, X, reset=fresh, dtypes=self._dtypes(fresh))
+        y = check_targets(y, X, self, numeric=self._numeric_targets)
+        sample_weight = check_weights(sample_weight, X)
+        if fresh:  # should anything fail from here on, there is no network, rather than one for other classes
+            self.__dict__.pop("coefs_", None)
+        targets = self._encode(y, fresh=fresh, incremental=incremental)
+        sample_weight = self._class_weighted(targets, sample_weight)
+        validation = self._check_validation(*validation)
+        if sample_weight is not None and not sample_weight.all():
+            kept = sample_weight > 0  # a weight of 0 is a removed row also in the order and the sizes of batches
+            X, targets, sample_weight = X[kept], targets[kept], sample_weight[kept]
+
+        units = [X.shape[1], *self._hidden_units(), self.n_outputs_]
+        if fresh:
+            self._initialize(units, np.float32 if X.dtype == np.uint8 else X.dtype)
+        elif units != self._units():
+            raise ValueError(
+                f"`hidden_layer_sizes`, X and y ask for layers of {units} units, but the fitted network that "
+                f"{'partial_fit' if incremental else 'warm_start=True'} goes on with has {self._units()}."
+            )
+        if self.solver == "lbfgs":
+            solvers.fit_lbfgs(self, X, targets, sample_weight)
+        else:
+            solvers.fit_stochastic(self, X, targets, sample_weight, validation, incremental)
+        return self
+
+    def _check_parameters(self, incremental: bool) -> None:
+        for argument, accepted in self._names.items():
+            value = getattr(self, argument)
+            if isinstance(value, str) and value not in accepted:
+                raise unknown_name(argument, value, accepted)
+        self._validate_params()
+        if incremental and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
+
+    def _hidden_units(self) -> list[int]:
+        """`hidden_layer_sizes` as a list of positive integers."""
+        sizes = self.hidden_layer_sizes
+        sizes = list(sizes) if np.iterable(sizes) else [sizes]
+        if not all(isinstance(size, Integral) and size > 0 for size in sizes):
+            raise ValueError(f"hidden_layer_sizes must be > 0 and integers, got {sizes}.")
+        return [int(size) for size in sizes]
+
+    def _units(self) -> list[int]:
+        return [self.coefs_[0].shape[0], *(coef.shape[1] for coef in self.coefs_)]
+
+    def _dtypes(self, fresh: bool) -> tuple:
+        """The dtypes of X that need no conversion: those of the fitted network, or any for a new one."""
+        if fresh:
+            return DTYPES
+        return (self.coefs_[0].dtype, np.dtype(np.uint8))
+
+    def _check_validation_arguments(self, X_val, y_val, sample_weight_val) -> None:
+        """Raise where the arguments of the explicit validation set do not go together."""
+        if X_val is None and y_val is None:
+            if sample_weight_val is not None:
+                raise ValueError("sample_weight_val is provided, but X_val and y_val were not provided.")
+            return
+        if y_val is None:
+            raise ValueError("X_val is provided, but y_val was not provided.")
+        if X_val is None:
+            raise ValueError("y_val is provided, but X_val was not provided.")
+        if not self.early_stopping or self.solver == "lbfgs":
+            raise ValueError(
+                "X_val and y_val serve early_stopping=True with solver 'adam' or 'sgd'; got early_stopping="
+                f"{self.early_stopping!r} with solver={self.solver!r}."
+            )
+
+    def _check_validation(self, X_val, y_val, sample_weight_val):
+        """(X, targets, weights) of the explicit validation set, or None."""
+        if X_val is None:
+            return None
+        X_val = check_features(self, X_val, reset=False, name="X_val")
+        y_val = check_targets(y_val, X_val, self, numeric=self._numeric_targets, name="y_val")
+        targets = self._encode(y_val, fresh=False, incremental=True, name="y_val")
+        return X_val, targets, check_weights(sample_weight_val, X_val, "sample_weight_val")
+
+    def _initialize(self, units: list[int], dtype) -> None:
+        """Draw weights and biases as scikit-learn does: for one `random_state` both begin with the same network.
+
+        Glorot and Bengio's uniform distribution within sqrt(6 / (fan_in + fan_out)), for the logistic function within
+        sqrt(2 / (fan_in + fan_out)).
+        """
+        _check_memory(units)
+        rng = check_random_state(self.random_state)
+        factor = 2.0 if activations.get(self.activation) == activations.Logistic() else 6.0
+        self.coefs_, self.intercepts_ = [], []
+        for fan_in, fan_out in zip(units, units[1:], strict=False):
+            bound = np.sqrt(factor / (fan_in + fan_out))
+            self.coefs_.append(rng.uniform(-bound, bound, (fan_in, fan_out)).astype(dtype, copy=False))
+            self.intercepts_.append(rng.uniform(-bound, bound, fan_out).astype(dtype, copy=False))
+        self._seed = int(rng.randint(np.iinfo(np.int32).max))  # of the order of rows: the same one for warm starts
+        self.n_layers_ = len(units)
+        self.n_iter_ = self.t_ = 0
+        solvers.forget(self)
+
+    def _network(self):
+        """`coefs_` and `intercepts_` as a `Sequential`."""
+        activation = activations.get(self.activation)
+        layers = []
+        for coef in self.coefs_:
+            layers += [Dense(coef.shape[1], kernel_initializer="zeros"), activation]
+        network = Sequential(*layers[:-1], dtype=self.coefs_[0].dtype)
+        network.build(self.coefs_[0].shape[0])
+        parameters = {}
+        for i, (coef, intercept) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
+            parameters |= {f"dense_{i}.weight": coef, f"dense_{i}.bias": intercept}
+        network.set_parameters(parameters)
+        return network
+
+    def _keep(self, network) -> None:
+        """Take the parameters of the trained network."""
+        parameters = network.parameters
+        self.coefs_ = [parameters[f"dense_{i}.weight"] for i in range(self.n_layers_ - 1)]
+        self.intercepts_ = [parameters[f"dense_{i}.bias"] for i in range(self.n_layers_ - 1)]
+
+    def _logits(self, X) -> np.ndarray:
+        """The last layer's outputs, before `out_activation_`, for X as a user passes it: (n_samples, n_outputs)."""
+        check_is_fitted(self, "coefs_")
+        X = check_features(self, X, reset=False)
+        if X.shape[0] * sum(coef.size for coef in self.coefs_) > FEW:
+            return self._network().logits(X, n_threads=self.n_threads)
+        function = activations.get(self.activation).value
+        values = X.astype(self.coefs_[0].dtype, copy=False)
+        with np.errstate(over="ignore"):  # the logistic function of -1000 is 0, by way of exp(1000)
+            for i, (coef, intercept) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
+                values = (function(values) if i else values) @ coef + intercept
+        return values
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "coefs_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _check_memory(units: list[int]) -> None:
+    from ..engine.executor import _physical_memory
+
+    n_parameters = sum((fan_in + 1) * fan_out for fan_in, fan_out in zip(units, units[1:], strict=False))
+    if 8 * n_parameters > _physical_memory():  # in float64, as they are drawn; the optimiser's state comes on top
+        raise MemoryError(
+            f"`hidden_layer_sizes` with layers of {units} units asks for {n_parameters:,} parameters, "
+            f"{8 * n_parameters / 2**30:,.1f} GiB, more than there is; try narrower layers."
+        )
+
+
+def has_epochs(estimator: BaseMLP) -> bool:
+    """Whether the solver knows `partial_fit`."""
+    if estimator.solver == "lbfgs":
+        raise AttributeError(f"partial_fit is only available for stochastic optimizers. {estimator.solver} is not.")
+    return True

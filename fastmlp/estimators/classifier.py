@@ -1,0 +1,348 @@
+"""`MLPClassifier`: labels become codes, logits become labels and probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
+
+from .. import losses
+from .base import BaseMLP, has_epochs
+
+
+class MLPClassifier(ClassifierMixin, BaseMLP):
+    """A multilayer perceptron that classifies: scikit-learn's estimator, trained by fastmlp.
+
+    It minimises the log-loss: softmax with several classes, logistic with two, and a logistic output for each label if
+    y is an indicator matrix. Parameters, defaults and fitted attributes are those of scikit-learn's `MLPClassifier`;
+    `class_weight` and `n_threads` are added.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or array-like of int, default=(100,)
+        Units of each hidden layer; () is multinomial logistic regression.
+    activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
+        Of the hidden layers; any name that `fastmlp.activations` declares.
+    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
+        'adam' and 'sgd' take one step a batch; 'lbfgs' uses all rows and suits small data.
+    alpha : float, default=0.0001
+        Strength of the L2 penalty: alpha / 2 ||W||^2 / (rows of the batch, or their weight) is added to the loss.
+    batch_size : int, default='auto'
+        'auto' is min(200, n_samples).
+    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
+        Of 'sgd': constant; learning_rate_init / (rows seen + 1)^power_t after each epoch; or divided by 5 each time
+        that `n_iter_no_change` epochs did not improve by `tol`.
+    learning_rate_init : float, default=0.001
+        The (first) learning rate of 'sgd' and 'adam'.
+    power_t : float, default=0.5
+        See 'invscaling'.
+    max_iter : int, default=200
+        Epochs at most; iterations for 'lbfgs'.
+    shuffle : bool, default=True
+        Whether each epoch has its own order of rows.
+    random_state : int, RandomState instance or None, default=None
+        Of the first weights, the order of rows and the validation split. With an integer, results repeat bit by bit,
+        for any `n_threads`.
+    tol : float, default=1e-4
+        An epoch that does not improve the loss (or the validation score) by this much counts as no improvement.
+    verbose : bool or int, default=False
+        Print the loss of each iteration.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last fit: from its weights, its optimiser's state and its order of rows.
+    momentum : float, default=0.9
+        Of 'sgd', in [0, 1).
+    nesterovs_momentum : bool, default=True
+        Of 'sgd'.
+    early_stopping : bool, default=False
+        Stop when the score on validation data stops improving, and keep the best network. The data are
+        `validation_fraction` of the rows, or `X_val` and `y_val` of `fit`. Not for 'lbfgs'.
+    validation_fraction : float, default=0.1
+        See `early_stopping`.
+    beta_1, beta_2 : float, default=0.9 and 0.999
+        Decay of Adam's moments, in [0, 1).
+    epsilon : float, default=1e-8
+        Of Adam, added outside the root of the corrected second moment, as PyTorch does.
+    n_iter_no_change : int, default=10
+        Epochs without improvement after which training stops; np.inf never stops.
+    max_fun : int, default=15000
+        Loss evaluations of 'lbfgs' at most.
+    class_weight : dict, 'balanced' or None, default=None
+        Weights of the classes, multiplied into `sample_weight`; 'balanced' is n_samples / (n_classes * count).
+    n_threads : int or None, default=None
+        None measures which number of threads is fastest; the result does not depend on it.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels; the columns' numbers for an indicator matrix.
+    coefs_, intercepts_ : list of ndarray
+        Weights (n_inputs, n_units) and biases (n_units,) of each layer. Prediction and further training use them as
+        they are, so they may be changed.
+    loss_, best_loss_ : float
+        The last and the smallest loss, L2 penalty included; `best_loss_` is None with `early_stopping`.
+    loss_curve_ : list of float
+        The loss of each epoch.
+    validation_scores_ : list of float or None
+        The accuracy on validation data after each epoch, with `early_stopping`.
+    best_validation_score_ : float or None
+        Their maximum.
+    n_iter_, t_ : int
+        Epochs of the last fit, and rows seen since the weights were drawn.
+    n_layers_, n_outputs_ : int
+        Layers, the input's among them, and units of the last.
+    out_activation_ : str
+        'softmax' or 'logistic'.
+    n_features_in_ : int
+        Columns of X.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X had names.
+
+    See Also
+    --------
+    MLPRegressor : The same for numbers.
+
+    Notes
+    -----
+    Differences from scikit-learn: Ctrl-C raises KeyboardInterrupt, with the network of the last whole step in place;
+    a loss that is not finite raises `DivergenceError`; a warm start keeps the optimiser's state; rows of weight 0 are
+    dropped before batches are made; uint8 input trains in float32.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from fastmlp import MLPClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> classifier = MLPClassifier(solver="lbfgs", random_state=0).fit(X, y)
+    >>> round(classifier.score(X, y), 2) > 0.95
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **BaseMLP._parameter_constraints,
+        "class_weight": [StrOptions({"balanced"}), dict, list, None],
+    }
+    _numeric_targets = False
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        *,
+        solver="adam",
+        alpha=0.0001,
+        batch_size="auto",
+        learning_rate="constant",
+        learning_rate_init=0.001,
+        power_t=0.5,
+        max_iter=200,
+        shuffle=True,
+        random_state=None,
+        tol=1e-4,
+        verbose=False,
+        warm_start=False,
+        momentum=0.9,
+        nesterovs_momentum=True,
+        early_stopping=False,
+        validation_fraction=0.1,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        n_iter_no_change=10,
+        max_fun=15000,
+        class_weight=None,
+        n_threads=None,
+    ):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+        self.class_weight = class_weight
+        self.n_threads = n_threads
+
+    @available_if(has_epochs)
+    def partial_fit(self, X, y, sample_weight=None, classes=None):
+        """Train one epoch on X and y, from where the last call stopped.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+        sample_weight : array-like of shape (n_samples,), default=None
+        classes : array-like of shape (n_classes,), default=None
+            All labels that will ever come; needed by the first call. An indicator matrix needs none.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            No `classes` in the first call, other ones later, or labels in y that are not among them.
+        """
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' needs all rows at once and is not supported by partial_fit; pass a dict: "
+                "sklearn.utils.class_weight.compute_class_weight('balanced', classes=classes, y=y) computes it."
+            )
+        self._check_parameters(incremental=True)
+        self._declare(y, classes)
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def _declare(self, y, classes) -> None:
+        """Take `classes` of a first `partial_fit`, or compare them with the known ones."""
+        known = getattr(self, "classes_", None)
+        if classes is not None:
+            classes = unique_labels(classes)
+            if known is not None and not np.array_equal(known, classes):
+                raise ValueError(f"`classes={classes}` is not the same as on last call to partial_fit, was: {known}")
+        if known is not None:
+            return
+        multilabel = type_of_target(y).startswith("multilabel")
+        if classes is None and not multilabel:
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        self._set_classes(classes if classes is not None else np.arange(np.shape(y)[1]), multilabel)
+
+    def _set_classes(self, classes, multilabel: bool) -> None:
+        self.classes_ = classes
+        self.n_outputs_ = len(classes) if multilabel or len(classes) > 2 else 1
+        self.out_activation_ = "logistic" if multilabel or len(classes) <= 2 else "softmax"
+        self._multilabel = multilabel
+
+    def _encode(self, y, *, fresh, incremental, name="y"):
+        check_classification_targets(y)
+        multilabel = y.ndim == 2
+        if multilabel and type_of_target(y) != "multilabel-indicator":
+            raise ValueError("Multioutput target data is not supported: y with several columns must hold 0 and 1 only.")
+        if not incremental and (fresh or not hasattr(self, "classes_")):
+            self._set_classes(np.arange(y.shape[1]) if multilabel else np.unique(y), multilabel)
+        if multilabel != self._multilabel or (multilabel and y.shape[1] != self.n_outputs_):
+            raise ValueError(f"y has shape {y.shape}, but the fitted classes_ are {self.classes_}.")
+        if multilabel:
+            return np.ascontiguousarray(y, dtype=np.float64)
+        seen, codes = np.unique(y, return_inverse=True)
+        self._check_known(seen, all_of_them=not incremental, name=name)
+        return np.searchsorted(self.classes_, seen)[codes]
+
+    def _check_known(self, seen, all_of_them: bool, name: str) -> None:
+        unseen = seen[~np.isin(seen, self.classes_)]
+        if len(unseen):
+            raise ValueError(
+                f"`{name}` has classes not in `self.classes_`: {unseen.tolist()}. `self.classes_` has {self.classes_}; "
+                "the first partial_fit takes all that will ever come as `classes`."
+            )
+        if all_of_them and len(seen) != len(self.classes_):
+            raise ValueError(
+                "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
+                f"Previously got {self.classes_}, `y` has {seen}"
+            )
+
+    def _class_weighted(self, targets, sample_weight):
+        if self.class_weight is None:
+            return sample_weight
+        if self._multilabel:
+            weights = compute_sample_weight(self.class_weight, targets)
+        elif self.class_weight == "balanced":
+            counts = np.bincount(targets, weights=sample_weight, minlength=len(self.classes_))
+            with np.errstate(divide="ignore"):  # of classes without rows
+                weights = (counts.sum() / (np.count_nonzero(counts) * counts))[targets]
+            weights[~np.isfinite(weights)] = 0.0
+        else:
+            present, codes = np.unique(targets, return_inverse=True)
+            labels = self.classes_[present]
+            weights = compute_class_weight(self.class_weight, classes=labels, y=labels)[codes]
+        if not (np.isfinite(weights).all() and (weights >= 0).all()):
+            raise ValueError(f"`class_weight` must be finite and not negative; got {self.class_weight}.")
+        weights = weights if sample_weight is None else weights * sample_weight
+        if not weights.any():
+            raise ValueError("`class_weight` and `sample_weight` leave no row with a weight above 0.")
+        return weights
+
+    def _loss(self):
+        return losses.SoftmaxCrossEntropy() if self.out_activation_ == "softmax" else losses.BinaryCrossEntropy()
+
+    def _stratified(self) -> bool:
+        return not self._multilabel
+
+    def _reported(self, loss: float) -> float:
+        return loss
+
+    def _codes(self, logits) -> np.ndarray:
+        """The most probable class of each row as its code, (n,); each label as 0 or 1, (n, n_labels)."""
+        if self.out_activation_ == "softmax":
+            return logits.argmax(axis=1)
+        codes = (logits > 0).astype(np.int64)
+        return codes if self._multilabel else codes[:, 0]
+
+    def _score_logits(self, logits, targets, sample_weight):
+        if not np.isfinite(logits).all():
+            return np.nan
+        right = self._codes(logits) == targets
+        return np.average(right.all(axis=1) if self._multilabel else right, weights=sample_weight)
+
+    def predict(self, X):
+        """The most probable class of each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_labels)
+            Of `classes_`; an indicator matrix if that was fitted.
+        """
+        codes = self._codes(self._logits(X))
+        return codes if self._multilabel else self.classes_[np.minimum(codes, len(self.classes_) - 1)]
+
+    def predict_proba(self, X):
+        """The probability of each class, or of each label.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`.
+        """
+        logits = self._logits(X)
+        probabilities = self._loss().output(logits)
+        if self._multilabel or self.out_activation_ == "softmax":
+            return probabilities
+        if len(self.classes_) == 1:
+            return np.ones_like(probabilities)
+        return np.hstack([1 - probabilities, probabilities])
+
+    def predict_log_proba(self, X):
+        """The logarithm of `predict_proba`."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
