@@ -1,0 +1,358 @@
+"""The naive twin: everything that fastmlp computes, once more, slowly, in float64 NumPy, straight from the formulas.
+
+It shares no code with fastmlp: the tests hold the product to it. It reads only specifications (`Dense(3).use_bias`), so
+a declaration's own formulas are checked too: derivatives here are functions of the input z, whatever fastmlp takes.
+
+Letters: n rows, K outputs; X (n, n_in), W (n_in, n_out), b (n_out,); dz is the loss's gradient with respect to z.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.sparse
+import scipy.special
+
+
+def sigmoid(z):
+    """1 / (1 + exp(-z)) = exp(-log(1 + exp(-z))), without overflow; relative error |z| 1e-16."""
+    return np.exp(-np.logaddexp(0, -z))
+
+
+def normal_pdf(z):
+    return np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+
+
+def softplus(z):
+    return np.logaddexp(0, z)
+
+
+def gelu_tanh(z):
+    return z / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
+
+
+def gelu_tanh_derivative(z):
+    inner = np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)
+    sech2 = 1 / np.cosh(np.clip(inner, -300, 300)) ** 2
+    return (1 + np.tanh(inner)) / 2 + z / 2 * sech2 * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * z**2)
+
+
+def mish_derivative(z):
+    t = np.tanh(softplus(z))
+    return t + z * (1 - t**2) * sigmoid(z)
+
+
+SELU_SCALE, SELU_ALPHA = 1.0507009873554804934, 1.6732632423543772848
+
+# name -> (f(z), f'(z)) with the default parameter
+ACTIVATIONS = {
+    "leaky_relu": (lambda z: np.where(z > 0, z, 0.01 * z), lambda z: np.where(z > 0, 1.0, 0.01)),
+    "elu": (lambda z: np.where(z > 0, z, np.expm1(np.minimum(z, 0))), lambda z: np.exp(np.minimum(z, 0))),
+    "selu": (
+        lambda z: SELU_SCALE * np.where(z > 0, z, SELU_ALPHA * np.expm1(np.minimum(z, 0))),
+        lambda z: SELU_SCALE * np.where(z > 0, 1, SELU_ALPHA * np.exp(np.minimum(z, 0))),
+    ),
+    "gelu": (
+        lambda z: z * scipy.special.ndtr(z),
+        lambda z: scipy.special.ndtr(z) + z * normal_pdf(z),
+    ),
+    "gelu_tanh": (gelu_tanh, gelu_tanh_derivative),
+    "silu": (lambda z: z * sigmoid(z), lambda z: sigmoid(z) + z * sigmoid(z) * sigmoid(-z)),
+    "mish": (lambda z: z * np.tanh(softplus(z)), mish_derivative),
+    "softplus": (softplus, sigmoid),
+    "hard_threshold": (lambda z: np.heaviside(z, 1.0), np.zeros_like),
+    "identity": (lambda z: z, lambda z: np.ones_like(z)),
+    "relu": (lambda z: np.maximum(z, 0), lambda z: np.where(z > 0, 1.0, 0.0)),
+    "tanh": (np.tanh, lambda z: 1 / np.cosh(np.clip(z, -300, 300)) ** 2),
+    "logistic": (sigmoid, lambda z: sigmoid(z) * sigmoid(-z)),
+}
+
+
+def softmax_cross_entropy(z, y):
+    """l_i = -sum_k y_ik log softmax(z_i)_k; integer codes y (n,) stand for one-hot rows."""
+    if y.ndim == 1:
+        y = np.eye(z.shape[1])[y]
+    shifted = z - z.max(1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return -(y * log_p).sum(1), y.sum(1, keepdims=True) * np.exp(log_p) - y
+
+
+def binary_cross_entropy(z, y):
+    """l_i = -sum_k y_ik log p_ik + (1 - y_ik) log(1 - p_ik), p = sigmoid(z)."""
+    y = y.reshape(z.shape)
+    value = np.where(y > 0, y * np.logaddexp(0, -z), 0) + np.where(y < 1, (1 - y) * np.logaddexp(0, z), 0)
+    return value.sum(1), sigmoid(z) - y
+
+
+def squared_error(z, y):
+    """l_i = 1/2 sum_k (z_ik - y_ik)^2."""
+    y = y.reshape(z.shape)
+    return 0.5 * ((z - y) ** 2).sum(1), z - y
+
+
+# name -> function (z, y) -> (l of shape (n,), dl/dz of shape (n, K))
+LOSSES = {f.__name__: f for f in (softmax_cross_entropy, binary_cross_entropy, squared_error)}
+
+
+def softplus(z):
+    return np.logaddexp(0, z)
+
+
+def absolute_error(z, y):
+    return np.abs(z - y).sum(1), np.sign(z - y)
+
+
+def huber(z, y, delta=1.0):
+    d = z - y
+    rows = np.where(np.abs(d) <= delta, d**2 / 2, delta * (np.abs(d) - delta / 2))
+    return rows.sum(1), np.clip(d, -delta, delta)
+
+
+def poisson(z, y):
+    """Half the deviance: y log(y / m) - y + m, m = exp(z)."""
+    return scipy.special.kl_div(y, np.exp(z)).sum(1), np.exp(z) - y
+
+
+def negative_binomial(z, y, dispersion=1.0):
+    """Minus the log-probability of counts with mean m and 1/d failures, less what does not depend on m."""
+    m, r = np.exp(z), 1 / dispersion
+    return (-y * np.log(m / (m + r)) - r * np.log(r / (m + r))).sum(1), (m - y) * r / (m + r)
+
+
+def focal(z, y, gamma=2.0):
+    p, q = sigmoid(z), sigmoid(-z)
+    rows = -y * q**gamma * np.log(p) - (1 - y) * p**gamma * np.log(q)
+    gradient = y * (gamma * p * q**gamma * np.log(p) - q ** (gamma + 1))
+    return rows.sum(1), gradient + (1 - y) * (p ** (gamma + 1) - gamma * q * p**gamma * np.log(q))
+
+
+def quantile(z, y, quantiles=(0.1, 0.5, 0.9)):
+    q = np.asarray(quantiles)
+    return np.maximum(q * (y - z), (q - 1) * (y - z)).sum(1), (z > y) - q
+
+
+def gaussian(z, y, min_variance=1e-6):
+    m = y.shape[1]
+    d, v = z[:, :m] - y, softplus(z[:, m:]) + min_variance
+    rows = 0.5 * (np.log(v) + d**2 / v)
+    return rows.sum(1), np.hstack([d / v, 0.5 * (1 / v - d**2 / v**2) * sigmoid(z[:, m:])])
+
+
+def hinge(z, y):
+    """Crammer and Singer's; y holds codes (n, 1), or 0 and 1 for one output."""
+    if z.shape[1] == 1:
+        t = np.where(y > 0, 1, -1)
+        return np.maximum(1 - t * z, 0).sum(1), np.where(t * z < 1, -t, 0)
+    rows, gradient = np.zeros(len(z)), np.zeros(z.shape)
+    for i, c in enumerate(y.ravel().astype(int)):
+        rival = np.delete(np.arange(z.shape[1]), c)[np.delete(z[i], c).argmax()]
+        rows[i] = max(0, 1 + z[i, rival] - z[i, c])
+        gradient[i, [rival, c]] = (1, -1) if rows[i] > 0 else (0, 0)
+    return rows, gradient
+
+
+# as LOSSES, with targets of their own (n, columns); see test_losses.py
+MORE_LOSSES = {
+    f.__name__: f for f in (absolute_error, huber, poisson, negative_binomial, focal, quantile, gaussian, hinge)
+}
+
+
+def sgd(p, g, slots, t, learning_rate, momentum, nesterov):
+    """v = mu v - lr g; p += v, or with Nesterov p += mu v - lr g."""
+    if not slots:
+        slots.append(np.zeros_like(p))
+    v = slots[0] = momentum * slots[0] - learning_rate * g
+    return p + (momentum * v - learning_rate * g if nesterov else v)
+
+
+def adam(p, g, slots, t, learning_rate, beta_1, beta_2, epsilon):
+    """Kingma and Ba, algorithm 1."""
+    if not slots:
+        slots += [np.zeros_like(p), np.zeros_like(p)]
+    slots[0] = beta_1 * slots[0] + (1 - beta_1) * g
+    slots[1] = beta_2 * slots[1] + (1 - beta_2) * g**2
+    m_hat, v_hat = slots[0] / (1 - beta_1**t), slots[1] / (1 - beta_2**t)
+    return p - learning_rate * m_hat / (np.sqrt(v_hat) + epsilon)
+
+
+def nadam(p, g, slots, t, learning_rate, beta_1, beta_2, epsilon, momentum_decay):
+    """Dozat, with PyTorch's decaying momentum."""
+    if not slots:
+        slots += [np.zeros_like(p), np.zeros_like(p), 1.0]
+    mu, following = (beta_1 * (1 - 0.5 * 0.96 ** (k * momentum_decay)) for k in (t, t + 1))
+    slots[0] = beta_1 * slots[0] + (1 - beta_1) * g
+    slots[1] = beta_2 * slots[1] + (1 - beta_2) * g**2
+    slots[2] *= mu
+    m_hat = following * slots[0] / (1 - slots[2] * following) + (1 - mu) * g / (1 - slots[2])
+    return p - learning_rate * m_hat / (np.sqrt(slots[1] / (1 - beta_2**t)) + epsilon)
+
+
+def adagrad(p, g, slots, t, learning_rate, epsilon):
+    """Duchi, Hazan and Singer, with a diagonal matrix."""
+    if not slots:
+        slots.append(np.zeros_like(p))
+    slots[0] = slots[0] + g**2
+    return p - learning_rate * g / (np.sqrt(slots[0]) + epsilon)
+
+
+def rmsprop(p, g, slots, t, learning_rate, rho, momentum, epsilon, centered):
+    """Tieleman and Hinton; Graves where centered."""
+    if not slots:
+        slots += [np.zeros_like(p)] * 3
+    slots[0] = rho * slots[0] + (1 - rho) * g**2
+    slots[1] = rho * slots[1] + (1 - rho) * g
+    spread = slots[0] - slots[1] ** 2 if centered else slots[0]
+    slots[2] = momentum * slots[2] + g / (np.sqrt(np.maximum(spread, 0)) + epsilon)
+    return p - learning_rate * slots[2]
+
+
+def lion(p, g, slots, t, learning_rate, beta_1, beta_2):
+    """Chen et al., algorithm 2, without the decay."""
+    if not slots:
+        slots.append(np.zeros_like(p))
+    p = p - learning_rate * np.sign(beta_1 * slots[0] + (1 - beta_1) * g)
+    slots[0] = beta_2 * slots[0] + (1 - beta_2) * g
+    return p
+
+
+# name -> function (p, g, slots, t, **the optimiser's fields) -> new p; fills and replaces `slots`
+OPTIMIZERS = {
+    "sgd": sgd,
+    "adam": adam,
+    "adamw": adam,
+    "nadam": nadam,
+    "adagrad": adagrad,
+    "rmsprop": rmsprop,
+    "lion": lion,
+}
+
+
+def update(optimizer, p, g, slots, t, learning_rate=None, is_weight=True):
+    """One step of any optimiser: clipping, decay of weights, then the rule."""
+    fields = dict(vars(optimizer))
+    clip_value, decay = fields.pop("clip_value"), fields.pop("weight_decay", 0.0)
+    if learning_rate is not None:
+        fields["learning_rate"] = learning_rate
+    if clip_value is not None:
+        g = np.clip(g, -clip_value, clip_value)
+    if is_weight:
+        p = p * (1 - fields["learning_rate"] * decay)
+    return OPTIMIZERS[optimizer.name](p, g, slots, t, **fields)
+
+
+def as_float64(X):
+    """X as a dense float64 array, whatever it was."""
+    return np.asarray(X.toarray() if scipy.sparse.issparse(X) else X, np.float64)
+
+
+def dense_forward(X, W, b):
+    """z_ij = sum_k X_ik W_kj + b_j."""
+    return np.einsum("ik,kj->ij", X, W) + b
+
+
+def dense_backward(X, W, dz):
+    """Gradients (dX, dW, db) of a dense layer from dz."""
+    return np.einsum("ij,kj->ik", dz, W), np.einsum("ik,ij->kj", X, dz), dz.sum(0)
+
+
+def forward(layers, parameters, X):
+    """Logits, and the input of every layer.
+
+    `parameters` is the dictionary of `Sequential.parameters`: "dense_0.weight", "dense_0.bias", ...
+    """
+    tape, a, n_dense = [], as_float64(X), 0
+    for layer in layers:
+        tape.append(a)
+        kind = type(layer).__name__
+        if kind == "Dense":
+            W = parameters[f"dense_{n_dense}.weight"]
+            a = dense_forward(a, W, parameters.get(f"dense_{n_dense}.bias", np.zeros(W.shape[1])))
+            n_dense += 1
+        elif kind == "Rescaling":
+            a = a * layer.scale + layer.offset
+        else:
+            a = ACTIVATIONS[layer.name][0](a)
+    return a, tape
+
+
+def loss_and_gradients(layers, parameters, X, y, loss, sample_weight=None, l2=0.0):
+    """Data loss of the rows (without the penalty), and the gradients of loss + l2 / (2 sum w) sum ||W||^2.
+
+    A batch whose weights are all zero has loss 0 and no gradient.
+    """
+    parameters = {name: np.asarray(value, np.float64) for name, value in parameters.items()}
+    z, tape = forward(layers, parameters, X)
+    w = np.ones(len(z)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    total = w.sum()
+    share = w / total if total > 0 else np.zeros_like(w)
+    rows, dz = LOSSES[loss](z, np.asarray(y))
+    value, d = share @ rows, share[:, None] * dz
+
+    gradients, n_dense = {}, sum(type(layer).__name__ == "Dense" for layer in layers)
+    for layer, a in zip(reversed(layers), reversed(tape), strict=True):
+        kind = type(layer).__name__
+        if kind == "Dense":
+            n_dense -= 1
+            name = f"dense_{n_dense}"
+            W = parameters[f"{name}.weight"]
+            d, dW, db = dense_backward(a, W, d)
+            gradients[f"{name}.weight"] = dW + (l2 / total * W if total > 0 else 0)
+            if f"{name}.bias" in parameters:
+                gradients[f"{name}.bias"] = db
+        elif kind == "Rescaling":
+            d = d * layer.scale
+        else:
+            d = d * ACTIVATIONS[layer.name][1](a)
+    return value, gradients
+
+
+@dataclass
+class Twin:
+    """A whole training run from given parameters over given batches of rows.
+
+    >>> twin = Twin(model.layers, model.parameters, "squared_error", SGD(0.1))      # doctest: +SKIP
+    >>> twin.epoch(X, y, batches=[[0, 1], [2]])                                     # doctest: +SKIP
+    """
+
+    layers: tuple
+    parameters: dict
+    loss: str
+    optimizer: object
+    l2: float = 0.0
+    t: int = 0
+    slots: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.parameters = {name: np.array(value, np.float64) for name, value in self.parameters.items()}
+
+    def step(self, X, y, sample_weight=None, learning_rate=None):
+        """One update from all the rows given; returns their mean loss before it."""
+        self.t += 1
+        loss, gradients = loss_and_gradients(self.layers, self.parameters, X, y, self.loss, sample_weight, self.l2)
+        for name, g in gradients.items():
+            p, slots = self.parameters[name], self.slots.setdefault(name, [])
+            weight = name.endswith(".weight")
+            self.parameters[name] = update(self.optimizer, p, g, slots, self.t, learning_rate, weight)
+        return loss
+
+    def epoch(self, X, y, batches, sample_weight=None):
+        """One update for each batch of row numbers; returns the mean loss of all rows, each seen before its update."""
+        X, y = as_float64(X), np.asarray(y)
+        w = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        losses = [self.step(X[rows], y[rows], w[rows]) for rows in batches]
+        return np.average(losses, weights=[w[rows].sum() for rows in batches])
+
+
+def in_order(n, batch_size):
+    """The batches of an unshuffled epoch: the last one may be smaller."""
+    return [np.arange(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
+
+
+def relative_error(actual, expected):
+    """max |actual - expected| over the largest |expected|: blind to how small single elements are.
+
+    Sums of many terms cancel, so an element far below the largest carries the rounding of the large ones.
+    """
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape, (actual.shape, expected.shape)
+    difference = np.abs(actual - expected).max(initial=0)
+    return difference / max(np.abs(expected).max(initial=0), np.finfo(np.float64).tiny)

@@ -1,0 +1,114 @@
+"""`Sequential.activations`: values behind a layer; `copy_parameters`: trained leading layers for a new model."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from fastmlp import Dense, Logistic, ReLU, Rescaling, Sequential, Tanh
+
+
+def network(dtype="float64", seed=1):
+    return Sequential(Rescaling(0.5), Dense(6), ReLU(), Dense(5), ReLU(), Dense(3), dtype=dtype).build(4, seed=seed)
+
+
+def by_hand(model, X):
+    p, values = model.parameters, [X * 0.5]
+    for k in range(3):
+        values.append(values[-1] @ p[f"dense_{k}.weight"] + p[f"dense_{k}.bias"])
+        if k < 2:
+            values.append(np.maximum(values[-1], 0))
+    return values
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 7, 9000])
+def test_every_layer_by_index_from_both_ends(dtype, n, rng):
+    model, X = network(dtype), rng.normal(size=(n, 4))
+    for i, expected in enumerate(by_hand(model, X)):
+        got = model.activations(X, layer=i)
+        assert got.dtype == dtype
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(model.activations(X, layer=i - 6), got)
+    np.testing.assert_allclose(model.activations(X), model.logits(X), rtol=1e-4, atol=1e-5)
+
+
+def test_by_the_names_of_summary(rng, capsys):
+    model, X = Sequential(Dense(6), Tanh(), Dense(5), ReLU(), Dense(3)).build(4), rng.normal(size=(5, 4))
+    printed = model.summary()
+    for i, name in enumerate(["dense_0", "Tanh()", "dense_1", "ReLU()", "dense_2"]):
+        assert name in printed
+        np.testing.assert_array_equal(model.activations(X, layer=name), model.activations(X, layer=i))
+
+
+def test_sparse_rows_and_untouched_input(rng):
+    model, X = network(), rng.normal(size=(6, 4))
+    before = X.copy()
+    sparse = model.activations(scipy.sparse.csr_array(X), layer=2)
+    np.testing.assert_allclose(sparse, model.activations(X, layer=2), rtol=1e-12)
+    model.activations(X, layer=0)[:] = 7
+    np.testing.assert_array_equal(X, before)
+
+
+@pytest.mark.parametrize(
+    ("layer", "error", "words"),
+    [
+        (6, ValueError, r"`layer` must be in \[-6, 5\] for 6 layers; got 6"),
+        (-7, ValueError, r"got -7"),
+        ("dense_9", ValueError, "`layer` must be one of .*'dense_2'; got 'dense_9'"),
+        ("ReLU()", ValueError, r"'ReLU\(\)' is at \[2, 4\]"),
+        (True, TypeError, "got True"),
+        (1.0, TypeError, "got 1.0"),
+    ],
+)
+def test_bad_layers(layer, error, words):
+    with pytest.raises(error, match=words):
+        network().activations(np.ones((2, 4)), layer=layer)
+
+
+def test_without_parameters():
+    with pytest.raises(ValueError, match="no parameters yet"):
+        Sequential(Dense(2)).activations([[1.0]], layer=0)
+
+
+def test_copy_parameters_of_leading_layers(rng):
+    old, X = network("float32", seed=3), rng.normal(size=(5, 4))
+    new = Sequential(*old.layers[:5], Dense(2))
+    assert new.copy_parameters(old, layers=5) is new
+    np.testing.assert_array_equal(new.activations(X, layer=4), old.activations(X, layer=4))
+    fresh = Sequential(*old.layers[:5], Dense(2)).build(4)
+    np.testing.assert_array_equal(new.parameters["dense_2.weight"], fresh.parameters["dense_2.weight"])
+    kept = old.parameters
+    new.fit(X, [0, 1, 0, 1, 1], loss="softmax_cross_entropy", epochs=2, verbose=0)
+    assert all(np.array_equal(kept[name], old.parameters[name]) for name in kept)
+
+
+def test_copy_parameters_of_all_layers_and_another_dtype(rng):
+    old, new = network("float64", seed=3), network("float32", seed=4)
+    new.copy_parameters(old)
+    assert all(np.array_equal(new.parameters[k], v.astype("float32")) for k, v in old.parameters.items())
+
+
+@pytest.mark.parametrize(
+    ("layers", "k", "words"),
+    [
+        ((Rescaling(0.5), Dense(7), ReLU(), Dense(3)), 2, "must be layers that both models share; 1 is"),
+        ((Rescaling(0.5), Dense(6), Logistic(), Dense(3)), 3, "must be layers that both models share; 2 is"),
+        ((Rescaling(0.5), Dense(6, use_bias=False), ReLU(), Dense(3)), 2, "1 is"),
+        ((Rescaling(0.5), Dense(6), ReLU(), Dense(3)), 5, r"`layers` must be in \[1, 4\]; got 5"),
+        ((Rescaling(0.5), Dense(6), ReLU(), Dense(3)), 0, "got 0"),
+    ],
+)
+def test_copy_parameters_refuses_what_is_not_shared(layers, k, words):
+    new = Sequential(*layers)
+    with pytest.raises(ValueError, match=words):
+        new.copy_parameters(network(), layers=k)
+    assert not new.built
+
+
+def test_copy_parameters_refuses_other_models():
+    with pytest.raises(TypeError, match="`other` must be a Sequential; got str"):
+        network().copy_parameters("mnist")
+    with pytest.raises(ValueError, match="no parameters yet"):
+        network().copy_parameters(Sequential(Dense(2)))
+    with pytest.raises(ValueError, match="`other` must have n_features=4; got 5"):
+        network().copy_parameters(Sequential(*network().layers).build(5))

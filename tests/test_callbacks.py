@@ -1,0 +1,210 @@
+"""EarlyStopping on made-up metrics, and on real fits."""
+
+import math
+
+import numpy as np
+import pytest
+
+from fastmlp import Callback, EarlyStopping, History
+
+NAN = math.nan
+
+
+class FakeTraining:
+    """Parameters that say which epoch they are from."""
+
+    def __init__(self):
+        self.stop, self.parameters = False, 0
+
+    def snapshot(self):
+        return self.parameters
+
+    def restore(self, snapshot):
+        self.parameters = snapshot
+
+
+def run(callback, values, monitor="val_loss"):
+    """The epochs that a fit with these metrics would run, as `Sequential.fit` runs them."""
+    training, history = FakeTraining(), History()
+    callback.on_fit_begin(training)
+    for epoch, value in enumerate(values, 1):
+        training.parameters = epoch
+        logs = {"loss": 1.0, monitor: value}
+        history.record(epoch, logs)
+        callback.on_epoch_end(training, epoch, logs)
+        if training.stop:
+            break
+    callback.on_fit_end(training, history)
+    return training, len(history)
+
+
+@pytest.mark.parametrize(
+    "values, patience, epochs, best",
+    [
+        ([3, 2, 1], 1, 3, 3),
+        ([1, 2, 3], 1, 2, 1),
+        ([1, 2, 3, 4], 2, 3, 1),
+        ([3, 4, 2, 4, 4, 1], 2, 5, 3),
+        ([1, 1, 1], 1, 2, 1),  # equal is no improvement
+        ([NAN, 2, NAN, 1], 2, 4, 4),
+        ([NAN, NAN, 1], 2, 2, None),
+        ([2, NAN, NAN, 1], 2, 3, 1),
+        ([NAN, 5, 6], 2, 3, 2),  # NaN first does not stand in the way of the first number
+        ([math.inf, 1, 2], 1, 3, 2),
+        ([-math.inf, NAN], 1, 2, 1),
+    ],
+)
+def test_smaller_is_better(values, patience, epochs, best):
+    stopping = EarlyStopping(patience=patience)
+    training, ran = run(stopping, values)
+    assert ran == epochs and stopping.best_epoch_ == best
+    assert training.parameters == (best or epochs)
+    assert stopping.best_ == (None if best is None else values[best - 1])
+    assert stopping.stopped_epoch_ == (epochs if training.stop else None)
+
+
+@pytest.mark.parametrize("monitor", ["val_accuracy", "accuracy", "val_score", "auc", "val_r2"])
+def test_larger_is_better_by_name(monitor):
+    stopping = EarlyStopping(monitor, patience=2)
+    training, ran = run(stopping, [0.1, 0.3, NAN, 0.2, 0.9], monitor)
+    assert (ran, training.parameters, stopping.best_) == (4, 2, 0.3)
+
+
+def test_mode_overrides_the_name():
+    assert run(EarlyStopping("accuracy", 1, mode="min"), [0.5, 0.6], "accuracy")[0].parameters == 1
+    assert run(EarlyStopping("val_loss", 1, mode="max"), [0.5, 0.6, 0.1])[0].parameters == 2
+
+
+def test_min_delta():
+    stopping = EarlyStopping(patience=2, min_delta=0.25)
+    training, ran = run(stopping, [1.0, 0.75, 0.76, 0.5])  # 0.75 is not *less* than 1 - 0.25
+    assert ran == 3 and stopping.best_epoch_ == 1
+
+
+def test_without_restoring():
+    training, ran = run(EarlyStopping(patience=1, restore_best=False), [1, 2])
+    assert training.parameters == ran == 2
+
+
+def test_a_second_fit_starts_afresh():
+    stopping = EarlyStopping(patience=1)
+    run(stopping, [1, 2])
+    training, ran = run(stopping, [5, 4, 6])
+    assert ran == 3 and stopping.best_ == 4 and training.parameters == 2
+
+
+def test_unknown_monitor():
+    with pytest.raises(ValueError, match="`monitor` must be one of 'loss'; got 'val_loss'.*validation_data"):
+        EarlyStopping().on_epoch_end(FakeTraining(), 1, {"loss": 1.0})
+    with pytest.raises(ValueError, match="Did you mean 'loss'"):
+        EarlyStopping("los").on_epoch_end(FakeTraining(), 1, {"loss": 1.0})
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"patience": 0}, "`patience` must be an integer of at least 1; got 0"),
+        ({"patience": 2.5}, "`patience`.*got 2.5"),
+        ({"patience": True}, "`patience`.*got True"),
+        ({"min_delta": -1}, r"`min_delta` must be in \[0, inf\); got -1"),
+        ({"min_delta": NAN}, "`min_delta`.*got nan"),
+        ({"mode": "mni"}, "`mode`.*'mni'.*Did you mean 'min'"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        EarlyStopping(**arguments)
+
+
+def test_base_class_does_nothing():
+    training, ran = run(Callback(), [1, 2])
+    assert ran == 2 and not training.stop
+
+
+# On real fits
+
+
+@pytest.fixture
+def problem(rng):
+    X = rng.normal(size=(120, 5)).astype(np.float32)
+    return X, (X[:, 0] > 0).astype(int)
+
+
+class Recorder(Callback):
+    """Keeps the calls and the parameters after each epoch."""
+
+    def __init__(self):
+        self.calls, self.parameters = [], {}
+
+    def on_fit_begin(self, training):
+        self.calls.append("begin")
+
+    def on_epoch_end(self, training, epoch, logs):
+        self.calls.append(epoch)
+        self.parameters[epoch] = training.snapshot()
+
+    def on_fit_end(self, training, history):
+        self.calls.append("end")
+        self.history = history
+
+
+def small_model():
+    from fastmlp import Dense, ReLU, Sequential
+
+    return Sequential(Dense(8), ReLU(), Dense(2))
+
+
+def test_the_order_of_calls(problem):
+    recorder = Recorder()
+    history = small_model().fit(*problem, loss="softmax_cross_entropy", epochs=3, callbacks=[recorder])
+    assert recorder.calls == ["begin", 1, 2, 3, "end"]
+    assert recorder.history is history and history.epochs == [1, 2, 3]
+
+
+def test_a_fit_that_gets_worse_stops_and_goes_back(problem):
+    X, y = problem
+    model, stopping = small_model(), EarlyStopping(patience=3)
+    # Validation labels are the opposite of the training labels: epoch 1 or so is the best.
+    fit = {"loss": "softmax_cross_entropy", "validation_data": (X, 1 - y)}
+    history = model.fit(X, y, epochs=50, callbacks=[stopping], **fit)
+    assert len(history) == stopping.best_epoch_ + 3 == stopping.stopped_epoch_ < 50
+    assert model.evaluate(X, 1 - y)["loss"] == pytest.approx(min(history["val_loss"]), rel=1e-5)
+    again = small_model()
+    again.fit(X, y, epochs=stopping.best_epoch_, **fit)
+    for name, value in model.parameters.items():
+        np.testing.assert_array_equal(value, again.parameters[name])
+
+
+def test_any_callback_can_stop(problem):
+    class StopAt(Callback):
+        def on_epoch_end(self, training, epoch, logs):
+            training.stop = epoch == 2
+
+    model = small_model()
+    assert len(model.fit(*problem, loss="softmax_cross_entropy", epochs=9, callbacks=[StopAt()])) == 2
+    assert len(model.fit(*problem, loss="softmax_cross_entropy", epochs=1)) == 1  # the stop does not outlive its fit
+
+
+def test_the_end_is_called_when_a_callback_raises(problem):
+    class Raise(Callback):
+        def on_epoch_end(self, training, epoch, logs):
+            raise RuntimeError("mine")
+
+    recorder, model = Recorder(), small_model()
+    with pytest.raises(RuntimeError, match="mine"):
+        model.fit(*problem, loss="softmax_cross_entropy", epochs=9, callbacks=[recorder, Raise()])
+    assert recorder.calls == ["begin", 1, "end"]
+    assert all(np.isfinite(value).all() for value in model.parameters.values())
+
+
+def test_the_learning_rate_may_be_set(problem):
+    class Zero(Callback):
+        def on_epoch_end(self, training, epoch, logs):
+            training.learning_rate = 0.0
+
+    model, recorder = small_model(), Recorder()
+    history = model.fit(
+        *problem, loss="softmax_cross_entropy", optimizer="sgd", epochs=3, callbacks=[Zero(), recorder], shuffle=False
+    )
+    assert history["learning_rate"] == [0.01, 0.0, 0.0]
+    assert history["loss"][1] == history["loss"][2]

@@ -1,0 +1,313 @@
+"""The command line: what it prints, writes and exits with."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import fastmlp
+from fastmlp import commands, datasets
+from fastmlp.cli import main
+
+needs_pyarrow = pytest.mark.skipif(
+    not __import__("importlib.util").util.find_spec("pyarrow"),
+    reason='PyArrow is not installed: pip install "fastmlp[table]"',
+)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        code = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def flowers(tmp_path):
+    """A table with a number, a text and missing values, and a target that both tell: (path, rows)."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(400):
+        length, colour = rng.normal(), str(rng.choice(["red", "blue", "?"]))
+        kind = "rose" if (length > 0) == (colour == "red") else "lily"
+        rows.append({"length": f"{length:.3f}", "colour": colour, "row": "7", "kind": kind})
+    for row in rows[::40]:
+        row["length"] = ""
+    return write_csv(tmp_path / "flowers.csv", rows), rows
+
+
+def write_csv(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+# Images
+
+
+def test_train_digits(run):
+    code, out, err = run("train", "digits", "--seed", 3)
+    assert code == 0, err
+    assert "digits: 1,437 rows; network 64-128-64-10, Adam, batches of 128" in out
+    assert "epoch  1/10" in out and "epoch 10/10" in out
+    assert float(re.search(r"test accuracy ([\d.]+)% on 360 images", out)[1]) > 94
+    assert re.search(r"trained in [\d.]+ s, [\d,]+ samples per second", out)
+
+
+def test_options_reach_the_network(run, tmp_path):
+    path = tmp_path / "model.safetensors"
+    options = ["--epochs", 2, "--batch-size", 5000, "--hidden", "7,3", "--dtype", "float64", "--threads", 1]
+    code, out, err = run("train", "digits", "--quiet", "--save", path, *options, "--learning-rate", 0.01)
+    assert code == 0, err
+    assert "64-7-3-10" in out and "batches of 1437" in out and "epoch" not in out and f"saved {path}" in out
+    model = fastmlp.load_model(path)
+    assert model.dtype == np.float64 and [shape[0] for shape in map(np.shape, model.parameters.values())] == [
+        64, 7, 7, 3, 3, 10
+    ]  # fmt: skip
+    run("train", "digits", "--quiet", "--hidden", "none", "--epochs", 1, "--save", path)
+    assert list(fastmlp.load_model(path).parameters) == ["dense_0.weight", "dense_0.bias"]
+
+
+def test_mnist_falls_back_to_digits_and_says_so(run, monkeypatch):
+    def nowhere():
+        raise FileNotFoundError("MNIST was not found.")
+
+    monkeypatch.setattr(datasets, "load_mnist", nowhere)
+    code, out, err = run("train", "mnist", "--epochs", 1)
+    assert code == 0 and out.startswith("digits:")
+    assert "MNIST was not found.\nTraining on scikit-learn's bundled digits instead." in err
+
+
+def test_corrupt_mnist_is_an_error(run, monkeypatch, tmp_path):
+    (tmp_path / datasets.MNIST["X_train"].name).write_bytes(b"not gzip")
+    monkeypatch.setenv("FASTMLP_DATA", str(tmp_path))
+    code, out, err = run("train", "mnist")
+    assert (code, out) == (2, "") and "is corrupt" in err
+
+
+def test_mnist(run, data_folder):
+    if not any(data_folder.rglob("train-images-idx3-ubyte.gz")):
+        pytest.skip("FASTMLP_DATA has no MNIST")
+    code, out, _ = run("train", "mnist", "--epochs", 3)
+    assert code == 0 and "mnist: 60,000 rows; network 784-128-64-10" in out
+    assert float(re.search(r"test accuracy ([\d.]+)% on 10,000 images", out)[1]) > 96
+
+
+# Tables
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_classification_from_table_to_predictions(run, flowers, tmp_path, dtype):
+    path, rows = flowers
+    model, output = tmp_path / "model.safetensors", tmp_path / "out.csv"
+    options = ["--learning-rate", 0.01, "--dtype", dtype, "--quiet", "--save", model]
+    code, out, err = run("train", path, "--target", "kind", *options)
+    assert code == 0, err
+    assert "classification of 'kind'" in out and "ignored 'row': all values are equal" in out
+    accuracy, majority = map(float, re.search(r"accuracy ([\d.]+)% on 80 rows \(.*: ([\d.]+)%\)", out).groups())
+    assert accuracy > 90 > 75 > majority
+
+    shuffled = [{"new": "x", "colour": row["colour"], "length": row["length"]} for row in rows]
+    code, out, err = run("predict", model, write_csv(tmp_path / "new.csv", shuffled), "--output", output)
+    assert (code, out, err) == (0, "", "")
+    predicted = [row["prediction"] for row in csv.DictReader(output.read_text().splitlines())]
+    assert np.mean([a == row["kind"] for a, row in zip(predicted, rows, strict=True)]) > 0.9
+
+    code, out, err = run("predict", model, path, "--probabilities")
+    printed = list(csv.DictReader(out.splitlines()))
+    assert [row["prediction"] for row in printed] == predicted
+    assert all(abs(float(row["probability_rose"]) + float(row["probability_lily"]) - 1) < 1e-5 for row in printed)
+    assert re.fullmatch(r"accuracy 9\d\.\d+% on 400 rows \(the most frequent class: 5\d\.\d+%\)\n", err)
+
+
+@needs_pyarrow
+def test_a_regression_in_the_targets_units(run, tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, 500)
+    rows = [{"x": str(value), "price": str(1e6 + 1e5 * value**2)} for value in x]
+    rows[7]["price"] = ""
+    model, path = tmp_path / "model.safetensors", write_csv(tmp_path / "t.csv", rows)
+    code, out, _ = run("train", path, "--target", "price", "--quiet", "--learning-rate", 0.01, "--save", model)
+    assert code == 0 and "regression of 'price'" in out and "left out 1 rows without a 'price'" in out
+    r2, error = map(float, re.search(r"held-out R2 ([\d.]+), root mean squared error ([\d.]+) on 100", out).groups())
+    assert r2 > 0.95 and error < 1e4
+    code, out, err = run("predict", model, path)
+    predicted = [float(line) for line in out.splitlines()[1:]]
+    assert np.abs(np.array(predicted) - (1e6 + 1e5 * x**2)).max() < 3e4 and "R2 0.9" in err and "499 rows" in err
+    code, _, err = run("predict", model, path, "--probabilities")
+    assert code == 2 and "needs a classification" in err
+
+
+@needs_pyarrow
+def test_equal_seeds_give_equal_files_and_others_do_not(run, flowers, tmp_path):
+    paths = [tmp_path / f"{k}.safetensors" for k in range(3)]
+    for path, seed, threads in zip(paths, (1, 1, 2), (1, 2, 1), strict=True):
+        options = ["--seed", seed, "--threads", threads, "--epochs", 2, "--quiet", "--save", path]
+        assert run("train", flowers[0], "--target", "kind", *options)[0] == 0
+    first, second, third = (path.read_bytes() for path in paths)
+    assert first == second != third
+
+
+@needs_pyarrow
+def test_few_rows_and_no_held_out_rows(run, tmp_path):
+    rows = [{"x": str(k), "y": "ab"[k % 2]} for k in range(6)]
+    path = write_csv(tmp_path / "t.csv", rows)
+    code, out, _ = run("train", path, "--target", "y", "--test-size", 0, "--epochs", 2, "--quiet")
+    assert code == 0 and "held-out" not in out
+    assert run("train", write_csv(path, rows[:2]), "--target", "y", "--epochs", 1, "--quiet")[0] == 0
+    code, _, err = run("train", write_csv(path, rows[:1]), "--target", "y")
+    assert code == 2 and "at least 2 rows are needed to train on; there are 1." in err
+
+
+@needs_pyarrow
+def test_a_missing_column_is_named(run, flowers, tmp_path):
+    path, rows = flowers
+    model = tmp_path / "model.safetensors"
+    run("train", path, "--target", "kind", "--epochs", 1, "--quiet", "--save", model)
+    code, out, err = run("predict", model, write_csv(tmp_path / "new.csv", [{"length": "1"}]))
+    assert (code, out) == (2, "") and "no column 'colour'" in err
+
+
+@needs_pyarrow
+def test_adult(run, data_folder, tmp_path):
+    if not (data_folder / "adult_train.csv.gz").is_file():
+        pytest.skip("FASTMLP_DATA has no adult_train.csv.gz")
+    model = tmp_path / "model.safetensors"
+    options = ["--epochs", 3, "--quiet", "--save", model]
+    assert run("train", data_folder / "adult_train.csv.gz", "--target", "income", *options)[0] == 0
+    code, _, err = run("predict", model, data_folder / "adult_test.csv.gz", "--output", tmp_path / "out.csv")
+    assert code == 0 and float(re.match(r"accuracy ([\d.]+)% on 16,281 rows", err)[1]) > 84
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "mnsit"], "Did you mean 'mnist'?"),
+        (["train", "digits", "--target", "y"], "`--target` and `--drop` are for tables; got them for digits"),
+        (["train", "t.csv"], "`--target` must name the column"),
+        (["train", "t.csv", "--target", "y"], "no file 't.csv'"),
+        (["train", "digits", "--save", "/no/such/folder/m.safetensors"], "`--save` must name a file in a folder"),
+        (["train", "digits", "--epochs", "0"], "--epochs: must be an integer of at least 1; got '0'"),
+        (["train", "digits", "--threads", "-1"], "--threads: must be an integer of at least 1; got '-1'"),
+        (["train", "digits", "--batch-size", "1.5"], "--batch-size: must be an integer"),
+        (["train", "digits", "--hidden", "128,x"], '--hidden: must be widths such as "128,64"'),
+        (["train", "digits", "--hidden", "128,0"], '--hidden: must be widths such as "128,64"'),
+        (["train", "digits", "--learning-rate", "nan"], "--learning-rate: must be a number above 0; got 'nan'"),
+        (["train", "digits", "--learning-rate", "inf"], "--learning-rate: must be a number above 0; got 'inf'"),
+        (["train", "digits", "--dtype", "float16"], "invalid choice: 'float16'"),
+        (["train", "t.csv", "--test-size", "1"], "--test-size: must be in [0, 1); got '1'"),
+        (["predict", "nowhere.safetensors", "t.csv"], "nowhere.safetensors"),
+        (["tran"], "invalid choice: 'tran'"),
+        ([], "required"),
+    ],
+)
+def test_bad_arguments(run, arguments, message):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "") and message in err
+
+
+@needs_pyarrow
+def test_bad_columns(run, flowers):
+    for option, name, message in [
+        ("--target", "knd", "Did you mean 'kind'?"),
+        ("--drop", "rov", "Did you mean 'row'?"),
+        ("--task", "regression", "regression needs numbers"),
+    ]:
+        code, _, err = run("train", flowers[0], "--target", "kind", option, name)
+        assert code == 2 and message in err and len(err.splitlines()) == 1
+
+
+@needs_pyarrow
+def test_models_that_cannot_be_used(run, flowers, tmp_path):
+    path = tmp_path / "model.safetensors"
+    run("train", "digits", "--epochs", 1, "--quiet", "--save", path)
+    code, _, err = run("predict", path, flowers[0])
+    assert code == 2 and "was not trained on a table" in err
+    path.write_bytes(path.read_bytes()[:1000])
+    code, _, err = run("predict", path, flowers[0])
+    assert code == 2 and "cannot load" in err and len(err.splitlines()) == 1
+
+
+def test_without_pyarrow_one_line_says_what_to_install(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, _, err = run("train", "t.csv", "--target", "y")
+    assert (code, err) == (2, 'fastmlp: tables need PyArrow: pip install "fastmlp[table]"\n')
+
+
+def test_divergence_and_lack_of_memory_are_failures(run, monkeypatch):
+    code, _, err = run("train", "digits", "--learning-rate", 1e30, "--quiet")
+    assert code == 1 and "diverged in epoch 1" in err and err.count("\n") <= 2  # it may have to compile, and say so
+    for error, message in [(MemoryError("9 TB"), "out of memory: 9 TB"), (MemoryError(), "out of memory\n")]:
+        monkeypatch.setattr(commands, "train", lambda arguments, error=error: (_ for _ in ()).throw(error))
+        code, _, err = run("train", "digits")
+        assert code == 1 and message in err
+
+
+# The process
+
+
+def process(*arguments, **options):
+    command = [sys.executable, "-m", "fastmlp", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **pipes, **options)
+
+
+def test_version():
+    with process("--version") as child:
+        out, _ = child.communicate(timeout=60)
+    assert (child.returncode, out) == (0, f"fastmlp {fastmlp.__version__}\n")
+
+
+def test_ctrl_c_saves_the_model_and_exits_with_130(tmp_path):
+    path = tmp_path / "model.safetensors"
+    options = ["--epochs", 10_000_000, "--save", path]
+    with process("train", "digits", *options, env={**os.environ, "PYTHONUNBUFFERED": "1"}) as child:
+        for line in child.stdout:
+            if line.startswith("epoch"):
+                break
+        child.send_signal(signal.SIGINT)
+        sent = time.perf_counter()
+        out, err = child.communicate(timeout=60)
+    assert child.returncode == 130 and err.splitlines()[-1] == "fastmlp: interrupted"
+    assert out.endswith(f"saved {path}\n") and time.perf_counter() - sent < 5
+    assert fastmlp.load_model(path).n_features == 64
+
+
+@needs_pyarrow
+def test_a_reader_that_stops_early_is_no_error(flowers, tmp_path, run):
+    model = tmp_path / "model.safetensors"
+    run("train", flowers[0], "--target", "kind", "--epochs", 1, "--quiet", "--save", model)
+    many = tmp_path / "many.csv"
+    many.write_text("length,colour\n" + "1,red\n" * 200_000)
+    with process("predict", model, many) as child:
+        child.stdout.readline()
+        child.stdout.close()
+        assert child.wait(timeout=60) == 0
+        assert not {"Broken", "Traceback", "Exception"} & set(child.stderr.read().split())
+
+
+def test_warmup_fills_the_cache(run, monkeypatch):
+    from fastmlp import engine
+
+    asked = []
+    monkeypatch.setattr(engine, "warmup", lambda dtypes, verbose: asked.append((dtypes, verbose)))
+    assert run("warmup")[0] == run("warmup", "--dtype", "float64", "--dtype", "float32")[0] == 0
+    assert asked == [(("float32", "float64"), True), (("float64", "float32"), True)]

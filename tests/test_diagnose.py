@@ -1,0 +1,160 @@
+"""`diagnose` and `diagnose_history`: each verdict on a case that has the fault and on one that has not."""
+
+import numpy as np
+import pytest
+
+from fastmlp import SGD, Adam, Dense, Logistic, ReLU, Rescaling, Sequential, Tanh, diagnose, diagnose_history
+from fastmlp.diagnosis import gradient_norms
+
+SOFTMAX = "softmax_cross_entropy"
+
+
+def mlp(*hidden, activation=ReLU, dtype="float32"):
+    layers = [layer for units in hidden for layer in (Dense(units), activation())]
+    return Sequential(*layers, Dense(10), dtype=dtype)
+
+
+@pytest.fixture
+def some(digits):
+    return digits[0][:400], digits[1][:400]
+
+
+@pytest.mark.parametrize("activation", [ReLU, Tanh])
+def test_nothing_wrong(some, activation):
+    report = diagnose(mlp(32, 32, activation=activation), *some, loss=SOFTMAX)
+    assert report
+    assert report.problems == []
+    assert [f.name for f in report.warnings] == ["constant_columns"]  # the corners of the images
+    assert "first_loss" in str(report)
+
+
+def test_model_parameters_and_generators_stay(some):
+    model = mlp(16)
+    model.fit(*some, loss=SOFTMAX, epochs=1, verbose=0)
+    before, loss, state = model.parameters, model.loss, np.random.get_state()[1].copy()  # noqa: NPY002
+    first, second = diagnose(model, *some), diagnose(model, *some)
+    assert first == second
+    assert model.loss is loss
+    assert all(np.array_equal(before[k], v) for k, v in model.parameters.items())
+    np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+    unbuilt = mlp(16)
+    diagnose(unbuilt, *some, loss=SOFTMAX)
+    assert not unbuilt.built
+    assert unbuilt.loss is None
+
+
+def test_deep_logistic_network_vanishes_and_cannot_learn_five_examples(some):
+    report = diagnose(mlp(*[16] * 11, activation=Logistic), *some, loss=SOFTMAX)
+    assert not report
+    assert {f.name for f in report.problems} >= {"gradients", "five_examples"}
+    assert "vanishing" in report["gradients"].advice
+
+
+def test_exploding_gradients(some):
+    model = mlp(16, 16, 16).build(64)
+    p = model.parameters
+    model.set_parameters({"dense_0.weight": p["dense_0.weight"] * 1e-3, "dense_3.weight": p["dense_3.weight"] * 1e3})
+    finding = diagnose(model, *some, loss=SOFTMAX)["gradients"]
+    assert finding.verdict == "problem"
+    assert finding.advice.startswith("exploding")
+
+
+def test_unscaled_inputs(some):
+    X, y = some
+    report = diagnose(mlp(16), X * 5000, y, loss=SOFTMAX)
+    assert report["inputs"].verdict == "problem"
+    assert report["first_loss"].verdict == "problem"
+    rescaled = diagnose(Sequential(Rescaling(1 / 5000), *mlp(16).layers), X * 5000, y, loss=SOFTMAX)
+    assert rescaled["inputs"].verdict == rescaled["first_loss"].verdict == "ok"
+    assert diagnose(mlp(16), X * 1e-4, y, loss=SOFTMAX)["inputs"].verdict == "warning"
+
+
+def test_saturated_units(some):
+    X, y = some
+    for activation in (Tanh, Logistic):
+        assert diagnose(mlp(16, activation=activation), X * 100, y, loss=SOFTMAX)["saturation"].verdict == "problem"
+        assert diagnose(mlp(16, activation=activation), X, y, loss=SOFTMAX)["saturation"].verdict == "ok"
+
+
+def test_dead_units(some):
+    model = mlp(20).build(64)
+    model.set_parameters({"dense_0.bias": np.where(np.arange(20) < 12, -100.0, 0.0)})
+    finding = diagnose(model, *some, loss=SOFTMAX)["dead_units"]
+    assert finding.verdict == "problem"
+    assert finding.measured.startswith("12 of 20")
+
+
+def test_rare_class(some):
+    X, y = some
+    rare = (np.arange(400) < 12).astype(int)
+    one = Sequential(Dense(8), ReLU(), Dense(1))
+    assert diagnose(one, X, rare, loss="binary_cross_entropy")["class_balance"].verdict == "warning"
+    assert diagnose(one, X, y % 2, loss="binary_cross_entropy")["class_balance"].verdict == "ok"
+
+
+def test_targets_far_from_zero(some, rng):
+    X, y = some[0], rng.normal(size=400)
+    model = Sequential(Dense(8), ReLU(), Dense(1))
+    assert diagnose(model, X, y, loss="squared_error")["first_loss"].verdict == "ok"
+    assert diagnose(model, X, y + 100, loss="squared_error")["first_loss"].verdict == "problem"
+
+
+def test_equal_targets(some):
+    report = diagnose(mlp(8), some[0], np.zeros(400, int), loss=SOFTMAX)
+    assert report["five_examples"].measured == "all targets are the same"
+
+
+def test_gradient_norms_are_those_of_the_gradients(some):
+    model = mlp(8, dtype="float64").build(64)
+    _, gradients = model.gradients(*some, SOFTMAX)
+    norms = gradient_norms(model, *some, SOFTMAX)
+    assert norms == {f"dense_{k}": pytest.approx(np.linalg.norm(gradients[f"dense_{k}.weight"])) for k in (0, 1)}
+
+
+def test_bad_input(some):
+    with pytest.raises(TypeError, match="`model` must be a Sequential; got str"):
+        diagnose("mlp", *some)
+    with pytest.raises(ValueError, match="`loss` must be one of"):
+        diagnose(mlp(8), *some)
+    with pytest.raises(KeyError, match="`finding` must be one of"):
+        diagnose_history([1.0] * 5)["rates"]
+    with pytest.raises(ValueError, match="at least 5 epochs; got 2"):
+        diagnose_history([2.0, 1.0])
+    with pytest.raises(ValueError, match="`history` must be"):
+        diagnose_history(3)
+
+
+# Curves
+
+
+def curve(some, optimizer, epochs=15, **options):
+    return mlp(32).fit(*some, loss=SOFTMAX, optimizer=optimizer, epochs=epochs, verbose=0, **options)
+
+
+def faults(history):
+    return {f.name for f in diagnose_history(history).findings if f.verdict != "ok"}
+
+
+def test_good_and_slow_and_overfitting_curves(some):
+    assert faults(curve(some, Adam(3e-3))) == set()
+    assert "rate_too_low" in faults(curve(some, SGD(1e-4)))
+    X, y = some
+    noisy = (X[40:], np.random.default_rng(0).permutation(y[40:]))
+    assert "overfitting" in faults(
+        mlp(64).fit(X[:40], y[:40], loss=SOFTMAX, optimizer=Adam(1e-2), epochs=40, verbose=0, validation_data=noisy)
+    )
+
+
+@pytest.mark.parametrize(
+    ("losses", "fault"),
+    [
+        ([2.3, 2.5, 3.1, 4.0, 6.0, 9.0], "rate_too_high"),
+        ([2.3, 1.0, 1.4, 0.9, 1.3, 0.8, 1.2, 0.8], "oscillation"),
+        ([2.3, 1.0, 0.6, 3.0, 0.6, 0.5, 0.4], "spike"),
+        ([2.3, 2.2, 2.2, 2.2, 2.2, 2.2, 2.2], "underfitting"),
+        ([2.3, float("inf")], "finite"),
+    ],
+)
+def test_written_curves(losses, fault):
+    assert faults(losses) == {fault}
+    assert faults({"loss": losses}) == {fault}

@@ -1,0 +1,114 @@
+"""exp, tanh and log of the engine against NumPy's float64 (and mpmath-free high precision for float64): errors in ulp.
+
+The bounds are the measured ones, rounded up; `pytest -m slow tests/test_elementary.py` tries all 2^32 float32 inputs.
+"""
+
+import numpy as np
+import pytest
+import scipy.special
+from numba import njit
+
+from fastmlp.engine.elementary import functions
+
+BOUNDS = {
+    "float32": {"exp": 1.25, "tanh": 3.0, "log": 1.0, "log1p_of_exp_minus_abs": 3.0, "expm1": 2.0},
+    "float64": {"exp": 1.25, "tanh": 3.0, "log": 1.0, "log1p_of_exp_minus_abs": 3.0, "expm1": 2.0},
+}
+REFERENCE = {
+    "exp": np.exp,
+    "tanh": np.tanh,
+    "log": np.log,
+    "log1p_of_exp_minus_abs": lambda x: np.log1p(np.exp(-np.abs(x))),
+    "expm1": np.expm1,
+}
+
+
+def looped(name, dtype):
+    f = getattr(functions(dtype), name)
+
+    @njit(error_model="numpy")
+    def loop(x, out):
+        for i in range(x.shape[0]):
+            out[i] = f(x[i])
+
+    return loop
+
+
+def ulps(name, dtype, x):
+    """Largest error in units of the last place of the exact result, over the inputs whose result is a normal number."""
+    wide = np.longdouble if dtype == "float64" else np.float64
+    out = np.empty_like(x)
+    looped(name, dtype)(x, out)
+    with np.errstate(all="ignore"):
+        exact = REFERENCE[name](x.astype(wide))
+        normal = np.isfinite(exact.astype(dtype)) & (np.abs(exact) >= np.finfo(dtype).tiny)
+        unit = np.spacing(np.abs(exact[normal]).astype(dtype)).astype(wide)
+        assert np.array_equal(np.isnan(out), np.isnan(exact)), f"{name}: NaN where there is none, or the reverse"
+        return float((np.abs(out[normal].astype(wide) - exact[normal]) / unit).max(initial=0))
+
+
+def inputs(name, dtype):
+    rng = np.random.default_rng(0)
+    bits = {"float32": np.uint32, "float64": np.uint64}[dtype]
+    anything = rng.integers(0, np.iinfo(bits).max, 200_000, bits).view(dtype)
+    common = rng.normal(0, 5, 200_000).astype(dtype)
+    near_zero = (rng.normal(size=50_000) * 10.0 ** rng.uniform(-30, 0, 50_000)).astype(dtype)
+    x = np.concatenate([anything, common, near_zero])
+    if name == "expm1":
+        x = -np.abs(x)  # its domain here
+    if name == "log":
+        x = np.abs(x)
+        x = x[~((x < np.finfo(dtype).tiny) | np.isinf(x))]  # its domain here: positive normal numbers, and NaN
+    return x
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).nmant <= 52, reason="no wider type to compare float64 with")
+@pytest.mark.parametrize("name", REFERENCE)
+def test_float64_error(name):
+    assert ulps(name, "float64", inputs(name, "float64")) <= BOUNDS["float64"][name]
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_float32_error(name):
+    assert ulps(name, "float32", inputs(name, "float32")) <= BOUNDS["float32"][name]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_special_values(dtype):
+    x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e30, -1e30, 1e-40], dtype)
+    out = np.empty_like(x)
+    with np.errstate(over="ignore"):
+        for name in ("exp", "tanh", "log1p_of_exp_minus_abs"):
+            looped(name, dtype)(x, out)
+            np.testing.assert_allclose(out, REFERENCE[name](x), atol=np.finfo(dtype).tiny)
+
+
+@pytest.mark.parametrize("dtype, absolute, relative", [("float32", 1.5e-7, 4e-6), ("float64", 3e-16, 5e-14)])
+def test_normal_cdf(dtype, absolute, relative):
+    """Absolute error, and relative error of the lower tail, where x^2 / 2 is rounded before exp sees it."""
+    x = np.concatenate([np.linspace(-12, 12, 200_001), [0.0, np.inf, -np.inf, 1e30, -1e30]]).astype(dtype)
+    out = np.empty_like(x)
+    looped("normal_cdf", dtype)(x, out)
+    exact = scipy.special.ndtr(x.astype(np.float64))
+    assert np.abs(out - exact).max() < absolute
+    tail = (x < 0) & (exact > np.finfo(dtype).tiny)
+    assert (np.abs(out[tail] - exact[tail]) / exact[tail]).max() < relative
+    looped("normal_cdf", dtype)(np.array([np.nan], dtype), out)
+    assert np.isnan(out[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REFERENCE)
+def test_every_float32(name):
+    worst = 0.0
+    step = 1 << 24
+    for start in range(0, 1 << 32, step):
+        x = np.arange(start, start + step, dtype=np.uint64).astype(np.uint32).view(np.float32)
+        if name == "expm1":
+            x = x[~(x > 0)]
+        if name == "log":
+            x = x[~((x < np.finfo(np.float32).tiny) | np.isinf(x))]
+        if len(x):
+            worst = max(worst, ulps(name, "float32", x))
+    print(f"{name}: {worst:.3f} ulp over all float32 inputs")
+    assert worst <= BOUNDS["float32"][name]

@@ -1,0 +1,267 @@
+"""Losses with numbers of their own, or with other targets than outputs: the NumPy form and the engine against the twin,
+finite differences and PyTorch; targets and outputs that do not fit; models that keep their loss."""
+
+import numpy as np
+import pytest
+import reference
+import scipy.special
+from cases import examples
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastmlp import SGD, Dense, DivergenceError, MLPRegressor, Sequential, Tanh, losses
+from fastmlp.engine import jit
+from fastmlp.losses import (
+    LOSSES,
+    AbsoluteError,
+    BinaryCrossEntropy,
+    Focal,
+    Gaussian,
+    Hinge,
+    Huber,
+    NegativeBinomial,
+    Poisson,
+    QuantileLoss,
+    SoftmaxCrossEntropy,
+)
+
+VARIANTS = [
+    AbsoluteError(),
+    Huber(),
+    Huber(0.3),
+    Poisson(),
+    NegativeBinomial(),
+    NegativeBinomial(0.2),
+    Focal(),
+    Focal(0.5),
+    QuantileLoss(),
+    QuantileLoss((0.05, 0.25, 0.5, 0.75, 0.95)),
+    Gaussian(),
+    Gaussian(0.1),
+    Hinge(),
+]
+SMOOTH = [SoftmaxCrossEntropy(0.1), SoftmaxCrossEntropy(1.0), BinaryCrossEntropy(0.2)]
+
+
+def outputs_of(loss, k):
+    return {"quantile": len(getattr(loss, "quantiles", ())), "gaussian": 2 * k}.get(loss.name, k)
+
+
+def targets_of(loss, rng, n, n_outputs):
+    """(n, columns), as the loss takes them."""
+    shape = (n, loss.target_columns(n_outputs))
+    if loss.name == "hinge":
+        return rng.integers(0, max(n_outputs, 2), shape).astype(float)
+    if loss.classification:
+        return rng.uniform(size=shape)
+    return (
+        rng.poisson(2.0, shape).astype(float)
+        if loss.name in ("poisson", "negative_binomial")
+        else rng.normal(size=shape)
+    )
+
+
+def twin_of(loss, z, y):
+    if loss in SMOOTH:
+        s, k = loss.label_smoothing, z.shape[1]
+        return reference.LOSSES[loss.name](z, y * (1 - s) + s / (k if loss.name.startswith("softmax") else 2))
+    return reference.MORE_LOSSES[loss.name](z, y, **vars(loss))
+
+
+def test_every_loss_is_tested():
+    assert {loss.name for loss in VARIANTS} == set(reference.MORE_LOSSES)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize("loss", VARIANTS, ids=repr)
+def test_numpy_against_twin_and_finite_differences(loss, k, rng):
+    z = rng.normal(size=(30, outputs_of(loss, k))) * 2
+    y = targets_of(loss, rng, *z.shape)
+    rows, gradient = twin_of(loss, z, y)
+    np.testing.assert_allclose(loss.rows(z, y), rows, rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(loss.gradient(z, y), gradient, rtol=1e-9, atol=1e-13)
+    direction = rng.normal(size=z.shape)
+    slope = (twin_of(loss, z + 1e-6 * direction, y)[0] - twin_of(loss, z - 1e-6 * direction, y)[0]) / 2e-6
+    np.testing.assert_allclose((gradient * direction).sum(1), slope, rtol=1e-5, atol=1e-7)
+
+
+@examples(120)
+@given(
+    st.sampled_from(VARIANTS + SMOOTH),
+    st.sampled_from([1, 2, 3, 8, 15, 16, 17, 33, 70]),
+    st.sampled_from([1, 2, 7, 129]),
+    st.sampled_from(["float64", "float32"]),
+    st.booleans(),
+)
+def test_engine_against_twin(loss, k, n, dtype, weighted):
+    rng = np.random.default_rng(n + k)
+    softmax = loss.name == "softmax_cross_entropy"
+    model = Sequential(Dense(4), Tanh(), Dense(outputs_of(loss, max(k, 1 + softmax))), dtype=dtype).build(3, seed=k)
+    X = rng.normal(size=(n, 3)).astype(dtype)
+    y = rng.dirichlet(np.ones(model.n_outputs), n) if softmax else targets_of(loss, rng, n, model.n_outputs)
+    weights = rng.uniform(0.1, 2, n) if weighted else np.ones(n)
+    z = reference.forward(model.layers, {p: a.astype(float) for p, a in model.parameters.items()}, X)[0]
+    rows, gradient = twin_of(loss, z, y.astype(dtype))
+    value, gradients = model.gradients(X, y, loss, weights if weighted else None)
+    tolerance = 1e-11 if dtype == "float64" else 1e-4
+    share = weights / weights.sum()
+    np.testing.assert_allclose(value, share @ rows, rtol=tolerance, atol=tolerance / 10)
+    np.testing.assert_allclose(gradients["dense_1.bias"], share @ gradient, rtol=tolerance, atol=tolerance / 10)
+
+
+def test_codes_are_smoothed_as_one_hot_rows(rng):
+    model = Sequential(Dense(35), dtype="float64").build(3)
+    X, y = rng.normal(size=(20, 3)), rng.integers(0, 35, 20)
+    loss = SoftmaxCrossEntropy(label_smoothing=0.3)
+    codes, dense = model.gradients(X, y, loss), model.gradients(X, np.eye(35)[y], loss)
+    np.testing.assert_allclose(codes[0], dense[0], rtol=1e-13)
+    for name, g in codes[1].items():
+        np.testing.assert_allclose(g, dense[1][name], rtol=1e-12, atol=1e-15)
+
+
+def test_against_torch(rng, torch):
+    nn = torch.nn.functional
+    z, y, counts, codes = (
+        rng.normal(size=(9, 4)),
+        rng.normal(size=(9, 4)),
+        rng.poisson(2.0, (9, 4)) * 1.0,
+        [0, 1, 2] * 3,
+    )
+    constant = scipy.special.xlogy(counts, counts) - counts
+    none = {"reduction": "none"}
+    t_codes = torch.tensor(codes)
+    for loss, target, theirs in [
+        (AbsoluteError(), y, lambda t, u: nn.l1_loss(t, u, **none).sum(1)),
+        (Huber(0.7), y, lambda t, u: nn.huber_loss(t, u, delta=0.7, **none).sum(1)),
+        (Poisson(), counts, lambda t, u: (nn.poisson_nll_loss(t, u, **none) + torch.tensor(constant)).sum(1)),
+        (
+            Gaussian(),
+            y[:, :2],
+            lambda t, u: nn.gaussian_nll_loss(t[:, :2], u, nn.softplus(t[:, 2:]) + 1e-6, eps=1e-12, **none).sum(1),
+        ),
+        (SoftmaxCrossEntropy(0.1), codes, lambda t, u: nn.cross_entropy(t, t_codes, label_smoothing=0.1, **none)),
+    ]:
+        t = torch.tensor(z, requires_grad=True)
+        rows = theirs(t, torch.tensor(target))
+        rows.sum().backward()
+        np.testing.assert_allclose(loss.rows(z, target), rows.detach().numpy(), rtol=1e-10)
+        np.testing.assert_allclose(loss.gradient(z, target), t.grad.numpy(), rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("loss", VARIANTS + SMOOTH, ids=repr)
+def test_far_out_logits_stay_finite(loss, dtype):
+    k = outputs_of(loss, 3)
+    model = Sequential(Dense(k, use_bias=False), dtype=dtype).build(1)
+    model.set_parameters({"dense_0.weight": [np.where(np.arange(k) % 2, 1e4, -1e4)]})
+    X, y = np.array([[1.0], [-1.0]]), np.zeros((2, loss.target_columns(k)))
+    y = np.zeros(2, int) if loss.name == "softmax_cross_entropy" else y
+    value, gradients = model.gradients(X, y, loss)
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        np.testing.assert_allclose(value, loss.value(model.logits(X), y), rtol=1e-5)
+        assert np.isfinite(loss.output(model.logits(X))).all()
+    assert np.isfinite(gradients["dense_0.weight"]).all()
+
+
+@pytest.mark.parametrize("loss", VARIANTS, ids=repr)
+def test_a_fit_repeats_to_the_bit_and_survives_saving(loss, rng, tmp_path):
+    X, k = rng.normal(size=(300, 5)), outputs_of(loss, 3)
+    y = targets_of(loss, rng, 300, k)
+    fits = []
+    for n_threads in (1, 2):
+        model = Sequential(Dense(8), Tanh(), Dense(k))
+        history = model.fit(X, y, loss=loss, epochs=8, optimizer=SGD(0.02), n_threads=n_threads, verbose=0)
+        fits.append(model.parameters)
+    assert history["loss"][-1] < history["loss"][0]
+    assert all(np.array_equal(fits[0][name], fits[1][name]) for name in fits[0])
+    np.testing.assert_allclose(model.evaluate(X, y)["loss"], loss.value(model.logits(X), y), rtol=1e-6)
+    model.save(tmp_path / "model.safetensors")
+    loaded = Sequential.load(tmp_path / "model.safetensors")
+    assert loaded.loss == loss
+    assert np.array_equal(loaded.predict(X), model.predict(X))
+
+
+@pytest.mark.parametrize("loss", VARIANTS, ids=repr)
+def test_an_infinite_logit_stops_the_fit(loss):
+    k = outputs_of(loss, 2)
+    model = Sequential(Dense(k)).build(1)
+    model.set_parameters({"dense_0.weight": np.full((1, k), 3e38)})
+    with pytest.raises(DivergenceError):
+        model.fit([[3e38], [-3e38]], np.zeros((2, loss.target_columns(k))), loss=loss, verbose=0)
+
+
+def test_another_number_compiles_nothing(rng, monkeypatch):
+    X, y = rng.normal(size=(9, 2)), rng.uniform(size=(9, 1))
+    model = Sequential(Dense(3)).build(2)
+    model.gradients(X, y, QuantileLoss())
+    Sequential(Dense(1)).build(2).gradients(X, y, Huber())
+    monkeypatch.setattr(jit, "_compile", lambda *a: pytest.fail("compiled"))
+    model.gradients(X, y, QuantileLoss((0.2, 0.3, 0.4)))
+    Sequential(Dense(1)).build(2).gradients(X, y, Huber(3.0))
+
+
+def test_outputs_are_what_the_losses_mean():
+    z = np.array([[2.0, -1.0]])
+    assert QuantileLoss((0.2, 0.8)).output(z).tolist() == [[-1.0, 2.0]]
+    np.testing.assert_allclose(Poisson().output(z), np.exp(z))
+    np.testing.assert_allclose(NegativeBinomial().output(z), np.exp(z))
+    np.testing.assert_allclose(Gaussian(0.5).output(z), [[2.0, np.log1p(np.exp(-1.0)) + 0.5]])
+    np.testing.assert_allclose(Focal().output(z), scipy.special.expit(z))
+
+
+@pytest.mark.parametrize(
+    ("loss", "units", "y", "words"),
+    [
+        (QuantileLoss(), 2, [1.0, 2.0], ["quantile", "Dense(3)", "got 2 outputs"]),
+        (Gaussian(), 3, [1.0, 2.0], ["gaussian", "Dense(2 m)", "got 3 outputs"]),
+        (Gaussian(), 2, [[1.0, 2.0]] * 2, ["`y`", "K / 2", "(2, 2)"]),
+        (Poisson(), 1, [1.0, -2.0], ["`y`", "at least 0", "-2.0", "row 1"]),
+        (NegativeBinomial(), 1, [-1.0, 2.0], ["`y`", "row 0"]),
+        (Hinge(), 3, [0, 3], ["`y`", "codes", "row 1"]),
+        (Hinge(), 1, [0, 2], ["`y`", "-1 and 1", "row 1"]),
+        (Focal(), 1, [0, 2], ["`y`", "[0, 1]", "row 1"]),
+    ],
+)
+def test_targets_and_outputs_that_do_not_fit(loss, units, y, words):
+    with pytest.raises(ValueError) as error:
+        Sequential(Dense(units)).fit([[0.0], [1.0]], y, loss=loss, verbose=0)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: Huber(0), ["delta", "(0", "got 0"]),
+        (lambda: NegativeBinomial(-1), ["dispersion", "got -1"]),
+        (lambda: Focal(float("nan")), ["gamma", "nan"]),
+        (lambda: Gaussian("x"), ["min_variance", "'x'"]),
+        (lambda: QuantileLoss(0.5), ["quantiles", "0.5"]),
+        (lambda: QuantileLoss((0.5, 1.0)), ["quantiles", "(0, 1)", "got 1.0"]),
+        (lambda: QuantileLoss((0.5, 0.1)), ["quantiles", "ascending"]),
+        (lambda: QuantileLoss(()), ["quantiles", "at least one"]),
+        (lambda: SoftmaxCrossEntropy(1.5), ["label_smoothing", "[0, 1]", "1.5"]),
+        (lambda: BinaryCrossEntropy(-0.1), ["label_smoothing", "-0.1"]),
+    ],
+)
+def test_bad_numbers(build, words):
+    with pytest.raises((ValueError, TypeError)) as error:
+        build()
+    assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_poisson_regressor_against_scikit_learn(k, rng):
+    from sklearn.neural_network import MLPRegressor as Theirs
+
+    X = rng.normal(size=(60, 4))
+    y = rng.poisson(np.exp(X[:, :k])).astype(float)
+    y = y.ravel() if k == 1 else y
+    options = {"loss": "poisson", "hidden_layer_sizes": (), "solver": "lbfgs", "max_iter": 500, "tol": 1e-10}
+    ours, theirs = (cls(**options, random_state=0).fit(X, y) for cls in (MLPRegressor, Theirs))
+    np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-3)
+    np.testing.assert_allclose(ours.loss_, theirs.loss_, rtol=1e-6)
+    assert ours.out_activation_ == theirs.out_activation_ == "exp"
+
+
+def test_names_reach_the_losses():
+    assert all(losses.get(name) == cls() for name, cls in LOSSES.items())

@@ -1,0 +1,260 @@
+"""Optimisers in whole fits: PyTorch step by step, decay of weights only, clipping, divergence, no compiling.
+
+The rules alone are tested in `test_declarations.py`, over all variants.
+"""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import reference
+from cases import Case, as_targets, float64_by_default, torch_optimizer, train
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastmlp import Dense, DivergenceError, ReLU, Sequential, load_model, optimizers, save_model
+from fastmlp.engine import jit, records
+from fastmlp.optimizers import OPTIMIZERS, SGD, AdaGrad, Adam, AdamW, Lion, NAdam, RMSprop
+from fastmlp.schedules import CosineDecay, Warmup
+from fastmlp.serialization import load_model_with_extra
+from fastmlp.training import Training
+
+# Every path through the kernels, with the usual small epsilons: float64 only
+VARIANTS = [
+    SGD(0.05, momentum=0.9, clip_value=0.01),
+    Adam(0.01, clip_value=0.02),
+    AdamW(0.01),
+    AdamW(0.01, weight_decay=1.0, clip_value=0.02),
+    NAdam(0.01),
+    NAdam(0.01, beta_1=0.7, momentum_decay=0.1),
+    AdaGrad(0.05),
+    RMSprop(0.01),
+    RMSprop(0.01, momentum=0.9),
+    RMSprop(0.01, centered=True, epsilon=1e-4),
+    RMSprop(0.01, momentum=0.9, centered=True, epsilon=1e-4),
+]
+LIONS = [Lion(0.001), Lion(0.001, weight_decay=2.0, clip_value=0.1)]
+
+
+def network(optimizer, dtype="float64", **options):
+    case = Case(24, 7, (19, 3), ("tanh", "identity"), "squared_error", optimizer, 24, "float64", dtype)
+    return dataclasses.replace(case, **options)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("optimizer", VARIANTS, ids=repr)
+def test_twenty_steps_against_torch(torch, optimizer):
+    case = network(optimizer)
+    parameters = {name: torch.tensor(p, requires_grad=True) for name, p in case.model().parameters.items()}
+    weights, biases = ([p for name, p in parameters.items() if name.endswith(end)] for end in (".weight", ".bias"))
+    theirs = torch_optimizer(torch, optimizer, weights, biases)
+    X, y = (torch.tensor(a, dtype=torch.float64) for a in case.data()[:2])
+    w0, b0, w1, b1 = (parameters[f"dense_{k}.{kind}"] for k in (0, 1) for kind in ("weight", "bias"))
+    for _ in range(20):
+        theirs.zero_grad()
+        z = torch.tanh(X @ w0 + b0) @ w1 + b1
+        (0.5 * ((z - y) ** 2).sum(1).mean()).backward()
+        if optimizer.clip_value is not None:
+            torch.nn.utils.clip_grad_value_(parameters.values(), optimizer.clip_value)
+        with float64_by_default(torch):
+            theirs.step()
+    ours, _ = train(case, epochs=20)
+    for name, p in parameters.items():
+        assert reference.relative_error(ours[name], p.detach().numpy()) < 1e-10, name
+
+
+@pytest.mark.parametrize("optimizer", LIONS, ids=repr)
+def test_lion_against_the_twin(optimizer):
+    case = network(optimizer, batch_size=10, l2=0.1)
+    model = case.model()
+    X, y, _ = case.data()
+    twin = case.twin(model)
+    for _ in range(10):
+        twin.epoch(X, y, reference.in_order(24, 10))
+    ours, _ = train(case, epochs=10)
+    for name, value in twin.parameters.items():
+        assert reference.relative_error(ours[name], value) < 1e-11, name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", [*VARIANTS, *LIONS], ids=repr)
+def test_the_same_bits_for_any_number_of_threads(optimizer, dtype):
+    case = network(optimizer, dtype, units=(70, 33), batch_size=7)
+    expected, _ = train(case, epochs=3, n_threads=1)
+    parameters, _ = train(case, epochs=3, n_threads=2)
+    for name, value in expected.items():
+        assert np.array_equal(value, parameters[name]), name
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_by_name_and_by_object(name):
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    results = []
+    for optimizer in (name, OPTIMIZERS[name]()):
+        model = Sequential(Dense(5), ReLU(), Dense(1), dtype="float64")
+        history = model.fit(X, X[:, 0], loss="squared_error", optimizer=optimizer, epochs=5, batch_size=8, verbose=0)
+        assert history["loss"][-1] < history["loss"][0]
+        results.append(model.parameters)
+    assert all(np.array_equal(results[0][key], results[1][key]) for key in results[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", [AdamW(0.5, weight_decay=0.5), Lion(0.5, weight_decay=0.5)], ids=repr)
+def test_weights_decay_and_biases_do_not(optimizer, dtype):
+    """Where the gradient is 0, only the decay is left: W (1 - 1/4)^t."""
+    model = Sequential(Dense(40, bias_initializer="normal"), dtype=dtype).build(33)
+    before = model.parameters
+    X, y = np.zeros((8, 33), dtype), np.tile(before["dense_0.bias"], (8, 1))
+    model.fit(X, y, loss="squared_error", optimizer=optimizer, epochs=3, batch_size=8, verbose=0)
+    np.testing.assert_allclose(model.parameters["dense_0.weight"], before["dense_0.weight"] * 0.75**3, rtol=1e-6)
+    assert np.array_equal(model.parameters["dense_0.bias"], before["dense_0.bias"])
+
+
+def test_products_of_nadams_momenta_from_any_step_on():
+    for optimizer in (NAdam(), NAdam(beta_1=0.99, momentum_decay=1.0), NAdam(momentum_decay=0.0), NAdam(beta_1=0.0)):
+        step = np.arange(1.0, 2001)
+        mu = optimizer.beta_1 * (1 - 0.5 * 0.96 ** (step * optimizer.momentum_decay))
+        product = optimizer._product(step, optimizer.momentum_decay * np.log(0.96))
+        np.testing.assert_allclose(product, np.cumprod(mu), rtol=1e-11, atol=1e-300)
+        table = optimizer.scalars(np.full(2000, 0.1), step)
+        assert np.isfinite(table).all()
+        for start in (1, 7, 1000):
+            assert np.array_equal(table[start:], optimizer.scalars(np.full(2000 - start, 0.1), step[start:]))
+
+
+# Clipping
+
+
+@settings(max_examples=20)
+@given(
+    st.floats(1e-6, 10),
+    st.sampled_from([0.0, 0.5]),
+    st.sampled_from([SGD(0.1), SGD(0.1, momentum=0.9, nesterov=True), Adam(0.01, epsilon=1e-3)]),
+    st.integers(1, 40),
+)
+def test_clipping_against_the_twin(bound, l2, optimizer, width):
+    case = network(dataclasses.replace(optimizer, clip_value=bound), units=(width, 3), batch_size=9, l2=l2)
+    model = case.model()
+    X, y, _ = case.data()
+    twin = case.twin(model)
+    for _ in range(2):
+        twin.epoch(X, as_targets(case, y), reference.in_order(24, 9))
+    ours, _ = train(case, epochs=2)
+    for name, value in twin.parameters.items():
+        assert reference.relative_error(ours[name], value) < 1e-11, name
+
+
+def test_an_infinite_bound_is_refused_and_a_huge_one_changes_nothing():
+    with pytest.raises(ValueError, match="clip_value"):
+        SGD(clip_value=np.inf)
+    plain, _ = train(network(Adam(0.01)))
+    clipped, _ = train(network(Adam(0.01, clip_value=1e300)))
+    assert all(np.array_equal(plain[name], clipped[name]) for name in plain)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_clipping_does_not_hide_nan(dtype):
+    g = np.array([np.nan, np.inf, -np.inf, 3.0, -3.0, 0.5, -0.0, np.nan] * 5, dtype)
+    scalars, worker = np.full(records.N_SCALARS, 2.0), np.zeros(records.WORKER, np.int64)
+    worker[records.SCALARS] = scalars.ctypes.data
+    jit.function("clip", dtype)(g.ctypes.data, 0, len(g), worker.ctypes.data)
+    np.testing.assert_array_equal(g, np.array([np.nan, 2, -2, 2, -2, 0.5, -0.0, np.nan] * 5, dtype))
+
+
+def test_an_infinite_gradient_is_clipped_like_any_other():
+    X = np.float32([[1e30, 0.0], [-1e30, 1.0]])
+    model = Sequential(Dense(1), dtype="float32").build(2)
+    model.set_parameters({"dense_0.weight": np.zeros((2, 1))})
+    options = {"loss": "squared_error", "batch_size": 2, "verbose": 0}
+    model.fit(X, [1e12, 0.0], optimizer=SGD(1e-35, clip_value=1.0), **options)  # 1e42 is infinite in float32
+    np.testing.assert_allclose(model.parameters["dense_0.weight"][0, 0], 1e-35, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_stops_at_divergence(name, dtype):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(64, 6))
+    model = Sequential(Dense(9), ReLU(), Dense(1), dtype=dtype)
+    with pytest.raises(DivergenceError, match="learning_rate"):
+        optimizer = OPTIMIZERS[name](1e30 if dtype == "float32" else 1e200)
+        model.fit(X, X[:, 0], loss="squared_error", optimizer=optimizer, epochs=50, batch_size=8, verbose=0)
+    assert all(np.isfinite(value).all() for value in model.parameters.values())
+
+
+def test_other_numbers_compile_nothing():
+    def fit(*given):
+        for optimizer in given:
+            train(network(optimizer, "float32"))
+
+    fit(AdamW(0.01, clip_value=1.0), NAdam(), AdaGrad(), RMSprop(), RMSprop(momentum=0.5), Lion())
+    before = set(jit._addresses)
+    fit(
+        AdamW(CosineDecay(0.02, steps=3), beta_1=0.5, weight_decay=0.3, clip_value=0.1),
+        NAdam(0.5, momentum_decay=0.1),
+        AdaGrad(0.3, epsilon=1e-3),
+        RMSprop(0.2, rho=0.5),
+        RMSprop(0.2, momentum=0.7),
+        Lion(0.3, weight_decay=0.1),
+    )
+    assert set(jit._addresses) == before
+
+
+def test_a_plan_tells_clipping_and_decay():
+    case = network(AdamW(clip_value=1.0))
+    X, y, _ = case.data()
+    with Training(case.model(), X, y, loss=case.loss, optimizer=case.optimizer, batch_size=24) as training:
+        text = str(training.plan)
+    assert "dense_0.weight (7, 19): gradient, clip, decay, adam" in text
+    assert "dense_0.bias (19,): gradient, clip, adam" in text
+
+
+# As plain data
+
+
+@pytest.mark.parametrize(
+    "optimizer", [*VARIANTS, *LIONS, Adam(Warmup(CosineDecay(0.1, epochs=2.5), steps=3))], ids=repr
+)
+def test_through_json_and_a_model_file(optimizer, tmp_path):
+    config = optimizers.to_config(optimizer)
+    assert optimizers.from_config(json.loads(json.dumps(config))) == optimizer
+    path = tmp_path / "model.safetensors"
+    save_model(path, Sequential(Dense(1)).build(2), extra={"optimizer": config})
+    assert optimizers.from_config(load_model_with_extra(path)[1]["optimizer"]) == optimizer
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"type": "Adma"}, "Did you mean 'Adam'"),
+        ({"type": 3}, "`type` must be one of"),
+        ({}, "`type` must be one of"),
+        ({"type": "Adam", "beta1": 0.9}, "Did you mean 'beta_1'"),
+        ({"type": "Adam", "beta_1": 2}, r"`beta_1` must be in \[0, 1\); got 2"),
+        ({"type": "Adam", "learning_rate": {"type": "Cosine"}}, "Did you mean 'CosineDecay'"),
+        ({"type": "Adam", "learning_rate": {"type": "CosineDecay", "learning_rate": 0.1}}, "`steps` or `epochs`"),
+        ({"type": "Adam", "learning_rate": "fast"}, "`learning_rate` must be a number"),
+    ],
+)
+def test_nonsense_is_no_optimizer(config, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        optimizers.from_config(config)
+
+
+def test_other_objects_are_no_configuration():
+    class Mine(SGD):
+        pass
+
+    with pytest.raises(TypeError, match="`optimizer` must be one of"):
+        optimizers.to_config(Mine())
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(0.01), Lion(0.001), RMSprop(0.01, momentum=0.5, centered=True)], ids=repr)
+def test_a_model_so_trained_is_saved_to_the_bit(optimizer, tmp_path):
+    X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    model = Sequential(Dense(5), ReLU(), Dense(1))
+    model.fit(X, X[:, 0], loss="squared_error", optimizer=optimizer, epochs=2, verbose=0)
+    model.save(tmp_path / "model.safetensors")
+    again = load_model(tmp_path / "model.safetensors").parameters
+    assert all(np.array_equal(value, again[name]) for name, value in model.parameters.items())

@@ -1,0 +1,61 @@
+"""README: its examples run, its commands are what CI runs, and what it links to is there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.networks import NETWORKS
+from fastmlp.cli import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_two_commands_are_what_ci_runs():
+    train, test = (block.strip() for block in blocks("bash")[:2])
+    assert train.endswith("fastmlp train mnist") and "pytest" in test
+    lines = [line.split(" || ")[0] for line in (ROOT / ".ci" / "run").read_text().splitlines()]
+    assert train in lines and test in lines
+    assert lines.index(train) < lines.index(test) == len(lines) - 1, "pytest's summary is the last thing CI prints"
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=["MLPClassifier", "Sequential"])
+def test_python_examples(code, tmp_path, monkeypatch, capsys):
+    assert len(code.splitlines()) <= 14
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    last_number = re.findall(r"\d\.\d+", capsys.readouterr().out)[-1]
+    assert float(last_number) > 0.93
+
+
+def test_command_line_example(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow", reason='PyArrow is not installed: pip install "fastmlp[table]"')
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    rows = [f"{rng.integers(1, 9)},{rng.choice(['near', 'far', ''])},{rng.integers(100, 900)}" for _ in range(60)]
+    Path("houses.csv").write_text("\n".join(["rooms,sea,price", *rows]))
+    Path("new_houses.csv").write_text("sea,rooms\nfar,3\n,4\n")
+    for line in blocks("bash")[2].splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "fastmlp" and main(arguments) == 0
+    header, *prices = Path("prices.csv").read_text().splitlines()
+    assert header == "prediction" and all(0 < float(price) < 1000 for price in prices) and len(prices) == 2
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_speeds_have_their_place():
+    table = README[README.index("<!-- speeds:begin -->") : README.index("<!-- speeds:end -->")]
+    assert all(f"| {network.name}, {network.batch_size} |" in table for network in NETWORKS)
+    command = re.search(r"`python (benchmarks/\S+\.py)[ `]", README)[1]
+    assert (ROOT / command).is_file()

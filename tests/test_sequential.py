@@ -1,0 +1,465 @@
+"""`Sequential` as people use it: fit, predict, evaluate, parameters, gradients; and what it says to bad input."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import reference
+import scipy.sparse
+
+from fastmlp import SGD, Adam, Dense, Identity, Logistic, ReLU, Rescaling, Sequential, Tanh
+
+
+def classifier(**options):
+    return Sequential(Dense(16), ReLU(), Dense(3), **options)
+
+
+def data(n=60, n_features=5, k=3, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, n_features)).astype(np.float32)
+    return X, X[:, :k].argmax(1)
+
+
+def fitted(epochs=30, **options):
+    X, y = data()
+    model = classifier()
+    fit = {"loss": "softmax_cross_entropy", "optimizer": Adam(0.01), "epochs": epochs, "batch_size": 10, "verbose": 0}
+    model.fit(X, y, **fit | options)
+    return model
+
+
+# Fit, predict, evaluate
+
+
+def test_fit_learns_and_reports_every_epoch():
+    X, y = data()
+    model = classifier()
+    history = model.fit(X, y, loss="softmax_cross_entropy", optimizer=Adam(0.01), epochs=40, batch_size=10, verbose=0)
+    assert history.epochs == list(range(1, 41))
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    assert model.evaluate(X, y)["accuracy"] > 0.9
+    probabilities = model.predict(X)
+    assert probabilities.shape == (60, 3)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+
+
+def test_losses_and_optimizers_by_name_and_by_object():
+    from fastmlp import SoftmaxCrossEntropy
+
+    by_name = fitted(loss="softmax_cross_entropy", optimizer="adam").parameters
+    by_object = fitted(loss=SoftmaxCrossEntropy(), optimizer=Adam()).parameters
+    assert all(np.array_equal(by_name[name], by_object[name]) for name in by_name)
+
+
+@pytest.mark.parametrize("layers", [[Dense(4), Tanh(), Dense(3)], (Dense(4), Tanh(), Dense(3))])
+def test_layers_may_be_given_as_one_sequence(layers):
+    assert Sequential(layers).layers == Sequential(*layers).layers == tuple(layers)
+
+
+def test_one_hot_targets_are_codes():
+    X, y = data()
+    both = []
+    for targets in (y, np.eye(3)[y]):
+        model = classifier(dtype="float64")
+        model.fit(X, targets, loss="softmax_cross_entropy", epochs=3, batch_size=16, verbose=0)
+        both.append(model.parameters)
+    assert all(reference.relative_error(both[1][name], both[0][name]) < 1e-9 for name in both[0])
+
+
+def test_regression_takes_y_of_one_or_two_dimensions():
+    X, _ = data()
+    y = X[:, 0] - 2 * X[:, 1]
+    results = []
+    for targets in (y, y[:, None]):
+        model = Sequential(Dense(8), Tanh(), Dense(1))
+        model.fit(X, targets, loss="squared_error", optimizer=SGD(0.05, 0.9), epochs=50, batch_size=8, verbose=0)
+        assert model.evaluate(X, targets).keys() == {"loss"}
+        assert model.evaluate(X, targets)["loss"] < 0.05
+        assert model.predict(X).shape == (60, 1)
+        results.append(model.parameters)
+    assert all(np.array_equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_binary_and_multilabel():
+    X, _ = data()
+    for y in ((X[:, 0] > 0), (X[:, :2] > 0)):
+        model = Sequential(Dense(8), ReLU(), Dense(1 if y.ndim == 1 else 2))
+        model.fit(X, y, loss="binary_cross_entropy", optimizer=Adam(0.03), epochs=60, batch_size=10, verbose=0)
+        p = model.predict(X)
+        assert ((p >= 0) & (p <= 1)).all()
+        assert ((p > 0.5) == y.reshape(p.shape)).mean() > 0.95
+        assert model.evaluate(X, y)["accuracy"] > 0.9
+
+
+def test_evaluate_against_the_twin():
+    model, (X, y) = fitted(), data()
+    weights = np.linspace(0, 2, len(X))
+    logits, _ = reference.forward(model.layers, model.parameters, X)
+    rows, _ = reference.softmax_cross_entropy(logits, y)
+    result = model.evaluate(X, y, weights)
+    np.testing.assert_allclose(result["loss"], np.average(rows, weights=weights), rtol=1e-5)
+    np.testing.assert_allclose(result["accuracy"], np.average(logits.argmax(1) == y, weights=weights), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_few_rows_by_numpy_and_many_by_the_engine_agree(dtype):
+    rng = np.random.default_rng(0)
+    model = Sequential(Rescaling(0.5, 1), Dense(70), Tanh(), Dense(33), Logistic(), Dense(2), dtype=dtype).build(20)
+    X = rng.normal(size=(3000, 20))
+    many = model.logits(X)  # above the limit of the NumPy path
+    few = np.concatenate([model.logits(X[i : i + 100]) for i in range(0, 3000, 100)])
+    expected, _ = reference.forward(model.layers, model.parameters, X)
+    tolerance = 1e-12 if dtype == "float64" else 2e-6
+    for logits in (many, few):
+        assert logits.dtype == dtype
+        assert reference.relative_error(logits, expected) < tolerance
+
+
+def test_predict_does_not_depend_on_threads_or_neighbours():
+    model = Sequential(Dense(40), ReLU(), Dense(3)).build(30, seed=1)
+    X = np.random.default_rng(0).normal(size=(5000, 30)).astype(np.float32)
+    expected = model.logits(X, n_threads=1)
+    assert all(np.array_equal(model.logits(X, n_threads=t), expected) for t in (2, 3, None))
+    assert np.array_equal(model.logits(X[1000:])[:2000], expected[1000:3000])
+
+
+@pytest.mark.parametrize(
+    "kind", ["list", "float64", "int64", "bool", "float16", "fortran", "strided", "csr", "csc", "big-endian"]
+)
+def test_every_kind_of_X_trains_alike(kind):
+    """Values that every kind holds exactly: so the bits must be equal too."""
+    X = np.random.default_rng(0).integers(0, 2, (40, 6)).astype(np.float32)
+    y = np.arange(40) % 3
+    kinds = {
+        "list": lambda: X.tolist(),
+        "float64": lambda: X.astype(np.float64),
+        "int64": lambda: X.astype(np.int64),
+        "bool": lambda: X.astype(bool),
+        "float16": lambda: X.astype(np.float16),
+        "fortran": lambda: np.asfortranarray(X),
+        "strided": lambda: np.repeat(np.repeat(X, 2, axis=0), 3, axis=1)[::2, ::3],
+        "csr": lambda: scipy.sparse.csr_matrix(X),
+        "csc": lambda: scipy.sparse.csc_array(X),
+        "big-endian": lambda: X.astype(">f8"),
+    }
+    options = {"loss": "softmax_cross_entropy", "epochs": 2, "batch_size": 7, "verbose": 0}
+    plain, other = classifier(), classifier()
+    plain.fit(X, y, **options)
+    given = kinds[kind]()
+    other.fit(given, y, **options)
+    assert all(np.array_equal(plain.parameters[name], other.parameters[name]) for name in plain.parameters)
+    np.testing.assert_allclose(other.predict(given), plain.predict(X), rtol=1e-5)
+
+
+def test_read_only_memory_map_is_trained_on_and_left_alone(tmp_path):
+    X, y = data(200)
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    model = classifier()
+    model.fit(mapped, y, loss="softmax_cross_entropy", epochs=2, verbose=0)
+    assert np.array_equal(np.load(tmp_path / "X.npy"), X)
+    model.predict(mapped)
+
+
+def test_inputs_are_not_changed():
+    X, y = data()
+    w = np.linspace(0.5, 1, 60)
+    before = [a.copy() for a in (X, y, w)]
+    model = classifier()
+    validation = (X, y, w)
+    model.fit(X, y, loss="softmax_cross_entropy", sample_weight=w, validation_data=validation, epochs=2, verbose=0)
+    model.evaluate(X, y, w)
+    model.gradients(X, y, sample_weight=w)
+    assert all(np.array_equal(a, b) for a, b in zip((X, y, w), before, strict=True))
+
+
+def test_a_second_fit_goes_on_and_seeds_repeat():
+    X, y = data()
+    options = {"loss": "softmax_cross_entropy", "optimizer": SGD(0.1), "epochs": 3, "batch_size": 16, "verbose": 0}
+    first, second = classifier(), classifier()
+    first.fit(X, y, **options)
+    once = first.parameters
+    second.fit(X, y, **options)
+    assert all(np.array_equal(once[name], second.parameters[name]) for name in once)
+    loss = first.evaluate(X, y)["loss"]
+    first.fit(X, y, **options)
+    assert first.evaluate(X, y)["loss"] < loss
+    other = classifier()
+    other.fit(X, y, **options, seed=1)
+    assert not np.array_equal(once["dense_0.weight"], other.parameters["dense_0.weight"])
+
+
+def test_validation_data_is_evaluated_and_not_trained_on():
+    X, y = data()
+    X_val, y_val = data(20, seed=5)
+    options = {"loss": "softmax_cross_entropy", "epochs": 3, "batch_size": 16, "verbose": 0}
+    alone, watched = classifier(), classifier()
+    alone.fit(X, y, **options)
+    history = watched.fit(X, y, validation_data=(X_val, y_val), **options)
+    assert all(np.array_equal(alone.parameters[name], watched.parameters[name]) for name in alone.parameters)
+    last = watched.evaluate(X_val, y_val)
+    np.testing.assert_allclose(history["val_loss"][-1], last["loss"], rtol=1e-5)
+    np.testing.assert_allclose(history["val_accuracy"][-1], last["accuracy"], rtol=1e-12)
+
+
+def test_batch_size_above_n_means_n():
+    X, y = data()
+    options = {"loss": "softmax_cross_entropy", "epochs": 3, "verbose": 0, "shuffle": False}
+    exact, above = classifier(), classifier()
+    exact.fit(X, y, batch_size=60, **options)
+    above.fit(X, y, batch_size=1000, **options)
+    assert all(np.array_equal(exact.parameters[name], above.parameters[name]) for name in exact.parameters)
+
+
+def test_networks_of_unusual_shape():
+    X, y = data()
+    for layers in (
+        [Dense(3)],
+        [Dense(3, use_bias=False)],
+        [Dense(4), Dense(5), Dense(3)],
+        [Dense(4), ReLU(), Tanh(), Dense(3)],
+        [Rescaling(2.0), Dense(4), Identity(), Dense(3), Logistic()],
+    ):
+        model = Sequential(*layers, dtype="float64")
+        options = {"loss": "softmax_cross_entropy", "optimizer": SGD(0.1), "batch_size": 13, "verbose": 0}
+        model.build(5, seed=0)
+        twin = reference.Twin(model.layers, model.parameters, "softmax_cross_entropy", SGD(0.1))
+        model.fit(X, y, epochs=2, shuffle=False, **options)
+        for _ in range(2):
+            twin.epoch(X, y, reference.in_order(60, 13))
+        for name, value in model.parameters.items():
+            assert reference.relative_error(value, twin.parameters[name]) < 1e-11, (layers, name)
+
+
+# Parameters
+
+
+def test_parameters_are_named_copies_in_order():
+    model = classifier().build(5)
+    parameters = model.parameters
+    assert list(parameters) == ["dense_0.weight", "dense_0.bias", "dense_1.weight", "dense_1.bias"]
+    assert [p.shape for p in parameters.values()] == [(5, 16), (16,), (16, 3), (3,)]
+    parameters["dense_0.weight"][:] = 7
+    assert not (model.parameters["dense_0.weight"] == 7).any()
+    model.set_parameters({"dense_1.bias": [1, 2, 3]})
+    np.testing.assert_array_equal(model.parameters["dense_1.bias"], [1, 2, 3])
+    assert list(model.parameters) == list(parameters)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"dense_0.wieght": np.zeros((5, 16))}, "Did you mean 'dense_0.weight'"),
+        ({"dense_0.weight": np.zeros((16, 5))}, r"dense_0.weight.*\(5, 16\).*\(16, 5\)"),
+        ({"dense_0.bias": np.full(16, np.nan)}, "dense_0.bias.*finite"),
+    ],
+)
+def test_bad_parameters_are_refused_and_none_is_set(parameters, message):
+    model = classifier().build(5)
+    before = model.parameters
+    with pytest.raises(ValueError, match=message):
+        model.set_parameters({"dense_1.bias": np.ones(3), **parameters})
+    assert all(np.array_equal(before[name], model.parameters[name]) for name in before)
+
+
+def test_a_model_prints_compares_nothing_hidden_and_pickles():
+    model, (X, _) = fitted(), data()
+    assert eval(repr(model)).layers == model.layers
+    for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert np.array_equal(twin.predict(X), model.predict(X))
+
+
+def test_summary_counts_parameters(capsys):
+    text = classifier().build(5).summary()
+    assert text in capsys.readouterr().out
+    assert "96" in text  # 5 * 16 + 16
+    assert "147" in text
+    assert "?" in classifier().summary()
+
+
+# Bad input
+
+
+def options(**changes):
+    return {"loss": "softmax_cross_entropy", "epochs": 1, "batch_size": 10, "verbose": 0} | changes
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", ["dense", "float64", "csr"])
+def test_values_in_X_that_are_not_finite_are_named(value, kind):
+    X, y = data()
+    X[17, 3] = value
+    word = "NaN" if np.isnan(value) else "infinity"
+    given = {"dense": X, "float64": X.astype(float), "csr": scipy.sparse.csr_matrix(X)}[kind]
+    place = "X.*row 17, column 3"
+    for call in (
+        lambda: classifier().fit(given, y, **options()),
+        lambda: fitted(1).predict(given),
+        lambda: fitted(1).evaluate(given, y),
+        lambda: fitted(1).gradients(given, y),
+    ):
+        with pytest.raises(ValueError, match=place) as error:
+            call()
+        assert word in str(error.value)
+
+
+def test_large_finite_values_are_not_taken_for_infinity():
+    X = np.full((4, 3), 3e38, np.float32)
+    model = Sequential(Dense(1, kernel_initializer="zeros")).build(3)
+    model.loss = None
+    np.testing.assert_array_equal(model.predict(X), 0)
+
+
+@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinity")])
+def test_values_in_y_that_are_not_finite_are_named(value, word):
+    X, _ = data()
+    y = X[:, :2].copy()
+    y[11, 1] = value
+    with pytest.raises(ValueError, match="y.*row 11, column 1") as error:
+        Sequential(Dense(2)).fit(X, y, **options(loss="squared_error"))
+    assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"X": np.zeros(60)}, ["X", "(60,)", "reshape(-1, 1)"]),
+        ({"X": np.zeros((60, 5, 2))}, ["X", "(60, 5, 2)"]),
+        ({"X": np.zeros((0, 5)), "y": np.zeros(0, int)}, ["X", "at least one row", "(0, 5)"]),
+        ({"X": np.zeros((60, 0))}, ["X", "(60, 0)"]),
+        ({"y": np.zeros(59, int)}, ["y", "60 rows", "(59,)"]),
+        ({"y": np.zeros((60, 4))}, ["y", "K=3", "(60, 4)"]),
+        ({"y": np.full(60, 3)}, ["y", "[0, K)", "got", "3", "row 0"]),
+        ({"y": np.arange(60) - 1}, ["y", "-1", "row 0"]),
+        ({"y": np.full(60, 0.5)}, ["y", "0.5", "row 0"]),
+        ({"sample_weight": np.ones(59)}, ["sample_weight", "60", "(59,)"]),
+        ({"sample_weight": -np.ones(60)}, ["sample_weight", "negative", "row 0"]),
+        ({"sample_weight": np.zeros(60)}, ["sample_weight", "zero"]),
+        ({"sample_weight": np.full(60, np.nan)}, ["sample_weight", "NaN", "row 0"]),
+        ({"batch_size": 0}, ["batch_size", "at least 1", "got 0"]),
+        ({"batch_size": -3}, ["batch_size", "got -3"]),
+        ({"epochs": 0}, ["epochs", "at least 1", "got 0"]),
+        ({"n_threads": 0}, ["n_threads", "at least 1", "got 0"]),
+        ({"n_threads": -1}, ["n_threads", "got -1"]),
+        ({"seed": -1}, ["seed", "got -1"]),
+        ({"loss": "softmax_crossentropy"}, ["loss", "Did you mean 'softmax_cross_entropy'", "'squared_error'"]),
+        ({"loss": None}, ["loss", "'softmax_cross_entropy'"]),
+        ({"optimizer": "adma"}, ["optimizer", "Did you mean 'adam'", "'sgd'"]),
+        ({"validation_data": np.zeros((3, 5))}, ["validation_data", "(X, y)"]),
+        ({"validation_data": (np.zeros((3, 4)), np.zeros(3, int))}, ["validation_data[0]", "5", "4"]),
+        ({"validation_data": (np.zeros((3, 5)), np.zeros(2, int))}, ["validation_data[1]", "3 rows"]),
+        ({"verbose": 7}, ["verbose", "7"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_bad_arguments_of_fit_are_refused_in_full_sentences(change, words):
+    X, y = data()
+    arguments = options(X=X, y=y) | change
+    model = classifier()
+    with pytest.raises(ValueError) as error:
+        model.fit(arguments.pop("X"), arguments.pop("y"), **arguments)
+    for word in words:
+        assert word in str(error.value), str(error.value)
+    assert not model.built
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch_size": 2.5},
+        {"batch_size": "10"},
+        {"batch_size": True},
+        {"epochs": 1.0},
+        {"n_threads": 1.5},
+        {"X": np.full((60, 5), "a")},
+        {"X": np.full((60, 5), b"a", object)},
+        {"X": np.zeros((60, 5), complex)},
+        {"y": np.full(60, "a")},
+    ],
+    ids=str,
+)
+def test_bad_types_are_refused(change):
+    X, y = data()
+    arguments = options(X=X, y=y) | change
+    with pytest.raises(TypeError, match="must"):
+        classifier().fit(arguments.pop("X"), arguments.pop("y"), **arguments)
+
+
+def test_probabilities_outside_the_unit_interval_are_refused():
+    X, _ = data()
+    with pytest.raises(ValueError, match=r"\[0, 1\].*1.5.*row 0"):
+        Sequential(Dense(1)).fit(X, np.full(60, 1.5), **options(loss="binary_cross_entropy"))
+
+
+def test_another_number_of_columns_than_at_first_is_refused():
+    model, (X, y) = fitted(1), data()
+    for call in (lambda: model.predict(X[:, :4]), lambda: model.fit(X[:, :4], y, **options())):
+        with pytest.raises(ValueError, match="n_features=5.*got 4"):
+            call()
+
+
+def test_a_model_that_was_not_fitted_says_so():
+    X, y = data()
+    for call in (
+        lambda: classifier().predict(X),
+        lambda: classifier().parameters,
+        lambda: classifier().evaluate(X, y),
+        lambda: classifier().gradients(X, y, "softmax_cross_entropy"),
+        lambda: classifier().set_parameters({}),
+    ):
+        with pytest.raises(ValueError, match="`fit` or `build`"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("layers", "error"),
+    [
+        ([], ValueError),
+        ([ReLU()], ValueError),
+        ([ReLU(), Dense(3)], ValueError),
+        ([Dense(3), Rescaling(2.0)], ValueError),
+        ([Dense(3), "relu"], TypeError),
+        ([3], TypeError),
+        ([Dense], TypeError),
+    ],
+    ids=str,
+)
+def test_layers_that_are_no_network_are_refused(layers, error):
+    with pytest.raises(error):
+        Sequential(*layers)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int32", "flaot32", None, 3])
+def test_other_dtypes_are_refused(dtype):
+    with pytest.raises(ValueError, match="'float32'.*'float64'"):
+        Sequential(Dense(3), dtype=dtype)
+
+
+# Divergence
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_divergence_names_the_epoch_and_keeps_finite_parameters(dtype):
+    from fastmlp import DivergenceError
+
+    X, _ = data(200)
+    model = Sequential(Dense(8), Identity(), Dense(8), Identity(), Dense(1), dtype=dtype)
+    with pytest.raises(DivergenceError, match="epoch.*learning_rate") as error:
+        model.fit(X, X[:, 0], **options(loss="squared_error", optimizer=SGD(1e3), epochs=300))
+    assert 1 <= error.value.epoch <= 300
+    assert all(np.isfinite(value).all() for value in model.parameters.values())
+    with np.errstate(all="ignore"):  # finite, but huge
+        model.predict(X)
+    copied = pickle.loads(pickle.dumps(error.value))
+    assert (str(copied), copied.epoch) == (str(error.value), error.value.epoch)
+
+
+def test_a_model_too_large_for_memory_says_how_much_it_needs(monkeypatch):
+    from fastmlp.engine import executor
+
+    monkeypatch.setattr(executor, "_physical_memory", lambda: 2**20)
+    X, y = data()
+    with pytest.raises(MemoryError, match=r"the model needs 48,\d{3},\d{3} bytes"):
+        Sequential(Dense(2000), ReLU(), Dense(2000), ReLU(), Dense(3)).fit(X, y, **options(optimizer="adam"))

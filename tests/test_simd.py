@@ -1,0 +1,58 @@
+"""Every vector unit's code runs on every machine (LLVM splits wide vectors), so all of it is tested everywhere: tiles,
+panels and tails differ, the chain of FMAs of each number does not, so the parameters must be equal to the bit."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fastmlp.engine.simd import KNOWN, Simd, host_simd
+
+FITS = """
+import hashlib, sys
+import numpy as np
+from fastmlp import Adam, Dense, Dropout, GELU, ReLU, SGD, Sequential, Tanh
+
+digest = hashlib.sha256()
+rng = np.random.default_rng(0)
+for dtype in ("float32", "float64"):
+    for widths, batch in (((1,), 1), ((33, 17, 3), 13), ((70, 5, 2), 29)):
+        X = rng.normal(size=(30, 11)).astype(dtype)
+        y = rng.integers(0, widths[-1], 30) if widths[-1] > 1 else rng.normal(size=30)
+        layers = []
+        if len(widths) > 1:
+            layers = [Dense(widths[0]), GELU() if batch == 13 else ReLU(), Dropout(0.2), Dense(widths[1]), Tanh()]
+        loss = "softmax_cross_entropy" if widths[-1] > 1 else "squared_error"
+        model = Sequential(*layers, Dense(widths[-1]), dtype=dtype)
+        optimizer = Adam(0.01) if batch == 13 else SGD(0.01, momentum=0.9, nesterov=batch == 29)
+        model.fit(X, y, loss=loss, optimizer=optimizer, epochs=3, batch_size=batch, verbose=0, n_threads=1 + batch % 3)
+        for array in model.parameters.values():
+            assert np.isfinite(array).all()
+            digest.update(array.tobytes())
+print(digest.hexdigest())
+"""
+
+
+def digest(simd: str) -> str:
+    environment = {**os.environ, "FASTMLP_SIMD": simd}
+    done = subprocess.run([sys.executable, "-c", FITS], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_every_vector_unit_gives_the_same_bits():
+    assert {simd: digest(simd) for simd in KNOWN} == dict.fromkeys(KNOWN, digest(host_simd().name))
+
+
+def test_an_unknown_unit_is_refused(monkeypatch):
+    monkeypatch.setenv("FASTMLP_SIMD", "avx51")
+    with pytest.raises(ValueError, match="Did you mean 'avx512'"):
+        host_simd.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"), [(1, 4), (3, 4), (4, 4), (5, 8), (10, 16), (16, 16), (17, 32), (32, 32), (33, 4), (74, 16)]
+)
+def test_narrow_layers_do_not_pay_for_a_full_panel(columns, width):
+    assert Simd("avx512", 64, 8).last_width(columns, "float32") == width

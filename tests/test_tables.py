@@ -1,0 +1,353 @@
+"""Tables: reading, what becomes of every column, and what is refused."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastmlp import preprocessing, tables
+from fastmlp.preprocessing import decode_target, encode_features, encode_target, find_task, fit_preprocess
+from fastmlp.tables import read_table
+
+pa = pytest.importorskip("pyarrow", reason='PyArrow is not installed: pip install "fastmlp[table]"')
+
+
+@pytest.fixture
+def csv_file(tmp_path):
+    def write(text, name="table.csv"):
+        path = tmp_path / name
+        data = text.encode()
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        return path
+
+    return write
+
+
+HOUSES = "rooms,age,sea,price\n3,10.5,near,100\n5,,far,250\n4,30,?,180\n4,20,near,190\n"
+
+
+# Reading
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "T.CSV"])
+def test_types_are_found_and_missing_is_null(csv_file, name):
+    table = read_table(csv_file(HOUSES, name))
+    assert [str(table.schema.field(column).type) for column in table.column_names] == [
+        "int64",
+        "double",
+        "string",
+        "int64",
+    ]
+    assert table["age"].to_pylist() == [10.5, None, 30.0, 20.0]
+    assert table["sea"].to_pylist() == ["near", "far", None, "near"]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_separators(csv_file, delimiter):
+    table = read_table(csv_file(HOUSES.replace(",", delimiter), "t.tsv" if delimiter == "\t" else "t.csv"))
+    assert table.column_names == ["rooms", "age", "sea", "price"] and table.num_rows == 4
+
+
+def test_texts_are_trimmed_and_quoted_line_breaks_kept(csv_file):
+    table = read_table(csv_file('a, b\n 1 , x \n2,"y\nz"\n'))
+    assert table["a"].to_pylist() == [1, 2] and table[" b"].to_pylist() == ["x", "y\nz"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(csv_file):
+    assert read_table(csv_file("\ufeffa,b\n1,2\n")).column_names == ["a", "b"]
+
+
+def test_a_text_far_below_makes_a_text_column(csv_file):
+    """PyArrow's own inference looks at the first megabyte only."""
+    table = read_table(csv_file("a,b\n" + "1,2\n" * 600_000 + "x,2\n"))
+    assert str(table["a"].type) == "string" and str(table["b"].type) == "int64"
+
+
+def test_bool_and_time(csv_file):
+    table = read_table(csv_file("a,b,c\ntrue,2020-01-02,\nfalse,2020-01-03 12:00:00,\n"))
+    assert [str(column.type) for column in table.columns] == ["bool", "timestamp[us]", "int64"]
+
+
+def test_named_columns_stay_text(csv_file):
+    assert read_table(csv_file("zip,n\n007,007\n"), text_columns=["zip"]).to_pylist() == [{"zip": "007", "n": 7}]
+
+
+def test_parquet(tmp_path):
+    from pyarrow import parquet
+
+    column = pa.array(["a", "?", None]).dictionary_encode()
+    table = pa.table({"x": pa.array([1.5, float("nan"), 2], pa.float32()), "kind": column, "list": [[1], [2], []]})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    table = read_table(tmp_path / "t.parquet")
+    assert table["x"].to_pylist() == [1.5, None, 2.0] and table["kind"].to_pylist() == ["a", None, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("", "t.csv", "cannot be read as a table"),
+        ("a,b\n", "t.csv", "has no rows"),
+        ("a,b\n1,2\n3\n", "t.csv", "Expected 2 columns, got 1"),
+        ("a,b,a\n1,2,3\n", "t.csv", "2 columns named 'a'"),
+        ("a,b\n1,2\n", "t.parquet", "cannot be read as a table"),
+        ("a,b\n1,2\n", "t.xlsx", r"must end in one of \.csv"),
+    ],
+)
+def test_refused_files(csv_file, text, name, message):
+    with pytest.raises(ValueError, match=message):
+        read_table(csv_file(text, name))
+
+
+def test_broken_files(tmp_path):
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(HOUSES.encode() * 1000)[:-30])
+    (tmp_path / "latin.csv").write_bytes("a\nKöln\n".encode("latin-1"))
+    for name in ("cut.csv.gz", "latin.csv"):
+        with pytest.raises(ValueError, match="cannot be read as a table"):
+            read_table(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"no file '.*nowhere\.csv'"):
+        read_table(tmp_path / "nowhere.csv")
+
+
+def test_without_pyarrow_the_error_names_the_install_command(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r'pip install "fastmlp\[table\]"'):
+        read_table("t.csv")
+
+
+# What becomes of the columns
+
+
+def preprocess_of(table, target="y", task="regression", **options):
+    preprocess = fit_preprocess(table, target, task, **options)
+    assert json.loads(json.dumps(preprocess)) == preprocess, "it must survive JSON unchanged"
+    return preprocess
+
+
+def test_a_table_by_hand():
+    table = pa.table({"n": [1.0, None, 3.0, 5.0], "t": ["b", "a", None, "b"], "y": [0.0, 2.0, 2.0, 4.0]})
+    preprocess = preprocess_of(table)
+    filled = np.array([1.0, 3.0, 3.0, 5.0])  # 3 is the median of 1, 3 and 5
+    expected = np.column_stack([(filled - 3) / filled.std(), [0, 1, 0, 0], [0, 1, 0, 0], [1, 0, 0, 1], [0, 0, 1, 0]])
+    X = encode_features(table, preprocess, "float64")
+    np.testing.assert_allclose(X, expected, rtol=1e-15)
+    y = encode_target(table, preprocess)
+    np.testing.assert_allclose([y.mean(), y.std()], [0, 1], atol=1e-15)
+    np.testing.assert_allclose(decode_target(y[:, None], preprocess), [0, 2, 2, 4])
+    assert encode_features(table, preprocess).dtype == np.float32
+
+
+def test_other_rows_in_another_order_with_more_columns():
+    table = pa.table({"n": [1, 2, 3], "t": ["a", "b", "b"], "y": [1, 2, 3]})
+    preprocess = preprocess_of(table)
+    other = pa.table({"more": [0, 0, 0], "t": ["b", "new", None], "n": [2, None, 3]})
+    X = encode_features(other, preprocess, "float64")
+    z = (3 - 2) / np.std([1, 2, 3])
+    np.testing.assert_allclose(X, [[0, 0, 1], [0, 0, 0], [z, 0, 0]], atol=1e-15)
+
+
+def test_a_missing_column_is_named():
+    preprocess = preprocess_of(pa.table({"age": [1, 2], "job": [3, 4], "y": [1, 2]}))
+    with pytest.raises(ValueError, match="no column 'job'"):
+        encode_features(pa.table({"age": [1]}), preprocess)
+
+
+def test_texts_where_numbers_are_expected_name_column_and_value():
+    preprocess = preprocess_of(pa.table({"age": [1, 2], "y": [1, 2]}))
+    with pytest.raises(ValueError, match="column 'age' must hold numbers.*'old'"):
+        encode_features(pa.table({"age": ["7", "old"]}), preprocess)
+    X = encode_features(pa.table({"age": ["2", None]}), preprocess)  # numbers that are stored as text will do
+    np.testing.assert_allclose(X[:, 0], [1, 0])
+
+
+def test_an_infinite_number_names_column_and_row():
+    with pytest.raises(ValueError, match="column 'x' holds an infinite number in row 2"):
+        fit_preprocess(pa.table({"x": [1, np.inf, 3], "y": [1, 2, 3]}), "y", "regression")
+
+
+def test_columns_that_tell_nothing_are_ignored():
+    table = pa.table(
+        {
+            "constant": [1, 1, 1],
+            "one text": ["a", "a", "a"],
+            "empty": pa.nulls(3),
+            "no text": pa.nulls(3, pa.string()),
+            "id": ["a1", "a2", "a3"],
+            "list": [[1], [2], [3]],
+            "": [0, 1, 2],
+            "unwanted": [1, 2, 3],
+            "x": [1, 2, 3],
+            "y": [1, 2, 3],
+        }
+    )
+    preprocess = preprocess_of(table, drop=["unwanted"])
+    assert [feature["name"] for feature in preprocess["features"]] == ["x"]
+    assert set(preprocess["ignored"]) == set(table.column_names) - {"x", "y"}
+    assert encode_features(table.select(["x"]), preprocess).shape == (3, 1)
+    with pytest.raises(ValueError, match="no column but 'y' can be learned from"):
+        fit_preprocess(table.select(["constant", "y"]), "y", "regression")
+
+
+def test_a_constant_with_missing_values_leaves_its_indicator():
+    table = pa.table({"x": [7, None, 7], "y": [1, 2, 3]})
+    np.testing.assert_array_equal(encode_features(table, preprocess_of(table)), [[0, 0], [0, 1], [0, 0]])
+
+
+def test_the_most_frequent_texts_are_kept(monkeypatch):
+    monkeypatch.setattr(preprocessing, "MAX_CATEGORIES", 2)
+    table = pa.table({"t": ["a", "b", "b", "c", "c", None], "y": range(6)})
+    preprocess = preprocess_of(table)
+    assert preprocess["features"][0]["categories"] == ["b", "c", None]
+    assert encode_features(table, preprocess).sum(axis=1).tolist() == [0, 1, 1, 1, 1, 1]
+
+
+def test_huge_numbers_do_not_overflow():
+    table = pa.table({"x": [-1e308, 1e308, 0.0], "y": [1e-300, 2e-300, 3e-300]})
+    preprocess = preprocess_of(table)
+    assert np.isfinite(encode_features(table, preprocess)).all()
+    np.testing.assert_allclose(encode_target(table, preprocess), [-1.2247, 0, 1.2247], atol=1e-4)
+
+
+def test_times_mean_the_same_whatever_their_unit():
+    seconds = [0, 86_400, 172_800]
+    table = pa.table({"when": pa.array(seconds, pa.timestamp("s")), "y": [1, 2, 3]})
+    preprocess = preprocess_of(table)
+    expected = encode_features(table, preprocess)
+    for other in (pa.array([0, 1, 2], pa.date32()), pa.array([s * 10**9 for s in seconds], pa.timestamp("ns", "UTC"))):
+        np.testing.assert_array_equal(encode_features(pa.table({"when": other}), preprocess), expected)
+
+
+def test_times_of_day_bools_and_decimals(tmp_path):
+    from decimal import Decimal
+
+    from pyarrow import parquet
+
+    table = pa.table(
+        {
+            "time": pa.array([0, 3600, 7200], pa.time32("s")),
+            "flag": [True, False, None],
+            "amount": [Decimal("1.5"), Decimal("2.5"), None],
+            "y": [1, 2, 3],
+        }
+    )
+    parquet.write_table(table, tmp_path / "t.parquet")
+    table = read_table(tmp_path / "t.parquet")
+    assert encode_features(table, preprocess_of(table)).shape == (3, 5)
+
+
+# The target
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        (["a", "b", "a"], "classification"),
+        ([True, False, None], "classification"),
+        ([0, 1, 1], "classification"),
+        (range(20), "classification"),
+        (range(21), "regression"),
+        ([0.0, 1.0, 1.0], "regression"),
+    ],
+)
+def test_the_task_is_found(values, task):
+    column = pa.chunked_array([pa.array(values)])
+    assert find_task(column) == task
+    assert find_task(column, "regression") == "regression"
+    with pytest.raises(ValueError, match="Did you mean 'classification'"):
+        find_task(column, "clasification")
+
+
+@pytest.mark.parametrize("classes", [["no", "yes"], [-1, 4], [False, True], [0.5, 1.5]])
+def test_classes_keep_their_type(classes):
+    values = [classes[1], classes[0], classes[1], classes[1]]
+    table = pa.table({"x": [1, 2, 3, 4], "y": values})
+    preprocess = preprocess_of(table, task="classification")
+    codes = encode_target(table, preprocess)
+    assert codes.tolist() == [1, 0, 1, 1] and codes.dtype == np.int64
+    assert decode_target(np.eye(2)[codes], preprocess).tolist() == values
+
+
+def test_an_unseen_class_has_no_code():
+    preprocess = preprocess_of(pa.table({"x": range(4), "y": ["a", "b", "a", "b"]}), task="classification")
+    assert encode_target(pa.table({"y": ["b", "new"]}), preprocess).tolist() == [1, -1]
+    preprocess = preprocess_of(pa.table({"x": [1, 2, 3], "y": [1, 2, 1]}), task="classification")
+    assert encode_target(pa.table({"y": ["one", "2"]}), preprocess).tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "message"),
+    [
+        (["a", "a"], "classification", "at least two classes; every row holds 'a'"),
+        (["a", "b", "c"], "classification", "3 texts in 3 rows: too many for classes"),
+        (["a", "b"], "regression", "holds texts such as 'a'; regression needs numbers"),
+        ([2.5, 2.5], "regression", "2.5 in every row"),
+        ([[1], [2]], "classification", "must hold texts, numbers or true and false"),
+    ],
+)
+def test_targets_that_are_none(values, task, message):
+    with pytest.raises(ValueError, match=message):
+        fit_preprocess(pa.table({"x": range(len(values)), "y": values}), "y", task)
+
+
+def test_text_columns_of_a_preprocessing():
+    table = pa.table({"n": [1, 2, 3, 4], "t": ["a", "b", "b", "a"], "y": ["0", "1", "1", "0"]})
+    assert preprocessing.text_columns(preprocess_of(table, task="classification")) == ["t", "y"]
+    table = table.set_column(2, "y", [[0, 1, 1, 0]])
+    assert preprocessing.text_columns(preprocess_of(table, task="classification")) == ["t"]
+
+
+def test_adult(data_folder):
+    if not (data_folder / "adult_train.csv.gz").is_file():
+        pytest.skip("FASTMLP_DATA has no adult_train.csv.gz")
+    table = read_table(data_folder / "adult_train.csv.gz")
+    preprocess = preprocess_of(table, "income", find_task(table["income"]))
+    assert preprocess["target"]["classes"] == ["<=50K", ">50K"]
+    assert encode_features(table, preprocess).shape == (32_561, 108)
+    assert [feature["name"] for feature in preprocess["features"] if None in feature.get("categories", ())] == [
+        "workclass",
+        "occupation",
+        "native_country",
+    ]
+
+
+def test_california(data_folder):
+    if not (data_folder / "california_housing.csv.gz").is_file():
+        pytest.skip("FASTMLP_DATA has no california_housing.csv.gz")
+    table = read_table(data_folder / "california_housing.csv.gz")
+    assert find_task(table["median_house_value"]) == "regression"
+    preprocess = preprocess_of(table, "median_house_value")
+    X = encode_features(table, preprocess)
+    assert X.shape == (20_640, 14) and np.isfinite(X).all()
+    assert X[:, 5].sum() == 207  # the indicator beside total_bedrooms
+    assert tables.kind_of(table["ocean_proximity"]) == "text"
+
+
+COLUMNS = st.one_of(
+    st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), min_size=6, max_size=6),
+    st.lists(st.none() | st.floats(allow_infinity=False), min_size=6, max_size=6),
+    st.lists(st.none() | st.booleans(), min_size=6, max_size=6),
+    st.lists(st.none() | st.sampled_from(["a", "b ", "?", "7", "1e5", "", '"', "a,b", "x\ny"]), min_size=6, max_size=6),
+    st.lists(st.none() | st.dates(), min_size=6, max_size=6),
+)
+
+
+@given(st.lists(COLUMNS, min_size=1, max_size=4), st.sampled_from(["csv", "parquet"]))
+def test_any_table_becomes_finite_numbers_also_when_read_again(tmp_path, columns, kind):
+    from pyarrow import csv, parquet
+
+    table = pa.table({**{f"c{k}": column for k, column in enumerate(columns)}, "y": [0.5, 1.5, 2.5, 0, 1, 2]})
+    path = tmp_path / f"t.{kind}"
+    (csv.write_csv if kind == "csv" else parquet.write_table)(table, path)
+    table = read_table(path)
+    assert table.num_rows == 6
+    try:
+        preprocess = preprocess_of(table.slice(0, 4))
+    except ValueError as error:
+        assert "no column but 'y' can be learned from" in str(error)
+        return
+    X = encode_features(table, preprocess)
+    assert X.shape[0] == 6 and np.isfinite(X).all()
+    again = encode_features(read_table(path, preprocessing.text_columns(preprocess)), preprocess)
+    np.testing.assert_array_equal(again, X)
