@@ -1,0 +1,172 @@
+"""python benchmarks/peak.py: every speed that fastmlp claims, beside its peers and this machine's FMA peak.
+
+Times are microseconds a training step (Adam, float32, data in memory, shuffled), medians over rounds in which all
+contenders take turns; every contender first shows that it computes the same updates. Each network's share of the FMA
+peak is taken against a loop of multiply-adds timed right before and after it.
+"""
+
+import argparse
+import platform
+import sys
+import warnings
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import processes
+from benchmarks.networks import NETWORKS
+from benchmarks.peers import CONTENDERS
+from benchmarks.timing import time_network
+
+OURS = "fastmlp auto"  # what a user gets who asks for nothing: it stands for fastmlp in the ratios
+SMOKE = ("784-128-64-10", "10-64-64-2", "4-32-16-4")
+COLUMNS = {
+    "fastmlp": ("fastmlp 1", "fastmlp 2", "fastmlp auto"),
+    "JAX": ("jax",),
+    "PyTorch": ("torch 1", "torch 2"),
+    "scikit-learn": ("sklearn",),
+    "NumPy": ("numpy",),
+}
+
+
+class Targets:
+    """Prints one line for each target and counts those reached; in a smoke run the numbers mean nothing."""
+
+    def __init__(self, smoke):
+        self.smoke, self.reached, self.total = smoke, 0, 0
+
+    def line(self, what, value, target, unit="x", at_least=True, remark=""):
+        passed = value >= target if at_least else value <= target
+        self.total += 1
+        self.reached += passed
+        verdict = "smoke" if self.smoke else "pass" if passed else "FAIL"
+        bound = f"{'>=' if at_least else '<='} {target:g} {unit}".rstrip()
+        print(f"  [{verdict}] {what}: {f'{value:.3g} {unit}'.rstrip()} ({bound}){remark}", flush=True)
+
+
+def print_times(times):
+    network = times.network
+    activation = "" if network.activation == "relu" else f" {network.activation}"
+    print(f"\n{network.name}{activation}, batch {network.batch_size} ({network.flop / 1e6:.3g} MFLOP a step)")
+    peaks = ", ".join(f"{median(peaks):.0f} GFLOP/s on {n}" for n, peaks in sorted(times.peaks.items()))
+    if peaks:
+        busy = times.machine_was_busy()
+        print(f"  FMA peak beside it: {peaks} thread(s){'; OTHER PROCESSES HAD THE CORES TOO' if busy else ''}")
+    for label in times.steps:
+        share = times.peak_fractions.get(label)
+        share = f"  {median(share):.3f} of peak (best {max(share):.3f})" if share else ""
+        us, best = times.microseconds(label), times.microseconds(label, min)
+        print(f"  {label:13}{us:10.1f} us  (best {best:.1f}){times.gflops(label):8.1f} GFLOP/s{share}", flush=True)
+    for label, reason in times.skipped.items():
+        print(f"  {label:13} skipped: {reason}")
+
+
+def check_network(times, targets):
+    """The targets of this network."""
+    network, steps = times.network, times.steps
+    if network.peak and "fastmlp 2" in steps:
+        share = times.peak_fractions["fastmlp 2"]
+        targets.line("share of the FMA peak, two threads", median(share), network.peak, unit="")
+    if network.scaling and {"fastmlp 1", "fastmlp 2"} <= steps.keys():
+        targets.line("one thread over two", times.ratio("fastmlp 1", "fastmlp 2"), network.scaling)
+    if OURS not in steps:
+        return
+    fixed = times.best_of("fastmlp 1", "fastmlp 2")
+    if fixed:
+        ratio = times.ratio(OURS, fixed)
+        targets.line("n_threads=None over the best fixed number", ratio, 1.05, at_least=False, remark=f", {fixed}")
+    for target, labels in ((network.torch, COLUMNS["PyTorch"]), (network.jax, COLUMNS["JAX"])):
+        peer = times.best_of(*labels)
+        if target and peer:
+            best = f", {times.ratio(peer, OURS, min):.3g} x by best times"
+            targets.line(f"faster than {peer}", times.ratio(peer, OURS), target, remark=best)
+
+
+def check_processes(targets, smoke):
+    """The lines that are not about steps."""
+    print("\nwhole processes")
+    seconds = processes.processes(1 if smoke else 5)
+    for name, value in seconds.items():
+        print(f"  {name}: {value:.3f} s")
+    name = "first fit, empty cache"
+    targets.line(f"{name}, digits, whole process", seconds[name], 10, "s", at_least=False)
+    name = "Sequential, warm cache"
+    targets.line("Sequential 64-32-10, 20 epochs, warm cache, whole process", seconds[name], 1.0, "s", at_least=False)
+    if "MLPClassifier, warm cache" in seconds:
+        extra = seconds["MLPClassifier, warm cache"] - seconds["import sklearn.base"]
+        targets.line("MLPClassifier, more than importing sklearn.base", extra, 0.8, "s", at_least=False)
+    extra = seconds["import fastmlp"] - seconds["import numpy"]
+    targets.line("import fastmlp, more than import numpy", extra, 0.3, "s", at_least=False)
+    print("\nsingle calls")
+    row = processes.one_row(1 if smoke else 9)
+    targets.line("predict of one row, 3 x 256", row, 50, "us", at_least=False)
+    result = processes.mnist(n_seeds=1 if smoke else 5, epochs=1 if smoke else 10)
+    if result is None:
+        print("  MNIST skipped: FASTMLP_DATA is not set")
+    else:
+        targets.line("MNIST, ten epochs", result[0], 2.5, "s", at_least=False)
+        targets.line("MNIST, mean test accuracy", 100 * result[1], 97.5, "%")
+
+
+def print_markdown(measured):
+    """README's table: microseconds a step, GFLOP/s in brackets, the best number of threads of each."""
+    columns = {name: labels for name, labels in COLUMNS.items() if any(t.best_of(*labels) for t in measured)}
+
+    def number(x):
+        return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
+
+    print(f"\n| network, batch | share of FMA peak | {' | '.join(columns)} |\n|---|---|{'---|' * len(columns)}")
+    for times in measured:
+        best = [times.best_of(*labels) for labels in columns.values()]
+        cells = [f"{number(times.microseconds(b))} ({number(times.gflops(b))})" if b else "" for b in best]
+        share = times.peak_fractions.get("fastmlp 2")
+        share = f"{median(share):.2f}" if share else ""
+        print(f"| {times.network.name}, {times.network.batch_size} | {share} | {' | '.join(cells)} |")
+
+
+def versions():
+    """What ran: Python and the installed contenders."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = []
+    for package in ("numpy", "numba", "torch", "jax", "scikit-learn"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"no {package}")
+    return f"Python {platform.python_version()}, {platform.machine()}, " + ", ".join(found)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round: only that everything runs")
+    parser.add_argument("--networks", nargs="*", help="only these, for example 784-128-64-10")
+    parser.add_argument("--peers", nargs="*", help=f"only these of: {', '.join(CONTENDERS)} (a first word names all)")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--no-processes", action="store_true", help="only the training steps")
+    parser.add_argument("--markdown", action="store_true", help="print README's table at the end")
+    options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")  # peers that did not converge
+    names = options.networks or (SMOKE if options.smoke else [network.name for network in NETWORKS])
+    unknown = set(names) - {network.name for network in NETWORKS}
+    if unknown:
+        parser.error(f"unknown networks {sorted(unknown)}; there are {[network.name for network in NETWORKS]}")
+    labels = [k for k in CONTENDERS if not options.peers or {k, k.split()[0]} & set(options.peers)]
+    print(versions())
+    targets, measured = Targets(options.smoke), []
+    for network in (network for network in NETWORKS if network.name in names):
+        times = time_network(network, labels, 1 if options.smoke else options.rounds, options.smoke)
+        print_times(times)
+        check_network(times, targets)
+        measured.append(times)
+    if not options.no_processes:
+        check_processes(targets, options.smoke)
+    if options.markdown:
+        print_markdown(measured)
+    if not options.smoke:
+        print(f"\n{targets.reached} of {targets.total} targets reached")
+
+
+if __name__ == "__main__":
+    main()
