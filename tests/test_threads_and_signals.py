@@ -142,26 +142,6 @@ def training_for_speed(n_threads, seed=0):
     )
 
 
-def seconds_of(n_threads):
-    with training_for_speed(n_threads) as training:
-        training.run(2)
-        begin = time.perf_counter()
-        training.run(20)
-        return time.perf_counter() - begin
-
-
-@pytest.mark.parametrize("oversubscribe, most", [("0", 4), ("1", 15)])
-def test_more_threads_than_cores_do_not_collapse(oversubscribe, most, monkeypatch):
-    """By default there are no more workers than cores; if told, the surplus ones yield. Bounds are for busy machines.
-
-    Purely spinning workers took 3 to 10 times as long with one thread too many.
-    """
-    monkeypatch.setenv("FASTMLP_OVERSUBSCRIBE", oversubscribe)
-    one, many = (min(seconds_of(n) for _ in range(3)) for n in (1, 4 * threads.available_cores()))
-    print(f"one thread {one * 1e3:.0f} ms, four for each core {many * 1e3:.0f} ms", file=sys.stderr)
-    assert many < most * one
-
-
 @pytest.mark.parametrize(
     "environment, most",
     [
@@ -263,44 +243,72 @@ def test_ctrl_c_stops_within_a_moment_and_the_fit_can_go_on():
         assert n_alive == 1, name  # no worker hangs about
 
 
+def in_a_process_of_its_own(code: str, *arguments) -> str:
+    """What the code prints. An interrupt may come between any two instructions, also inside what measures coverage,
+    whose lock would then stay locked for ever: so it must not come in pytest's own process.
+    """
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+INTERRUPTED_AT_MANY_MOMENTS = """
+import json, signal, sys, threading, time
+import numpy as np
+from fastmlp import Dense, ReLU, Sequential
+from fastmlp.training import Training
+
+n_threads = int(sys.argv[1])
+rng = np.random.default_rng(0)
+X, y = rng.normal(size=(64, 40)).astype(np.float32), rng.integers(0, 10, 64)
+
+def training():  # one step an epoch, so that a fit of so many steps can be repeated
+    model = Sequential(Dense(70), ReLU(), Dense(33), ReLU(), Dense(10)).build(40)
+    options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 64, "n_threads": n_threads}
+    return model, Training(model, X, y, **options)
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+with training()[1] as first:
+    first.run(1)  # compiles
+signal.signal(signal.SIGALRM, interrupt)
+reports = []
+for k in range(30):
+    model, interrupted = training()
+    caught = False
+    with interrupted:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.0003 + 0.0007 * k)
+            interrupted.run(10**6)
+        except KeyboardInterrupt:
+            caught = True
+    other, undisturbed = training()
+    with undisturbed:
+        undisturbed.run(interrupted.step)  # perhaps none
+    same = all(np.array_equal(value, other.parameters[name]) for name, value in model.parameters.items())
+    reports.append([caught, same, interrupted.step])
+deadline = time.monotonic() + 5
+while threading.active_count() > 1 and time.monotonic() < deadline:
+    time.sleep(0.01)
+print(json.dumps([reports, threading.active_count()]))
+"""
+
+
 @posix
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
 def test_the_model_is_left_at_the_last_whole_step(n_threads):
     """Interrupted at many moments: the parameters are those of an undisturbed fit of as many steps, to the bit."""
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(64, 40)).astype(np.float32), rng.integers(0, 10, 64)
-
-    def training():  # one step an epoch, so that a fit of so many steps can be repeated
-        model = Sequential(Dense(70), ReLU(), Dense(33), ReLU(), Dense(10)).build(40)
-        options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 64, "n_threads": n_threads}
-        return model, Training(model, X, y, **options)
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    with training()[1] as first:
-        first.run(1)  # compiles
-    before = threading.active_count()
-    old = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        for k in range(30):
-            model, interrupted = training()
-            with interrupted:
-                with pytest.raises(KeyboardInterrupt):
-                    signal.setitimer(signal.ITIMER_REAL, 0.0003 + 0.0007 * k)
-                    interrupted.run(10**6)
-            other, undisturbed = training()
-            with undisturbed:
-                undisturbed.run(interrupted.step)  # perhaps none
-            assert same(model.parameters, other.parameters), (k, interrupted.step)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
-    assert_threads_end(before)
+    reports, n_alive = json.loads(in_a_process_of_its_own(INTERRUPTED_AT_MANY_MOMENTS, n_threads))
+    assert len(reports) == 30
+    assert all(caught and same for caught, same, _ in reports), reports
+    assert max(step for _, _, step in reports) > 0  # some came in the middle of the training
+    assert n_alive == 1
 
 
 @posix
-def test_ctrl_c_in_a_callback_and_in_an_estimator():
+def test_ctrl_c_in_a_callback():
     class Interrupt(Callback):
         def on_epoch_end(self, training, epoch, logs):
             if epoch == 3:
@@ -314,16 +322,36 @@ def test_ctrl_c_in_a_callback_and_in_an_estimator():
     models[1].fit(X, y, loss="softmax_cross_entropy", epochs=3)
     assert same(models[0].parameters, models[1].parameters)
 
-    estimator = MLPClassifier((5,), max_iter=10**6, n_iter_no_change=10**6, random_state=0)
-    estimator.partial_fit(X, y, classes=[0, 1])
-    timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        estimator.fit(X, y)
-    timer.join()
-    assert estimator.n_iter_ > 1 and len(estimator.loss_curve_) == estimator.n_iter_
-    assert np.isfinite(estimator.predict_proba(X)).all()
-    estimator.partial_fit(X, y)
+
+INTERRUPTED_ESTIMATOR = """
+import json, signal, threading
+import numpy as np
+from fastmlp import MLPClassifier
+
+rng = np.random.default_rng(0)
+X, y = rng.normal(size=(200, 4)).astype(np.float32), rng.integers(0, 2, 200)
+estimator = MLPClassifier((5,), max_iter=10**6, n_iter_no_change=10**6, random_state=0)
+estimator.partial_fit(X, y, classes=[0, 1])
+timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+timer.start()
+try:
+    estimator.fit(X, y)
+    caught = False
+except KeyboardInterrupt:
+    caught = True
+timer.join()
+finite = bool(np.isfinite(estimator.predict_proba(X)).all())
+n_iter, n_losses = estimator.n_iter_, len(estimator.loss_curve_)
+estimator.partial_fit(X, y)
+print(json.dumps([caught, finite, n_iter, n_losses]))
+"""
+
+
+@posix
+def test_ctrl_c_in_an_estimator():
+    caught, finite, n_iter, n_losses = json.loads(in_a_process_of_its_own(INTERRUPTED_ESTIMATOR))
+    assert caught and finite
+    assert n_iter == n_losses > 1
 
 
 # Forks and worker processes
