@@ -1,34 +1,45 @@
 """Layers, a loss and an optimiser into a `Plan`: what a step does, in which order, what is fused, how it is shared out.
 
-`training_plan`, `forward_plan` and `loss_plan` lower the same layers.
+`training_plan`, `forward_plan` and `loss_plan` lower the same layers. All make one list of steps, over rows of the
+batch or over tiles, which `_phases` cuts where barriers must lie; the updates of a training step come last, together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 
 from .activations import ACTIVATIONS, Activation
 from .engine import records as R
 from .engine.simd import Simd, host_simd
-from .layers import Dense, Dropout, Layer, Rescaling
+from .layers import LAYERS, Dense, Dropout, Fork, Join, Layer, Rescaling, flatten, named
 from .losses import Loss
+from .normalization import BatchNorm, Norm
 from .plan import ALIGN, Kernel, Matrix, Parameter, Phase, Plan, Ref, Step
 
 
 @dataclass(frozen=True)
+class ToPanels:
+    """The gathered rows, for a layer that no product reads."""
+
+
+@dataclass(frozen=True)
 class Op:
-    """A layer with the values around it: `source` and `target` index the plan's matrices; None is the gathered
-    input.
+    """A layer with the values around it: `source` and `target` are the plan's matrices; None is the gathered input.
+
+    `parameters` by the layer's own names; `skip` is what a `Join` adds; `normed` and `sums` are a norm's workspace.
     """
 
-    layer: Dense | Dropout | Activation
+    layer: Layer | Fork | Join | ToPanels
     source: Matrix | None
     target: Matrix | None
-    weight: Parameter | None = None
-    bias: Parameter | None = None
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    skip: Matrix | None = None
+    normed: Matrix | None = None
+    sums: Ref | None = None
 
 
 def training_plan(
@@ -46,6 +57,7 @@ def training_plan(
     l2: bool = False,
     clip: bool = False,
     decay: bool = False,
+    dropout: bool = True,
     guard: int = 0,
     simd: Simd | None = None,
 ) -> Plan:
@@ -68,49 +80,28 @@ def training_plan(
         Whether rows have weights, and whether weights (not biases) have an L2 penalty.
     clip, decay : bool
         Whether gradients are clipped by value, and whether weights (not biases) decay at every update.
+    dropout : bool
+        Whether dropout and stochastic depth act.
     guard : int
         Bytes between buffers, for tests.
     simd : Simd, optional
         The host's by default.
     """
-    plan, ops, gather = _forward(layers, n_features, batch_size, source, dtype, guard, simd, n_slots, training=True)
-    rows = [gather, *_forward_steps(plan, ops)]
+    plan, ops, gather = _forward(layers, n_features, batch_size, source, dtype, guard, simd, n_slots, True, dropout)
+    steps = [gather, *_forward_steps(plan, ops, training=True)]
     gradient = ops[-1].target
     if isinstance(ops[-1].layer, Activation):  # its derivative needs the output that the loss is about to overwrite
         gradient = plan.matrix("workspace", batch_size, plan.n_outputs)
-        rows.append(
-            _elementwise(
-                ops[-1].target, gradient, {R.EPILOGUE: Kernel("identity.value")}, ops[-1].target, "copy of the output"
-            )
-        )
+        kernel = {R.EPILOGUE: Kernel("identity.value")}
+        steps.append(_elementwise(ops[-1].target, gradient, kernel, ops[-1].target, "copy of the output"))
     loss_step, row_losses = _loss_step(plan, gradient, loss, targets, weighted, with_gradient=True)
-    rows.append(loss_step)
-    tiles = []
-    i = len(ops) - 1
-    while i >= 0:
-        op = ops[i]
-        if isinstance(op.layer, Activation):
-            rows.append(_elementwise(gradient, gradient, *_derivative(op), f"dz = da * {op.layer.name}'"))
-            i -= 1
-            continue
-        if isinstance(op.layer, Dropout):
-            if op.source is not None:
-                rows.append(_dropout_step(plan, op, i, gradient, gradient, "dz = da"))
-            i -= 1
-            continue
-        tiles += _update_steps(plan, op, gradient, rule, l2, clip, decay)
-        if op.source is not None:
-            before = ops[i - 1] if isinstance(ops[i - 1].layer, Activation) else None
-            dz = plan.matrix("workspace", batch_size, op.source.columns)
-            rows.append(_input_gradient_step(plan, op, gradient, dz, before))
-            gradient = dz
-            i -= before is not None
-        i -= 1
-    fields = {R.ROW_LOSS: row_losses}
-    tiles.append(Step("sum_losses", fields, "loss of the step = sum over rows", 1, batch_size))
-    plan.phases += [Phase(R.ROW_PHASE, tuple(rows)), Phase(R.TILE_PHASE, tuple(tiles))]
+    steps.append(loss_step)
+    backward = _Backward(plan, ops, gradient, {"rule": rule, "l2": l2, "clip": clip, "decay": decay})
+    backward.run()
+    total = Step("sum_losses", {R.ROW_LOSS: row_losses}, "loss of the step = sum over rows", 1, batch_size)
+    plan.phases = [*_phases(steps + backward.steps), Phase(R.TILE_PHASE, (*backward.tiles, total))]
     plan.flops = batch_size * sum(
-        op.layer.units * op.weight.shape[0] * (4 if op.source is None else 6) for op in ops if op.weight is not None
+        2 * w.matrix.rows * w.matrix.columns * (2 if w.transposed is None else 3) for w in _weights(ops)
     )
     return plan
 
@@ -120,9 +111,8 @@ def forward_plan(layers, *, n_features, batch_size, source, dtype, guard=0, simd
     plan, ops, gather = _forward(layers, n_features, batch_size, source, dtype, guard, simd)
     z = ops[-1].target
     fields = {**_panels(z), R.N_OUT: z.columns, R.OUT: Ref("output", 0), R.OUT_STRIDE: z.columns * plan.item}
-    steps = [gather, *_forward_steps(plan, ops), Step("scatter", fields, "output = logits, row-major")]
-    plan.phases.append(Phase(R.ROW_PHASE, tuple(steps)))
-    plan.flops = batch_size * sum(2 * int(np.prod(op.weight.shape)) for op in ops if op.weight is not None)
+    plan.phases = _phases([gather, *_forward_steps(plan, ops), Step("scatter", fields, "output = logits, row-major")])
+    plan.flops = batch_size * sum(2 * w.matrix.rows * w.matrix.columns for w in _weights(ops))
     return plan
 
 
@@ -132,51 +122,80 @@ def loss_plan(
     """The plan of an evaluation: forward and the loss, no gradient."""
     plan, ops, gather = _forward(layers, n_features, batch_size, source, dtype, guard, simd)
     loss_step, row_losses = _loss_step(plan, ops[-1].target, loss, targets, weighted, with_gradient=False)
-    plan.phases.append(Phase(R.ROW_PHASE, (gather, *_forward_steps(plan, ops), loss_step)))
     total = Step("sum_losses", {R.ROW_LOSS: row_losses}, "loss of the step = sum over rows", 1, 1)
-    plan.phases.append(Phase(R.TILE_PHASE, (total,)))
-    plan.flops = batch_size * sum(2 * int(np.prod(op.weight.shape)) for op in ops if op.weight is not None)
+    plan.phases = _phases([gather, *_forward_steps(plan, ops), loss_step, total])
+    plan.flops = batch_size * sum(2 * w.matrix.rows * w.matrix.columns for w in _weights(ops))
     return plan
 
 
 def check_layers(layers: Sequence[Layer]) -> None:
     """Raise where these layers are no network: what may stand first, and at least one Dense."""
     for i, layer in enumerate(layers):
-        if not isinstance(layer, (Dense, Dropout, Rescaling, Activation)):
-            raise TypeError(
-                f"layer {i} must be a Dense, an activation such as ReLU(), a Dropout or a Rescaling; got {layer!r}."
-            )
-        if isinstance(layer, Activation) and type(layer) not in ACTIVATIONS.values():
-            raise TypeError(f"layer {i} must be one of the activations {', '.join(ACTIVATIONS)}; own ones: not yet.")
-        if isinstance(layer, Rescaling) and i:
-            raise ValueError(f"Rescaling must be the first layer; got it as layer {i}.")
-    if not any(isinstance(layer, Dense) for layer in layers):
+        for inner in flatten([layer]):
+            if not isinstance(inner, (*LAYERS.values(), Activation, Fork, Join)):
+                raise TypeError(
+                    f"layer {i} must be a Dense, an activation such as ReLU(), a Dropout, a norm such as BatchNorm(), "
+                    f"a Residual or a Rescaling; got {inner!r}."
+                )
+            if isinstance(inner, Activation) and type(inner) not in ACTIVATIONS.values():
+                raise TypeError(
+                    f"layer {i} must be one of the activations {', '.join(ACTIVATIONS)}; own ones: not yet."
+                )
+            if isinstance(inner, Rescaling) and (i or inner is not layer):
+                raise ValueError(f"Rescaling must be the first layer; got it as layer {i}.")
+    flat = list(flatten(layers))
+    if not any(isinstance(layer, Dense) for layer in flat):
         raise ValueError("a network needs at least one Dense layer.")
-    first = next(layer for layer in layers if not isinstance(layer, (Rescaling, Dropout)))
+    first = next(layer for layer in flat if not isinstance(layer, (Rescaling, Dropout)))
     if isinstance(first, Activation):
         raise ValueError(f"the first layer after the input must be a Dense; got {first!r}.")
 
 
 def parameter_shapes(layers: Sequence[Layer], n_features: int) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every parameter, in order: "dense_0.weight" (n_features, units), "dense_0.bias" (units,), ..."""
-    shapes, width, k = {}, n_features, 0
-    for layer in layers:
-        if isinstance(layer, Dense):
-            shapes[f"dense_{k}.weight"] = (width, layer.units)
-            if layer.use_bias:
-                shapes[f"dense_{k}.bias"] = (layer.units,)
-            width, k = layer.units, k + 1
+    """Name -> shape of every parameter, in order: "dense_0.weight" (n_features, units), "dense_0.bias" (units,), ...
+
+    ValueError where a residual's branch ends at another width than it begins with, or groups do not divide the units.
+    """
+    shapes, width, entries = {}, n_features, []
+    for name, layer in named(layers):
+        if isinstance(layer, Fork):
+            entries.append(width)
+        elif isinstance(layer, Join):
+            entry = entries.pop()
+            if entry != width:
+                raise ValueError(f"a Residual must end as wide as it begins; got {width} units after {entry}.")
+        elif hasattr(layer, "parameter_shapes"):
+            shapes |= {f"{name}.{key}": shape for key, shape in layer.parameter_shapes(width).items()}
+            width = layer.units if isinstance(layer, Dense) else width
     return shapes
 
 
 # Lowering ------------------------------------------------------------------------------------------------------------
 
 
-def _forward(layers, n_features, batch_size, source, dtype, guard, simd, n_slots=0, training=False):
+def _phases(steps: list[Step]) -> list[Phase]:
+    """Steps in their order: those over rows together, each over tiles between barriers of its own."""
+    phases = []
+    for tiled, together in groupby(steps, lambda step: step.units > 0):
+        if tiled:
+            phases += [Phase(R.TILE_PHASE, (step,)) for step in together]
+        else:
+            phases.append(Phase(R.ROW_PHASE, tuple(together)))
+    return phases
+
+
+def _weights(ops: list[Op]) -> list[Parameter]:
+    """The matrices that products read."""
+    return [op.parameters["weight"] for op in ops if isinstance(op.layer, Dense)]
+
+
+def _forward(
+    layers, n_features, batch_size, source, dtype, guard, simd, n_slots=0, training=False, dropout=False
+) -> tuple[Plan, list[Op], Step]:
     """A plan with its parameters and values placed, its operations, and the step that gathers the input."""
     check_layers(layers)
     simd = simd or host_simd()
-    units = [layer.units for layer in layers if isinstance(layer, Dense)]
+    units = [layer.units for layer in flatten(layers) if isinstance(layer, Dense)]
     plan = Plan(dtype, simd, n_features, units[-1], batch_size, n_slots, guard)
     if isinstance(layers[0], Rescaling):
         plan.scaling = (layers[0].scale, layers[0].offset)
@@ -184,33 +203,69 @@ def _forward(layers, n_features, batch_size, source, dtype, guard, simd, n_slots
     rows = max(64, min(256, 2**18 // row_bytes))  # a chunk's values stay in a second-level cache
     plan.chunk = rows // simd.rows * simd.rows
     gather = _gather_step(plan, source)
-    ops, value, k = [], None, 0
-    left_out = Rescaling if training else (Rescaling, Dropout)
-    layers = [layer for layer in layers if not isinstance(layer, left_out)]
-    for i, layer in enumerate(layers):
+    ops, value, skips = [], None, []
+
+    def place(*, like=None, columns=None):
+        return plan.matrix("workspace", batch_size, like.columns if columns is None else columns)
+
+    left_out = (Rescaling,) if dropout else (Rescaling, Dropout)
+    for name, layer in named(layers):
+        if isinstance(layer, left_out):
+            continue
+        if value is None and not isinstance(layer, (Dense, Dropout)):
+            value = place(columns=n_features)
+            ops.append(Op(ToPanels(), None, value))
+        fresh = bool(ops) and isinstance(ops[-1].layer, (Dense, Norm))  # nobody else needs the value as it is
         if isinstance(layer, Dense):
-            n_in = n_features if value is None else value.columns
-            weight = _parameter(plan, f"dense_{k}.weight", (n_in, layer.units), training and value is not None)
-            bias = _parameter(plan, f"dense_{k}.bias", (layer.units,)) if layer.use_bias else None
-            target = plan.matrix("workspace", batch_size, layer.units)
-            ops.append(Op(layer, value, target, weight, bias))
-            k += 1
+            shapes = layer.parameter_shapes(n_features if value is None else value.columns)
+            learned_before = training and bool(plan.parameters)
+            parameters = {
+                key: _parameter(plan, f"{name}.{key}", shape, learned_before and key == "weight")
+                for key, shape in shapes.items()
+            }
+            ops.append(Op(layer, value, place(columns=layer.units), parameters))
+        elif isinstance(layer, Norm):
+            shapes = layer.parameter_shapes(value.columns)
+            parameters = {
+                key: _parameter(plan, f"{name}.{key}", shape, learned=not key.startswith("running"))
+                for key, shape in shapes.items()
+            }
+            ops.append(_norm_op(plan, layer, value, place(like=value), place(like=value), parameters))
         elif isinstance(layer, Dropout):
             plan.random = True
-            ops.append(Op(layer, value, value and plan.matrix("workspace", batch_size, value.columns)))
+            ops.append(Op(layer, value, value and place(like=value)))
+        elif isinstance(layer, Fork):
+            skips.append(value)
+            ops.append(Op(layer, value, value))
+        elif isinstance(layer, Join):
+            drops = dropout and layer.drop_rate > 0
+            plan.random = plan.random or drops
+            if drops:
+                ops.append(Op(layer, value, place(like=value)))
+                value = ops[-1].target
+            ops.append(Op(Join(0.0), value, value if fresh or drops else place(like=value), skip=skips.pop()))
         else:
-            in_place = layer.from_output and isinstance(layers[i - 1], Dense)
-            target = value if in_place else plan.matrix("workspace", batch_size, value.columns)
-            ops.append(Op(layer, value, target))
+            ops.append(Op(layer, value, value if layer.from_output and fresh else place(like=value)))
         value = ops[-1].target
     return plan, ops, gather
 
 
-def _parameter(plan: Plan, name: str, shape: tuple[int, ...], transposed: bool = False) -> Parameter:
+def _norm_op(plan: Plan, layer: Norm, source: Matrix, normed: Matrix, target: Matrix, parameters: dict) -> Op:
+    """A norm with room for its statistics: vectors of the units, or three numbers of every row and group."""
+    if isinstance(layer, BatchNorm):
+        n_bytes = 3 * plan.matrix_bytes(1, source.columns)
+    else:
+        n_bytes = 3 * 8 * plan.batch_size * layer.n_groups
+    return Op(layer, source, target, parameters, normed=normed, sums=plan.place("workspace", n_bytes))
+
+
+def _parameter(
+    plan: Plan, name: str, shape: tuple[int, ...], transposed: bool = False, learned: bool = True
+) -> Parameter:
     rows, columns = (1, *shape)[-2:]
     matrix = plan.matrix("parameters", rows, columns)
     copy = plan.matrix("transposed", columns, rows) if transposed else None
-    plan.parameters.append(Parameter(name, shape, matrix, copy))
+    plan.parameters.append(Parameter(name, shape, matrix, copy, learned))
     return plan.parameters[-1]
 
 
@@ -262,37 +317,101 @@ def _panels(value: Matrix) -> dict[int, int | Ref]:
     }
 
 
-def _forward_steps(plan: Plan, ops: list[Op]) -> list[Step]:
-    steps, k = [], 0
+def _forward_steps(plan: Plan, ops: list[Op], training: bool = False) -> list[Step]:
+    steps, fused = [], None
     for i, op in enumerate(ops):
-        if isinstance(op.layer, Dropout):
+        if op is fused:
+            continue
+        layer = op.layer
+        if isinstance(layer, (Dense, Norm)):
+            after = ops[i + 1] if i + 1 < len(ops) and isinstance(ops[i + 1].layer, (Activation, Join)) else None
+            fused = None if after is None or _drops(after) else after
+            epilogue, name = _epilogue(op, fused)
+            make = _product_step if isinstance(layer, Dense) else _norm_step
+            steps.append(make(plan, op, epilogue, name, training))
+        elif isinstance(layer, Dropout) or _drops(op):
             steps.append(_dropout_step(plan, op, i, op.source, op.target, "a = a"))
-            continue
-        if isinstance(op.layer, Activation):
-            if not isinstance(ops[i - 1].layer, Dense):
-                text = f"a = {op.layer.name}(z)"
-                kernel = {R.EPILOGUE: Kernel(f"{op.layer.name}.value"), R.NUMBER: _number(op.layer)}
-                steps.append(_elementwise(op.source, op.target, kernel, op.target, text))
-            continue
-        after = ops[i + 1] if i + 1 < len(ops) and isinstance(ops[i + 1].layer, Activation) else None
-        fused = after is not None and after.layer.name != "identity"
-        apart = fused and after.target is not op.target  # z stays for the derivative
-        n_in = op.weight.shape[0]
-        fields = {
-            **_operand(plan, op.source),
-            **_panels(op.target),
-            R.B: op.weight.matrix.at,
-            R.DEPTH: n_in,
-            R.INIT: op.bias.matrix.at if op.bias else 0,
-            R.EPILOGUE: Kernel(f"{after.layer.name}.{'apart' if apart else 'value'}") if fused else 0,
-            R.OTHER: after.target.at if apart else op.target.at,
-            R.NUMBER: _number(after.layer) if fused else 0,
-        }
-        product = f"{'x' if op.source is None else 'a'} W{k} + b{k}" if op.bias else f"a W{k}"
-        name = after.layer.name if fused else ""
-        steps.append(Step("product", fields, f"{n_in} -> {op.layer.units}: {name}({product})"))
-        k += 1
+        elif isinstance(layer, ToPanels):
+            steps.append(_to_panels_step(plan, op))
+        elif isinstance(layer, Join):
+            steps.append(_elementwise(op.source, op.target, {R.EPILOGUE: Kernel("add")}, op.skip, "a = a + skip"))
+        elif isinstance(layer, Activation):
+            kernel = {R.EPILOGUE: Kernel(f"{layer.name}.value"), R.NUMBER: _number(layer)}
+            steps.append(_elementwise(op.source, op.target, kernel, op.target, f"a = {layer.name}(z)"))
     return steps
+
+
+def _drops(op: Op) -> bool:
+    """Whether it leaves out rows of a residual's branch."""
+    return isinstance(op.layer, Join) and op.layer.drop_rate > 0
+
+
+def _epilogue(op: Op, after: Op | None) -> tuple[dict, str]:
+    """What runs on a tile of `op` while it is hot, as fields, and its name: the activation or the sum that follows."""
+    if after is None or (isinstance(after.layer, Activation) and after.layer.name == "identity"):
+        return {R.EPILOGUE: 0, R.OTHER: op.target.at, R.NUMBER: 0}, ""
+    if isinstance(after.layer, Join):
+        return {R.EPILOGUE: Kernel("add"), R.OTHER: after.skip.at, R.NUMBER: 0}, "skip + "
+    apart = after.target is not op.target  # z stays for the derivative
+    kernel = Kernel(f"{after.layer.name}.{'apart' if apart else 'value'}")
+    return {R.EPILOGUE: kernel, R.OTHER: after.target.at, R.NUMBER: _number(after.layer)}, after.layer.name
+
+
+def _product_step(plan: Plan, op: Op, epilogue: dict, name: str, training: bool) -> Step:
+    weight, bias = op.parameters["weight"], op.parameters.get("bias")
+    n_in, units = weight.shape
+    fields = {
+        **_operand(plan, op.source),
+        **_panels(op.target),
+        R.B: weight.matrix.at,
+        R.DEPTH: n_in,
+        R.INIT: bias.matrix.at if bias else 0,
+        **epilogue,
+    }
+    k = weight.name.removeprefix("dense_").removesuffix(".weight")
+    product = f"{'x' if op.source is None else 'a'} W{k} + b{k}" if bias else f"a W{k}"
+    return Step("product", fields, f"{n_in} -> {units}: {name}({product})")
+
+
+def _to_panels_step(plan: Plan, op: Op) -> Step:
+    fields = {**_panels(op.target), R.IN: plan.input, R.XB_STRIDE: _input_stride(plan), R.N_OUT: op.target.columns}
+    return Step("to_panels", fields, "a = x, in panels")
+
+
+def _norm_fields(plan: Plan, op: Op) -> dict:
+    bias, matrix = op.parameters.get("bias"), op.source
+    fields = {
+        **_panels(matrix),
+        R.NORMED: op.normed.at,
+        R.SUMS: op.sums,
+        R.N_OUT: matrix.columns,
+        R.W: op.parameters["weight"].matrix.at,
+        R.SHIFT: bias.matrix.at if bias else 0,
+    }
+    if isinstance(op.layer, BatchNorm):
+        return {**fields, R.SUMS_BYTES: plan.matrix_bytes(1, matrix.columns)}
+    return {
+        **fields,
+        R.SUMS_BYTES: 8 * plan.batch_size * op.layer.n_groups,
+        R.GROUPS: op.layer.n_groups,
+        R.CENTERED: int(op.layer.centered),
+    }
+
+
+def _norm_step(plan: Plan, op: Op, epilogue: dict, name: str, training: bool) -> Step:
+    kind = type(op.layer).__name__
+    fields = {**_norm_fields(plan, op), R.C: op.target.at, R.IN: op.source.at, R.EPSILON: _bits(op.layer.epsilon)}
+    fields |= epilogue
+    text = f"{name}({kind}({op.source.columns} units))"
+    if not isinstance(op.layer, BatchNorm):
+        return Step("row_norm", fields, text)
+    if training:
+        return Step("batch_norm", fields, text, op.source.n_panels, 1)
+    running = {
+        R.RUNNING_MEAN: op.parameters["running_mean"].matrix.at,
+        R.RUNNING_VAR: op.parameters["running_var"].matrix.at,
+    }
+    return Step("batch_norm.predict", fields | running, text)
 
 
 def _bits(number: float) -> int:
@@ -310,12 +429,16 @@ def _elementwise(source: Matrix, target: Matrix, kernel: dict, other: Matrix, te
 
 
 def _dropout_step(plan: Plan, op: Op, i: int, source: Matrix | None, target: Matrix | None, text: str) -> Step:
-    fields = {R.NUMBER: _bits(op.layer.rate), R.LAYER: i}
+    if isinstance(op.layer, Join):
+        rate, kernel = op.layer.drop_rate, "drop_rows"
+    else:
+        rate, kernel = op.layer.rate, "dropout"
+    fields = {R.NUMBER: _bits(rate), R.LAYER: i}
     if source is None:
         fields |= {R.C: plan.input, R.XB_STRIDE: _input_stride(plan), R.N_OUT: plan.n_features}
     else:
         fields |= {**_panels(target), R.IN: source.at, R.N_OUT: target.columns}
-    return Step("dropout", fields, f"{text} * mask / {1 - op.layer.rate:g}")
+    return Step(kernel, fields, f"{text} * mask / {1 - rate:g}")
 
 
 def _derivative(op: Op) -> tuple[dict, Matrix]:
@@ -344,23 +467,105 @@ def _loss_step(plan: Plan, z: Matrix, loss: Loss, targets: str, weighted: bool, 
     else:
         fields |= {field: plan.place("workspace", 8 * plan.batch_size) for field in (R.ROW_MASS, R.ROW_PICK)}
     text = "loss of every row" + (", dz over the logits" if with_gradient else "")
-    return Step(f"{loss.name}.{targets}", fields, text), row_losses
+    return Step(f"{loss.name}.{targets}", fields, text, has_loss=True), row_losses
 
 
-def _input_gradient_step(plan: Plan, op: Op, gradient: Matrix, dz: Matrix, before: Op | None) -> Step:
-    weight = op.weight
-    epilogue, other = _derivative(before) if before and before.layer.name != "identity" else ({R.EPILOGUE: 0}, dz)
-    fields = {
-        **_operand(plan, gradient),
-        **_panels(dz),
-        R.B: weight.transposed.at,
-        R.DEPTH: weight.shape[1],
-        R.INIT: 0,
-        **epilogue,
-        R.OTHER: other.at,
-    }
-    mask = f" * {before.layer.name}'" if other is not dz else ""
-    return Step("product", fields, f"{weight.shape[1]} -> {weight.shape[0]}: dz = (dz {weight.name}^T){mask}")
+class _Backward:
+    """The backward pass: `steps` in their order, and the updates (`tiles`) that come after all of them.
+
+    A gradient is overwritten in place unless somebody needs it as it is (`shared`): the updates, or the way around a
+    residual's branch.
+    """
+
+    def __init__(self, plan: Plan, ops: list[Op], gradient: Matrix, update: dict):
+        self.plan, self.ops, self.gradient, self.update = plan, ops, gradient, update
+        self.shared, self.skips = False, []
+        self.steps: list[Step] = []
+        self.tiles: list[Step] = []
+
+    def run(self) -> None:
+        """From the last layer down to the first one that learns."""
+        first = next(i for i, op in enumerate(self.ops) if op.parameters)
+        i = len(self.ops) - 1
+        while i >= first:
+            op = self.ops[i]
+            if isinstance(op.layer, Dense):
+                self.tiles += _update_steps(self.plan, op, self.gradient, **self.update)
+                if i > first:
+                    i -= self._input_gradient(op, self.ops[i - 1])
+            elif isinstance(op.layer, Norm):
+                self._norm(op)
+            elif isinstance(op.layer, Fork):
+                other = self.skips.pop()
+                self._in_place({R.EPILOGUE: Kernel("add")}, other, "da = da + da of the skip")
+            elif isinstance(op.layer, Dropout) or _drops(op):
+                target = self._writable()
+                self.steps.append(_dropout_step(self.plan, op, i, self.gradient, target, "dz = da"))
+                self.gradient = target
+            elif isinstance(op.layer, Join):
+                self.skips.append(self.gradient)
+                self.shared = True
+            elif isinstance(op.layer, Activation):
+                self._in_place(*_derivative(op), f"dz = da * {op.layer.name}'")
+            i -= 1
+
+    def _writable(self) -> Matrix:
+        """Where the next elementwise step writes its result."""
+        target = self.plan.matrix("workspace", self.plan.batch_size, self.gradient.columns) if self.shared else None
+        self.shared = False
+        return target or self.gradient
+
+    def _in_place(self, kernel: dict, other: Matrix, text: str) -> None:
+        target = self._writable()
+        self.steps.append(_elementwise(self.gradient, target, kernel, other, text))
+        self.gradient = target
+
+    def _input_gradient(self, op: Op, before: Op) -> int:
+        """dz W^T, with what comes next in the epilogue; returns 1 if that was what lies before, else 0."""
+        weight = op.parameters["weight"]
+        dz = self.plan.matrix("workspace", self.plan.batch_size, weight.shape[0])
+        epilogue, other, text, done = {R.EPILOGUE: 0}, dz, "", 0
+        if isinstance(before.layer, Fork):
+            epilogue, other, text, done = {R.EPILOGUE: Kernel("add")}, self.skips.pop(), " + da of the skip", 1
+        elif isinstance(before.layer, Activation):
+            done = 1
+            if before.layer.name != "identity":
+                (epilogue, other), text = _derivative(before), f" * {before.layer.name}'"
+        fields = {
+            **_operand(self.plan, self.gradient),
+            **_panels(dz),
+            R.B: weight.transposed.at,
+            R.DEPTH: weight.shape[1],
+            R.INIT: 0,
+            **epilogue,
+            R.OTHER: other.at,
+        }
+        text = f"{weight.shape[1]} -> {weight.shape[0]}: dz = (dz {weight.name}^T){text}"
+        self.steps.append(Step("product", fields, text))
+        self.gradient, self.shared = dz, False
+        return done
+
+    def _norm(self, op: Op) -> None:
+        """dz, and da times the normed value where that was: its sums over the rows are the scale's gradient."""
+        dz = self.plan.matrix("workspace", self.plan.batch_size, op.source.columns)
+        fields = {**_norm_fields(self.plan, op), R.IN: self.gradient.at, R.C: dz.at}
+        kind = type(op.layer).__name__
+        text = f"dz = da * {kind}'"
+        if isinstance(op.layer, BatchNorm):
+            self.steps.append(Step("batch_norm.gradient", fields, text, dz.n_panels, 1))
+            running = {
+                R.RUNNING_MEAN: op.parameters["running_mean"].matrix.at,
+                R.RUNNING_VAR: op.parameters["running_var"].matrix.at,
+            }
+            running |= fields | {R.NUMBER: _bits(op.layer.momentum)}
+            self.tiles.append(Step("batch_norm.running", running, "running averages of the batch's", 1, 1))
+        else:
+            self.steps.append(Step("row_norm.gradient", fields, text))
+        rule, clip = self.update["rule"], self.update["clip"]
+        self.tiles.append(_vector_update_step(self.plan, op.parameters["weight"], op.normed, rule, clip))
+        if "bias" in op.parameters:
+            self.tiles.append(_vector_update_step(self.plan, op.parameters["bias"], self.gradient, rule, clip))
+        self.gradient, self.shared = dz, False
 
 
 def _fits_the_caches(plan: Plan) -> bool:
@@ -370,7 +575,7 @@ def _fits_the_caches(plan: Plan) -> bool:
 
 def _update_steps(plan: Plan, op: Op, gradient: Matrix, rule: str, l2: bool, clip: bool, decay: bool) -> list[Step]:
     """The weights' gradient and update in blocks of panel x panel, and the bias's in panels."""
-    weight, panel = op.weight, plan.simd.panel(plan.dtype)
+    weight, panel = op.parameters["weight"], plan.simd.panel(plan.dtype)
     n_in, n_out = weight.shape
     operand = _operand(plan, op.source)
     fields = {
@@ -405,22 +610,21 @@ def _update_steps(plan: Plan, op: Op, gradient: Matrix, rule: str, l2: bool, cli
     clipped, decayed = ", clip" if clip else "", ", decay" if decay else ""
     text = f"{weight.name} {weight.shape}: gradient{clipped}{decayed}, {rule}{copy}"
     steps = [Step("weight_gradient", fields, text, units, cost)]
-    if op.bias:
-        fields = {
-            **_panels(gradient),
-            R.ONES: Ref("ones", 0),
-            R.W: op.bias.matrix.at,
-            R.OPTIMIZER: Kernel(rule),
-            R.CLIP_KERNEL: Kernel("clip") if clip else 0,
-        }
-        cost = max(1, width * (rows + 16) // 8)
-        steps.append(
-            Step(
-                "bias_gradient",
-                fields,
-                f"{op.bias.name} {op.bias.shape}: gradient{clipped}, {rule}",
-                gradient.n_panels,
-                cost,
-            )
-        )
+    if "bias" in op.parameters:
+        steps.append(_vector_update_step(plan, op.parameters["bias"], gradient, rule, clip))
     return steps
+
+
+def _vector_update_step(plan: Plan, parameter: Parameter, gradient: Matrix, rule: str, clip: bool) -> Step:
+    """The gradient of a vector, the sum of a matrix over the rows, and its update, in panels."""
+    fields = {
+        **_panels(gradient),
+        R.ONES: Ref("ones", 0),
+        R.W: parameter.matrix.at,
+        R.OPTIMIZER: Kernel(rule),
+        R.CLIP_KERNEL: Kernel("clip") if clip else 0,
+    }
+    width = gradient.last_width if gradient.n_panels == 1 else plan.simd.panel(plan.dtype)
+    cost = max(1, width * (plan.batch_size + 16) // 8)
+    text = f"{parameter.name} {parameter.shape}: gradient{', clip' if clip else ''}, {rule}"
+    return Step("bias_gradient", fields, text, gradient.n_panels, cost)

@@ -84,12 +84,16 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A named parameter: where it lies in the vector of parameters, and its transposed copy, if one is kept."""
+    """A named parameter: where it lies in the vector of parameters, and its transposed copy, if one is kept.
+
+    What is not `learned` has no gradient: running averages.
+    """
 
     name: str
     shape: tuple[int, ...]
     matrix: Matrix
     transposed: Matrix | None = None
+    learned: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class Step:
     text: str
     units: int = 0
     cost: int = 1
+    has_loss: bool = False  # whether it finds losses that are not finite
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class Phase:
 
     @property
     def has_loss(self) -> bool:
-        return any(R.ROW_LOSS in s.fields and s.units == 0 for s in self.steps)
+        return any(s.has_loss for s in self.steps)
 
 
 @dataclass
@@ -174,6 +179,12 @@ class Plan:
         shape = Matrix(Ref(buffer, 0), rows, columns, self.simd.panel(self.dtype), last, self.item)
         at = self.place(buffer, shape.items * self.item)
         return Matrix(at, rows, columns, shape.panel, last, self.item)
+
+    def matrix_bytes(self, rows: int, columns: int) -> int:
+        """Memory of a matrix in panels, in whole cache lines."""
+        last = self.simd.last_width(columns, self.dtype)
+        items = Matrix(Ref("", 0), rows, columns, self.simd.panel(self.dtype), last, self.item).items
+        return -(-items * self.item // ALIGN) * ALIGN
 
     @property
     def n_bytes(self) -> int:

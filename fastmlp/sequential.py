@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import initializers, losses, optimizers
-from ._arrays import check_count, check_targets, check_weights, check_X, is_sparse
+from ._arrays import check_count, check_targets, check_weights, check_X
 from .activations import Activation
 from .errors import unknown_name
-from .layers import Dense, Layer, Rescaling
+from .layers import Dense, Dropout, Fork, Join, Layer, flatten, named
 from .lowering import check_layers, parameter_shapes
+from .normalization import Norm
+from .prediction import numpy_forward
 
 # Below this many multiply-adds NumPy predicts sooner than workers start, and needs no kernels
 FEW = 2_000_000
@@ -25,7 +27,8 @@ class Sequential:
     Parameters
     ----------
     *layers : Layer
-        `Dense`, activations such as `ReLU()`, `Dropout`, and `Rescaling` as the first.
+        `Dense`, activations such as `ReLU()`, norms such as `BatchNorm()`, `Dropout`, `Residual`, and `Rescaling` as
+        the first.
     dtype : {"float32", "float64"}
         Of the parameters and of all arithmetic.
 
@@ -65,7 +68,7 @@ class Sequential:
     @property
     def n_outputs(self) -> int:
         """Number of logits."""
-        return [layer.units for layer in self.layers if isinstance(layer, Dense)][-1]
+        return [layer.units for layer in flatten(self.layers) if isinstance(layer, Dense)][-1]
 
     # Parameters ------------------------------------------------------------------------------------------------------
 
@@ -82,23 +85,19 @@ class Sequential:
         Sequential
             Itself.
         """
-        self.n_features, seed = check_count(n_features, "n_features"), _check_seed(seed)
+        n_features, seed = check_count(n_features, "n_features"), _check_seed(seed)
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(0,))))
         shapes, arrays = parameter_shapes(self.layers, n_features), {}
-        dense = [i for i, layer in enumerate(self.layers) if isinstance(layer, Dense)]
-        for k, i in enumerate(dense):
-            layer, after = self.layers[i], self.layers[i + 1 : i + 2]
-            name = layer.kernel_initializer
-            if name == "auto":
-                follows = after and isinstance(after[0], Activation)
-                name = after[0].default_initializer if follows else "glorot_uniform"
-            fan_in, fan_out = shapes[f"dense_{k}.weight"]
-            weight = initializers.initialize(name, rng, fan_in, fan_out)
-            arrays[f"dense_{k}.weight"] = weight.astype(self.dtype)
-            if layer.use_bias:
-                bias = initializers.initialize(layer.bias_initializer, rng, fan_in, fan_out)[0]
-                arrays[f"dense_{k}.bias"] = bias.astype(self.dtype)
-        self._arrays = arrays
+        flat = list(named(self.layers))
+        for i, (name, layer) in enumerate(flat):
+            if isinstance(layer, Dense):
+                after = next((a for _, a in flat[i + 1 :] if not isinstance(a, (Norm, Dropout))), None)
+                arrays |= _initial(name, layer, after, shapes, rng)
+            else:
+                own = [key for key in shapes if key.startswith(f"{name}.")]
+                arrays |= {key: np.full(shapes[key], key.endswith((".weight", ".running_var"))) for key in own}
+        self.n_features = n_features
+        self._arrays = {name: array.astype(self.dtype) for name, array in arrays.items()}
         return self
 
     def _need_parameters(self) -> None:
@@ -251,7 +250,7 @@ class Sequential:
         self._need_parameters()
         X = check_X(X, n_features=self.n_features)
         if X.shape[0] * sum([a.size for a in self._arrays.values()]) <= FEW:
-            return self._numpy_logits(X)
+            return numpy_forward(self.layers, self._arrays, X, self.dtype)
         from .evaluation import Evaluation
 
         evaluation = Evaluation(self, X, n_threads=n_threads)
@@ -289,13 +288,15 @@ class Sequential:
         index = self._layer_index(layer)
         X = check_X(X, n_features=self.n_features)
         blocks = [X[start : start + _ROWS] for start in range(0, X.shape[0], _ROWS)]
-        return np.concatenate([self._numpy_forward(block, index + 1) for block in blocks])
+        layers = self.layers[: index + 1]
+        return np.concatenate([numpy_forward(layers, self._arrays, block, self.dtype) for block in blocks])
 
     def _layer_index(self, layer: int | str) -> int:
         n = len(self.layers)
         if isinstance(layer, str):
-            dense = [i for i in range(n) if isinstance(self.layers[i], Dense)]
-            names = [f"dense_{dense.index(i)}" if i in dense else repr(self.layers[i]) for i in range(n)]
+            flat = named(self.layers)
+            inner = [[next(flat)[0] for _ in flatten([own])] for own in self.layers]
+            names = [of[0] if len(of) == 1 else repr(own) for of, own in zip(inner, self.layers, strict=True)]
             if layer not in names:
                 raise unknown_name("layer", layer, dict.fromkeys(names))
             if names.count(layer) > 1:
@@ -354,30 +355,6 @@ class Sequential:
         self.set_parameters({name: other._arrays[name] for name in parameter_shapes(self.layers[:layers], 1)})
         return self
 
-    def _numpy_logits(self, X) -> np.ndarray:
-        return self._numpy_forward(X, len(self.layers))
-
-    def _numpy_forward(self, X, n_layers: int) -> np.ndarray:
-        """The values behind the first n_layers layers."""
-        k, value, arrays = 0, X, self._arrays
-        if not is_sparse(X):
-            value = np.asarray(X, self.dtype)
-        with np.errstate(over="ignore", under="ignore"):
-            for layer in self.layers[:n_layers]:
-                if isinstance(layer, Dense):
-                    value = value @ arrays[f"dense_{k}.weight"]
-                    if k == 0:
-                        value = np.asarray(value, self.dtype)  # of a sparse matrix in another dtype
-                    if layer.use_bias:
-                        value += arrays[f"dense_{k}.bias"]
-                    k += 1
-                elif isinstance(layer, Rescaling):
-                    value = value.toarray().astype(self.dtype) if is_sparse(value) else value
-                    value = value * self.dtype.type(layer.scale) + self.dtype.type(layer.offset)
-                elif isinstance(layer, Activation):  # a Dropout only trains
-                    value = layer(value)
-        return np.asarray(value.toarray() if is_sparse(value) else value, self.dtype)
-
     def predict(self, X, n_threads: int | None = None) -> np.ndarray:
         """What the loss means, (n, K): probabilities for the cross-entropies, values for "squared_error",
         rates for "poisson", quantiles, means and variances: see each loss.
@@ -425,17 +402,20 @@ class Sequential:
 
     def summary(self) -> str:
         """Print, and return, the layers with the shapes and numbers of their parameters."""
-        shapes = parameter_shapes(self.layers, self.n_features or 1)
-        rows, k, total = [], 0, 0
-        for layer in self.layers:
-            if isinstance(layer, Dense):
-                own = [shapes[n] for n in (f"dense_{k}.weight", f"dense_{k}.bias") if n in shapes]
-                n_in = str(own[0][0]) if self.n_features or k else "?"
-                count = sum(int(np.prod(s)) for s in own) if n_in != "?" else 0
-                rows.append((f"Dense (dense_{k})", f"{n_in} -> {layer.units}", f"{count:,}" if count else "?"))
-                total, k = total + count, k + 1
-            else:
-                rows.append((repr(layer), "", ""))
+        known = self.n_features is not None
+        shapes = parameter_shapes(self.layers, self.n_features) if known else {}
+        rows, total, depth, width = [], 0, 0, self.n_features
+        for name, layer in named(self.layers):
+            depth -= isinstance(layer, Join)
+            own = [shape for key, shape in shapes.items() if key.startswith(f"{name}.")]
+            count = sum(int(np.prod(shape)) for shape in own)
+            title = f"{type(layer).__name__} ({name})" if hasattr(layer, "prefix") else name
+            title = {Fork: "Residual(", Join: ")"}.get(type(layer), title)
+            arrow = f"{'?' if width is None else width} -> {layer.units}" if isinstance(layer, Dense) else ""
+            width = layer.units if isinstance(layer, Dense) else width
+            numbers = f"{count:,}" if own else "?" if hasattr(layer, "prefix") else ""
+            rows.append(("  " * depth + title, arrow, numbers))
+            total, depth = total + count, depth + isinstance(layer, Fork)
         rows.append(("total", self.dtype.name, f"{total:,}" if self.n_features else "?"))
         widths = [max(len(r[i]) for r in rows) for i in range(3)]
         text = "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows)
@@ -457,6 +437,18 @@ class Sequential:
         if not isinstance(model, cls):
             raise ValueError(f"{path} holds a {type(model).__name__}, not a Sequential; use fastmlp.load_model.")
         return model
+
+
+def _initial(name: str, layer: Dense, after: Layer | None, shapes: dict, rng) -> dict[str, np.ndarray]:
+    """The first parameters of a Dense, in float64; "auto" asks the activation that follows, past norms and dropout."""
+    kind = layer.kernel_initializer
+    if kind == "auto":
+        kind = after.default_initializer if isinstance(after, Activation) else "glorot_uniform"
+    fan_in, fan_out = shapes[f"{name}.weight"]
+    arrays = {f"{name}.weight": initializers.initialize(kind, rng, fan_in, fan_out)}
+    if layer.use_bias:
+        arrays[f"{name}.bias"] = initializers.initialize(layer.bias_initializer, rng, fan_in, fan_out)[0]
+    return arrays
 
 
 def _check_seed(seed) -> int:

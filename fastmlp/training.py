@@ -12,7 +12,6 @@ from .engine.threads import Chooser
 from .errors import DivergenceError
 from .evaluation import Evaluation
 from .inputs import engine_data, engine_targets, engine_weights, source_of
-from .layers import Dropout
 from .lowering import training_plan
 
 CHECK = 0.25  # seconds between two checks that the parameters are finite, of which the last good ones are kept
@@ -90,7 +89,7 @@ class Training:
         targets, y = engine_targets(self.loss, y, model.n_outputs, dtype)
         self._weights, self._weight_unit = engine_weights(sample_weight, dtype)
         self.plan = training_plan(
-            model.layers if dropout else [layer for layer in model.layers if not isinstance(layer, Dropout)],
+            model.layers,
             self.loss,
             targets,
             self.optimizer.rule,
@@ -103,6 +102,7 @@ class Training:
             l2=l2 != 0,
             clip=self.optimizer.clip_value is not None,
             decay=self.optimizer.weight_decay != 0,
+            dropout=dropout,
             guard=_guard,
         )
         externals |= {"y": y} | ({} if self._weights is None else {"sample_weight": self._weights})
@@ -306,7 +306,8 @@ class Training:
 
     def gradient(self) -> dict[str, np.ndarray]:
         """Named arrays of the first slot: the gradient, where the optimiser's rule is "store_gradient"."""
-        return self.executor.unpack(self.executor.slots[0])
+        stored = self.executor.unpack(self.executor.slots[0])
+        return {p.name: stored[p.name] for p in self.plan.parameters if p.learned}
 
     # State -----------------------------------------------------------------------------------------------------------
 

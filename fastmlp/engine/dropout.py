@@ -1,4 +1,5 @@
-"""Dropout: elements that a hash of (step, layer, row of the batch, column) sets to 0, the others scaled up.
+"""Dropout: elements that a hash of (step, layer, row of the batch, column) sets to 0, the others scaled up. Stochastic
+depth is the same for whole rows.
 
 Nothing is stored between forward and backward: the hash is computed again. It depends on the element's row and column,
 not on who computes it or on the width of vectors, so neither do the bits.
@@ -78,3 +79,27 @@ def dropout(dtype: str, simd: Simd):
                     target[n] = source[n] * scale if h >= least else T(0)
 
     return dropout
+
+
+def drop_rows(dtype: str, simd: Simd):
+    """Rows lo..hi: C = IN / (1 - rate), or 0 for the rows that the hash leaves out."""
+    item, panel_width, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
+
+    def drop_rows(record, lo, hi, worker):
+        r, w = int64_at(record), int64_at(worker)
+        rate, key, n_panels = float64_at(record)[R.NUMBER], w[R.KEY], r[R.N_PANELS]
+        scale, least = T(1 / (1 - rate)), U(rate * 4294967296.0)
+        key_1, key_2 = U(U(key & 0xFFFFFFFF) + U(r[R.LAYER]) * _GOLDEN), U((key >> 32) & 0xFFFFFFFF)
+        for j in range(n_panels):
+            width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
+            for i in range(lo, hi):
+                at = j * r[R.C_PANEL_BYTES] + i * width * item
+                source, target = items(r[R.IN] + at), items(r[R.C] + at)
+                if hashed(U(i), key_1, key_2) >= least:
+                    for k in range(width):
+                        target[k] = source[k] * scale
+                else:
+                    for k in range(width):
+                        target[k] = T(0)
+
+    return drop_rows

@@ -72,9 +72,21 @@ def activation_derivative(declaration):
     return build
 
 
+def add(dtype: str, simd: Simd):
+    """target += other: the sum at the end of a residual, and that of the gradients at its start."""
+    items = items_at[dtype]
+
+    def add(target, other, n, worker):
+        a, b = items(target), items(other)
+        for i in range(n):
+            a[i] += b[i]
+
+    return add
+
+
 def elementwise(dtype: str, simd: Simd):
-    """Rows lo..hi: copy IN to C (both in the same panels), then the epilogue: an activation that follows no dense
-    layer.
+    """Rows lo..hi: copy IN to C (both in the same panels), then the epilogue: an activation or a sum that follows no
+    product.
     """
     item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
 

@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from ..activations import ACTIVATIONS
 from ..losses import LOSSES
-from .dropout import dropout
-from .elementwise import activation_derivative, activation_value, elementwise
+from .dropout import drop_rows, dropout
+from .elementwise import activation_derivative, activation_value, add, elementwise
 from .loop import run
 from .loss_kernels import row_kernel, separable_kernel, softmax_kernel, sum_losses
+from .norm_kernels import (
+    batch_norm,
+    batch_norm_gradient,
+    batch_norm_predict,
+    batch_norm_running,
+    row_norm,
+    row_norm_gradient,
+)
 from .optimizer_kernels import (
     adagrad,
     adam,
@@ -26,14 +34,23 @@ from .optimizer_kernels import (
     store_gradient,
 )
 from .products import bias_gradient, product, weight_gradient
-from .rows import gather_csr_kernel, gather_kernel, scatter
+from .rows import gather_csr_kernel, gather_kernel, scatter, to_panels
 
 KERNELS = {
     "product": product,
     "weight_gradient": weight_gradient,
     "bias_gradient": bias_gradient,
     "elementwise": elementwise,
+    "add": add,
     "dropout": dropout,
+    "drop_rows": drop_rows,
+    "row_norm": row_norm,
+    "row_norm.gradient": row_norm_gradient,
+    "batch_norm": batch_norm,
+    "batch_norm.gradient": batch_norm_gradient,
+    "batch_norm.running": batch_norm_running,
+    "batch_norm.predict": batch_norm_predict,
+    "to_panels": to_panels,
     "l2": l2_penalty,
     "clip": clip,
     "decay": decay,

@@ -43,6 +43,12 @@ OUT, OUT_STRIDE = 1, 2
 # elementwise: a layer's activation on its own: OTHER_IN -> C
 IN = 1
 
+# norms: IN -> C in panels; W the scale, SHIFT (or 0) the shift, N_OUT the columns. SUMS: three arrays of SUMS_BYTES, a
+# number for each column, or (row norms, in float64) for each row and group
+NORMED, SUMS, SUMS_BYTES, SHIFT, GROUPS, CENTERED, EPSILON, RUNNING_MEAN, RUNNING_VAR = 2, 3, 4, 5, 6, 7, 12, 16, 17
+
+# to_panels: the gathered input IN (XB_STRIDE), N_OUT columns -> C
+
 # dropout: IN -> C in panels, or in place on the gathered input (XB_STRIDE); NUMBER is the rate, N_OUT the columns
 LAYER = 15
 

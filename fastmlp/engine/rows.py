@@ -1,4 +1,4 @@
-"""Kernels that bring rows of X into a batch, converted, and logits out of their panels."""
+"""Kernels that bring rows of X into a batch, converted, and into panels; and logits out of their panels."""
 
 from __future__ import annotations
 
@@ -60,6 +60,27 @@ def gather_csr_kernel(source: str, index_type: str):
         return gather_csr
 
     return build
+
+
+def to_panels(dtype: str, simd: Simd):
+    """Rows lo..hi of the gathered input into panels."""
+    item, panel_width, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
+
+    def to_panels(record, lo, hi, worker):
+        r = int64_at(record)
+        n_panels, n = r[R.N_PANELS], r[R.N_OUT]
+        for j in range(n_panels):
+            width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
+            columns = min(width, n - j * panel_width)
+            for i in range(lo, hi):
+                x = items(r[R.IN] + i * r[R.XB_STRIDE] + j * panel_width * item)
+                out = items(r[R.C] + j * r[R.C_PANEL_BYTES] + i * width * item)
+                for k in range(columns):
+                    out[k] = x[k]
+                for k in range(columns, width):
+                    out[k] = T(0)
+
+    return to_panels
 
 
 def scatter(dtype: str, simd: Simd):

@@ -1,0 +1,189 @@
+"""Normalisation layers: h to zero mean and unit variance, then a learned scale and shift of every unit.
+
+Plain data like all layers; `forward` is the NumPy form that predicts a few rows, `engine/norm_kernels.py` the compiled
+one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from .errors import check_range
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """a = weight (z - mean) / sqrt(variance + epsilon) + bias, with the mean and the variance of each unit over the
+    batch (Ioffe and Szegedy, 2015).
+
+    Training also follows running_mean and running_var: running = momentum running + (1 - momentum) of the batch, as in
+    Keras (PyTorch's momentum is 1 minus this one), with the variance divided by the number of rows. Predictions and
+    validation use them. `Sequential.gradients` uses the batch's.
+
+    Parameters
+    ----------
+    momentum : float
+        In [0, 1): the share of the running average that a step keeps.
+    epsilon : float
+        Above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A parameter out of its range.
+
+    Examples
+    --------
+    >>> BatchNorm()
+    BatchNorm(momentum=0.9, epsilon=1e-05)
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    prefix: ClassVar[str] = "batch_norm"
+
+    def __post_init__(self):
+        check_range("momentum", self.momentum, 0, 1)
+        check_range("epsilon", self.epsilon, 0, 1, low_open=True)
+
+    def parameter_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        """Scale, shift and running averages, (width,) each."""
+        return dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (width,))
+
+    def forward(self, z: np.ndarray, p: dict[str, np.ndarray]) -> np.ndarray:
+        """The prediction, by the running averages."""
+        scale = p["weight"] / np.sqrt(p["running_var"] + z.dtype.type(self.epsilon))
+        return (z - p["running_mean"]) * scale + p["bias"]
+
+
+@dataclass(frozen=True)
+class _RowNorm:
+    """What LayerNorm, RMSNorm and GroupNorm share: statistics of each row alone, over groups of its units."""
+
+    centered: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check_range("epsilon", self.epsilon, 0, 1, low_open=True)
+
+    @property
+    def n_groups(self) -> int:
+        """How many groups of neighbouring units have statistics of their own."""
+        return 1
+
+    def parameter_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        """Scale and, where centred, shift, (width,) each."""
+        return dict.fromkeys(("weight", "bias") if self.centered else ("weight",), (width,))
+
+    def forward(self, z: np.ndarray, p: dict[str, np.ndarray]) -> np.ndarray:
+        """a, of the same shape as z."""
+        h = z.reshape(len(z), self.n_groups, -1)
+        if self.centered:
+            h = h - h.mean(axis=2, keepdims=True)
+        h = h / np.sqrt((h * h).mean(axis=2, keepdims=True) + z.dtype.type(self.epsilon))
+        return h.reshape(z.shape) * p["weight"] + p.get("bias", z.dtype.type(0))
+
+
+@dataclass(frozen=True)
+class LayerNorm(_RowNorm):
+    """a = weight (z - mean) / sqrt(variance + epsilon) + bias, with the mean and the variance of each row over its
+    units (Ba, Kiros and Hinton, 2016). Training and prediction are the same.
+
+    Parameters
+    ----------
+    epsilon : float
+        Above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `epsilon` out of its range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> LayerNorm().forward(np.array([[1.0, 3.0]]), {"weight": np.ones(2), "bias": np.zeros(2)}).round(3).tolist()
+    [[-1.0, 1.0]]
+    """
+
+    epsilon: float = 1e-5
+    prefix: ClassVar[str] = "layer_norm"
+
+
+@dataclass(frozen=True)
+class RMSNorm(_RowNorm):
+    """a = weight z / sqrt(mean of z^2 + epsilon), over the units of each row (Zhang and Sennrich, 2019): LayerNorm
+    without the mean and the shift.
+
+    Parameters
+    ----------
+    epsilon : float
+        Above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `epsilon` out of its range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> RMSNorm().forward(np.array([[3.0, 3.0]]), {"weight": np.ones(2)}).round(3).tolist()
+    [[1.0, 1.0]]
+    """
+
+    epsilon: float = 1e-5
+    prefix: ClassVar[str] = "rms_norm"
+    centered: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class GroupNorm(_RowNorm):
+    """LayerNorm of each group of neighbouring units by itself (Wu and He, 2018).
+
+    Parameters
+    ----------
+    groups : int
+        Divides the number of units.
+    epsilon : float
+        Above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A parameter out of its range; `groups` that do not divide the units, when the network is built.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> p = {"weight": np.ones(4), "bias": np.zeros(4)}
+    >>> GroupNorm(2).forward(np.array([[1.0, 3.0, 10.0, 30.0]]), p).round(3).tolist()
+    [[-1.0, 1.0, -1.0, 1.0]]
+    """
+
+    groups: int
+    epsilon: float = 1e-5
+    prefix: ClassVar[str] = "group_norm"
+
+    def __post_init__(self):
+        if isinstance(self.groups, bool) or not hasattr(self.groups, "__index__"):
+            raise TypeError(f"`groups` must be an integer of at least 1; got {self.groups!r}.")
+        check_range("groups", self.groups, 1, float("inf"))
+        object.__setattr__(self, "groups", self.groups.__index__())
+        super().__post_init__()
+
+    @property
+    def n_groups(self) -> int:
+        """`groups`."""
+        return self.groups
+
+    def parameter_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        """Scale and shift, (width,) each; ValueError where `groups` do not divide the width."""
+        if width % self.groups:
+            raise ValueError(f"`groups` must divide the {width} units before GroupNorm; got {self.groups}.")
+        return super().parameter_shapes(width)
+
+
+Norm = BatchNorm | _RowNorm
