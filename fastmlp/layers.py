@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import numpy as np
 
 from . import initializers
-from .activations import ACTIVATIONS, GELU, Activation
+from .activations import ACTIVATIONS, GELU, Activation, Logistic, SiLU
 from .errors import check_range, unknown_name
 from .normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 
@@ -157,6 +157,115 @@ class Residual:
         return f"Residual({', '.join(map(repr, self.layers))}{rate})"
 
 
+@dataclass(frozen=True)
+class _Gated:
+    """Two dense layers side by side, one of which opens and closes the other."""
+
+    units: int
+    use_bias: bool = True
+    gate: ClassVar[Activation]
+
+    def __post_init__(self):
+        object.__setattr__(self, "units", Dense(self.units).units)
+
+    @property
+    def branches(self) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
+        """The layers of the gate and of the value."""
+        return (Dense(self.units, self.use_bias), self.gate), (Dense(self.units, self.use_bias),)
+
+
+@dataclass(frozen=True)
+class GLU(_Gated):
+    """Gated linear unit: a = logistic(x W + b) * (x V + c) (Dauphin et al., 2017).
+
+    W and b are the parameters of one dense layer (the gate), V and c those of the next: "dense_0", "dense_1".
+
+    Parameters
+    ----------
+    units : int
+        Number of outputs, at least 1.
+    use_bias : bool
+        Without it b = c = 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `units` is no integer of at least 1.
+
+    Examples
+    --------
+    >>> from fastmlp import Dense, Sequential
+    >>> model = Sequential(GLU(4), Dense(1)).build(2)
+    >>> [name for name in model.parameters if name.endswith("weight")]
+    ['dense_0.weight', 'dense_1.weight', 'dense_2.weight']
+    """
+
+    gate: ClassVar[Activation] = Logistic()
+
+
+@dataclass(frozen=True)
+class GEGLU(_Gated):
+    """a = GELU(x W + b) * (x V + c) (Shazeer, 2020); parameters and errors as in `GLU`.
+
+    Examples
+    --------
+    >>> GEGLU(8)
+    GEGLU(units=8, use_bias=True)
+    """
+
+    gate: ClassVar[Activation] = GELU()
+
+
+@dataclass(frozen=True)
+class SwiGLU(_Gated):
+    """a = SiLU(x W + b) * (x V + c) (Shazeer, 2020); parameters and errors as in `GLU`.
+
+    Examples
+    --------
+    >>> SwiGLU(8, use_bias=False)
+    SwiGLU(units=8, use_bias=False)
+    """
+
+    gate: ClassVar[Activation] = SiLU()
+
+
+@dataclass(frozen=True)
+class PReLU:
+    """a = z where z > 0, else weight z, with a learned slope for each unit (He et al., 2015).
+
+    Parameters
+    ----------
+    initial : float
+        The slopes' first value.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `initial` is not a finite number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> PReLU().forward(np.array([[-2.0, 2.0]]), {"weight": np.array([0.25, 0.25])}).tolist()
+    [[-0.5, 2.0]]
+    """
+
+    initial: float = 0.25
+    prefix: ClassVar[str] = "prelu"
+
+    def __post_init__(self):
+        check_range("initial", self.initial, float("-inf"), float("inf"), low_open=True)
+        object.__setattr__(self, "initial", float(self.initial))
+
+    def parameter_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        """The slopes, (width,)."""
+        return {"weight": (width,)}
+
+    def forward(self, z: np.ndarray, p: dict[str, np.ndarray]) -> np.ndarray:
+        """a, of the same shape as z."""
+        return np.where(z > 0, z, p["weight"] * z)
+
+
 def pre_norm_block(
     units: int,
     *,
@@ -195,16 +304,22 @@ def pre_norm_block(
     return Residual(*layers, Dense(units, kernel_initializer="zeros"), drop_rate=drop_rate)
 
 
-LAYERS: dict[str, type] = {
-    cls.__name__: cls
-    for cls in (Dense, Dropout, Rescaling, BatchNorm, LayerNorm, RMSNorm, GroupNorm, Residual, *ACTIVATIONS.values())
-}
-Layer = Dense | Dropout | Rescaling | BatchNorm | LayerNorm | RMSNorm | GroupNorm | Residual | Activation
+Layer = (
+    Dense
+    | (Dropout | Rescaling)
+    | (BatchNorm | LayerNorm | RMSNorm | GroupNorm)
+    | (Residual | GLU | GEGLU | SwiGLU)
+    | (PReLU | Activation)
+)
+LAYERS: dict[str, type] = {cls.__name__: cls for cls in (*get_args(Layer)[:-1], *ACTIVATIONS.values())}
 
 
 @dataclass(frozen=True)
 class Fork:
-    """Where a residual's branch leaves, in a list of flat layers."""
+    """Where a branch leaves, in a list of flat layers."""
+
+    name: str
+    gates: bool = False  # two branches meet in a product; else one is added to what it left
 
 
 @dataclass(frozen=True)
@@ -214,22 +329,41 @@ class Join:
     drop_rate: float
 
 
-def flatten(layers: Sequence[Layer]) -> Iterator[Layer | Fork | Join]:
-    """The layers in the order of computation, each residual between its `Fork` and its `Join`.
+@dataclass(frozen=True)
+class Switch:
+    """The end of the first branch and the start of the second, from the same fork."""
+
+
+@dataclass(frozen=True)
+class Multiply:
+    """Where two branches come together in their product."""
+
+
+Mark = Fork | Join | Switch | Multiply
+
+
+def flatten(layers: Sequence[Layer]) -> Iterator[Layer | Mark]:
+    """The layers in the order of computation, branches between marks.
 
     >>> list(flatten([Dense(2, False), Residual(Dropout(0.5))]))[1:]
-    [Fork(), Dropout(rate=0.5), Join(drop_rate=0.0)]
+    [Fork(name='Residual', gates=False), Dropout(rate=0.5), Join(drop_rate=0.0)]
     """
     for layer in layers:
         if isinstance(layer, Residual):
-            yield Fork()
+            yield Fork("Residual")
             yield from flatten(layer.layers)
             yield Join(layer.drop_rate)
+        elif isinstance(layer, _Gated):
+            yield Fork(type(layer).__name__, gates=True)
+            yield from layer.branches[0]
+            yield Switch()
+            yield from layer.branches[1]
+            yield Multiply()
         else:
             yield layer
 
 
-def named(layers: Sequence[Layer]) -> Iterator[tuple[str, Layer]]:
+def named(layers: Sequence[Layer]) -> Iterator[tuple[str, Layer | Mark]]:
     """(name, layer) of all flat layers; those with parameters are numbered by kind, the others' name is their repr.
 
     >>> [name for name, layer in named([Dense(2), GELU(), BatchNorm(), Dense(1)])]

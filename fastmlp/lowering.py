@@ -15,7 +15,7 @@ import numpy as np
 from .activations import ACTIVATIONS, Activation
 from .engine import records as R
 from .engine.simd import Simd, host_simd
-from .layers import LAYERS, Dense, Dropout, Fork, Join, Layer, Rescaling, flatten, named
+from .layers import LAYERS, Dense, Dropout, Fork, Join, Layer, Mark, Multiply, PReLU, Rescaling, Switch, flatten, named
 from .losses import Loss
 from .normalization import BatchNorm, Norm
 from .plan import ALIGN, Kernel, Matrix, Parameter, Phase, Plan, Ref, Step
@@ -30,10 +30,11 @@ class ToPanels:
 class Op:
     """A layer with the values around it: `source` and `target` are the plan's matrices; None is the gathered input.
 
-    `parameters` by the layer's own names; `skip` is what a `Join` adds; `normed` and `sums` are a norm's workspace.
+    `parameters` by the layer's own names; `skip` is the other branch, which a `Join` adds; `normed` and `sums` are the
+    workspace of a norm.
     """
 
-    layer: Layer | Fork | Join | ToPanels
+    layer: Layer | Mark | ToPanels
     source: Matrix | None
     target: Matrix | None
     parameters: dict[str, Parameter] = field(default_factory=dict)
@@ -132,7 +133,7 @@ def check_layers(layers: Sequence[Layer]) -> None:
     """Raise where these layers are no network: what may stand first, and at least one Dense."""
     for i, layer in enumerate(layers):
         for inner in flatten([layer]):
-            if not isinstance(inner, (*LAYERS.values(), Activation, Fork, Join)):
+            if not isinstance(inner, (*LAYERS.values(), Activation, Mark)):
                 raise TypeError(
                     f"layer {i} must be a Dense, an activation such as ReLU(), a Dropout, a norm such as BatchNorm(), "
                     f"a Residual or a Rescaling; got {inner!r}."
@@ -160,7 +161,9 @@ def parameter_shapes(layers: Sequence[Layer], n_features: int) -> dict[str, tupl
     for name, layer in named(layers):
         if isinstance(layer, Fork):
             entries.append(width)
-        elif isinstance(layer, Join):
+        elif isinstance(layer, Switch):
+            width, entries[-1] = entries[-1], width
+        elif isinstance(layer, (Join, Multiply)):
             entry = entries.pop()
             if entry != width:
                 raise ValueError(f"a Residual must end as wide as it begins; got {width} units after {entry}.")
@@ -212,13 +215,13 @@ def _forward(
     for name, layer in named(layers):
         if isinstance(layer, left_out):
             continue
-        if value is None and not isinstance(layer, (Dense, Dropout)):
+        if value is None and not isinstance(layer, (Dense, Dropout)) and not (isinstance(layer, Fork) and layer.gates):
             value = place(columns=n_features)
             ops.append(Op(ToPanels(), None, value))
         fresh = bool(ops) and isinstance(ops[-1].layer, (Dense, Norm))  # nobody else needs the value as it is
         if isinstance(layer, Dense):
             shapes = layer.parameter_shapes(n_features if value is None else value.columns)
-            learned_before = training and bool(plan.parameters)
+            learned_before = training and value is not None and bool(plan.parameters)
             parameters = {
                 key: _parameter(plan, f"{name}.{key}", shape, learned_before and key == "weight")
                 for key, shape in shapes.items()
@@ -231,12 +234,21 @@ def _forward(
                 for key, shape in shapes.items()
             }
             ops.append(_norm_op(plan, layer, value, place(like=value), place(like=value), parameters))
+        elif isinstance(layer, PReLU):
+            weight = _parameter(plan, f"{name}.weight", (value.columns,))
+            normed = place(like=value) if training else None
+            ops.append(Op(layer, value, place(like=value), {"weight": weight}, normed=normed))
         elif isinstance(layer, Dropout):
             plan.random = True
             ops.append(Op(layer, value, value and place(like=value)))
         elif isinstance(layer, Fork):
             skips.append(value)
             ops.append(Op(layer, value, value))
+        elif isinstance(layer, Switch):
+            value, skips[-1] = skips[-1], value
+            ops.append(Op(layer, value, value))
+        elif isinstance(layer, Multiply):
+            ops.append(Op(layer, value, place(like=value), skip=skips.pop()))
         elif isinstance(layer, Join):
             drops = dropout and layer.drop_rate > 0
             plan.random = plan.random or drops
@@ -335,6 +347,12 @@ def _forward_steps(plan: Plan, ops: list[Op], training: bool = False) -> list[St
             steps.append(_to_panels_step(plan, op))
         elif isinstance(layer, Join):
             steps.append(_elementwise(op.source, op.target, {R.EPILOGUE: Kernel("add")}, op.skip, "a = a + skip"))
+        elif isinstance(layer, Multiply):
+            kernel = {R.EPILOGUE: Kernel("multiply")}
+            steps.append(_elementwise(op.source, op.target, kernel, op.skip, "a = a * gate"))
+        elif isinstance(layer, PReLU):
+            fields = {**_panels(op.target), R.IN: op.source.at, R.W: op.parameters["weight"].matrix.at}
+            steps.append(Step("prelu", fields, "a = prelu(z)"))
         elif isinstance(layer, Activation):
             kernel = {R.EPILOGUE: Kernel(f"{layer.name}.value"), R.NUMBER: _number(layer)}
             steps.append(_elementwise(op.source, op.target, kernel, op.target, f"a = {layer.name}(z)"))
@@ -491,10 +509,21 @@ class _Backward:
             op = self.ops[i]
             if isinstance(op.layer, Dense):
                 self.tiles += _update_steps(self.plan, op, self.gradient, **self.update)
-                if i > first:
+                if op.parameters["weight"].transposed:
                     i -= self._input_gradient(op, self.ops[i - 1])
             elif isinstance(op.layer, Norm):
                 self._norm(op)
+            elif isinstance(op.layer, PReLU):
+                self._prelu(op)
+            elif isinstance(op.layer, Multiply):
+                other = self.plan.matrix("workspace", self.plan.batch_size, self.gradient.columns)
+                kernel = {R.EPILOGUE: Kernel("multiply")}
+                self.steps.append(_elementwise(self.gradient, other, kernel, op.source, "da of the gate = da * a"))
+                self.skips.append(other)
+                self._in_place(kernel, op.skip, "da = da * gate")
+            elif isinstance(op.layer, Switch):
+                self.gradient, self.skips[-1] = self.skips[-1], self.gradient
+                self.shared = False
             elif isinstance(op.layer, Fork):
                 other = self.skips.pop()
                 self._in_place({R.EPILOGUE: Kernel("add")}, other, "da = da + da of the skip")
@@ -544,6 +573,15 @@ class _Backward:
         self.steps.append(Step("product", fields, text))
         self.gradient, self.shared = dz, False
         return done
+
+    def _prelu(self, op: Op) -> None:
+        """dz, and da z where z < 0, whose sums over the rows are the slopes' gradient."""
+        dz = self.plan.matrix("workspace", self.plan.batch_size, op.source.columns)
+        weight = op.parameters["weight"]
+        fields = {**_panels(dz), R.IN: self.gradient.at, R.Z: op.source.at, R.NORMED: op.normed.at}
+        self.steps.append(Step("prelu.gradient", {**fields, R.W: weight.matrix.at}, "dz = da * prelu'"))
+        self.tiles.append(_vector_update_step(self.plan, weight, op.normed, self.update["rule"], self.update["clip"]))
+        self.gradient, self.shared = dz, False
 
     def _norm(self, op: Op) -> None:
         """dz, and da times the normed value where that was: its sums over the rows are the scale's gradient."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from ._arrays import is_sparse
 from .activations import Activation
-from .layers import Dropout, Fork, Join, Layer, Rescaling, named
+from .layers import Dropout, Fork, Join, Layer, Multiply, Rescaling, Switch, named
 
 
 def numpy_forward(layers: Sequence[Layer], arrays: dict[str, np.ndarray], X, dtype: np.dtype) -> np.ndarray:
@@ -36,6 +36,10 @@ def numpy_forward(layers: Sequence[Layer], arrays: dict[str, np.ndarray], X, dty
             elif isinstance(layer, Fork):
                 value = _dense(value, dtype)
                 skips.append(value)
+            elif isinstance(layer, Switch):
+                value, skips[-1] = skips[-1], value
+            elif isinstance(layer, Multiply):
+                value = value * skips.pop()
             elif isinstance(layer, Join):
                 value = value + skips.pop()
             elif isinstance(layer, Activation):

@@ -11,7 +11,7 @@ from . import initializers, losses, optimizers
 from ._arrays import check_count, check_targets, check_weights, check_X
 from .activations import Activation
 from .errors import unknown_name
-from .layers import Dense, Dropout, Fork, Join, Layer, flatten, named
+from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Switch, flatten, named
 from .lowering import check_layers, parameter_shapes
 from .normalization import Norm
 from .prediction import numpy_forward
@@ -95,7 +95,11 @@ class Sequential:
                 arrays |= _initial(name, layer, after, shapes, rng)
             else:
                 own = [key for key in shapes if key.startswith(f"{name}.")]
-                arrays |= {key: np.full(shapes[key], key.endswith((".weight", ".running_var"))) for key in own}
+                first = getattr(layer, "initial", 1.0)  # of what scales; what shifts starts at 0
+                arrays |= {
+                    key: np.full(shapes[key], first if key.endswith((".weight", ".running_var")) else 0.0)
+                    for key in own
+                }
         self.n_features = n_features
         self._arrays = {name: array.astype(self.dtype) for name, array in arrays.items()}
         return self
@@ -404,18 +408,25 @@ class Sequential:
         """Print, and return, the layers with the shapes and numbers of their parameters."""
         known = self.n_features is not None
         shapes = parameter_shapes(self.layers, self.n_features) if known else {}
-        rows, total, depth, width = [], 0, 0, self.n_features
+        rows, total, entries, width = [], 0, [], self.n_features
         for name, layer in named(self.layers):
-            depth -= isinstance(layer, Join)
+            if isinstance(layer, Fork):
+                entries.append(width)
+            elif isinstance(layer, Switch):
+                width = entries[-1]
+            elif isinstance(layer, (Join, Multiply)):
+                entries.pop()
+            depth = len(entries) - isinstance(layer, (Fork, Switch))
             own = [shape for key, shape in shapes.items() if key.startswith(f"{name}.")]
             count = sum(int(np.prod(shape)) for shape in own)
             title = f"{type(layer).__name__} ({name})" if hasattr(layer, "prefix") else name
-            title = {Fork: "Residual(", Join: ")"}.get(type(layer), title)
+            if isinstance(layer, Mark):
+                title = f"{layer.name}(" if isinstance(layer, Fork) else "," if isinstance(layer, Switch) else ")"
             arrow = f"{'?' if width is None else width} -> {layer.units}" if isinstance(layer, Dense) else ""
             width = layer.units if isinstance(layer, Dense) else width
             numbers = f"{count:,}" if own else "?" if hasattr(layer, "prefix") else ""
             rows.append(("  " * depth + title, arrow, numbers))
-            total, depth = total + count, depth + isinstance(layer, Fork)
+            total += count
         rows.append(("total", self.dtype.name, f"{total:,}" if self.n_features else "?"))
         widths = [max(len(r[i]) for r in rows) for i in range(3)]
         text = "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows)

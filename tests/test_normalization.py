@@ -1,4 +1,4 @@
-"""Normalisation layers and residuals against a twin with finite differences, and against PyTorch from equal weights."""
+"""Norms, residuals, gated layers and PReLU against finite differences of a twin, and against PyTorch."""
 
 import json
 
@@ -8,7 +8,9 @@ import reference
 from test_dropout import keys
 
 from fastmlp import (
+    GEGLU,
     GELU,
+    GLU,
     SGD,
     Adam,
     AdamW,
@@ -18,11 +20,13 @@ from fastmlp import (
     GroupNorm,
     LayerNorm,
     LeakyReLU,
+    PReLU,
     ReLU,
     Rescaling,
     Residual,
     RMSNorm,
     Sequential,
+    SwiGLU,
     Tanh,
     pre_norm_block,
 )
@@ -67,6 +71,10 @@ NETWORKS = {
     ),
     "residual last": (Dense(3), Residual(Dense(7), Tanh(), Dense(3))),
     "residual with batch norm": (Dense(17), Residual(BatchNorm(), ReLU(), Dense(17), BatchNorm()), ReLU(), Dense(3)),
+    "gated": (GLU(12), SwiGLU(33, use_bias=False), ReLU(), GEGLU(9), LayerNorm(), Dense(3)),
+    "gated in a residual": (Dense(17), Residual(RMSNorm(), SwiGLU(20), Dense(17)), ReLU(), Residual(GLU(17)), Dense(3)),
+    "gated last": (Dense(8), Tanh(), GEGLU(3)),
+    "prelu": (Dense(33), PReLU(), Dense(16), BatchNorm(), PReLU(0.1), Residual(PReLU(), Dense(16)), Dense(3), PReLU()),
     "pre-norm blocks": (Dense(16), pre_norm_block(16), pre_norm_block(16, expansion=2, activation=Tanh()), Dense(3)),
 }
 every_network = pytest.mark.parametrize("layers", NETWORKS.values(), ids=NETWORKS)
@@ -77,7 +85,7 @@ def built(layers, dtype="float64", n_features=21, seed=3):
     model, rng = Sequential(*layers, dtype=dtype).build(n_features, seed), np.random.default_rng(seed)
     values = model.parameters
     for name, value in values.items():
-        if "norm" in name or not value.any():
+        if "norm" in name or "prelu" in name or not value.any():
             values[name] = rng.normal(0, 0.2, value.shape) if "dense" in name else rng.uniform(0.5, 1.5, value.shape)
     model.set_parameters(values)
     return model
@@ -108,6 +116,13 @@ def forward(layers, p, a, count=None, drop=lambda *_: 1.0):
             groups = np.split(a, layer.groups if kind == "GroupNorm" else 1, axis=1)
             parts = [(g - g.mean(1)[:, None]) / np.sqrt(g.var(1)[:, None] + layer.epsilon) for g in groups]
             a = np.hstack(parts) * q("weight") + q("bias")
+        elif kind in ("GLU", "GEGLU", "SwiGLU"):
+            gate, value = own("dense"), own("dense")
+            g = reference.dense_forward(a, gate("weight"), gate("bias"))
+            g = reference.ACTIVATIONS[{"GLU": "logistic", "GEGLU": "gelu", "SwiGLU": "silu"}[kind]][0](g)
+            a = g * reference.dense_forward(a, value("weight"), value("bias"))
+        elif kind == "PReLU":
+            a = np.maximum(a, 0) + own("prelu")("weight") * np.minimum(a, 0)
         elif kind == "RMSNorm":
             a = a / np.sqrt((a**2).mean(1) + layer.epsilon)[:, None] * own("rms_norm")("weight")
         else:
@@ -157,16 +172,29 @@ def as_torch(torch, layers, parameters):
         def forward(self, x):
             return x + self.inner(x)
 
+    class Gated(torch.nn.Module):
+        def __init__(self, gate, value, activation):
+            super().__init__()
+            self.gate, self.value = gate, value
+            self.activation = getattr(torch.nn.functional, activation)
+
+        def forward(self, x):
+            return self.activation(self.gate(x)) * self.value(x)
+
     def module(layer, width):
         kind = type(layer).__name__
         if kind == "Residual":
             return Sum(stack(layer.layers, width)[0]), width
+        if kind in ("GLU", "GEGLU", "SwiGLU"):
+            gate, value = (module(Dense(layer.units, layer.use_bias), width)[0] for _ in range(2))
+            return Gated(gate, value, {"GLU": "sigmoid", "GEGLU": "gelu", "SwiGLU": "silu"}[kind]), layer.units
         make = {
             "Dense": lambda: torch.nn.Linear(width, layer.units, bias=layer.use_bias),
             "BatchNorm": lambda: torch.nn.BatchNorm1d(width, layer.epsilon, 1 - layer.momentum),
             "LayerNorm": lambda: torch.nn.LayerNorm(width, layer.epsilon),
             "RMSNorm": lambda: torch.nn.RMSNorm(width, layer.epsilon),
             "GroupNorm": lambda: torch.nn.GroupNorm(layer.groups, width, layer.epsilon),
+            "PReLU": lambda: torch.nn.PReLU(width),
             "ReLU": torch.nn.ReLU,
             "LeakyReLU": torch.nn.LeakyReLU,
             "GELU": torch.nn.GELU,

@@ -84,6 +84,62 @@ def add(dtype: str, simd: Simd):
     return add
 
 
+def multiply(dtype: str, simd: Simd):
+    """target *= other: two branches, one of which gates the other."""
+    items = items_at[dtype]
+
+    def multiply(target, other, n, worker):
+        a, b = items(target), items(other)
+        for i in range(n):
+            a[i] *= b[i]
+
+    return multiply
+
+
+def prelu(dtype: str, simd: Simd):
+    """Rows lo..hi: C = z where z > 0, else the unit's slope W times z."""
+    item, panel_width, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
+
+    def prelu(record, lo, hi, worker):
+        r = int64_at(record)
+        n_panels = r[R.N_PANELS]
+        for j in range(n_panels):
+            width, slopes = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH], items(r[R.W] + j * panel_width * item)
+            for i in range(lo, hi):
+                at = j * r[R.C_PANEL_BYTES] + i * width * item
+                z, a = items(r[R.IN] + at), items(r[R.C] + at)
+                for k in range(width):
+                    zk = z[k]
+                    a[k] = zk if zk > T(0) else slopes[k] * zk
+
+    return prelu
+
+
+def prelu_gradient(dtype: str, simd: Simd):
+    """Rows lo..hi: C = da where z > 0, else W da; NORMED = da z where z < 0, else 0, whose sums are W's gradient."""
+    item, panel_width, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
+
+    def prelu_gradient(record, lo, hi, worker):
+        r = int64_at(record)
+        n_panels = r[R.N_PANELS]
+        for j in range(n_panels):
+            width, slopes = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH], items(r[R.W] + j * panel_width * item)
+            for i in range(lo, hi):
+                at = j * r[R.C_PANEL_BYTES] + i * width * item
+                z, da, dz, products = (
+                    items(r[R.Z] + at),
+                    items(r[R.IN] + at),
+                    items(r[R.C] + at),
+                    items(r[R.NORMED] + at),
+                )
+                for k in range(width):
+                    zk, dk = z[k], da[k]
+                    dz[k] = dk if zk > T(0) else slopes[k] * dk
+                    products[k] = T(0) if zk > T(0) else dk * zk
+
+    return prelu_gradient
+
+
 def elementwise(dtype: str, simd: Simd):
     """Rows lo..hi: copy IN to C (both in the same panels), then the epilogue: an activation or a sum that follows no
     product.

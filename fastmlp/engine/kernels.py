@@ -9,7 +9,15 @@ from __future__ import annotations
 from ..activations import ACTIVATIONS
 from ..losses import LOSSES
 from .dropout import drop_rows, dropout
-from .elementwise import activation_derivative, activation_value, add, elementwise
+from .elementwise import (
+    activation_derivative,
+    activation_value,
+    add,
+    elementwise,
+    multiply,
+    prelu,
+    prelu_gradient,
+)
 from .loop import run
 from .loss_kernels import row_kernel, separable_kernel, softmax_kernel, sum_losses
 from .norm_kernels import (
@@ -42,6 +50,9 @@ KERNELS = {
     "bias_gradient": bias_gradient,
     "elementwise": elementwise,
     "add": add,
+    "multiply": multiply,
+    "prelu": prelu,
+    "prelu.gradient": prelu_gradient,
     "dropout": dropout,
     "drop_rows": drop_rows,
     "row_norm": row_norm,

@@ -47,6 +47,9 @@ IN = 1
 # number for each column, or (row norms, in float64) for each row and group
 NORMED, SUMS, SUMS_BYTES, SHIFT, GROUPS, CENTERED, EPSILON, RUNNING_MEAN, RUNNING_VAR = 2, 3, 4, 5, 6, 7, 12, 16, 17
 
+# prelu: IN -> C with the slopes W. prelu.gradient: IN (da), Z -> C, and NORMED
+Z = 3
+
 # to_panels: the gathered input IN (XB_STRIDE), N_OUT columns -> C
 
 # dropout: IN -> C in panels, or in place on the gathered input (XB_STRIDE); NUMBER is the rate, N_OUT the columns
