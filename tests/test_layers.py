@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference
 from test_dropout import keys
+from test_memory import GUARD, padding_is_zero, poison
 
 from fastmlp import (
     GEGLU,
@@ -295,6 +296,21 @@ def test_the_engine_predicts_what_numpy_does(layers, dtype, error, rng):
     assert loss.loss() == pytest.approx(model.evaluate(X, y)["loss"], rel=error)
     for each in (evaluation, loss):
         each.close()
+
+
+@every_network
+def test_a_poisoned_workspace_and_guards_change_nothing(layers, rng):
+    """Nothing uninitialised is read, nothing beyond the buffers is written."""
+    X, y = (a.astype("float32") for a in data(40, rng))
+    options = {"loss": "squared_error", "optimizer": "adam", "batch_size": 17}
+    clean, model = built(layers, "float32"), built(layers, "float32")
+    with Training(clean, X, y, **options) as training:
+        training.run(2)
+    with Training(model, X, y, **options, _guard=GUARD, n_threads=2) as training:
+        poison(training.executor)
+        training.run(2)
+        assert training.executor.guards_intact() and padding_is_zero(training.executor)
+    assert all(np.array_equal(value, clean.parameters[name]) for name, value in model.parameters.items())
 
 
 @every_network

@@ -12,7 +12,10 @@ from fastmlp.engine.simd import KNOWN, Simd, host_simd
 FITS = """
 import hashlib, sys
 import numpy as np
-from fastmlp import Adam, Dense, Dropout, GELU, ReLU, SGD, Sequential, Tanh
+from fastmlp import (
+    GEGLU, GELU, SGD, Adam, BatchNorm, Dense, Dropout, GroupNorm, LayerNorm, PReLU, ReLU, Residual, RMSNorm,
+    Sequential, Tanh,
+)
 
 digest = hashlib.sha256()
 rng = np.random.default_rng(0)
@@ -23,6 +26,8 @@ for dtype in ("float32", "float64"):
         layers = []
         if len(widths) > 1:
             layers = [Dense(widths[0]), GELU() if batch == 13 else ReLU(), Dropout(0.2), Dense(widths[1]), Tanh()]
+            norms = [BatchNorm(), PReLU(), Residual(LayerNorm(), GEGLU(widths[1]), drop_rate=0.3), RMSNorm()]
+            layers += [*norms, Dense(6), GroupNorm(2)] if batch == 29 else []
         loss = "softmax_cross_entropy" if widths[-1] > 1 else "squared_error"
         model = Sequential(*layers, Dense(widths[-1]), dtype=dtype)
         optimizer = Adam(0.01) if batch == 13 else SGD(0.01, momentum=0.9, nesterov=batch == 29)
