@@ -64,6 +64,7 @@ _HOME = {
     "Warmup": "schedules",
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
+    "Perceptron": "estimators",
     "History": "history",
     "Callback": "callbacks",
     "EarlyStopping": "callbacks",
