@@ -70,6 +70,7 @@ _HOME = {
     "EarlyStopping": "callbacks",
     "ReduceLROnPlateau": "callbacks",
     "TimeBudget": "callbacks",
+    "GradientNorms": "callbacks",
     "DivergenceError": "errors",
     "diagnose": "diagnosis",
     "diagnose_history": "diagnosis",
