@@ -124,8 +124,8 @@ def initializers_() -> str:
 PAGES = {
     "activations": (
         activations,
-        """Layers between the `Dense` layers of a `Sequential`, as `ReLU()`; the estimators take the name. z is the input, a
-the output; where the derivative is one of a, the engine keeps one buffer.""",
+        """Layers between the `Dense` layers of a `Sequential`, as `ReLU()`; the estimators take the name. z is the
+input, a the output; where the derivative is one of a, the engine keeps one buffer.""",
     ),
     "losses": (
         losses,
@@ -134,8 +134,8 @@ the loss of a batch is the (weighted) mean over its rows.""",
     ),
     "optimizers": (
         optimizers,
-        """`Sequential.fit(optimizer=...)` takes the name or the object. p is a parameter and W a weight, g the gradient,
-t the number of the step, lr the learning rate: a number or a [schedule](schedules.md).""",
+        """`Sequential.fit(optimizer=...)` takes the name or the object. p is a parameter and W a weight, g its
+gradient, t the number of the step, lr the learning rate: a number or a [schedule](schedules.md).""",
     ),
     "schedules": (
         schedules,
