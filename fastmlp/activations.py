@@ -189,7 +189,10 @@ def hard_threshold_derivative(a):
 
 @dataclass(frozen=True)
 class Identity(Activation):
-    """f(z) = z, f'(z) = 1."""
+    """f(z) = z, f'(z) = 1.
+
+    When to use: a linear layer; behind a hidden layer only to show that layers without an activation are one.
+    """
 
     name: ClassVar[str] = "identity"
     value: ClassVar[Callable] = staticmethod(identity_value)
@@ -198,7 +201,10 @@ class Identity(Activation):
 
 @dataclass(frozen=True)
 class ReLU(Activation):
-    """f(z) = max(z, 0), f'(z) = 1 where z > 0 else 0 (Nair and Hinton, 2010). The derivative at 0 is taken as 0."""
+    """f(z) = max(z, 0), f'(z) = 1 where z > 0 else 0 (Nair and Hinton, 2010). The derivative at 0 is taken as 0.
+
+    When to use: the default of hidden layers; the fastest.
+    """
 
     name: ClassVar[str] = "relu"
     value: ClassVar[Callable] = staticmethod(relu_value)
@@ -208,7 +214,10 @@ class ReLU(Activation):
 
 @dataclass(frozen=True)
 class Tanh(Activation):
-    """f(z) = tanh(z), f'(z) = 1 - a^2."""
+    """f(z) = tanh(z), f'(z) = 1 - a^2.
+
+    When to use: small networks and smooth functions; outputs in (-1, 1). Deep stacks saturate.
+    """
 
     name: ClassVar[str] = "tanh"
     value: ClassVar[Callable] = staticmethod(tanh_value)
@@ -217,7 +226,10 @@ class Tanh(Activation):
 
 @dataclass(frozen=True)
 class Logistic(Activation):
-    """f(z) = 1 / (1 + exp(-z)), the sigmoid; f'(z) = a (1 - a)."""
+    """f(z) = 1 / (1 + exp(-z)), the sigmoid; f'(z) = a (1 - a).
+
+    When to use: gates and values in (0, 1). In deep stacks gradients vanish; as an output, the loss applies it itself.
+    """
 
     name: ClassVar[str] = "logistic"
     value: ClassVar[Callable] = staticmethod(logistic_value)
@@ -226,7 +238,10 @@ class Logistic(Activation):
 
 @dataclass(frozen=True)
 class LeakyReLU(Activation):
-    """f(z) = z where z > 0 else s z; f'(z) = 1 or s (Maas et al., 2013). s = `negative_slope`, at least 0."""
+    """f(z) = z where z > 0 else s z; f'(z) = 1 or s (Maas et al., 2013). s = `negative_slope`, at least 0.
+
+    When to use: in place of ReLU where many units are dead.
+    """
 
     name: ClassVar[str] = "leaky_relu"
     value: ClassVar[Callable] = staticmethod(leaky_relu_value)
@@ -241,7 +256,10 @@ class LeakyReLU(Activation):
 
 @dataclass(frozen=True)
 class ELU(Activation):
-    """f(z) = z where z > 0 else alpha (exp(z) - 1); f'(z) = 1 or a + alpha (Clevert et al., 2016). alpha above 0."""
+    """f(z) = z where z > 0 else alpha (exp(z) - 1); f'(z) = 1 or a + alpha (Clevert et al., 2016). alpha above 0.
+
+    When to use: in place of ReLU for means near 0 and a smooth curve, at the price of an exponential.
+    """
 
     name: ClassVar[str] = "elu"
     value: ClassVar[Callable] = staticmethod(elu_value)
@@ -256,8 +274,11 @@ class ELU(Activation):
 
 @dataclass(frozen=True)
 class SELU(Activation):
-    """f(z) = 1.0507 z where z > 0 else 1.0507 x 1.67326 (exp(z) - 1): keeps mean 0 and variance 1 through a deep stack
-    of layers that start from "lecun_normal" (Klambauer et al., 2017).
+    """f(z) = 1.0507 z where z > 0 else 1.7581 (exp(z) - 1), f'(z) = 1.0507 or a + 1.7581 (Klambauer et al., 2017).
+
+    It keeps mean 0 and variance 1 through a deep stack of layers that start from "lecun_normal".
+
+    When to use: deep stacks of dense layers without normalisation, on standardised inputs.
     """
 
     name: ClassVar[str] = "selu"
@@ -268,7 +289,10 @@ class SELU(Activation):
 
 @dataclass(frozen=True)
 class GELU(Activation):
-    """f(z) = z Phi(z), f'(z) = Phi(z) + z phi(z), with the normal distribution (Hendrycks and Gimpel, 2016)."""
+    """f(z) = z Phi(z), f'(z) = Phi(z) + z phi(z), with the normal distribution (Hendrycks and Gimpel, 2016).
+
+    When to use: deep and residual networks, as in Transformers; slightly better than ReLU there, and dearer.
+    """
 
     name: ClassVar[str] = "gelu"
     value: ClassVar[Callable] = staticmethod(gelu_value)
@@ -279,7 +303,12 @@ class GELU(Activation):
 
 @dataclass(frozen=True)
 class GELUTanh(Activation):
-    """f(z) = z / 2 (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))), within 5e-4 of GELU (Hendrycks and Gimpel, 2016)."""
+    """f(z) = z / 2 (1 + t) with t = tanh(c (z + 0.044715 z^3)) and c = sqrt(2 / pi), within 5e-4 of GELU.
+
+    f'(z) = (1 + t) / 2 + c z / 2 (1 - t^2) (1 + 0.134145 z^2) (Hendrycks and Gimpel, 2016).
+
+    When to use: weights from elsewhere that were trained with this form.
+    """
 
     name: ClassVar[str] = "gelu_tanh"
     value: ClassVar[Callable] = staticmethod(gelu_tanh_value)
@@ -290,7 +319,10 @@ class GELUTanh(Activation):
 
 @dataclass(frozen=True)
 class SiLU(Activation):
-    """f(z) = z s(z), f'(z) = s (1 + z (1 - s)), s the sigmoid; also called Swish (Ramachandran et al., 2017)."""
+    """f(z) = z s(z), f'(z) = s (1 + z (1 - s)), s the sigmoid; also called Swish (Ramachandran et al., 2017).
+
+    When to use: as GELU; the gate of SwiGLU.
+    """
 
     name: ClassVar[str] = "silu"
     value: ClassVar[Callable] = staticmethod(silu_value)
@@ -301,7 +333,10 @@ class SiLU(Activation):
 
 @dataclass(frozen=True)
 class Mish(Activation):
-    """f(z) = z t, f'(z) = t + z (1 - t^2) s(z), with t = tanh(softplus(z)) and s the sigmoid (Misra, 2019)."""
+    """f(z) = z t, f'(z) = t + z (1 - t^2) s(z), with t = tanh(softplus(z)) and s the sigmoid (Misra, 2019).
+
+    When to use: as GELU, where its smoothness helps; the dearest.
+    """
 
     name: ClassVar[str] = "mish"
     value: ClassVar[Callable] = staticmethod(mish_value)
@@ -312,7 +347,10 @@ class Mish(Activation):
 
 @dataclass(frozen=True)
 class Softplus(Activation):
-    """f(z) = log(1 + exp(z)), f'(z) = 1 - exp(-a), the sigmoid of z (Dugas et al., 2000)."""
+    """f(z) = log(1 + exp(z)), f'(z) = 1 - exp(-a), the sigmoid of z (Dugas et al., 2000).
+
+    When to use: positive outputs, such as a scale; a smooth ReLU.
+    """
 
     name: ClassVar[str] = "softplus"
     value: ClassVar[Callable] = staticmethod(softplus_value)
@@ -322,7 +360,10 @@ class Softplus(Activation):
 
 @dataclass(frozen=True)
 class HardThreshold(Activation):
-    """f(z) = 1 where z >= 0 else 0, the perceptron's (Rosenblatt, 1958). f' = 0: no gradient passes through it."""
+    """f(z) = 1 where z >= 0 else 0, the perceptron's (Rosenblatt, 1958). f' = 0: no gradient passes through it.
+
+    When to use: to show what a perceptron computes. It cannot be trained through.
+    """
 
     name: ClassVar[str] = "hard_threshold"
     value: ClassVar[Callable] = staticmethod(hard_threshold_value)

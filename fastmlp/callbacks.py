@@ -26,7 +26,10 @@ class Callback:
         """Before the first epoch."""
 
     def on_epoch_end(self, training, epoch, logs):
-        """After each epoch, counted from 1, with its metrics by name: `logs["loss"]`, `logs["val_loss"]`, ..."""
+        """After each epoch, counted from 1, with its metrics by name: `logs["loss"]`, `logs["val_loss"]`, ...
+
+        What a callback adds to `logs` is a metric, too: of the `History`, and for the callbacks after it.
+        """
 
     def on_fit_end(self, training, history):
         """After the last epoch, with the `History` of the fit."""
@@ -205,6 +208,50 @@ class ReduceLROnPlateau(_Watching):
             if lower < rate:
                 training.learning_rate = lower
                 self.reduced_epochs_.append(epoch)
+
+
+class GradientNorms(Callback):
+    """Add the norm of each layer's weight gradient to every epoch, as "gradient_norm_dense_0", "gradient_norm_dense_1"
+
+    Euclidean, of the loss's gradient by the weights W of a layer, after the epoch, without dropout and penalties. It is
+    that of the mean loss over one batch, the same in each epoch: rows spread evenly over the training data. Norms that
+    fall from layer to layer towards the first one show that gradients vanish.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows of the batch, at least 1; a forward and a backward pass of them is what an epoch costs more.
+
+    Raises
+    ------
+    ValueError
+        `n_rows` is no integer of at least 1.
+
+    Examples
+    --------
+    >>> from fastmlp import Dense, Sequential
+    >>> history = Sequential(Dense(1)).fit(
+    ...     [[1.0], [2.0]], [1.0, 2.0], loss="squared_error", epochs=3, callbacks=[GradientNorms()], verbose=0
+    ... )
+    >>> len(history["gradient_norm_dense_0"])
+    3
+    """
+
+    def __init__(self, n_rows=256):
+        if isinstance(n_rows, bool) or not hasattr(n_rows, "__index__") or n_rows < 1:
+            raise ValueError(f"`n_rows` must be an integer of at least 1; got {n_rows!r}.")
+        self.n_rows = n_rows
+
+    def __repr__(self):
+        return f"GradientNorms(n_rows={self.n_rows!r})"
+
+    def on_epoch_end(self, training, epoch, logs):
+        from .gradients import batch_gradients, weight_norms
+
+        training.save_parameters()
+        X, y, weights = training.sample(self.n_rows)
+        _, gradients = batch_gradients(training.model, X, y, training.loss, weights, training.n_threads)
+        logs |= {f"gradient_norm_{layer}": norm for layer, norm in weight_norms(gradients).items()}
 
 
 class TimeBudget(Callback):

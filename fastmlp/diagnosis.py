@@ -208,9 +208,9 @@ def gradient_norms(model, X, y, loss=None) -> dict[str, float]:
     >>> gradient_norms(model, [[2.0]], [1.0], "squared_error")
     {'dense_0': 1.0}
     """
-    _, gradients = model.gradients(X, y, loss)
-    norms = {n: float(np.linalg.norm(g.astype(np.float64))) for n, g in gradients.items() if n.endswith(".weight")}
-    return {name.removesuffix(".weight"): norm for name, norm in norms.items()}
+    from .gradients import weight_norms
+
+    return weight_norms(model.gradients(X, y, loss)[1])
 
 
 def _gradients(model, X, y, loss) -> Finding:

@@ -74,6 +74,16 @@ def flat_loss_and_gradient(model, X, y, loss, sample_weight=None, l2=0.0, n_thre
     return FlatObjective(model, X, y, losses.get(loss), sample_weight, l2, n_threads)
 
 
+def weight_norms(gradients: dict[str, np.ndarray]) -> dict[str, float]:
+    """Euclidean norm of the weights' gradient in each layer: {"dense_0": ..., ...}.
+
+    >>> weight_norms({"dense_0.weight": np.array([[3.0], [4.0]]), "dense_0.bias": np.array([9.0])})
+    {'dense_0': 5.0}
+    """
+    weights = {n.removesuffix(".weight"): g for n, g in gradients.items() if n.endswith(".weight")}
+    return {name: float(np.linalg.norm(g.astype(np.float64))) for name, g in weights.items()}
+
+
 def batch_gradients(model, X, y, loss, sample_weight=None, n_threads=None) -> tuple[float, dict[str, np.ndarray]]:
     """Loss and gradients, by parameter name, of one batch made of all rows; NaN where the loss is not finite."""
     options = {"batch_size": X.shape[0], "shuffle": False, "sample_weight": sample_weight, "n_threads": n_threads}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from .errors import unknown_name
 
 _HEAD, _TAIL = 3, 3  # epochs that the repr shows when there are many
+_WIDTH = 100  # characters, for as many metrics as fit
 
 
 @dataclass(repr=False)
@@ -20,7 +21,8 @@ class History:
         The epochs, counted from 1.
     metrics : dict of str to list of float
         One value per epoch: "loss" (the mean over the epoch, while the parameters moved), "val_loss" and "val_accuracy"
-        (after it), "learning_rate", "seconds". A metric that an epoch did not report is NaN there.
+        (after it), "learning_rate" (of its last step), "seconds", and what callbacks add, such as `GradientNorms`. A
+        metric that an epoch did not report is NaN there.
 
     Examples
     --------
@@ -76,8 +78,52 @@ class History:
                 else [str(self.epochs[i]), *(f"{self.metrics[name][i]:.4g}" for name in columns)]
             )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        fit = [2 * k + sum(widths[: k + 1]) <= _WIDTH for k in range(len(widths))].count(True)
+        if fit < len(widths):
+            title += f"; {len(widths) - fit} more in .metrics: {columns[fit - 1]}, ..."
+        rows, widths = [row[:fit] for row in rows], widths[:fit]
         lines = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
         return "\n".join([title, *lines])
+
+    def plot(self, *names: str, ax=None):
+        """Draw metrics over the epochs: by default the loss, of training and of validation where there is one.
+
+        Parameters
+        ----------
+        *names : str
+            Of `metrics`, a curve each.
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; a new figure's where not given.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ImportError
+            matplotlib is not installed.
+        KeyError
+            No such metric.
+
+        Examples
+        --------
+        >>> history.plot()  # doctest: +SKIP
+        >>> history.plot("gradient_norm_dense_0", "gradient_norm_dense_1").set_yscale("log")  # doctest: +SKIP
+        """
+        try:
+            from matplotlib import pyplot
+        except ImportError:
+            raise ImportError('History.plot() needs matplotlib: pip install "fastmlp[plot]"') from None
+        curves = {name: self[name] for name in names or [n for n in ("loss", "val_loss") if n in self]}
+        if ax is None:
+            _, ax = pyplot.subplots()
+        for name, values in curves.items():
+            ax.plot(self.epochs, values, marker="." if len(self) < 50 else "", label=name)
+        ax.set_xlabel("epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.legend()
+        return ax
 
     def to_frame(self):
         """A pandas DataFrame: one row per epoch, one column per metric.

@@ -19,6 +19,8 @@ from .normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 class Dense:
     """A fully connected layer: z = x W + b, with W of shape (n_inputs, units) and b of shape (units,).
 
+    When to use: everywhere: the network is made of it.
+
     Parameters
     ----------
     units : int
@@ -71,6 +73,8 @@ class Dense:
 class Rescaling:
     """x * scale + offset, as the first layer: done while the rows of a batch are gathered, so uint8 images stay uint8.
 
+    When to use: images as uint8: `Rescaling(1 / 255)`.
+
     Examples
     --------
     >>> Rescaling(1 / 255)
@@ -95,6 +99,8 @@ class Rescaling:
 class Dropout:
     """While training, a = 0 with probability `rate`, else a / (1 - rate); a prediction keeps all (Srivastava et al.,
     2014, in the inverted form). After any layer, or first: then it acts on the inputs.
+
+    When to use: where training is far better than validation: 0.1 to 0.2 on inputs, 0.2 to 0.5 behind hidden layers.
 
     The elements come from the fit's seed, the epoch, the batch, the layer and the element's place: the same for any
     number of threads, and after a resume.

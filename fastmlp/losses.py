@@ -98,6 +98,8 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 class SoftmaxCrossEntropy(Loss):
     """l = -sum_k y_k log p_k with p = softmax(z); dl/dz = p sum_k y_k - y. Output: the probabilities p.
 
+    When to use: one class of several.
+
     Parameters
     ----------
     label_smoothing : float
@@ -151,6 +153,8 @@ class BinaryCrossEntropy(Loss):
     """l = sum_k softplus(z_k) - y_k z_k; dl/dz = sigmoid(z) - y. Output: the probabilities sigmoid(z). Multi-label
     too.
 
+    When to use: yes or no, one or several labels at once.
+
     Parameters
     ----------
     label_smoothing : float
@@ -185,7 +189,10 @@ def squared_slope(z, y, a, b):
 
 @dataclass(frozen=True)
 class SquaredError(Loss):
-    """l = 1/2 sum_k (z_k - y_k)^2; dl/dz = z - y. Output: z. (Keras's and PyTorch's "mse" is 2 / K times this.)"""
+    """l = 1/2 sum_k (z_k - y_k)^2; dl/dz = z - y. Output: z. (Keras's and PyTorch's "mse" is 2 / K times this.)
+
+    When to use: numbers with noise of about the same size everywhere; estimates the mean.
+    """
 
     name: ClassVar[str] = "squared_error"
     targets: ClassVar[str] = "finite numbers of shape (n,) or (n, K)"
@@ -207,6 +214,8 @@ def absolute_slope(z, y, a, b):
 @dataclass(frozen=True)
 class AbsoluteError(Loss):
     """l = sum_k |z_k - y_k|; dl/dz = sign(z - y), 0 at 0. Output: z, an estimate of the median.
+
+    When to use: numbers with outliers; estimates the median.
 
     >>> AbsoluteError().value(np.array([[3.0], [1.0]]), np.array([1.0, 1.0]))
     1.0
@@ -233,12 +242,16 @@ def huber_slope(z, y, a, b):
 
 @dataclass(frozen=True)
 class Huber(Loss):
-    """l = sum_k d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = z_k - y_k; Output: z. Huber, 1964.
+    """l = sum_k d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = z_k - y_k.
+
+    dl/dz = d, held to [-delta, delta]. Output: z. Huber, 1964.
+
+    When to use: numbers with some outliers; the mean near the target, the median far from it.
 
     Parameters
     ----------
     delta : float
-        Above 0; dl/dz = d, held to [-delta, delta].
+        Above 0.
 
     Examples
     --------
@@ -277,6 +290,8 @@ def poisson_slope(z, y, a, b):
 class Poisson(Loss):
     """l = sum_k exp(z_k) - y_k z_k + y_k log y_k - y_k, half the deviance; dl/dz = exp(z) - y. Output: the rate exp(z).
 
+    When to use: counts and rates whose variance is about their mean.
+
     scikit-learn's "poisson"; PyTorch's poisson_nll_loss leaves out what does not depend on z. Above z = 40 rate and
     loss go on along the tangent, so that a step too far does not overflow. Nelder and Wedderburn, 1972.
 
@@ -313,6 +328,8 @@ def negative_binomial_slope(z, y, a, b):
 @dataclass(frozen=True)
 class NegativeBinomial(Loss):
     """l = sum_k (y_k + 1/d) log(1 + d exp(z_k)) - y_k (z_k + log d), for counts of mean m = exp(z), variance m + d m^2.
+
+    When to use: counts that scatter more than Poisson's.
 
     dl/dz = (m - y) / (1 + d m). What does not depend on z is left out. Output: the mean m (above z = 40 along the
     tangent). Hilbe, 2011.
@@ -365,7 +382,10 @@ def focal_slope(z, y, a, b):
 class Focal(Loss):
     """l = sum_k -y_k (1 - p_k)^gamma log p_k - (1 - y_k) p_k^gamma log(1 - p_k), p = sigmoid(z): the binary form.
 
-    Output: p. gamma = 0 is binary cross-entropy. No softmax form. Lin et al., 2017, without their alpha.
+    When to use: rare positives among many easy negatives.
+
+    dl/dz = (1 - y) p^gamma (p - gamma (1 - p) log(1 - p)) - y (1 - p)^gamma (1 - p - gamma p log p). Output: p.
+    gamma = 0 is binary cross-entropy. No softmax form. Lin et al., 2017, without their alpha.
 
     Parameters
     ----------
@@ -409,6 +429,8 @@ def quantile_row(z, y, g, n, numbers):
 class QuantileLoss(Loss):
     """l = sum_k max(q_k (y - z_k), (q_k - 1)(y - z_k)), one output for each quantile of one target. Koenker and
     Bassett, 1978.
+
+    When to use: intervals instead of a number.
 
     dl/dz_k = 1 - q_k above the target, -q_k below, 0 at it. Output: the row's outputs in ascending order, so
     that quantiles do not cross; sorting never raises the loss (Chernozhukov et al., 2010).
@@ -468,6 +490,9 @@ class Gaussian(Loss):
     """l = 1/2 sum_k log v_k + (y_k - z_k)^2 / v_k with v_k = softplus(z_{m+k}) + min_variance, for m targets: a mean
     and a variance for each. Nix and Weigend, 1994.
 
+    When to use: numbers whose noise differs from row to row.
+
+    dl/dz_k = (z_k - y_k) / v_k; dl/dz_{m+k} = (1 - (y_k - z_k)^2 / v_k) / (2 v_k) sigmoid(z_{m+k}).
     The first m outputs are means, the other m give the variances: `Dense(2 m)`. PyTorch's GaussianNLLLoss. Output:
     (n, 2 m), means and then variances.
 
@@ -528,6 +553,8 @@ def hinge_row(z, y, g, n, numbers):
 @dataclass(frozen=True)
 class Hinge(Loss):
     """l = max(0, 1 - t z), t = 1 or -1, with one output; l = max(0, 1 + max_{k != y} z_k - z_y) with several.
+
+    When to use: classes where only the decision matters, not its probability.
 
     dl/dz: 1 at the best rival and -1 at the class where l > 0 (-t with one output). Output: z, the decision values.
     Cortes and Vapnik, 1995; Crammer and Singer, 2001.

@@ -57,6 +57,8 @@ def _table(step: np.ndarray, *columns: float | np.ndarray) -> np.ndarray:
 class SGD(Optimizer):
     """v = mu v - lr g; p += v. With `nesterov`: p += mu v - lr g (v is the new one). Without momentum: p -= lr g.
 
+    When to use: with momentum and a schedule, where there is time to tune the rate; without, to study.
+
     Parameters
     ----------
     learning_rate : float or Schedule
@@ -103,6 +105,8 @@ class SGD(Optimizer):
 @dataclass(frozen=True)
 class Adam(Optimizer):
     """m += (1-b1)(g-m); v += (1-b2)(g^2-v); p -= lr/(1-b1^t) m / (sqrt(v/(1-b2^t)) + eps). Kingma and Ba, 2015.
+
+    When to use: the default: forgives badly scaled gradients and a rate that is not tuned.
 
     Epsilon is added outside the root to the corrected v, as PyTorch does.
 
@@ -154,6 +158,8 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """W *= 1 - lr wd; then Adam's step, whose moments never see the decay. Biases do not decay.
 
+    When to use: Adam with a penalty of the weights that acts as meant; larger networks and longer fits.
+
     Epsilon as in `Adam`. What decays is the `weight` of each `Dense` (the plan gives the decay to their blocks alone);
     PyTorch decays every parameter that it is given, so biases belong to a group with `weight_decay=0` there.
 
@@ -196,6 +202,8 @@ class AdamW(Adam):
 @dataclass(frozen=True)
 class NAdam(Adam):
     """Adam with Nesterov's momentum: p -= lr (mu' m / (1 - M mu') + (1 - mu) g / (1 - M)) / (sqrt(v/(1-b2^t)) + eps).
+
+    When to use: in place of Adam; often a little faster at first.
 
     mu = b1 (1 - 0.96^(t psi) / 2) is the momentum of step t, mu' that of step t + 1, M the product of mu over the steps
     up to t; m and v are Adam's. PyTorch's formulas; epsilon as in `Adam`.
@@ -261,6 +269,8 @@ class NAdam(Adam):
 class AdaGrad(Optimizer):
     """v += g^2; p -= lr g / (sqrt(v) + eps).
 
+    When to use: sparse features; its rate only ever falls.
+
     Epsilon is added outside the root, as PyTorch does.
 
     Parameters
@@ -304,6 +314,8 @@ class AdaGrad(Optimizer):
 @dataclass(frozen=True)
 class RMSprop(Optimizer):
     """v += (1-rho)(g^2-v); b = mu b + g / (sqrt(v) + eps); p -= lr b.
+
+    When to use: noisy or changing objectives; Adam without momentum.
 
     With `centered`, c += (1-rho)(g-c) and sqrt(v - c^2) takes the place of sqrt(v). Epsilon is added outside the root,
     as PyTorch does.
@@ -366,6 +378,8 @@ class RMSprop(Optimizer):
 @dataclass(frozen=True)
 class Lion(Optimizer):
     """W *= 1 - lr wd; p -= lr sign(b1 m + (1-b1) g); m = b2 m + (1-b2) g. Biases do not decay.
+
+    When to use: large batches and little memory: one slot. It needs a smaller rate and a larger decay than AdamW.
 
     There is no epsilon: each parameter moves by lr in every step, or not at all where the sign is that of 0.
 

@@ -74,7 +74,8 @@ def describe(logs: dict, n_samples: int) -> str:
     >>> describe({"loss": 0.25, "val_accuracy": 0.9, "learning_rate": 1e-3, "seconds": 0.5}, n_samples=60_000)
     'loss 0.25  val_accuracy 0.9  120 k samples/s'
     """
-    parts = [f"{name} {value:.4g}" for name, value in logs.items() if name not in ("seconds", "learning_rate")]
+    left_out = ("seconds", "learning_rate", "gradient_norm_")
+    parts = [f"{name} {value:.4g}" for name, value in logs.items() if not name.startswith(left_out)]
     if logs.get("seconds", 0) > 0:
         parts.append(_samples_per_second(n_samples / logs["seconds"]))
     return "  ".join(parts)

@@ -45,6 +45,8 @@ class Schedule:
 class Constant(Schedule):
     """rate(t) = learning_rate, as if it were the number itself.
 
+    When to use: short fits, Adam, and to compare with.
+
     Raises
     ------
     ValueError, TypeError
@@ -92,6 +94,8 @@ class _Timed(Schedule):
 class StepDecay(_Timed):
     """rate(t) = learning_rate factor^floor(t / L): a drop after every L steps.
 
+    When to use: where it is known when the loss stalls.
+
     Parameters
     ----------
     learning_rate : float
@@ -127,6 +131,8 @@ class StepDecay(_Timed):
 @dataclass(frozen=True)
 class ExponentialDecay(_Timed):
     """rate(t) = learning_rate factor^(t / L): smaller by `factor` with every L steps, a little at each.
+
+    When to use: a smooth fall without an end.
 
     Parameters
     ----------
@@ -164,6 +170,8 @@ class ExponentialDecay(_Timed):
 class InverseScaling(_Timed):
     """rate(t) = learning_rate / (1 + t / L)^power.
 
+    When to use: streams, where the number of steps is not known.
+
     Parameters
     ----------
     learning_rate : float
@@ -199,6 +207,8 @@ class InverseScaling(_Timed):
 @dataclass(frozen=True)
 class CosineDecay(_Timed):
     """rate(t) = final + (learning_rate - final) (1 + cos(pi min(t / L, 1))) / 2; after L steps it stays at `final`.
+
+    When to use: the default for a known number of epochs.
 
     Parameters
     ----------
@@ -239,6 +249,8 @@ class CosineDecay(_Timed):
 @dataclass(frozen=True)
 class CosineRestarts(_Timed):
     """Cosine decay again and again: cycle k = 0, 1, ... takes L growth^k steps, from learning_rate to `final`.
+
+    When to use: several good networks from one fit, or a fit that may stop after any cycle.
 
     With s steps done of a cycle of T: rate = final + (learning_rate - final) (1 + cos(pi s / T)) / 2.
 
@@ -297,6 +309,8 @@ class CosineRestarts(_Timed):
 class OneCycle(_Timed):
     """Up from learning_rate / divide to learning_rate, then down to learning_rate / (divide final_divide), by cosines.
 
+    When to use: few epochs, at large rates.
+
     The top is at step warm L - 1, the bottom at step L - 1 (PyTorch's OneCycleLR); from then on the rate stays there.
 
     Parameters
@@ -351,6 +365,8 @@ class OneCycle(_Timed):
 @dataclass(frozen=True)
 class Warmup(_Timed):
     """rate(t) = (t + 1) / (N + 1) schedule(0) for t < N, then schedule(t - N): a ramp in front of any schedule.
+
+    When to use: Adam on deep networks, or large batches, whose first steps are too bold.
 
     Parameters
     ----------

@@ -518,9 +518,11 @@ def _fit_with_callbacks(training, history, epochs: int, callbacks, validation) -
                 if training.loss.classification:
                     logs["val_accuracy"] = accuracy(training.logits(X), y, weights, training.loss)
             logs |= {"learning_rate": training.learning_rate, "seconds": time.perf_counter() - started}
-            history.record(epoch, logs)
-            for callback in callbacks:
-                callback.on_epoch_end(training, epoch, logs)
+            try:
+                for callback in callbacks:
+                    callback.on_epoch_end(training, epoch, logs)
+            finally:  # with what callbacks added to the logs
+                history.record(epoch, logs)
             if training.stop:
                 break
     finally:

@@ -81,6 +81,7 @@ class Training:
         self._rate, self.n_threads = self.optimizer.learning_rate, n_threads
         self.seed, self.shuffle, self.l2, self.stop = seed, shuffle, l2, False
         self.epoch = self._steps_before = 0
+        self._data = X, y, sample_weight
         X = engine_data(X)
         dtype = model.dtype.name
         self.n_samples = X.shape[0]
@@ -293,6 +294,11 @@ class Training:
             evaluation = Evaluation(self.model, X, *data, loss=loss, **options)
             self._evaluations[key] = (evaluation, (X, *data))  # the arrays stay alive, so their ids stay theirs
         return self._evaluations[key][0]
+
+    def sample(self, n: int) -> tuple:
+        """X, y and the weights (or None) of n rows, spread evenly over the training data; of all, if they are fewer."""
+        rows = np.unique(np.linspace(0, self.n_samples - 1, min(n, self.n_samples)).astype(np.intp))
+        return tuple(array if array is None else array[rows] for array in self._data)
 
     def weight_squares(self) -> float:
         """||W||^2 summed over the dense layers, without biases: what an L2 penalty multiplies."""

@@ -1,11 +1,13 @@
-"""EarlyStopping on made-up metrics, and on real fits."""
+"""Callbacks on made-up metrics, and on real fits."""
 
 import math
 
 import numpy as np
 import pytest
+import reference
+from scipy.sparse import csr_array
 
-from fastmlp import Callback, EarlyStopping, History
+from fastmlp import Callback, Dense, Dropout, EarlyStopping, GradientNorms, History, ReLU, Sequential
 
 NAN = math.nan
 
@@ -149,8 +151,6 @@ class Recorder(Callback):
 
 
 def small_model():
-    from fastmlp import Dense, ReLU, Sequential
-
     return Sequential(Dense(8), ReLU(), Dense(2))
 
 
@@ -195,6 +195,67 @@ def test_the_end_is_called_when_a_callback_raises(problem):
         model.fit(*problem, loss="softmax_cross_entropy", epochs=9, callbacks=[recorder, Raise()])
     assert recorder.calls == ["begin", 1, "end"]
     assert all(np.isfinite(value).all() for value in model.parameters.values())
+
+
+def test_what_a_callback_adds_is_in_the_history_and_seen_by_the_next(problem):
+    class Add(Callback):
+        def on_epoch_end(self, training, epoch, logs):
+            logs["mine"] = -epoch
+            if epoch == 4:
+                raise RuntimeError("mine")
+
+    recorder, stopping = Recorder(), EarlyStopping("mine", patience=1)
+    with pytest.raises(RuntimeError, match="mine"):
+        small_model().fit(
+            *problem, loss="softmax_cross_entropy", epochs=5, callbacks=[Add(), stopping, recorder], seed=3
+        )
+    assert stopping.best_ == -3 and recorder.history["mine"] == [-1, -2, -3, -4]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradient_norms_are_those_of_the_twin(problem, weighted, sparse):
+    X, y = problem
+    weights = np.arange(len(X)) % 3 / 2 if weighted else None
+    rows = np.unique(np.linspace(0, len(X) - 1, 50).astype(int))
+    model, recorder = small_model(), Recorder()
+    history = model.fit(
+        csr_array(X) if sparse else X,
+        y,
+        sample_weight=weights,
+        loss="softmax_cross_entropy",
+        optimizer="sgd",
+        epochs=3,
+        callbacks=[GradientNorms(50), recorder],
+    )
+    for epoch in (1, 3):
+        again = small_model()
+        again.fit(X, y, sample_weight=weights, loss="softmax_cross_entropy", optimizer="sgd", epochs=epoch)
+        some = None if weights is None else weights[rows]
+        _, gradients = reference.loss_and_gradients(
+            again.layers, again.parameters, X[rows], y[rows], "softmax_cross_entropy", some
+        )
+        for k in range(2):
+            expected = np.linalg.norm(gradients[f"dense_{k}.weight"])
+            np.testing.assert_allclose(history[f"gradient_norm_dense_{k}"][epoch - 1], expected, rtol=1e-4)
+
+
+def test_gradient_norms_change_no_bit_of_the_fit(problem):
+    fit = {"loss": "softmax_cross_entropy", "epochs": 4, "batch_size": 32}
+    model, watched = (Sequential(Dropout(0.2), Dense(8), ReLU(), Dense(2), dtype="float32") for _ in range(2))
+    plain = model.fit(*problem, **fit)
+    history = watched.fit(*problem, **fit, callbacks=[GradientNorms()])
+    assert history["loss"] == plain["loss"]
+    for name, value in model.parameters.items():
+        np.testing.assert_array_equal(value, watched.parameters[name])
+    assert set(history.metrics) - set(plain.metrics) == {"gradient_norm_dense_0", "gradient_norm_dense_1"}
+    assert repr(GradientNorms()) == "GradientNorms(n_rows=256)"
+
+
+@pytest.mark.parametrize("n_rows", [0, -1, 2.5, True])
+def test_bad_numbers_of_rows(n_rows):
+    with pytest.raises(ValueError, match="`n_rows` must be an integer of at least 1; got"):
+        GradientNorms(n_rows)
 
 
 def test_the_learning_rate_may_be_set(problem):

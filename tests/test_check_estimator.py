@@ -5,7 +5,7 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp import MLPClassifier, MLPRegressor, Perceptron
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the checks warn on purpose, of convergence and of their own API
 
@@ -15,6 +15,7 @@ ESTIMATORS = [
     MLPRegressor(solver="lbfgs", tol=1e-6),
     MLPRegressor(solver="sgd"),
     MLPClassifier(solver="sgd", activation="tanh", learning_rate="adaptive"),
+    Perceptron(max_iter=30),
 ]
 
 

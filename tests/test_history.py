@@ -5,6 +5,7 @@ import math
 import pickle
 import sys
 
+import numpy as np
 import pytest
 
 from fastmlp import History
@@ -61,6 +62,15 @@ def test_repr_with_nan():
     assert "nan" in repr(history) and "0.25 s" in repr(history)
 
 
+def test_repr_leaves_out_what_does_not_fit():
+    history = History()
+    history.record(1, {"loss": 1.0, **{f"gradient_norm_dense_{k}": 1.0 for k in range(12)}})
+    lines = repr(history).splitlines()
+    shown = lines[1].split()
+    assert shown[:3] == ["epoch", "loss", "gradient_norm_dense_0"] and 75 < len(lines[1]) <= 100
+    assert f"{14 - len(shown)} more in .metrics: gradient_norm_dense_{len(shown) - 2}, ..." in lines[0]
+
+
 def test_an_empty_history_is_true_and_equal_to_another():
     assert History() and History() == History() and filled(2) == filled(2) != filled(3)
 
@@ -82,3 +92,40 @@ def test_to_frame_without_pandas_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="pip install pandas.*history.metrics"):
         filled(1).to_frame()
+
+
+@pytest.fixture
+def axes():
+    matplotlib = pytest.importorskip("matplotlib", reason='matplotlib is not installed: pip install "fastmlp[plot]"')
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    yield pyplot.subplots()[1]
+    pyplot.close("all")
+
+
+def test_plot_draws_both_losses(axes):
+    history = filled(3)
+    assert [line.get_label() for line in history.plot(ax=axes).get_lines()] == ["loss"]
+    history.metrics["val_loss"] = [3.0, math.nan, 1.0]
+    drawn = history.plot()
+    assert drawn is not axes and drawn.get_xlabel() == "epoch"
+    assert [text.get_text() for text in drawn.get_legend().get_texts()] == ["loss", "val_loss"]
+    for line, name in zip(drawn.get_lines(), ["loss", "val_loss"], strict=True):
+        assert list(line.get_xdata()) == [1, 2, 3]
+        np.testing.assert_array_equal(line.get_ydata(), history[name])
+    drawn.figure.canvas.draw()
+    assert all(tick == int(tick) for tick in drawn.get_xticks())
+
+
+def test_plot_draws_what_is_named(axes):
+    assert filled(60).plot("val_accuracy", ax=axes) is axes
+    assert [line.get_label() for line in axes.get_lines()] == ["val_accuracy"]
+    with pytest.raises(KeyError, match="Did you mean 'loss'"):
+        filled(3).plot("los")
+
+
+def test_plot_without_matplotlib_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match="fastmlp.plot"):
+        filled(1).plot()

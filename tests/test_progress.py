@@ -214,3 +214,7 @@ def test_no_thread_is_left(terminal):
     for _ in range(5):
         run(progress_callbacks("auto", 20, 10), 20)
     assert threading.active_count() == before
+
+
+def test_gradient_norms_are_not_in_the_line():
+    assert progress.describe({"loss": 0.5, "gradient_norm_dense_0": 1.0, "seconds": 0.0}, 10) == "loss 0.5"

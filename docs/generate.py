@@ -1,0 +1,166 @@
+"""Write the pages activations, losses, optimizers, schedules, layers and initializers from the declarations.
+
+    python docs/generate.py
+
+A row of a table is a declaration's docstring: the formula begins its summary, the derivative is what follows f'(z) = or
+dl/dz =, "When to use:" begins a paragraph, the source is its "References" or who is cited with a year.
+"""
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+
+from fastmlp import initializers
+from fastmlp.activations import ACTIVATIONS
+from fastmlp.initializers import INITIALIZERS
+from fastmlp.layers import LAYERS
+from fastmlp.losses import LOSSES
+from fastmlp.optimizers import OPTIMIZERS
+from fastmlp.schedules import SCHEDULES
+
+FOLDER = Path(__file__).parent
+CITED = r"[A-Z][\w-]+(?: et al\.|(?:, [A-Z][\w-]+)* and [A-Z][\w-]+)?, (?:19|20)\d\d"
+DERIVATIVE = r"(?:f'|dl/dz)\S*(?: =|:) .+?(?=[.;] |[.;]?$| \([A-Z])"
+
+
+def parts(cls) -> dict[str, str]:
+    """The summary, the derivative, "When to use" and the source in the docstring of a class; "" for what it lacks."""
+    text, *sections = re.split(r"\n+(?=[A-Z]\w+\n-+\n|>>> )", inspect.getdoc(cls))
+    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+    use = [p.removeprefix("When to use: ") for p in paragraphs if p.startswith("When to use: ")]
+    about = " ".join(p for p in paragraphs if not p.startswith("When to use: "))
+    references = [s.split("\n", 2)[2] for s in sections if s.startswith("References\n")]
+    derivative = re.search(DERIVATIVE, about)
+    return {
+        "summary": re.sub(rf" \((?:{CITED}[^()]*)\)| {CITED}(?:; {CITED})*\.", "", paragraphs[0]),
+        "derivative": derivative[0].split(" ", 1)[1].removeprefix("= ") if derivative else "",
+        "use": " ".join(use),
+        "source": " ".join(" ".join(references).split()) or "; ".join(re.findall(CITED, about)),
+    }
+
+
+def formula(summary: str) -> str:
+    """The first sentence without the derivative."""
+    return re.split(r"\. |[,;] f'|[;,] dl/dz|; Output", summary)[0].rstrip(".,;")
+
+
+def signature(cls) -> str:
+    """ "Huber(delta=1.0)": the fields that a person sets."""
+    fields = sorted((f for f in dataclasses.fields(cls) if f.init), key=lambda f: f.kw_only)
+    missing = dataclasses.MISSING
+    return f"{cls.__name__}({', '.join(f.name + ('' if f.default is missing else f'={f.default!r}') for f in fields)})"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; a bar in a cell is escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def activations() -> str:
+    rows = []
+    for name, cls in ACTIVATIONS.items():
+        p = parts(cls)
+        initializer = code(cls.default_initializer)
+        rows.append(
+            [code(signature(cls)), code(name), code(formula(p["summary"])), code(p["derivative"])]
+            + [initializer, p["use"], p["source"]]
+        )
+    return table(["class", "name", "formula", "derivative", "initialiser", "when to use", "source"], rows)
+
+
+def losses() -> str:
+    rows = []
+    for name, cls in LOSSES.items():
+        p = parts(cls)
+        rows.append(
+            [code(signature(cls)), code(name), code(formula(p["summary"])), code(p["derivative"])]
+            + [cls.targets, p["use"], p["source"]]
+        )
+    return table(["class", "name", "formula", "derivative", "targets", "when to use", "source"], rows)
+
+
+def optimizers() -> str:
+    rows = [
+        [code(signature(cls)), code(name), p["summary"], p["use"], p["source"]]
+        for name, cls in OPTIMIZERS.items()
+        for p in [parts(cls)]
+    ]
+    return table(["class", "name", "rule", "when to use", "source"], rows)
+
+
+def schedules() -> str:
+    rows = [
+        [code(signature(cls)), p["summary"], p["use"], p["source"]] for cls in SCHEDULES.values() for p in [parts(cls)]
+    ]
+    return table(["class", "rate", "when to use", "source"], rows)
+
+
+def layers() -> str:
+    others = [cls for cls in LAYERS.values() if cls not in ACTIVATIONS.values()]
+    rows = [[code(signature(cls)), p["summary"], p["use"], p["source"]] for cls in others for p in [parts(cls)]]
+    return table(["class", "what it does", "when to use", "source"], rows)
+
+
+def initializers_() -> str:
+    """The module's own table, and for whom each is the default."""
+    lines = [line.strip("| ") for line in initializers.__doc__.splitlines() if line.startswith("|")]
+    header, _, *rows = [re.split(r"\s*\|\s*", line) for line in lines]
+    names = [row[0].split(", ") for row in rows]
+    missing = set(INITIALIZERS) - {name for row in names for name in row}
+    if missing:
+        raise ValueError(f"the table in fastmlp/initializers.py has no row for {sorted(missing)}.")
+    for row, known in zip(rows, names, strict=True):
+        row += [""] * (len(header) - len(row))
+        row.append(", ".join(cls.__name__ for cls in ACTIVATIONS.values() if cls.default_initializer in known))
+    return table([*header, "default before"], rows)
+
+
+PAGES = {
+    "activations": (
+        activations,
+        """Layers between the `Dense` layers of a `Sequential`, as `ReLU()`; the estimators take the name. z is the
+input, a the output; where the derivative is one of a, the engine keeps one buffer.""",
+    ),
+    "losses": (
+        losses,
+        """`Sequential.fit(loss=...)` takes the name or the object. l is the loss of a row, z its logits, y its targets;
+the loss of a batch is the (weighted) mean over its rows.""",
+    ),
+    "optimizers": (
+        optimizers,
+        """`Sequential.fit(optimizer=...)` takes the name or the object. p is a parameter and W a weight, g its
+gradient, t the number of the step, lr the learning rate: a number or a [schedule](schedules.md).""",
+    ),
+    "schedules": (
+        schedules,
+        """An optimiser takes one as its `learning_rate`: `Adam(CosineDecay(1e-3, epochs=20))`. t counts steps from 0; L
+is the length in steps, given as `steps` or `epochs`.""",
+    ),
+    "layers": (
+        layers,
+        "What a `Sequential` is made of, besides the [activations](activations.md).",
+    ),
+    "initializers": (
+        initializers_,
+        """For `Dense(kernel_initializer=..., bias_initializer=...)`. "auto" is what suits the activation behind the
+layer; without one it is "glorot_uniform".""",
+    ),
+}
+
+
+def page(name: str) -> str:
+    """A page's Markdown."""
+    write, introduction = PAGES[name]
+    notice = "<!-- Written by docs/generate.py from the declarations: change them, then run it. -->"
+    return f"# {name.capitalize()}\n\n{notice}\n\n{introduction}\n\n{write()}\n"
+
+
+if __name__ == "__main__":
+    for name in PAGES:
+        (FOLDER / f"{name}.md").write_text(page(name), encoding="utf-8")

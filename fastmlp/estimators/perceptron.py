@@ -1,0 +1,161 @@
+"""`Perceptron`: one layer of threshold units and Rosenblatt's rule, in plain NumPy: for study, without the engine."""
+
+from __future__ import annotations
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from .._validation import check_finite, check_targets
+
+
+class Perceptron(ClassifierMixin, BaseEstimator):
+    """Rosenblatt's perceptron: w += eta0 t x and b += eta0 t for each row x that it gets wrong, t (w x + b) <= 0.
+
+    t is 1 for the unit's class and -1 for any other. Two classes have one unit; more have one each, and the largest
+    w x + b decides. Weights start at 0, so `eta0` is only their scale. Where a hyperplane separates the classes, the
+    rule finds one after finitely many mistakes (Novikoff, 1962); where none does, as with XOR, it never ends, and
+    `max_iter` stops it.
+
+    Parameters
+    ----------
+    fit_intercept : bool, default=True
+        Without it b = 0.
+    max_iter : int, default=1000
+        Epochs at most; an epoch without a mistake is the last.
+    shuffle : bool, default=True
+        Whether each epoch has its own order of rows.
+    eta0 : float, default=1.0
+        The learning rate, above 0.
+    random_state : int, RandomState instance or None, default=0
+        Of the order of rows.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels.
+    coef_ : ndarray of shape (n_units, n_features)
+        Weights, float64: of one unit for two classes, of `n_classes` for more.
+    intercept_ : ndarray of shape (n_units,)
+        Biases.
+    mistakes_ : list of int
+        The mistakes of each epoch, summed over units; a 0 at the end says that it converged.
+    n_iter_ : int
+        Epochs done.
+    n_features_in_ : int
+        Columns of X.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X had names.
+
+    See Also
+    --------
+    MLPClassifier : With hidden layers it learns XOR, too.
+
+    References
+    ----------
+    Rosenblatt, The Perceptron: A Probabilistic Model for Information Storage and Organization in the Brain, 1958.
+
+    Examples
+    --------
+    >>> from fastmlp import Perceptron
+    >>> X = [[0, 0], [0, 1], [1, 0], [1, 1]]
+    >>> Perceptron().fit(X, [0, 0, 0, 1]).predict(X).tolist()
+    [0, 0, 0, 1]
+    """
+
+    _parameter_constraints: dict = {
+        "fit_intercept": ["boolean"],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "eta0": [Interval(Real, 0, None, closed="neither")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, *, fit_intercept=True, max_iter=1000, shuffle=True, eta0=1.0, random_state=0):
+        self.fit_intercept = fit_intercept
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.eta0 = eta0
+        self.random_state = random_state
+
+    def fit(self, X, y):
+        """Learn from zero weights until an epoch passes without a mistake.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            Labels of at least two classes.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            Bad parameters or data, or a single class.
+
+        Warns
+        -----
+        ConvergenceWarning
+            The last of `max_iter` epochs still had mistakes.
+        """
+        self._validate_params()
+        X = self._features(X, reset=True)
+        y = check_targets(y, X, self, numeric=False)
+        check_classification_targets(y)
+        if y.ndim != 1:
+            raise ValueError(f"y must have one column; got shape {y.shape}.")
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        k = len(self.classes_)
+        if k < 2:
+            raise ValueError(f"y must have at least two classes; got 1 class: {self.classes_[0]!r}.")
+        units = np.arange(k)[1:] if k == 2 else np.arange(k)
+        T = np.where(codes[:, None] == units, 1.0, -1.0)
+        W, b = np.zeros((len(units), X.shape[1])), np.zeros(len(units))
+        rng, order, self.mistakes_ = check_random_state(self.random_state), np.arange(len(X)), []
+        while len(self.mistakes_) < self.max_iter and self.mistakes_[-1:] != [0]:
+            if self.shuffle:
+                rng.shuffle(order)
+            mistakes = 0
+            for x, t in zip(X[order], T[order], strict=True):
+                wrong = t * (W @ x + b) <= 0
+                if wrong.any():
+                    step = self.eta0 * t * wrong
+                    W += np.outer(step, x)
+                    b += step * self.fit_intercept
+                    mistakes += int(wrong.sum())
+            self.mistakes_.append(mistakes)
+        self.coef_, self.intercept_, self.n_iter_ = W, b, len(self.mistakes_)
+        if mistakes:
+            warnings.warn(
+                f"Perceptron still made {mistakes} mistakes in the last of max_iter={self.max_iter} epochs: more "
+                "may help, unless no hyperplane separates the classes (then MLPClassifier may).",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def decision_function(self, X):
+        """w x + b: (n_samples,) for two classes, positive for the second; (n_samples, n_classes) for more."""
+        check_is_fitted(self, "coef_")
+        scores = self._features(X, reset=False) @ self.coef_.T + self.intercept_
+        return scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X):
+        """The class of each row, (n_samples,)."""
+        scores = self.decision_function(X)
+        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
+
+    def _features(self, X, *, reset: bool) -> np.ndarray:
+        X = validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite=False)
+        check_finite(X, "X", self)
+        return X

@@ -1,0 +1,91 @@
+"""The pages that docs/generate.py writes from the declarations: up to date, complete, and told apart rightly."""
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fastmlp.activations import ACTIVATIONS, Activation
+from fastmlp.initializers import INITIALIZERS
+from fastmlp.layers import LAYERS
+from fastmlp.losses import LOSSES
+from fastmlp.optimizers import OPTIMIZERS
+from fastmlp.schedules import SCHEDULES
+
+DOCS = Path(__file__).parent.parent / "docs"
+spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+generate = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(generate)
+
+NAMES = {
+    "activations": ACTIVATIONS,
+    "losses": LOSSES,
+    "optimizers": OPTIMIZERS,
+    "schedules": SCHEDULES,
+    "layers": {name for name, cls in LAYERS.items() if cls not in ACTIVATIONS.values()},
+    "initializers": INITIALIZERS,
+}
+
+
+def cells(line):
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+@pytest.mark.parametrize("name", generate.PAGES)
+def test_page_is_up_to_date_and_has_every_declaration(name):
+    text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    assert text == generate.page(name), "run python docs/generate.py"
+    header, _, *rows = [cells(line) for line in text.splitlines() if line.startswith("|")]
+    assert all(len(row) == len(header) for row in rows)
+    for declared in NAMES[name]:
+        assert any(re.search(rf"\b{declared}\b", " ".join(row[:2])) for row in rows), declared
+
+
+@pytest.mark.parametrize("cls", [*ACTIVATIONS.values(), *LOSSES.values()], ids=lambda cls: cls.__name__)
+def test_formula_and_derivative_are_found(cls):
+    parts = generate.parts(cls)
+    assert re.match(r"(f\(z\)|l) = \S", generate.formula(parts["summary"])), parts
+    assert parts["derivative"], parts
+
+
+def test_the_parts_of_a_docstring():
+    @dataclass(frozen=True)
+    class Cube(Activation):
+        """f(z) = s |z|^3, f'(z) = 3 s z |z| (Euler, 1948; Gauss and Hilbert, 1900). Odd.
+
+        When to use: never,
+        or for fun.
+
+        Parameters
+        ----------
+        s : float
+            Above 0. When to use: not this.
+        """
+
+        name = "cube"
+        s: float = 2.0
+
+    parts = generate.parts(Cube)
+    assert generate.formula(parts.pop("summary")) == "f(z) = s |z|^3"
+    assert parts == {
+        "derivative": "3 s z |z|",
+        "use": "never, or for fun.",
+        "source": "Euler, 1948; Gauss and Hilbert, 1900",
+    }
+    assert generate.signature(Cube) == "Cube(s=2.0)"
+    assert generate.table(["a"], [["|z|"]]) == "| a |\n| --- |\n| \\|z\\| |"
+
+
+def test_a_new_declaration_changes_its_page(monkeypatch):
+    before = generate.page("activations"), generate.page("initializers")
+    monkeypatch.setitem(ACTIVATIONS, "cube", ACTIVATIONS["relu"])
+    assert "`cube`" in generate.page("activations") and generate.page("activations") != before[0]
+    monkeypatch.setitem(INITIALIZERS, "cubic", None)
+    with pytest.raises(ValueError, match="no row for .'cubic'"):
+        generate.page("initializers")
+
+
+def test_references_are_the_source():
+    assert generate.parts(OPTIMIZERS["adamw"])["source"].startswith("Loshchilov and Hutter, Decoupled Weight Decay")
