@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from . import initializers
 from .activations import ACTIVATIONS, Activation
 from .errors import check_range, unknown_name
+from .initializers import Initializer
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,10 @@ class Dense:
         Number of outputs, at least 1.
     use_bias : bool
         Without it b = 0 and is not a parameter.
-    kernel_initializer : str
-        A name of `fastmlp.initializers`; "auto" is "he_uniform" before a ReLU and "glorot_uniform" otherwise.
-    bias_initializer : str
+    kernel_initializer : str or Initializer
+        A name or an object of `fastmlp.initializers`; "auto" is "he_uniform" before a ReLU and "glorot_uniform"
+        otherwise.
+    bias_initializer : str or Initializer
         As above, without "auto".
 
     Raises
@@ -38,8 +40,8 @@ class Dense:
 
     units: int
     use_bias: bool = True
-    kernel_initializer: str = "auto"
-    bias_initializer: str = "zeros"
+    kernel_initializer: str | Initializer = "auto"
+    bias_initializer: str | Initializer = "zeros"
 
     def __post_init__(self):
         if isinstance(self.units, bool) or not hasattr(self.units, "__index__"):
@@ -47,8 +49,8 @@ class Dense:
         if self.units < 1:
             raise ValueError(f"`units` must be an integer of at least 1; got {self.units!r}.")
         object.__setattr__(self, "units", self.units.__index__())
-        initializers.check(self.kernel_initializer, "kernel_initializer", auto=True)
-        initializers.check(self.bias_initializer, "bias_initializer")
+        initializers.check("kernel_initializer", self.kernel_initializer, auto=True)
+        initializers.check("bias_initializer", self.bias_initializer)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,9 @@ def to_config(layer: Layer) -> dict:
     >>> to_config(Dense(2))["units"]
     2
     """
-    return {"type": type(layer).__name__, **dataclasses.asdict(layer)}
+    values = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer)}
+    config = {name: initializers.to_config(v) if isinstance(v, Initializer) else v for name, v in values.items()}
+    return {"type": type(layer).__name__, **config}
 
 
 def from_config(config: dict) -> Layer:
@@ -124,4 +128,5 @@ def from_config(config: dict) -> Layer:
     for name in fields:
         if name not in known:
             raise unknown_name(f"{kind} field", name, known)
-    return LAYERS[kind](**fields)
+    values = {name: initializers.from_config(v) if isinstance(v, dict) else v for name, v in fields.items()}
+    return LAYERS[kind](**values)
