@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from . import initializers
 from .activations import ACTIVATIONS, Activation
@@ -26,22 +28,37 @@ class Dense:
         otherwise.
     bias_initializer : str or Initializer
         As above, without "auto".
+    l1, l2 : float
+        The loss has l1 sum |W| + l2 sum W^2 besides (Keras's `L1L2`), at least 0; what a fit and `evaluate` report
+        includes it. Biases have no penalty.
+    max_norm : float, optional
+        Above 0: after each update, columns of W (the incoming weights of a unit) that are longer are scaled to this
+        norm (Srivastava et al., 2014; Keras's `MaxNorm`).
+    learning_rate_multiplier : float
+        Of this layer's learning rate, at least 0; decoupled weight decay goes with it, as in a group of PyTorch's.
+    trainable : bool
+        False freezes the layer: W and b stay as they are, to the bit, and their gradients are not computed.
 
     Raises
     ------
-    ValueError
-        `units` below 1, or an unknown initialiser.
+    ValueError, TypeError
+        A number out of its range, or an unknown initialiser.
 
     Examples
     --------
-    >>> Dense(128)
-    Dense(units=128, use_bias=True, kernel_initializer='auto', bias_initializer='zeros')
+    >>> Dense(128, l2=1e-4).l2
+    0.0001
     """
 
     units: int
     use_bias: bool = True
     kernel_initializer: str | Initializer = "auto"
     bias_initializer: str | Initializer = "zeros"
+    l1: float = field(default=0.0, kw_only=True)
+    l2: float = field(default=0.0, kw_only=True)
+    max_norm: float | None = field(default=None, kw_only=True)
+    learning_rate_multiplier: float = field(default=1.0, kw_only=True)
+    trainable: bool = field(default=True, kw_only=True)
 
     def __post_init__(self):
         if isinstance(self.units, bool) or not hasattr(self.units, "__index__"):
@@ -51,6 +68,22 @@ class Dense:
         object.__setattr__(self, "units", self.units.__index__())
         initializers.check("kernel_initializer", self.kernel_initializer, auto=True)
         initializers.check("bias_initializer", self.bias_initializer)
+        for name in ("l1", "l2", "learning_rate_multiplier"):
+            check_range(name, getattr(self, name), 0, float("inf"))
+        if self.max_norm is not None:
+            check_range("max_norm", self.max_norm, 0, float("inf"), low_open=True)
+        if not isinstance(self.trainable, bool):
+            raise TypeError(f"`trainable` must be True or False; got {self.trainable!r}.")
+
+    def penalty(self, weight: np.ndarray) -> float:
+        """l1 sum |W| + l2 sum W^2, summed in float64."""
+        value = 0.0
+        with np.errstate(over="ignore"):
+            if self.l1:
+                value += self.l1 * float(np.abs(weight).sum(dtype=np.float64))
+            if self.l2:
+                value += self.l2 * float(np.square(weight, dtype=np.float64).sum())
+        return value
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from .engine.simd import Simd, host_simd
 from .layers import Dense, Dropout, Layer, Rescaling
 from .losses import Loss
 from .plan import ALIGN, Kernel, Matrix, Parameter, Phase, Plan, Ref, Step
+from .updates import Updates
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ def training_plan(
     l2: bool = False,
     clip: bool = False,
     decay: bool = False,
+    clip_norm: bool = False,
+    average: bool = False,
     guard: int = 0,
     simd: Simd | None = None,
 ) -> Plan:
@@ -58,7 +61,7 @@ def training_plan(
     targets : {"codes", "dense"}
         Integer codes, or an array (n, K) of the plan's dtype.
     rule, n_slots : str, int
-        The optimiser's kernel and the number of its slots per parameter.
+        The optimiser's kernel and the number of slots per parameter, that of an average included.
     n_features, batch_size : int
     source : str
         How rows are gathered: "float32", "float64", "uint8", or "csr.float32.int32" and the like.
@@ -68,12 +71,18 @@ def training_plan(
         Whether rows have weights, and whether weights (not biases) have an L2 penalty.
     clip, decay : bool
         Whether gradients are clipped by value, and whether weights (not biases) decay at every update.
+    clip_norm, average : bool
+        Whether gradients are clipped by their common norm, and whether the last slot is a moving average.
     guard : int
         Bytes between buffers, for tests.
     simd : Simd, optional
         The host's by default.
     """
     plan, ops, gather = _forward(layers, n_features, batch_size, source, dtype, guard, simd, n_slots, training=True)
+    trained = [i for i, op in enumerate(ops) if op.weight is not None and op.layer.trainable]
+    if not trained:
+        raise ValueError("there is nothing to train: every Dense has trainable=False.")
+    updates = Updates(plan, rule, l2, clip, decay, clip_norm, average)
     rows = [gather, *_forward_steps(plan, ops)]
     gradient = ops[-1].target
     if isinstance(ops[-1].layer, Activation):  # its derivative needs the output that the loss is about to overwrite
@@ -87,7 +96,7 @@ def training_plan(
     rows.append(loss_step)
     tiles = []
     i = len(ops) - 1
-    while i >= 0:
+    while i >= trained[0]:  # nobody asks for the gradients below
         op = ops[i]
         if isinstance(op.layer, Activation):
             rows.append(_elementwise(gradient, gradient, *_derivative(op), f"dz = da * {op.layer.name}'"))
@@ -98,8 +107,9 @@ def training_plan(
                 rows.append(_dropout_step(plan, op, i, gradient, gradient, "dz = da"))
             i -= 1
             continue
-        tiles += _update_steps(plan, op, gradient, rule, l2, clip, decay)
-        if op.source is not None:
+        if op.layer.trainable:
+            tiles += _update_steps(plan, op, gradient, updates)
+        if i > trained[0]:
             before = ops[i - 1] if isinstance(ops[i - 1].layer, Activation) else None
             dz = plan.matrix("workspace", batch_size, op.source.columns)
             rows.append(_input_gradient_step(plan, op, gradient, dz, before))
@@ -108,9 +118,11 @@ def training_plan(
         i -= 1
     fields = {R.ROW_LOSS: row_losses}
     tiles.append(Step("sum_losses", fields, "loss of the step = sum over rows", 1, batch_size))
-    plan.phases += [Phase(R.ROW_PHASE, tuple(rows)), Phase(R.TILE_PHASE, tuple(tiles))]
+    plan.phases += [Phase(R.ROW_PHASE, tuple(rows)), Phase(R.TILE_PHASE, tuple(tiles)), *updates.phases()]
     plan.flops = batch_size * sum(
-        op.layer.units * op.weight.shape[0] * (4 if op.source is None else 6) for op in ops if op.weight is not None
+        op.layer.units * op.weight.shape[0] * (2 + 2 * op.layer.trainable + 2 * (i > trained[0]))
+        for i, op in enumerate(ops)
+        if op.weight is not None
     )
     return plan
 
@@ -368,13 +380,15 @@ def _fits_the_caches(plan: Plan) -> bool:
     return plan.n_bytes < 2**18 and plan.n_features * plan.item < 512
 
 
-def _update_steps(plan: Plan, op: Op, gradient: Matrix, rule: str, l2: bool, clip: bool, decay: bool) -> list[Step]:
+def _update_steps(plan: Plan, op: Op, gradient: Matrix, updates: Updates) -> list[Step]:
     """The weights' gradient and update in blocks of panel x panel, and the bias's in panels."""
     weight, panel = op.weight, plan.simd.panel(plan.dtype)
     n_in, n_out = weight.shape
     operand = _operand(plan, op.source)
+    following, text = updates.fields(weight, op.layer, weight=True)
     fields = {
         **_panels(gradient),
+        **following,
         R.A: operand[R.A],
         R.A_STRIDE: operand[R.A_STRIDE],
         R.A_STRIDE_LAST: operand[R.A_STRIDE_LAST],
@@ -383,13 +397,6 @@ def _update_steps(plan: Plan, op: Op, gradient: Matrix, rule: str, l2: bool, cli
         R.N_BLOCKS: -(-n_in // panel),
         R.N_OUT: n_out,
         R.W: weight.matrix.at,
-        R.WT: weight.transposed.at if weight.transposed else 0,
-        R.WT_LAST_WIDTH: weight.transposed.last_width if weight.transposed else 0,
-        R.PENALTY: Kernel("l2") if l2 else 0,
-        R.CLIP_KERNEL: Kernel("clip") if clip else 0,
-        R.DECAY_KERNEL: Kernel("decay") if decay else 0,
-        R.OPTIMIZER: Kernel(rule),
-        R.SLOTS: plan.n_slots,
         R.GATHERS: int(op.source is None),
         # the next line of a row, or the next block of columns; 0 where nothing need be asked for ahead
         R.A_AHEAD: 0 if _fits_the_caches(plan) else 64 if op.source is None else op.source.panel_bytes,
@@ -401,26 +408,11 @@ def _update_steps(plan: Plan, op: Op, gradient: Matrix, rule: str, l2: bool, cli
     # more
     extra = 22 if weight.transposed else 16
     cost = max(1, min(n_in, panel) * (width + 2) * (rows + extra) // 64)
-    copy = ", W^T" if weight.transposed else ""
-    clipped, decayed = ", clip" if clip else "", ", decay" if decay else ""
-    text = f"{weight.name} {weight.shape}: gradient{clipped}{decayed}, {rule}{copy}"
-    steps = [Step("weight_gradient", fields, text, units, cost)]
+    steps = [Step("weight_gradient", fields, f"{weight.name} {weight.shape}: {text}", units, cost)]
     if op.bias:
-        fields = {
-            **_panels(gradient),
-            R.ONES: Ref("ones", 0),
-            R.W: op.bias.matrix.at,
-            R.OPTIMIZER: Kernel(rule),
-            R.CLIP_KERNEL: Kernel("clip") if clip else 0,
-        }
+        following, text = updates.fields(op.bias, op.layer, weight=False)
+        fields = {**_panels(gradient), **following, R.ONES: Ref("ones", 0), R.W: op.bias.matrix.at}
         cost = max(1, width * (rows + 16) // 8)
-        steps.append(
-            Step(
-                "bias_gradient",
-                fields,
-                f"{op.bias.name} {op.bias.shape}: gradient{clipped}, {rule}",
-                gradient.n_panels,
-                cost,
-            )
-        )
+        text = f"{op.bias.name} {op.bias.shape}: {text}"
+        steps.append(Step("bias_gradient", fields, text, gradient.n_panels, cost))
     return steps

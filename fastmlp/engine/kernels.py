@@ -15,8 +15,10 @@ from .loss_kernels import row_kernel, separable_kernel, softmax_kernel, sum_loss
 from .optimizer_kernels import (
     adagrad,
     adam,
+    average,
     clip,
     decay,
+    l1_l2_penalty,
     l2_penalty,
     lion,
     momentum_kernel,
@@ -27,6 +29,7 @@ from .optimizer_kernels import (
 )
 from .products import bias_gradient, product, weight_gradient
 from .rows import gather_csr_kernel, gather_kernel, scatter
+from .update_kernels import clip_norm, max_norm, square_sums, update
 
 KERNELS = {
     "product": product,
@@ -35,8 +38,14 @@ KERNELS = {
     "elementwise": elementwise,
     "dropout": dropout,
     "l2": l2_penalty,
+    "l1_l2": l1_l2_penalty,
     "clip": clip,
     "decay": decay,
+    "average": average,
+    "square_sums": square_sums,
+    "clip_norm": clip_norm,
+    "update": update,
+    "max_norm": max_norm,
     "store_gradient": store_gradient,
     "sgd": sgd,
     "momentum": momentum_kernel(nesterov=False),
