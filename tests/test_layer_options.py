@@ -11,6 +11,7 @@ import reference
 from cases import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from test_memory import padding_is_zero, poison, scratch_tails
 
 from fastmlp import SGD, AdamW, Dense, Dropout, Lion, NAdam, ReLU, Sequential, Tanh, load_model, save_model
 from fastmlp.engine import jit
@@ -238,6 +239,26 @@ def test_a_fit_goes_on_to_the_bit(optimizer):
     assert np.array_equal(losses, expected)
     for name, value in whole.parameters.items():
         assert np.array_equal(value, parts.parameters[name]), name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_nothing_is_read_before_it_is_written_and_nothing_beyond(optimizer, dtype):
+    X, y = data(dtype)
+    options = {"loss": "squared_error", "optimizer": optimizer, "batch_size": 16, "shuffle": False}
+    clean, guarded = (network("all", "limited", "both", dtype) for _ in range(2))
+    train(clean, optimizer)
+    with Training(guarded, X, y, **options, n_threads=2, _guard=64) as training:
+        poison(training.executor)
+        tails = scratch_tails(training.executor, 2)
+        for tail in tails:
+            tail[:] = 0xA5
+        training.run(3)
+        assert training.executor.guards_intact()
+        assert all((tail == 0xA5).all() for tail in tails)
+        assert padding_is_zero(training.executor)
+    for name, value in clean.parameters.items():
+        assert np.array_equal(value, guarded.parameters[name]), name
 
 
 def test_saved_with_the_model(tmp_path):
