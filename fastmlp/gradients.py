@@ -33,7 +33,7 @@ class FlatObjective:
 
     def __init__(self, model, X, y, loss, sample_weight=None, l2=0.0, n_threads=None):
         options = {"batch_size": X.shape[0], "shuffle": False, "sample_weight": sample_weight, "n_threads": n_threads}
-        options["dropout"] = False
+        options["study"] = True
         self._training = Training(model, X, y, loss=loss, optimizer=_RULE, l2=l2, **options)
         self._model, self._l2 = model, l2
         self._total = X.shape[0] if sample_weight is None else float(np.sum(sample_weight, dtype=np.float64))
@@ -85,9 +85,11 @@ def weight_norms(gradients: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def batch_gradients(model, X, y, loss, sample_weight=None, n_threads=None) -> tuple[float, dict[str, np.ndarray]]:
-    """Loss and gradients, by parameter name, of one batch made of all rows; NaN where the loss is not finite."""
+    """Loss (with the layers' penalties) and gradients, by parameter name, of one batch made of all rows; NaN where the
+    loss is not finite.
+    """
     options = {"batch_size": X.shape[0], "shuffle": False, "sample_weight": sample_weight, "n_threads": n_threads}
-    options["dropout"] = False
+    options["study"] = True
     training = Training(model, X, y, loss=loss, optimizer=_RULE, **options)
     try:
         return float(training.run(1)[0]), training.gradient()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from . import initializers
 from .activations import ACTIVATIONS, GELU, Activation, Logistic, SiLU
 from .errors import check_range, unknown_name
+from .initializers import Initializer
 from .normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 
 
@@ -27,26 +28,42 @@ class Dense:
         Number of outputs, at least 1.
     use_bias : bool
         Without it b = 0 and is not a parameter.
-    kernel_initializer : str
-        A name of `fastmlp.initializers`; "auto" is "he_uniform" before a ReLU and "glorot_uniform" otherwise.
-    bias_initializer : str
+    kernel_initializer : str or Initializer
+        A name or an object of `fastmlp.initializers`; "auto" is "he_uniform" before a ReLU and "glorot_uniform"
+        otherwise.
+    bias_initializer : str or Initializer
         As above, without "auto".
+    l1, l2 : float
+        The loss has l1 sum |W| + l2 sum W^2 besides (Keras's `L1L2`), at least 0; what a fit and `evaluate` report
+        includes it. Biases have no penalty.
+    max_norm : float, optional
+        Above 0: after each update, columns of W (the incoming weights of a unit) that are longer are scaled to this
+        norm (Srivastava et al., 2014; Keras's `MaxNorm`).
+    learning_rate_multiplier : float
+        Of this layer's learning rate, at least 0; decoupled weight decay goes with it, as in a group of PyTorch's.
+    trainable : bool
+        False freezes the layer: W and b stay as they are, to the bit, and their gradients are not computed.
 
     Raises
     ------
-    ValueError
-        `units` below 1, or an unknown initialiser.
+    ValueError, TypeError
+        A number out of its range, or an unknown initialiser.
 
     Examples
     --------
-    >>> Dense(128)
-    Dense(units=128, use_bias=True, kernel_initializer='auto', bias_initializer='zeros')
+    >>> Dense(128, l2=1e-4).l2
+    0.0001
     """
 
     units: int
     use_bias: bool = True
-    kernel_initializer: str = "auto"
-    bias_initializer: str = "zeros"
+    kernel_initializer: str | Initializer = "auto"
+    bias_initializer: str | Initializer = "zeros"
+    l1: float = field(default=0.0, kw_only=True)
+    l2: float = field(default=0.0, kw_only=True)
+    max_norm: float | None = field(default=None, kw_only=True)
+    learning_rate_multiplier: float = field(default=1.0, kw_only=True)
+    trainable: bool = field(default=True, kw_only=True)
     prefix: ClassVar[str] = "dense"
 
     def __post_init__(self):
@@ -55,8 +72,24 @@ class Dense:
         if self.units < 1:
             raise ValueError(f"`units` must be an integer of at least 1; got {self.units!r}.")
         object.__setattr__(self, "units", self.units.__index__())
-        initializers.check(self.kernel_initializer, "kernel_initializer", auto=True)
-        initializers.check(self.bias_initializer, "bias_initializer")
+        initializers.check("kernel_initializer", self.kernel_initializer, auto=True)
+        initializers.check("bias_initializer", self.bias_initializer)
+        for name in ("l1", "l2", "learning_rate_multiplier"):
+            check_range(name, getattr(self, name), 0, float("inf"))
+        if self.max_norm is not None:
+            check_range("max_norm", self.max_norm, 0, float("inf"), low_open=True)
+        if not isinstance(self.trainable, bool):
+            raise TypeError(f"`trainable` must be True or False; got {self.trainable!r}.")
+
+    def penalty(self, weight: np.ndarray) -> float:
+        """l1 sum |W| + l2 sum W^2, summed in float64."""
+        value = 0.0
+        with np.errstate(over="ignore"):
+            if self.l1:
+                value += self.l1 * float(np.abs(weight).sum(dtype=np.float64))
+            if self.l2:
+                value += self.l2 * float(np.square(weight, dtype=np.float64).sum())
+        return value
 
     def parameter_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
         """W and, where there is one, b, behind a value of so many columns."""
@@ -391,8 +424,11 @@ def to_config(layer: Layer) -> dict:
     >>> to_config(Dense(2))["units"]
     2
     """
-    config = {"type": type(layer).__name__, **{f.name: getattr(layer, f.name) for f in dataclasses.fields(layer)}}
-    return {**config, "layers": [to_config(inner) for inner in layer.layers]} if "layers" in config else config
+    values = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer)}
+    if isinstance(layer, Residual):
+        values["layers"] = [to_config(inner) for inner in layer.layers]
+    config = {name: initializers.to_config(v) if isinstance(v, Initializer) else v for name, v in values.items()}
+    return {"type": type(layer).__name__, **config}
 
 
 def from_config(config: dict) -> Layer:
@@ -407,4 +443,5 @@ def from_config(config: dict) -> Layer:
             raise unknown_name(f"{kind} field", name, known)
     if kind == "Residual":
         return Residual(*map(from_config, fields.pop("layers", ())), **fields)
-    return LAYERS[kind](**fields)
+    values = {name: initializers.from_config(v) if isinstance(v, dict) else v for name, v in fields.items()}
+    return LAYERS[kind](**values)

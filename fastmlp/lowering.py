@@ -19,6 +19,7 @@ from .layers import LAYERS, Dense, Dropout, Fork, Join, Layer, Mark, Multiply, P
 from .losses import Loss
 from .normalization import BatchNorm, Norm
 from .plan import ALIGN, Kernel, Matrix, Parameter, Phase, Plan, Ref, Step
+from .updates import Updates
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ class Op:
     skip: Matrix | None = None
     normed: Matrix | None = None
     sums: Ref | None = None
+    learns: bool = False
+
+    @property
+    def weight(self) -> Parameter:
+        """The matrix of a Dense, or the scale of a norm."""
+        return self.parameters["weight"]
 
 
 def training_plan(
@@ -58,7 +65,9 @@ def training_plan(
     l2: bool = False,
     clip: bool = False,
     decay: bool = False,
-    dropout: bool = True,
+    clip_norm: bool = False,
+    average: bool = False,
+    study: bool = False,
     guard: int = 0,
     simd: Simd | None = None,
 ) -> Plan:
@@ -71,7 +80,7 @@ def training_plan(
     targets : {"codes", "dense"}
         Integer codes, or an array (n, K) of the plan's dtype.
     rule, n_slots : str, int
-        The optimiser's kernel and the number of its slots per parameter.
+        The optimiser's kernel and the number of slots per parameter, that of an average included.
     n_features, batch_size : int
     source : str
         How rows are gathered: "float32", "float64", "uint8", or "csr.float32.int32" and the like.
@@ -81,14 +90,19 @@ def training_plan(
         Whether rows have weights, and whether weights (not biases) have an L2 penalty.
     clip, decay : bool
         Whether gradients are clipped by value, and whether weights (not biases) decay at every update.
-    dropout : bool
-        Whether dropout and stochastic depth act.
+    clip_norm, average : bool
+        Whether gradients are clipped by their common norm, and whether the last slot is a moving average.
+    study : bool
+        For a look at gradients: nothing is dropped, nothing is frozen.
     guard : int
         Bytes between buffers, for tests.
     simd : Simd, optional
         The host's by default.
     """
-    plan, ops, gather = _forward(layers, n_features, batch_size, source, dtype, guard, simd, n_slots, True, dropout)
+    plan, ops, gather = _forward(layers, n_features, batch_size, source, dtype, guard, simd, n_slots, True, study)
+    if not any(op.learns for op in ops):
+        raise ValueError("there is nothing to train: every Dense has trainable=False.")
+    updates = Updates(plan, rule, l2, clip, decay, clip_norm, average)
     steps = [gather, *_forward_steps(plan, ops, training=True)]
     gradient = ops[-1].target
     if isinstance(ops[-1].layer, Activation):  # its derivative needs the output that the loss is about to overwrite
@@ -97,12 +111,15 @@ def training_plan(
         steps.append(_elementwise(ops[-1].target, gradient, kernel, ops[-1].target, "copy of the output"))
     loss_step, row_losses = _loss_step(plan, gradient, loss, targets, weighted, with_gradient=True)
     steps.append(loss_step)
-    backward = _Backward(plan, ops, gradient, {"rule": rule, "l2": l2, "clip": clip, "decay": decay})
+    backward = _Backward(plan, ops, gradient, updates)
     backward.run()
     total = Step("sum_losses", {R.ROW_LOSS: row_losses}, "loss of the step = sum over rows", 1, batch_size)
-    plan.phases = [*_phases(steps + backward.steps), Phase(R.TILE_PHASE, (*backward.tiles, total))]
+    last = Phase(R.TILE_PHASE, (*backward.tiles, total))
+    plan.phases = [*_phases(steps + backward.steps), last, *updates.phases()]
     plan.flops = batch_size * sum(
-        2 * w.matrix.rows * w.matrix.columns * (2 if w.transposed is None else 3) for w in _weights(ops)
+        2 * op.weight.matrix.rows * op.weight.matrix.columns * (1 + op.learns + (op.weight.transposed is not None))
+        for op in ops
+        if isinstance(op.layer, Dense)
     )
     return plan
 
@@ -193,7 +210,7 @@ def _weights(ops: list[Op]) -> list[Parameter]:
 
 
 def _forward(
-    layers, n_features, batch_size, source, dtype, guard, simd, n_slots=0, training=False, dropout=False
+    layers, n_features, batch_size, source, dtype, guard, simd, n_slots=0, training=False, study=False
 ) -> tuple[Plan, list[Op], Step]:
     """A plan with its parameters and values placed, its operations, and the step that gathers the input."""
     check_layers(layers)
@@ -211,6 +228,7 @@ def _forward(
     def place(*, like=None, columns=None):
         return plan.matrix("workspace", batch_size, like.columns if columns is None else columns)
 
+    dropout = training and not study
     left_out = (Rescaling,) if dropout else (Rescaling, Dropout)
     for name, layer in named(layers):
         if isinstance(layer, left_out):
@@ -221,12 +239,12 @@ def _forward(
         fresh = bool(ops) and isinstance(ops[-1].layer, (Dense, Norm))  # nobody else needs the value as it is
         if isinstance(layer, Dense):
             shapes = layer.parameter_shapes(n_features if value is None else value.columns)
-            learned_before = training and value is not None and bool(plan.parameters)
+            learned_before = training and value is not None and any(op.learns for op in ops)
             parameters = {
                 key: _parameter(plan, f"{name}.{key}", shape, learned_before and key == "weight")
                 for key, shape in shapes.items()
             }
-            ops.append(Op(layer, value, place(columns=layer.units), parameters))
+            ops.append(Op(layer, value, place(columns=layer.units), parameters, learns=layer.trainable or study))
         elif isinstance(layer, Norm):
             shapes = layer.parameter_shapes(value.columns)
             parameters = {
@@ -237,7 +255,7 @@ def _forward(
         elif isinstance(layer, PReLU):
             weight = _parameter(plan, f"{name}.weight", (value.columns,))
             normed = place(like=value) if training else None
-            ops.append(Op(layer, value, place(like=value), {"weight": weight}, normed=normed))
+            ops.append(Op(layer, value, place(like=value), {"weight": weight}, normed=normed, learns=True))
         elif isinstance(layer, Dropout):
             plan.random = True
             ops.append(Op(layer, value, value and place(like=value)))
@@ -268,7 +286,7 @@ def _norm_op(plan: Plan, layer: Norm, source: Matrix, normed: Matrix, target: Ma
         n_bytes = 3 * plan.matrix_bytes(1, source.columns)
     else:
         n_bytes = 3 * 8 * plan.batch_size * layer.n_groups
-    return Op(layer, source, target, parameters, normed=normed, sums=plan.place("workspace", n_bytes))
+    return Op(layer, source, target, parameters, normed=normed, sums=plan.place("workspace", n_bytes), learns=True)
 
 
 def _parameter(
@@ -401,16 +419,16 @@ def _norm_fields(plan: Plan, op: Op) -> dict:
     fields = {
         **_panels(matrix),
         R.NORMED: op.normed.at,
-        R.SUMS: op.sums,
+        R.STATISTICS: op.sums,
         R.N_OUT: matrix.columns,
         R.W: op.parameters["weight"].matrix.at,
         R.SHIFT: bias.matrix.at if bias else 0,
     }
     if isinstance(op.layer, BatchNorm):
-        return {**fields, R.SUMS_BYTES: plan.matrix_bytes(1, matrix.columns)}
+        return {**fields, R.STATISTICS_BYTES: plan.matrix_bytes(1, matrix.columns)}
     return {
         **fields,
-        R.SUMS_BYTES: 8 * plan.batch_size * op.layer.n_groups,
+        R.STATISTICS_BYTES: 8 * plan.batch_size * op.layer.n_groups,
         R.GROUPS: op.layer.n_groups,
         R.CENTERED: int(op.layer.centered),
     }
@@ -495,21 +513,22 @@ class _Backward:
     residual's branch.
     """
 
-    def __init__(self, plan: Plan, ops: list[Op], gradient: Matrix, update: dict):
-        self.plan, self.ops, self.gradient, self.update = plan, ops, gradient, update
+    def __init__(self, plan: Plan, ops: list[Op], gradient: Matrix, updates: Updates):
+        self.plan, self.ops, self.gradient, self.updates = plan, ops, gradient, updates
         self.shared, self.skips = False, []
         self.steps: list[Step] = []
         self.tiles: list[Step] = []
 
     def run(self) -> None:
         """From the last layer down to the first one that learns."""
-        first = next(i for i, op in enumerate(self.ops) if op.parameters)
+        first = next(i for i, op in enumerate(self.ops) if op.learns)
         i = len(self.ops) - 1
         while i >= first:
             op = self.ops[i]
             if isinstance(op.layer, Dense):
-                self.tiles += _update_steps(self.plan, op, self.gradient, **self.update)
-                if op.parameters["weight"].transposed:
+                if op.learns:
+                    self.tiles += _update_steps(self.plan, op, self.gradient, self.updates)
+                if op.weight.transposed:
                     i -= self._input_gradient(op, self.ops[i - 1])
             elif isinstance(op.layer, Norm):
                 self._norm(op)
@@ -580,7 +599,7 @@ class _Backward:
         weight = op.parameters["weight"]
         fields = {**_panels(dz), R.IN: self.gradient.at, R.Z: op.source.at, R.NORMED: op.normed.at}
         self.steps.append(Step("prelu.gradient", {**fields, R.W: weight.matrix.at}, "dz = da * prelu'"))
-        self.tiles.append(_vector_update_step(self.plan, weight, op.normed, self.update["rule"], self.update["clip"]))
+        self.tiles.append(_vector_update_step(self.plan, op, "weight", op.normed, self.updates))
         self.gradient, self.shared = dz, False
 
     def _norm(self, op: Op) -> None:
@@ -595,14 +614,14 @@ class _Backward:
                 R.RUNNING_MEAN: op.parameters["running_mean"].matrix.at,
                 R.RUNNING_VAR: op.parameters["running_var"].matrix.at,
             }
-            running |= fields | {R.NUMBER: _bits(op.layer.momentum)}
+            average = Kernel("average") if self.updates.average else 0
+            running |= fields | {R.NUMBER: _bits(op.layer.momentum), R.AVERAGE_KERNEL: average}
             self.tiles.append(Step("batch_norm.running", running, "running averages of the batch's", 1, 1))
         else:
             self.steps.append(Step("row_norm.gradient", fields, text))
-        rule, clip = self.update["rule"], self.update["clip"]
-        self.tiles.append(_vector_update_step(self.plan, op.parameters["weight"], op.normed, rule, clip))
+        self.tiles.append(_vector_update_step(self.plan, op, "weight", op.normed, self.updates))
         if "bias" in op.parameters:
-            self.tiles.append(_vector_update_step(self.plan, op.parameters["bias"], self.gradient, rule, clip))
+            self.tiles.append(_vector_update_step(self.plan, op, "bias", self.gradient, self.updates))
         self.gradient, self.shared = dz, False
 
 
@@ -611,13 +630,15 @@ def _fits_the_caches(plan: Plan) -> bool:
     return plan.n_bytes < 2**18 and plan.n_features * plan.item < 512
 
 
-def _update_steps(plan: Plan, op: Op, gradient: Matrix, rule: str, l2: bool, clip: bool, decay: bool) -> list[Step]:
+def _update_steps(plan: Plan, op: Op, gradient: Matrix, updates: Updates) -> list[Step]:
     """The weights' gradient and update in blocks of panel x panel, and the bias's in panels."""
     weight, panel = op.parameters["weight"], plan.simd.panel(plan.dtype)
     n_in, n_out = weight.shape
     operand = _operand(plan, op.source)
+    following, text = updates.fields(weight, op.layer, weight=True)
     fields = {
         **_panels(gradient),
+        **following,
         R.A: operand[R.A],
         R.A_STRIDE: operand[R.A_STRIDE],
         R.A_STRIDE_LAST: operand[R.A_STRIDE_LAST],
@@ -626,13 +647,6 @@ def _update_steps(plan: Plan, op: Op, gradient: Matrix, rule: str, l2: bool, cli
         R.N_BLOCKS: -(-n_in // panel),
         R.N_OUT: n_out,
         R.W: weight.matrix.at,
-        R.WT: weight.transposed.at if weight.transposed else 0,
-        R.WT_LAST_WIDTH: weight.transposed.last_width if weight.transposed else 0,
-        R.PENALTY: Kernel("l2") if l2 else 0,
-        R.CLIP_KERNEL: Kernel("clip") if clip else 0,
-        R.DECAY_KERNEL: Kernel("decay") if decay else 0,
-        R.OPTIMIZER: Kernel(rule),
-        R.SLOTS: plan.n_slots,
         R.GATHERS: int(op.source is None),
         # the next line of a row, or the next block of columns; 0 where nothing need be asked for ahead
         R.A_AHEAD: 0 if _fits_the_caches(plan) else 64 if op.source is None else op.source.panel_bytes,
@@ -644,25 +658,17 @@ def _update_steps(plan: Plan, op: Op, gradient: Matrix, rule: str, l2: bool, cli
     # more
     extra = 22 if weight.transposed else 16
     cost = max(1, min(n_in, panel) * (width + 2) * (rows + extra) // 64)
-    copy = ", W^T" if weight.transposed else ""
-    clipped, decayed = ", clip" if clip else "", ", decay" if decay else ""
-    text = f"{weight.name} {weight.shape}: gradient{clipped}{decayed}, {rule}{copy}"
-    steps = [Step("weight_gradient", fields, text, units, cost)]
+    steps = [Step("weight_gradient", fields, f"{weight.name} {weight.shape}: {text}", units, cost)]
     if "bias" in op.parameters:
-        steps.append(_vector_update_step(plan, op.parameters["bias"], gradient, rule, clip))
+        steps.append(_vector_update_step(plan, op, "bias", gradient, updates))
     return steps
 
 
-def _vector_update_step(plan: Plan, parameter: Parameter, gradient: Matrix, rule: str, clip: bool) -> Step:
+def _vector_update_step(plan: Plan, op: Op, name: str, gradient: Matrix, updates: Updates) -> Step:
     """The gradient of a vector, the sum of a matrix over the rows, and its update, in panels."""
-    fields = {
-        **_panels(gradient),
-        R.ONES: Ref("ones", 0),
-        R.W: parameter.matrix.at,
-        R.OPTIMIZER: Kernel(rule),
-        R.CLIP_KERNEL: Kernel("clip") if clip else 0,
-    }
+    parameter = op.parameters[name]
+    following, text = updates.fields(parameter, op.layer, weight=False)
+    fields = {**_panels(gradient), **following, R.ONES: Ref("ones", 0), R.W: parameter.matrix.at}
     width = gradient.last_width if gradient.n_panels == 1 else plan.simd.panel(plan.dtype)
     cost = max(1, width * (plan.batch_size + 16) // 8)
-    text = f"{parameter.name} {parameter.shape}: gradient{', clip' if clip else ''}, {rule}"
-    return Step("bias_gradient", fields, text, gradient.n_panels, cost)
+    return Step("bias_gradient", fields, f"{parameter.name} {parameter.shape}: {text}", gradient.n_panels, cost)

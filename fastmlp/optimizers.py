@@ -27,6 +27,15 @@ class Optimizer:
     clip_value : float, optional
         c, above 0: each component of the gradient, penalties included, is set to min(max(g, -c), c) before the rule.
         An infinite component becomes c or -c, NaN stays NaN.
+    clip_norm : float, optional
+        c, above 0: the gradient of all trainable parameters, penalties included, is multiplied by
+        min(1, c / (|g| + 1e-6)), |g| its Euclidean norm (PyTorch's `clip_grad_norm_`; Pascanu et al., 2013). Not with
+        `clip_value`.
+    ema_decay : float, optional
+        d, in [0, 1): the fit leaves the model with an exponential moving average of its parameters, whose shares fall
+        by d with each step back: a += (1 - d) / (1 - d^t) (p - a) after step t. Divided so, the initial parameters have
+        no share (Polyak and Juditsky, 1992; the correction is Adam's). The steps themselves do not see it; metrics
+        of validation data do.
     """
 
     name: ClassVar[str] = ""
@@ -35,11 +44,20 @@ class Optimizer:
     weight_decay = 0.0  # W *= 1 - lr weight_decay before each update, never biases; a field where it may be set
     learning_rate: float | Schedule = 0.001
     clip_value: float | None = field(default=None, kw_only=True)
+    clip_norm: float | None = field(default=None, kw_only=True)
+    ema_decay: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self):
         check_rate("learning_rate", self.learning_rate)
-        if self.clip_value is not None:
-            check_range("clip_value", self.clip_value, 0, np.inf, low_open=True)
+        for name in ("clip_value", "clip_norm"):
+            if getattr(self, name) is not None:
+                check_range(name, getattr(self, name), 0, np.inf, low_open=True)
+        if self.clip_value is not None and self.clip_norm is not None:
+            raise ValueError(
+                f"`clip_value` and `clip_norm` exclude each other; got {self.clip_value!r} and {self.clip_norm!r}."
+            )
+        if self.ema_decay is not None:
+            check_range("ema_decay", self.ema_decay, 0, 1)
 
     def scalars(self, learning_rate: np.ndarray, step: np.ndarray) -> np.ndarray:
         """Numbers for each step, float64 (n_steps, k) with k of 5 at most; `step` counts from 1 over the whole fit."""
@@ -67,8 +85,8 @@ class SGD(Optimizer):
         mu, in [0, 1).
     nesterov : bool
         Nesterov's accelerated gradient in the form of Sutskever et al., 2013.
-    clip_value : float, optional
-        Bound of each component of the gradient, above 0.
+    clip_value, clip_norm, ema_decay : float, optional
+        Bounds of the gradient, by component or by norm, and a moving average of the parameters: see `Optimizer`.
 
     Raises
     ------
@@ -78,7 +96,7 @@ class SGD(Optimizer):
     Examples
     --------
     >>> SGD(0.1, momentum=0.9, clip_value=1.0)
-    SGD(learning_rate=0.1, clip_value=1.0, momentum=0.9, nesterov=False)
+    SGD(learning_rate=0.1, clip_value=1.0, clip_norm=None, ema_decay=None, momentum=0.9, nesterov=False)
     """
 
     name: ClassVar[str] = "sgd"
@@ -118,8 +136,8 @@ class Adam(Optimizer):
         b1 and b2, in [0, 1).
     epsilon : float
         eps, above 0.
-    clip_value : float, optional
-        Bound of each component of the gradient, above 0.
+    clip_value, clip_norm, ema_decay : float, optional
+        Bounds of the gradient, by component or by norm, and a moving average of the parameters: see `Optimizer`.
 
     Raises
     ------
@@ -173,8 +191,8 @@ class AdamW(Adam):
         As Adam's, above 0.
     weight_decay : float
         wd, at least 0.
-    clip_value : float, optional
-        Bound of each component of the gradient, above 0.
+    clip_value, clip_norm, ema_decay : float, optional
+        Bounds of the gradient, by component or by norm, and a moving average of the parameters: see `Optimizer`.
 
     Raises
     ------
@@ -218,8 +236,8 @@ class NAdam(Adam):
         eps, above 0.
     momentum_decay : float
         psi, at least 0.
-    clip_value : float, optional
-        Bound of each component of the gradient, above 0.
+    clip_value, clip_norm, ema_decay : float, optional
+        Bounds of the gradient, by component or by norm, and a moving average of the parameters: see `Optimizer`.
 
     Raises
     ------
@@ -279,8 +297,8 @@ class AdaGrad(Optimizer):
         lr, at least 0, or a rate for each step (`fastmlp.schedules`).
     epsilon : float
         eps, above 0.
-    clip_value : float, optional
-        Bound of each component of the gradient, above 0.
+    clip_value, clip_norm, ema_decay : float, optional
+        Bounds of the gradient, by component or by norm, and a moving average of the parameters: see `Optimizer`.
 
     Raises
     ------
@@ -294,7 +312,7 @@ class AdaGrad(Optimizer):
     Examples
     --------
     >>> AdaGrad(0.1)
-    AdaGrad(learning_rate=0.1, clip_value=None, epsilon=1e-10)
+    AdaGrad(learning_rate=0.1, clip_value=None, clip_norm=None, ema_decay=None, epsilon=1e-10)
     """
 
     name: ClassVar[str] = "adagrad"
@@ -331,8 +349,8 @@ class RMSprop(Optimizer):
     epsilon : float
         eps, above 0.
     centered : bool
-    clip_value : float, optional
-        Bound of each component of the gradient, above 0.
+    clip_value, clip_norm, ema_decay : float, optional
+        Bounds of the gradient, by component or by norm, and a moving average of the parameters: see `Optimizer`.
 
     Raises
     ------
@@ -391,8 +409,8 @@ class Lion(Optimizer):
         b1 and b2, in [0, 1).
     weight_decay : float
         wd, at least 0.
-    clip_value : float, optional
-        Bound of each component of the gradient, above 0.
+    clip_value, clip_norm, ema_decay : float, optional
+        Bounds of the gradient, by component or by norm, and a moving average of the parameters: see `Optimizer`.
 
     Raises
     ------
@@ -442,8 +460,8 @@ def get(optimizer: str | Optimizer, argument: str = "optimizer") -> Optimizer:
 def to_config(optimizer: Optimizer) -> dict:
     """The optimiser as a dictionary that JSON can hold, its schedule too.
 
-    >>> to_config(AdaGrad(0.1))
-    {'type': 'AdaGrad', 'learning_rate': 0.1, 'clip_value': None, 'epsilon': 1e-10}
+    >>> to_config(AdaGrad(0.1))["learning_rate"]
+    0.1
     """
     if type(optimizer) not in OPTIMIZERS.values():
         raise TypeError(f"`optimizer` must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}.")

@@ -97,6 +97,15 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Numbers that layers may have for themselves: each group has its own row of a step's scalars."""
+
+    l1: float = 0.0
+    l2: float = 0.0
+    learning_rate_multiplier: float = 1.0
+
+
+@dataclass(frozen=True)
 class Step:
     """One record: a kernel and its fields (index -> number, `Ref` or `Kernel`); in tile phases also units and their
     cost.
@@ -150,6 +159,7 @@ class Plan:
     parameters: list[Parameter] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=lambda: {"parameters": 0, "transposed": 0, "workspace": 0})
     phases: list[Phase] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=lambda: [Group()])  # the first is everybody's
     guards: list[Ref] = field(default_factory=list)
     scaling: tuple[float, float] | None = None
     numbers: tuple[float, ...] = ()  # the loss's own

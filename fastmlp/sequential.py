@@ -370,7 +370,9 @@ class Sequential:
         return z if self.loss is None else self.loss.output(z)
 
     def evaluate(self, X, y, sample_weight=None, n_threads: int | None = None) -> dict[str, float]:
-        """{"loss": ..., "accuracy": ...} on these rows; accuracy for classification only."""
+        """{"loss": ..., "accuracy": ...} on these rows: the loss with the layers' penalties, accuracy for
+        classification only.
+        """
         self._need_parameters()
         if self.loss is None:
             raise ValueError("this model has no loss yet; call `fit` first or set `model.loss`.")
@@ -378,7 +380,9 @@ class Sequential:
         y = check_targets(y, X.shape[0], self.n_outputs, self.loss)
         sample_weight = check_weights(sample_weight, X.shape[0])
         z = self.logits(X, n_threads)
-        logs = {"loss": self.loss.value(z, y, sample_weight)}
+        dense = [(name, layer) for name, layer in named(self.layers) if isinstance(layer, Dense)]
+        penalties = [layer.penalty(self._arrays[f"{name}.weight"]) for name, layer in dense]
+        logs = {"loss": self.loss.value(z, y, sample_weight) + sum(penalties)}
         if self.loss.classification:
             logs["accuracy"] = accuracy(z, y, sample_weight, self.loss)
         return logs
@@ -386,7 +390,7 @@ class Sequential:
     def gradients(self, X, y, loss=None, sample_weight=None) -> tuple[float, dict[str, np.ndarray]]:
         """Loss and gradients of one batch made of all these rows: (loss, {name: array of the parameter's shape}).
 
-        Dropout is left out.
+        Dropout is left out, penalties of layers are included, and frozen layers have gradients too.
 
         >>> import numpy as np
         >>> from fastmlp import Dense, Sequential

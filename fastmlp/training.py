@@ -12,6 +12,7 @@ from .engine.threads import Chooser
 from .errors import DivergenceError
 from .evaluation import Evaluation
 from .inputs import engine_data, engine_targets, engine_weights, source_of
+from .layers import Dense, flatten
 from .lowering import training_plan
 
 CHECK = 0.25  # seconds between two checks that the parameters are finite, of which the last good ones are kept
@@ -41,8 +42,8 @@ class Training:
     shuffle : bool
     l2 : float
         Adds l2 / (2 sum of the batch's weights) * ||W||^2 (scikit-learn's alpha), by its gradient.
-    dropout : bool
-        Whether layers of dropout act; the gradients for study leave them out.
+    study : bool
+        For a look at gradients: no layer of dropout acts, none is frozen.
     state : dict, optional
         `Training.state` of an earlier fit: goes on from there.
 
@@ -74,7 +75,7 @@ class Training:
         shuffle=True,
         l2=0.0,
         state=None,
-        dropout=True,
+        study=False,
         _guard=0,
     ):
         self.model, self.loss, self.optimizer = model, losses.get(loss), optimizers.get(optimizer)
@@ -94,7 +95,7 @@ class Training:
             self.loss,
             targets,
             self.optimizer.rule,
-            self.optimizer.n_slots,
+            self.optimizer.n_slots + (self.optimizer.ema_decay is not None),
             n_features=model.n_features,
             batch_size=self.batch_size,
             source=source,
@@ -103,15 +104,22 @@ class Training:
             l2=l2 != 0,
             clip=self.optimizer.clip_value is not None,
             decay=self.optimizer.weight_decay != 0,
-            dropout=dropout,
+            clip_norm=self.optimizer.clip_norm is not None,
+            average=self.optimizer.ema_decay is not None,
+            study=study,
             guard=_guard,
         )
+        weights = [p.matrix for p in self.plan.parameters if len(p.shape) == 2]
+        dense = [layer for layer in flatten(model.layers) if isinstance(layer, Dense)]
+        self._penalised = [(d, m) for d, m in zip(dense, weights, strict=True) if d.l1 or d.l2]
         externals |= {"y": y} | ({} if self._weights is None else {"sample_weight": self._weights})
         self._externals = externals  # the arrays stay alive
         self.executor = Executor(self.plan, externals)
         self.executor.pack(model._arrays)
+        if self._average is not None:
+            self._average[:] = self.executor.parameters
         self._chooser = Chooser(n_threads, self.plan.flops)
-        self._last_finite = self.executor.parameters.copy()
+        self._last_finite = self.snapshot()
         self._unchecked = 0.0  # seconds
         self._evaluations = {}
         self._seconds_per_step = 1.0  # unknown yet: the first slice is one step
@@ -154,7 +162,8 @@ class Training:
         Returns
         -------
         losses : ndarray (epochs,), float64
-            Without penalties.
+            With the penalties of layers, without that of `l2`. A penalty is that of the weights before the step where
+            an epoch is one step, else the mean of those before and after the epoch.
 
         Raises
         ------
@@ -167,7 +176,9 @@ class Training:
         done = 0
         while done < epochs:
             together = self.epochs_together(epochs - done)
+            before = self._penalty()
             out[done : done + together] = self._run_epochs(together)
+            out[done] += before if self.steps_per_epoch == 1 else (before + self._penalty()) / 2
             done += together
         if not (self._finite() and self._finite("slots")):
             self._check_parameters(self.epoch)
@@ -175,6 +186,8 @@ class Training:
 
     def epochs_together(self, most: int) -> int:
         """How many epochs make one call: tiny ones share a slice."""
+        if self._penalised:
+            return 1
         seconds = self._seconds_per_step * self.steps_per_epoch
         return max(1, min(most, 64, int(Chooser.SLICE / seconds)))
 
@@ -191,16 +204,7 @@ class Training:
             offsets = (np.arange(epochs)[:, None] * n + starts).ravel()
             steps[:, R.STEP_INDEX] = order.ctypes.data + 8 * offsets
         weights = self._batch_weights(order, starts, sizes, epochs)
-        scalars = np.zeros((len(steps), R.N_SCALARS))
-        with np.errstate(divide="ignore"):
-            inverse = np.where(weights > 0, 1 / weights, 0.0)  # a batch of weight 0 has a gradient of 0
-        scalars[:, R.SCALE], scalars[:, R.L2] = inverse, self.l2 / self._weight_unit * inverse
-        step = self.step + np.arange(len(steps), dtype=np.float64)
-        rates = self.rates(step)
-        scalars[:, R.CLIP] = self.optimizer.clip_value or 0.0
-        scalars[:, R.DECAY] = 1 - rates * self.optimizer.weight_decay
-        rule = self.optimizer.scalars(rates, step + 1)
-        scalars[:, R.RULE : R.RULE + rule.shape[1]] = rule
+        scalars = self._scalars(weights)
         sums = np.zeros(len(steps))
         steps[:, R.STEP_SCALARS] = scalars.ctypes.data + scalars.strides[0] * np.arange(len(steps))
         steps[:, R.STEP_LOSS_AT] = sums.ctypes.data + 8 * np.arange(len(steps))
@@ -212,6 +216,25 @@ class Training:
         self._run_steps(steps, len(starts))
         self.epoch += epochs
         return sums.reshape(epochs, -1).sum(axis=1) / weights.reshape(epochs, -1).sum(axis=1)
+
+    def _scalars(self, weights: np.ndarray) -> np.ndarray:
+        """The numbers of the next steps, a row for each group of layers: (n_steps, n_groups, N_SCALARS), float64."""
+        scalars = np.zeros((len(weights), len(self.plan.groups), R.N_SCALARS))
+        with np.errstate(divide="ignore"):
+            inverse = np.where(weights > 0, 1 / weights, 0.0)  # a batch of weight 0 has a gradient of 0
+        step = self.step + np.arange(len(weights), dtype=np.float64)
+        rates, optimizer = self.rates(step), self.optimizer
+        for k, group in enumerate(self.plan.groups):
+            s, rate = scalars[:, k], rates * group.learning_rate_multiplier
+            s[:, R.SCALE] = inverse
+            s[:, R.L2], s[:, R.L1] = self.l2 / self._weight_unit * inverse + 2 * group.l2, group.l1
+            s[:, R.CLIP] = optimizer.clip_value or optimizer.clip_norm or 0.0
+            s[:, R.DECAY] = 1 - rate * optimizer.weight_decay
+            if optimizer.ema_decay is not None:
+                s[:, R.AVERAGE] = (1 - optimizer.ema_decay) / (1 - optimizer.ema_decay ** (step + 1))
+            rule = optimizer.scalars(rate, step + 1)
+            s[:, R.RULE : R.RULE + rule.shape[1]] = rule
+        return scalars
 
     def _run_steps(self, steps: np.ndarray, steps_per_epoch: int) -> None:
         at = 0
@@ -237,7 +260,7 @@ class Training:
             self._diverged(epoch, "a parameter")
         if not self._finite("slots"):
             self._diverged(epoch, "a gradient")
-        np.copyto(self._last_finite, self.executor.parameters)
+        np.copyto(self._last_finite, self._vectors)
         self._unchecked = 0.0
 
     def _finite(self, what: str = "parameters") -> bool:
@@ -247,8 +270,8 @@ class Training:
             return bool(np.isfinite(values.sum()) or np.isfinite(values).all())  # a sum may overflow
 
     def _diverged(self, epoch: int, what: str):
-        self.restore(self._last_finite)  # finite parameters may be far off by now, too
         self.executor.slots[:] = 0
+        self.restore(self._last_finite)  # finite parameters may be far off by now, too
         self.save_parameters()
         raise DivergenceError(
             f"training diverged in epoch {epoch}: {what} is no longer finite. The last finite parameters are kept. "
@@ -277,8 +300,9 @@ class Training:
 
     def loss_of(self, X, y, sample_weight=None) -> float:
         """The mean loss of other rows under the present parameters. The arrays must not change during the fit: what the
-        engine made of them is kept for the next epoch."""
-        return self._evaluation("loss", X, y, sample_weight).loss()
+        engine made of them is kept for the next epoch. Penalties of layers are included, and with an average, it is the
+        average's loss."""
+        return self._evaluation("loss", X, y, sample_weight).loss() + self._penalty(self._kept)
 
     def logits(self, X) -> np.ndarray:
         """The last layer's values for other rows, (n, K)."""
@@ -290,7 +314,8 @@ class Training:
             if len(self._evaluations) > 8:  # someone evaluates new arrays all the time: keep none of them
                 self._close_evaluations()
             loss = self.loss if kind == "loss" else None
-            options = {"n_threads": self.n_threads, "state": self.executor.state, "guard": self.plan.guard}
+            state = self._kept.view(np.uint8)
+            options = {"n_threads": self.n_threads, "state": state, "guard": self.plan.guard}
             evaluation = Evaluation(self.model, X, *data, loss=loss, **options)
             self._evaluations[key] = (evaluation, (X, *data))  # the arrays stay alive, so their ids stay theirs
         return self._evaluations[key][0]
@@ -299,6 +324,11 @@ class Training:
         """X, y and the weights (or None) of n rows, spread evenly over the training data; of all, if they are fewer."""
         rows = np.unique(np.linspace(0, self.n_samples - 1, min(n, self.n_samples)).astype(np.intp))
         return tuple(array if array is None else array[rows] for array in self._data)
+
+    def _penalty(self, vector: np.ndarray | None = None) -> float:
+        """The penalties of all layers, of a vector laid out like the parameters."""
+        vector, weights = self.executor.parameters if vector is None else vector, self._penalised
+        return sum(layer.penalty(vector[m.at.offset // m.item :][: m.items]) for layer, m in weights)  # padding is 0
 
     def weight_squares(self) -> float:
         """||W||^2 summed over the dense layers, without biases: what an L2 penalty multiplies."""
@@ -317,28 +347,48 @@ class Training:
 
     # State -----------------------------------------------------------------------------------------------------------
 
+    @property
+    def _average(self) -> np.ndarray | None:
+        """The moving average of the parameters, a slot; None without `ema_decay`."""
+        return None if self.optimizer.ema_decay is None else self.executor.slots[-1]
+
+    @property
+    def _kept(self) -> np.ndarray:
+        """What the model gets: the average where there is one, else the parameters."""
+        return self.executor.parameters if self._average is None else self._average
+
+    @property
+    def _vectors(self) -> np.ndarray:
+        """The parameters and, where there is one, their average: (1 or 2, length)."""
+        return np.stack([self.executor.parameters, *([] if self._average is None else [self._average])])
+
     def snapshot(self) -> np.ndarray:
-        """The parameters now, for `restore`."""
-        return self.executor.parameters.copy()
+        """The parameters now, and their average, for `restore`."""
+        return self._vectors
 
     def restore(self, snapshot: np.ndarray) -> None:
         """Set the parameters to those of a snapshot."""
-        self.executor.parameters[:] = snapshot
+        self.executor.parameters[:] = snapshot[0]
+        if self._average is not None:
+            self._average[:] = snapshot[1]
         self.executor.refresh_transposed()
 
     def save_parameters(self) -> None:
-        """Write the parameters back into the model."""
-        self.model._arrays = self.executor.unpack(self.executor.parameters)
+        """Write the parameters, or their average, back into the model."""
+        self.model._arrays = self.executor.unpack(self._kept)
 
     @property
     def state(self) -> dict:
         """Everything but the parameters that a later fit needs to go on as if it had not stopped.
 
-        "learning_rate" is None while a schedule runs: a later fit's optimiser has it.
+        "learning_rate" is None while a schedule runs: a later fit's optimiser has it. "parameters" are those that the
+        steps see, where the model gets their average, which is the last of the slots; else None.
         """
         rate = None if self.schedule else self.learning_rate
         slots = [self.executor.unpack(slot) for slot in self.executor.slots]
-        return {"epoch": self.epoch, "step": self.step, "learning_rate": rate, "slots": slots}
+        parameters = None if self._average is None else self.executor.unpack(self.executor.parameters)
+        counts = {"epoch": self.epoch, "step": self.step, "learning_rate": rate}
+        return {**counts, "slots": slots, "parameters": parameters}
 
     def _resume(self, state: dict) -> None:
         if len(state["slots"]) != self.plan.n_slots:
@@ -352,6 +402,9 @@ class Training:
             for p in self.plan.parameters:
                 array = named[p.name].reshape((1, *p.shape)[-2:])
                 p.matrix.pack(array, slot[p.matrix.at.offset // ITEMSIZE[self.plan.dtype] :])
+        if self._average is not None:
+            self.executor.pack(state["parameters"])
+            self._last_finite = self.snapshot()
 
     def close(self) -> None:
         """Let the worker threads end."""

@@ -27,6 +27,7 @@ OPTIMIZERS = [
     Adam(0.003, beta_1=0.5, beta_2=0.99, epsilon=1e-2),
     SGD(0.02, momentum=0.5, clip_value=0.05),
     AdamW(0.01, epsilon=1e-2, weight_decay=0.1, clip_value=0.5),
+    AdamW(0.01, epsilon=1e-2, weight_decay=0.1, clip_norm=0.5),
     NAdam(0.01, epsilon=1e-2),
     AdaGrad(0.02, epsilon=1e-2),
     RMSprop(0.003, rho=0.9, momentum=0.5, epsilon=1e-2),

@@ -230,6 +230,7 @@ def update(optimizer, p, g, slots, t, learning_rate=None, is_weight=True):
     """One step of any optimiser: clipping, decay of weights, then the rule."""
     fields = dict(vars(optimizer))
     clip_value, decay = fields.pop("clip_value"), fields.pop("weight_decay", 0.0)
+    del fields["clip_norm"], fields["ema_decay"]  # of all parameters together: see Twin
     if learning_rate is not None:
         fields["learning_rate"] = learning_rate
     if clip_value is not None:
@@ -275,7 +276,8 @@ def forward(layers, parameters, X):
 
 
 def loss_and_gradients(layers, parameters, X, y, loss, sample_weight=None, l2=0.0):
-    """Data loss of the rows (without the penalty), and the gradients of loss + l2 / (2 sum w) sum ||W||^2.
+    """Loss of the rows with the penalties of layers, without that of l2, and the gradients of
+    loss + l2 / (2 sum w) sum ||W||^2.
 
     A batch whose weights are all zero has loss 0 and no gradient.
     """
@@ -295,6 +297,8 @@ def loss_and_gradients(layers, parameters, X, y, loss, sample_weight=None, l2=0.
             name = f"dense_{n_dense}"
             W = parameters[f"{name}.weight"]
             d, dW, db = dense_backward(a, W, d)
+            value += layer.l1 * np.abs(W).sum() + layer.l2 * (W**2).sum()
+            dW = dW + layer.l1 * np.sign(W) + 2 * layer.l2 * W
             gradients[f"{name}.weight"] = dW + (l2 / total * W if total > 0 else 0)
             if f"{name}.bias" in parameters:
                 gradients[f"{name}.bias"] = db
@@ -323,15 +327,34 @@ class Twin:
 
     def __post_init__(self):
         self.parameters = {name: np.array(value, np.float64) for name, value in self.parameters.items()}
+        self.seen = []  # the parameters after each step, of which the average is made
+
+    def average(self):
+        """The exponential moving average over all steps, as one weighted mean."""
+        shares = self.optimizer.ema_decay ** np.arange(len(self.seen))[::-1]
+        return {name: np.average([p[name] for p in self.seen], 0, shares) for name in self.parameters}
 
     def step(self, X, y, sample_weight=None, learning_rate=None):
         """One update from all the rows given; returns their mean loss before it."""
         self.t += 1
         loss, gradients = loss_and_gradients(self.layers, self.parameters, X, y, self.loss, sample_weight, self.l2)
+        dense = [layer for layer in self.layers if type(layer).__name__ == "Dense"]
+        layer_of = {name: dense[int(name[len("dense_") : name.index(".")])] for name in gradients}
+        gradients = {name: g for name, g in gradients.items() if layer_of[name].trainable}
+        if self.optimizer.clip_norm is not None:
+            norm = np.sqrt(sum((g**2).sum() for g in gradients.values()))
+            gradients = {name: g * min(1, self.optimizer.clip_norm / (norm + 1e-6)) for name, g in gradients.items()}
+        rate = self.optimizer.learning_rate if learning_rate is None else learning_rate
         for name, g in gradients.items():
-            p, slots = self.parameters[name], self.slots.setdefault(name, [])
+            p, slots, layer = self.parameters[name], self.slots.setdefault(name, []), layer_of[name]
             weight = name.endswith(".weight")
-            self.parameters[name] = update(self.optimizer, p, g, slots, self.t, learning_rate, weight)
+            p = update(self.optimizer, p, g, slots, self.t, rate * layer.learning_rate_multiplier, weight)
+            if weight and layer.max_norm is not None:
+                norms = np.linalg.norm(p, axis=0)
+                p = p * np.minimum(1, layer.max_norm / np.maximum(norms, 1e-300))
+            self.parameters[name] = p
+        if self.optimizer.ema_decay is not None:
+            self.seen.append(dict(self.parameters))
         return loss
 
     def epoch(self, X, y, batches, sample_weight=None):

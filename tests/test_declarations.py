@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference
 import scipy.special
+import scipy.stats
 from cases import float64_by_default, torch_optimizer
 
 import fastmlp
@@ -20,7 +21,7 @@ from fastmlp import losses as loss_module
 from fastmlp import optimizers as optimizer_module
 from fastmlp.activations import ACTIVATIONS, ELU, LeakyReLU
 from fastmlp.engine import records
-from fastmlp.initializers import INITIALIZERS
+from fastmlp.initializers import INITIALIZERS, Constant, Orthogonal, Scaled, VarianceScaling
 from fastmlp.layers import LAYERS
 from fastmlp.losses import LOSSES
 from fastmlp.optimizers import OPTIMIZERS, SGD, AdaGrad, Adam, AdamW, Lion, NAdam, RMSprop
@@ -274,6 +275,15 @@ def test_optimizer_scalars_are_a_table(optimizer):
         (lambda: Dense(-3), ["units", "got -3"]),
         (lambda: Dense(4, kernel_initializer="he_unifrom"), ["kernel_initializer", "Did you mean 'he_uniform'"]),
         (lambda: Dense(4, bias_initializer="auto"), ["bias_initializer", "zeros"]),
+        (lambda: Constant(float("inf")), ["value", "inf"]),
+        (lambda: initializer_module.Uniform(-1), ["limit", "-1"]),
+        (lambda: initializer_module.Normal(-1), ["deviation", "-1"]),
+        (lambda: initializer_module.TruncatedNormal(-1), ["deviation", "-1"]),
+        (lambda: Orthogonal(-1), ["gain", "-1"]),
+        (lambda: VarianceScaling(-1), ["scale", "-1"]),
+        (lambda: VarianceScaling(1, "fan"), ["mode", "Did you mean 'fan_"]),
+        (lambda: VarianceScaling(1, distribution="gauss"), ["distribution", "'normal'"]),
+        (lambda: Scaled("he", 1.0), ["initializer", "'he_normal'"]),
         (lambda: Rescaling(float("nan")), ["scale", "nan"]),
         (lambda: Rescaling(1.0, float("inf")), ["offset", "inf"]),
     ],
@@ -315,6 +325,9 @@ def test_initializer_has_its_variance(name):
     family = name.split("_")[0]
     variance = {
         "zeros": 0.0,
+        "ones": 0.0,
+        "truncated": 0.05**2 * scipy.stats.truncnorm(-2, 2).var(),
+        "orthogonal": 1 / n_in,
         "uniform": 0.05**2 / 3,
         "normal": 0.05**2,
         "lecun": 1 / n_in,
@@ -324,7 +337,7 @@ def test_initializer_has_its_variance(name):
     assert W.shape == (n_in, n_out)
     assert W.dtype == np.float64
     np.testing.assert_allclose(W.var(), variance, rtol=0.03)
-    np.testing.assert_allclose(W.mean(), 0, atol=4 * np.sqrt(variance / W.size))  # four standard errors
+    np.testing.assert_allclose(W.mean(), name == "ones", atol=4 * np.sqrt(variance / W.size))  # four standard errors
     if name.endswith("uniform"):
         assert np.abs(W).max() <= np.sqrt(3 * variance)
         assert np.abs(W).max() > 0.999 * np.sqrt(3 * variance)
@@ -336,7 +349,53 @@ def test_initializer_reaches_the_model_and_repeats(name):
         return fastmlp.Sequential(Dense(20, kernel_initializer=name)).build(30, seed=seed).parameters["dense_0.weight"]
 
     assert np.array_equal(weights(3), weights(3))
-    assert name == "zeros" or not np.array_equal(weights(3), weights(4))
+    assert name in ("zeros", "ones") or not np.array_equal(weights(3), weights(4))
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (5, 9), (9, 5), (1, 4)])
+def test_orthogonal_matrices(shape, rng):
+    W = Orthogonal(3.0)(rng, *shape)
+    product = W.T @ W if shape[0] >= shape[1] else W @ W.T
+    np.testing.assert_allclose(product, 9 * np.eye(min(shape)), atol=1e-13)
+
+
+def test_orthogonal_matrices_turn_everywhere(rng):
+    """Without the correction of signs the diagonal would be mostly negative."""
+    traces = [np.trace(Orthogonal()(rng, 3, 3)) for _ in range(2000)]
+    assert abs(np.mean(traces)) < 4 / np.sqrt(2000)  # a uniform one's trace has mean 0 and variance 1
+
+
+def test_initializers_as_objects(rng):
+    def drawn(initializer):
+        return fastmlp.Sequential(Dense(9, kernel_initializer=initializer)).build(5, seed=3).parameters
+
+    for name, initializer in INITIALIZERS.items():
+        assert np.array_equal(drawn(name)["dense_0.weight"], drawn(initializer)["dense_0.weight"])
+        halved = drawn(Scaled(name, 0.5))["dense_0.weight"]
+        assert np.array_equal(halved, np.float32(0.5) * drawn(name)["dense_0.weight"])
+    assert (drawn(Constant(-0.25))["dense_0.weight"] == -0.25).all()
+    assert VarianceScaling(3.0, "fan_out")(rng, 400, 300).var() == pytest.approx(3 / 300, rel=0.03)
+    model = fastmlp.Sequential(Dense(3, bias_initializer=Constant(2.0)), dtype="float64").build(5)
+    assert (model.parameters["dense_0.bias"] == 2).all()
+    with pytest.raises(TypeError, match="`initializer` must be one of Constant"):
+        initializer_module.to_config(initializer_module.Initializer())
+    for config in ({"type": "Orthogonl"}, {"type": "Orthogonal", "gian": 1.0}):
+        with pytest.raises(ValueError, match="Did you mean"):
+            initializer_module.from_config(config)
+
+
+def test_an_initializer_of_ones_own():
+    @dataclasses.dataclass(frozen=True)
+    class Mine(initializer_module.Initializer):
+        wrong: bool = False
+
+        def __call__(self, rng, fan_in, fan_out):
+            return np.eye(fan_in + self.wrong, fan_out)
+
+    model = fastmlp.Sequential(Dense(4, kernel_initializer=Mine())).build(4)
+    assert np.array_equal(model.parameters["dense_0.weight"], np.eye(4))
+    with pytest.raises(ValueError, match=r"wrong=True\) must return .* of shape \(4, 4\); got shape \(5, 4\)"):
+        fastmlp.Sequential(Dense(4, kernel_initializer=Mine(True))).build(4)
 
 
 # Names and configurations, for all four kinds
@@ -376,6 +435,7 @@ def test_things_that_are_no_names_are_refused(get, bad):
     [
         Dense(3),
         Dense(5, use_bias=False, kernel_initializer="zeros"),
+        Dense(5, kernel_initializer=Scaled(Orthogonal(2.0), 0.5), bias_initializer=Constant(1)),
         Rescaling(0.5, -1),
         Dropout(0.3),
         *(c() for c in ACTIVATIONS.values()),

@@ -26,6 +26,8 @@ VARIANTS = [
     Adam(0.01, clip_value=0.02),
     AdamW(0.01),
     AdamW(0.01, weight_decay=1.0, clip_value=0.02),
+    SGD(0.05, momentum=0.9, clip_norm=0.1),
+    AdamW(0.01, clip_norm=0.3),
     NAdam(0.01),
     NAdam(0.01, beta_1=0.7, momentum_decay=0.1),
     AdaGrad(0.05),
@@ -34,7 +36,7 @@ VARIANTS = [
     RMSprop(0.01, centered=True, epsilon=1e-4),
     RMSprop(0.01, momentum=0.9, centered=True, epsilon=1e-4),
 ]
-LIONS = [Lion(0.001), Lion(0.001, weight_decay=2.0, clip_value=0.1)]
+LIONS = [Lion(0.001), Lion(0.001, weight_decay=2.0, clip_value=0.1), Lion(0.001, clip_norm=0.1)]
 
 
 def network(optimizer, dtype="float64", **options):
@@ -57,6 +59,8 @@ def test_twenty_steps_against_torch(torch, optimizer):
         (0.5 * ((z - y) ** 2).sum(1).mean()).backward()
         if optimizer.clip_value is not None:
             torch.nn.utils.clip_grad_value_(parameters.values(), optimizer.clip_value)
+        if optimizer.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters.values(), optimizer.clip_norm)
         with float64_by_default(torch):
             theirs.step()
     ours, _ = train(case, epochs=20)
@@ -183,15 +187,169 @@ def test_every_optimizer_stops_at_divergence(name, dtype):
     assert all(np.isfinite(value).all() for value in model.parameters.values())
 
 
+@settings(max_examples=20)
+@given(
+    st.floats(1e-3, 10),
+    st.sampled_from([0.0, 0.5]),
+    st.sampled_from([SGD(0.1), SGD(0.1, momentum=0.9, nesterov=True), Adam(0.01, epsilon=1e-3)]),
+    st.sampled_from([1, 5, 32, 40, 70]),
+    st.booleans(),
+)
+def test_clipping_by_the_norm_against_the_twin(bound, l2, optimizer, width, use_bias):
+    optimizer = dataclasses.replace(optimizer, clip_norm=bound)
+    case = network(optimizer, units=(width, 3), batch_size=9, l2=l2, use_bias=use_bias)
+    model = case.model()
+    X, y, _ = case.data()
+    twin = case.twin(model)
+    for _ in range(2):
+        twin.epoch(X, as_targets(case, y), reference.in_order(24, 9))
+    ours, _ = train(case, epochs=2)
+    for name, value in twin.parameters.items():
+        assert reference.relative_error(ours[name], value) < 1e-11, name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_step_is_no_longer_than_the_norm_and_a_huge_norm_changes_nothing(dtype):
+    model = network(SGD(1.0), dtype).model()
+    before = model.parameters
+    after, _ = train(network(SGD(1.0, clip_norm=0.01), dtype), epochs=1)
+    length = np.sqrt(sum(((after[name] - value) ** 2).sum() for name, value in before.items()))
+    assert length == pytest.approx(0.01, rel=1e-4)
+    plain, _ = train(network(Adam(0.01), dtype))
+    clipped, _ = train(network(Adam(0.01, clip_norm=1e30), dtype))
+    assert all(np.array_equal(plain[name], clipped[name]) for name in plain)
+
+
+def test_a_norm_beyond_float32_is_a_number():
+    """Squares are summed in float64: 1e25 is a gradient like any other."""
+    model = Sequential(Dense(1, use_bias=False), dtype="float32").build(2)
+    model.set_parameters({"dense_0.weight": np.zeros((2, 1))})
+    X = np.float32([[3e12, 4e12]])
+    model.fit(X, [1e13], loss="squared_error", optimizer=SGD(1.0, clip_norm=1.0), batch_size=1, verbose=0)
+    np.testing.assert_allclose(model.parameters["dense_0.weight"], [[0.6], [0.8]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("gradient", ["infinite", "nan"])
+def test_clipping_by_the_norm_does_not_hide_what_is_not_finite(dtype, gradient):
+    huge = 1e38 if dtype == "float32" else 1e308
+    X = np.array([[huge, 0.0], [huge, 1.0]], dtype)
+    model = Sequential(Dense(1), dtype=dtype).build(2)
+    model.set_parameters({"dense_0.weight": np.zeros((2, 1))})
+    y = [3.0, -3.0 if gradient == "nan" else 3.0]
+    y = np.array(y) * 10
+    with pytest.raises(DivergenceError):
+        optimizer = SGD(1e-3, clip_norm=1.0)
+        model.fit(X, y, loss="squared_error", optimizer=optimizer, batch_size=2, epochs=3, verbose=0)
+    assert all(np.isfinite(value).all() for value in model.parameters.values())
+
+
+def test_two_ways_of_clipping_exclude_each_other():
+    with pytest.raises(ValueError, match="`clip_value` and `clip_norm` exclude each other; got 1.0 and 2.0"):
+        Adam(clip_value=1.0, clip_norm=2.0)
+    for optimizer in OPTIMIZERS.values():
+        with pytest.raises(ValueError, match=r"`clip_norm` must be in \(0, inf\); got 0"):
+            optimizer(clip_norm=0)
+        with pytest.raises(ValueError, match=r"`ema_decay` must be in \[0, 1\); got 1"):
+            optimizer(ema_decay=1)
+
+
+# The moving average
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("optimizer", [SGD(0.05, momentum=0.9), AdamW(0.01, clip_norm=0.3)], ids=repr)
+def test_the_average_against_torch(torch, optimizer, decay):
+    case = network(optimizer)
+    parameters = {name: torch.tensor(p, requires_grad=True) for name, p in case.model().parameters.items()}
+    ends = (".weight", ".bias")
+    weights, biases = ([p for name, p in parameters.items() if name.endswith(end)] for end in ends)
+    theirs = torch_optimizer(torch, optimizer, weights, biases)
+    holder = torch.nn.ParameterList(parameters.values())
+    averaged = torch.optim.swa_utils.AveragedModel(
+        holder, avg_fn=lambda a, p, n: a + (1 - decay) / (1 - decay ** (int(n) + 1)) * (p - a)
+    )
+    X, y = (torch.tensor(a, dtype=torch.float64) for a in case.data()[:2])
+    w0, b0, w1, b1 = (parameters[f"dense_{k}.{kind}"] for k in (0, 1) for kind in ("weight", "bias"))
+    for _ in range(20):
+        theirs.zero_grad()
+        (0.5 * ((torch.tanh(X @ w0 + b0) @ w1 + b1 - y) ** 2).sum(1).mean()).backward()
+        if optimizer.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters.values(), optimizer.clip_norm)
+        theirs.step()
+        averaged.update_parameters(holder)
+    ours, _ = train(network(dataclasses.replace(optimizer, ema_decay=decay)), epochs=20)
+    for name, p in zip(parameters, averaged.module, strict=True):
+        assert reference.relative_error(ours[name], p.detach().numpy()) < 1e-10, name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_model_gets_the_average_and_the_steps_do_not_see_it(dtype):
+    plain, averaged = network(Adam(0.02), dtype, batch_size=5), network(Adam(0.02, ema_decay=0.8), dtype, batch_size=5)
+    X, y, _ = averaged.data()
+    X, y = X.astype(dtype), y.astype(dtype)
+    model = averaged.model()
+    options = {"loss": "squared_error", "batch_size": 5, "shuffle": False}
+    with Training(model, X, y, optimizer=averaged.optimizer, **options) as training:
+        losses = training.run(4)
+        raw = training.state["parameters"]
+        of_training = training.loss_of(X, y), training.logits(X)
+    expected, plain_losses = train(plain, epochs=4)
+    assert np.array_equal(losses, plain_losses)
+    assert all(np.array_equal(raw[name], value) for name, value in expected.items())
+    assert not any(np.array_equal(model.parameters[name], value) for name, value in expected.items())
+    model.loss = "squared_error"
+    np.testing.assert_allclose(of_training[1], model.logits(X), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(of_training[0], 0.5 * ((model.logits(X) - y) ** 2).sum(1).mean(), rtol=1e-5)
+
+
+def test_the_best_average_is_restored_and_divergence_keeps_the_last():
+    from fastmlp import EarlyStopping
+
+    case = network(Adam(0.05, ema_decay=0.5), batch_size=8)
+    X, y, _ = case.data()
+    model = case.model()
+    options = {"loss": "squared_error", "optimizer": case.optimizer, "batch_size": 8, "verbose": 0}
+    validation = (X + 1, y)  # gets worse in the end
+    stopping = EarlyStopping(patience=2)
+    history = model.fit(X, y, epochs=50, validation_data=validation, callbacks=[stopping], **options)
+    assert model.evaluate(*validation)["loss"] == pytest.approx(min(history["val_loss"]), rel=1e-12)
+    before = model.parameters
+    options["optimizer"] = SGD(1e200, ema_decay=0.5)
+    with pytest.raises(DivergenceError):
+        model.fit(X, y, epochs=5, **options)
+    assert all(np.array_equal(before[name], value) for name, value in model.parameters.items())
+
+
+def test_a_state_without_an_average_is_refused():
+    case = network(SGD(0.1, momentum=0.9))
+    X, y, _ = case.data()
+    options = {"loss": "squared_error", "batch_size": 8}
+    with Training(case.model(), X, y, optimizer=case.optimizer, **options) as training:
+        state = training.state
+    with pytest.raises(ValueError, match="`state` has 1 optimiser slots, but .* needs 2"):
+        Training(case.model(), X, y, optimizer=SGD(0.1, momentum=0.9, ema_decay=0.9), state=state, **options)
+
+
 def test_other_numbers_compile_nothing():
     def fit(*given):
         for optimizer in given:
             train(network(optimizer, "float32"))
 
-    fit(AdamW(0.01, clip_value=1.0), NAdam(), AdaGrad(), RMSprop(), RMSprop(momentum=0.5), Lion())
+    fit(
+        AdamW(0.01, clip_value=1.0),
+        Adam(clip_norm=1.0, ema_decay=0.5),
+        NAdam(),
+        AdaGrad(),
+        RMSprop(),
+        RMSprop(momentum=0.5),
+        Lion(),
+    )
     before = set(jit._addresses)
     fit(
         AdamW(CosineDecay(0.02, steps=3), beta_1=0.5, weight_decay=0.3, clip_value=0.1),
+        Adam(clip_norm=0.3, ema_decay=0.9),
         NAdam(0.5, momentum_decay=0.1),
         AdaGrad(0.3, epsilon=1e-3),
         RMSprop(0.2, rho=0.5),
@@ -208,6 +366,17 @@ def test_a_plan_tells_clipping_and_decay():
         text = str(training.plan)
     assert "dense_0.weight (7, 19): gradient, clip, decay, adam" in text
     assert "dense_0.bias (19,): gradient, clip, adam" in text
+
+
+def test_a_plan_tells_the_norm_and_the_average():
+    case = network(AdamW(clip_norm=1.0, ema_decay=0.9))
+    X, y, _ = case.data()
+    with Training(case.model(), X, y, loss=case.loss, optimizer=case.optimizer, batch_size=24) as training:
+        text = str(training.plan)
+    assert text.count("barrier") == 5
+    assert "dense_1.weight (19, 3): gradient  " in text and "dense_1.weight: squares" in text
+    assert "min(1, clip_norm / (norm of the gradient + 1e-6))" in text
+    assert "dense_1.weight: decay, adam, average, W^T" in text and "dense_1.bias: adam, average" in text
 
 
 # As plain data

@@ -11,6 +11,7 @@ from fastmlp.engine.simd import KNOWN, Simd, host_simd
 
 FITS = """
 import hashlib, sys
+from dataclasses import replace
 import numpy as np
 from fastmlp import (
     GEGLU, GELU, SGD, Adam, BatchNorm, Dense, Dropout, GroupNorm, LayerNorm, PReLU, ReLU, Residual, RMSNorm,
@@ -25,12 +26,15 @@ for dtype in ("float32", "float64"):
         y = rng.integers(0, widths[-1], 30) if widths[-1] > 1 else rng.normal(size=30)
         layers = []
         if len(widths) > 1:
-            layers = [Dense(widths[0]), GELU() if batch == 13 else ReLU(), Dropout(0.2), Dense(widths[1]), Tanh()]
+            layers = [Dense(widths[0]), GELU() if batch == 13 else ReLU(), Dropout(0.2)]
+            layers += [Dense(widths[1], max_norm=0.8, l1=0.01), Tanh()]
             norms = [BatchNorm(), PReLU(), Residual(LayerNorm(), GEGLU(widths[1]), drop_rate=0.3), RMSNorm()]
             layers += [*norms, Dense(6), GroupNorm(2)] if batch == 29 else []
         loss = "softmax_cross_entropy" if widths[-1] > 1 else "squared_error"
         model = Sequential(*layers, Dense(widths[-1]), dtype=dtype)
         optimizer = Adam(0.01) if batch == 13 else SGD(0.01, momentum=0.9, nesterov=batch == 29)
+        if dtype == "float64" or batch == 29:
+            optimizer = replace(optimizer, clip_norm=0.3, ema_decay=0.9)
         model.fit(X, y, loss=loss, optimizer=optimizer, epochs=3, batch_size=batch, verbose=0, n_threads=1 + batch % 3)
         for array in model.parameters.values():
             assert np.isfinite(array).all()

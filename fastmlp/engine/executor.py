@@ -123,6 +123,7 @@ class Executor:
             record[R.CONTROL] = self.control.ctypes.data
             record[R.NEXT_X], record[R.NEXT_STRIDE] = self._address["X"], self._address["X_stride"]
             record[R.SLOT_BYTES] = self.plan.sizes["parameters"]
+            record[R.AVERAGE_BYTES] = self.plan.n_slots * self.plan.sizes["parameters"]
             self._workers.append((record, arguments, memory))
         return self._workers[rank]
 

@@ -31,8 +31,10 @@ from .norm_kernels import (
 from .optimizer_kernels import (
     adagrad,
     adam,
+    average,
     clip,
     decay,
+    l1_l2_penalty,
     l2_penalty,
     lion,
     momentum_kernel,
@@ -43,6 +45,7 @@ from .optimizer_kernels import (
 )
 from .products import bias_gradient, product, weight_gradient
 from .rows import gather_csr_kernel, gather_kernel, scatter, to_panels
+from .update_kernels import clip_norm, max_norm, square_sums, update
 
 KERNELS = {
     "product": product,
@@ -63,8 +66,14 @@ KERNELS = {
     "batch_norm.predict": batch_norm_predict,
     "to_panels": to_panels,
     "l2": l2_penalty,
+    "l1_l2": l1_l2_penalty,
     "clip": clip,
     "decay": decay,
+    "average": average,
+    "square_sums": square_sums,
+    "clip_norm": clip_norm,
+    "update": update,
+    "max_norm": max_norm,
     "store_gradient": store_gradient,
     "sgd": sgd,
     "momentum": momentum_kernel(nesterov=False),

@@ -55,7 +55,10 @@ def row_norm(dtype: str, simd: Simd):
         n, groups, n_panels, stride = r[R.N_OUT], r[R.GROUPS], r[R.N_PANELS], r[R.C_PANEL_BYTES]
         size, epsilon = n // groups, float64_at(record)[R.EPSILON]
         for g in range(groups):
-            means, scales = float64_at(r[R.SUMS] + 8 * g), float64_at(r[R.SUMS] + r[R.SUMS_BYTES] + 8 * g)
+            means, scales = (
+                float64_at(r[R.STATISTICS] + 8 * g),
+                float64_at(r[R.STATISTICS] + r[R.STATISTICS_BYTES] + 8 * g),
+            )
             for i in range(lo, hi):
                 means[i * groups] = scales[i * groups] = 0.0
             begin, end = g * size, (g + 1) * size
@@ -132,8 +135,11 @@ def row_norm_gradient(dtype: str, simd: Simd):
         n, groups, n_panels, stride = r[R.N_OUT], r[R.GROUPS], r[R.N_PANELS], r[R.C_PANEL_BYTES]
         size = n // groups
         for g in range(groups):
-            sums, scales = float64_at(r[R.SUMS] + 8 * g), float64_at(r[R.SUMS] + r[R.SUMS_BYTES] + 8 * g)
-            products = float64_at(r[R.SUMS] + 2 * r[R.SUMS_BYTES] + 8 * g)
+            sums, scales = (
+                float64_at(r[R.STATISTICS] + 8 * g),
+                float64_at(r[R.STATISTICS] + r[R.STATISTICS_BYTES] + 8 * g),
+            )
+            products = float64_at(r[R.STATISTICS] + 2 * r[R.STATISTICS_BYTES] + 8 * g)
             for i in range(lo, hi):
                 sums[i * groups] = products[i * groups] = 0.0
             begin, end = g * size, (g + 1) * size
@@ -165,18 +171,18 @@ def row_norm_gradient(dtype: str, simd: Simd):
 
 def batch_norm(dtype: str, simd: Simd):
     """Units lo..hi, panels of columns: normed = (z - mean) / sqrt(variance + epsilon) over all rows of the batch,
-    C = scale normed + shift, then the epilogue. Keeps the means, the variances and 1 / sqrt(...) in SUMS.
+    C = scale normed + shift, then the epilogue. Keeps the means, the variances and 1 / sqrt(...) in STATISTICS.
     """
     item, panel, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
 
     def batch_norm(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
         rows, n_panels, stride, sums = w[R.ROWS], r[R.N_PANELS], r[R.C_PANEL_BYTES], float64_at(w[R.SCRATCH])
-        epsilon, bytes_ = float64_at(record)[R.EPSILON], r[R.SUMS_BYTES]
+        epsilon, bytes_ = float64_at(record)[R.EPSILON], r[R.STATISTICS_BYTES]
         w[R.EPILOGUE_NUMBER] = r[R.NUMBER]
         for j in range(lo, hi):
             width = panel if j < n_panels - 1 else r[R.LAST_WIDTH]
-            at = r[R.SUMS] + j * panel * item
+            at = r[R.STATISTICS] + j * panel * item
             means, variances, scales = items(at), items(at + bytes_), items(at + 2 * bytes_)
             weight, shift = items(r[R.W] + j * panel * item), items(r[R.SHIFT] + j * panel * item)
             for k in range(width):
@@ -223,7 +229,7 @@ def batch_norm_gradient(dtype: str, simd: Simd):
         for j in range(lo, hi):
             width = panel if j < n_panels - 1 else r[R.LAST_WIDTH]
             products = float64_at(w[R.SCRATCH] + 8 * width)
-            scales = items(r[R.SUMS] + 2 * r[R.SUMS_BYTES] + j * panel * item)
+            scales = items(r[R.STATISTICS] + 2 * r[R.STATISTICS_BYTES] + j * panel * item)
             weight = items(r[R.W] + j * panel * item)
             for k in range(width):
                 sums[k] = products[k] = 0.0
@@ -248,18 +254,21 @@ def batch_norm_gradient(dtype: str, simd: Simd):
 
 
 def batch_norm_running(dtype: str, simd: Simd):
-    """One unit: running = momentum running + (1 - momentum) of the batch, means and variances."""
+    """One unit: running = momentum running + (1 - momentum) of the batch, means and variances; then their averages."""
     items, T = items_at[dtype], getattr(np, dtype)
 
     def batch_norm_running(record, lo, hi, worker):
         r = int64_at(record)
         keep = T(float64_at(record)[R.NUMBER])
-        means, variances = items(r[R.SUMS]), items(r[R.SUMS] + r[R.SUMS_BYTES])
+        means, variances = items(r[R.STATISTICS]), items(r[R.STATISTICS] + r[R.STATISTICS_BYTES])
         running_mean, running_var = items(r[R.RUNNING_MEAN]), items(r[R.RUNNING_VAR])
         for _ in range(lo, hi):
             for k in range(r[R.N_OUT]):
                 running_mean[k] = keep * running_mean[k] + (T(1) - keep) * means[k]
                 running_var[k] = keep * running_var[k] + (T(1) - keep) * variances[k]
+            if r[R.AVERAGE_KERNEL] != 0:
+                call(r[R.AVERAGE_KERNEL], r[R.RUNNING_MEAN], 0, r[R.N_OUT], worker)
+                call(r[R.AVERAGE_KERNEL], r[R.RUNNING_VAR], 0, r[R.N_OUT], worker)
 
     return batch_norm_running
 

@@ -15,7 +15,7 @@ from .simd import Simd
 
 
 def l2_penalty(dtype: str, simd: Simd):
-    """g += l2 p, where `l2` is already divided by the sum of the batch's weights."""
+    """g += l2 p; what is relative to the batch is already divided by the sum of its weights."""
     T, items = getattr(np, dtype), items_at[dtype]
 
     def l2_penalty(gradient, parameters, n, worker):
@@ -25,6 +25,21 @@ def l2_penalty(dtype: str, simd: Simd):
             g[i] += l2 * p[i]
 
     return l2_penalty
+
+
+def l1_l2_penalty(dtype: str, simd: Simd):
+    """g += l2 p + l1 sign(p), and sign(0) = 0."""
+    T, items = getattr(np, dtype), items_at[dtype]
+
+    def l1_l2_penalty(gradient, parameters, n, worker):
+        g, p = items(gradient), items(parameters)
+        s = float64_at(int64_at(worker)[R.SCALARS])
+        l2, l1 = T(s[R.L2]), T(s[R.L1])
+        for i in range(n):
+            sign = l1 if p[i] > T(0) else -l1 if p[i] < T(0) else T(0)
+            g[i] += l2 * p[i] + sign
+
+    return l1_l2_penalty
 
 
 def clip(dtype: str, simd: Simd):
@@ -53,6 +68,20 @@ def decay(dtype: str, simd: Simd):
             p[i] = p[i] * factor
 
     return decay
+
+
+def average(dtype: str, simd: Simd):
+    """a += w (p - a): the moving average of parameters that were just updated."""
+    T, items = getattr(np, dtype), items_at[dtype]
+
+    def average(parameters, unused, n, worker):
+        w = int64_at(worker)
+        p, a = items(parameters), items(parameters + w[R.AVERAGE_BYTES])
+        share = T(float64_at(w[R.SCALARS])[R.AVERAGE])
+        for i in range(n):
+            a[i] += share * (p[i] - a[i])
+
+    return average
 
 
 def store_gradient(dtype: str, simd: Simd):

@@ -85,12 +85,52 @@ def product(dtype: str, simd: Simd):
     return product
 
 
-def weight_gradient(dtype: str, simd: Simd):
-    """Units lo..hi: a block of W's gradient over the whole batch into scratch, the penalty, clipping and the optimiser
-    on the hot block, and the block again into W transposed."""
-    item, panel_width, lanes = ITEMSIZE[dtype], simd.panel(dtype), simd.vector_bytes // ITEMSIZE[dtype]
-    items = items_at[dtype]
+@njit(**INLINE)
+def update_block(r, worker, weights, gradient, n):
+    """What a record does with `n` parameters whose gradient was just computed, with the numbers of its group."""
+    w = int64_at(worker)
+    scalars = w[R.SCALARS]
+    w[R.SCALARS] = scalars + r[R.GROUP]
+    if r[R.PENALTY] != 0:
+        call(r[R.PENALTY], gradient, weights, n, worker)
+    if r[R.CLIP_KERNEL] != 0:
+        call(r[R.CLIP_KERNEL], gradient, weights, n, worker)
+    if r[R.DECAY_KERNEL] != 0:
+        call(r[R.DECAY_KERNEL], weights, gradient, n, worker)
+    if r[R.OPTIMIZER] != 0:
+        call(r[R.OPTIMIZER], weights, gradient, n, worker)
+    if r[R.AVERAGE_KERNEL] != 0:
+        call(r[R.AVERAGE_KERNEL], weights, gradient, n, worker)
+    w[R.SCALARS] = scalars
+
+
+def transposed_block(dtype: str, simd: Simd):
+    """A function that writes a block of a matrix into its place in the transposed copy."""
+    item, items, lanes = ITEMSIZE[dtype], items_at[dtype], simd.vector_bytes // ITEMSIZE[dtype]
     transpose = transpose_square(dtype, lanes)
+
+    @njit(**INLINE)
+    def write_transposed(src, n_rows, width, columns, dst, dst_width):
+        if n_rows % lanes == 0 and columns % lanes == 0:
+            for i in range(0, n_rows, lanes):
+                for k in range(0, columns, lanes):
+                    transpose(
+                        src + (i * width + k) * item, width * item, dst + (k * dst_width + i) * item, dst_width * item
+                    )
+        else:
+            s, d = items(src), items(dst)
+            for k in range(columns):
+                for i in range(n_rows):
+                    d[k * dst_width + i] = s[i * width + k]
+
+    return write_transposed
+
+
+def weight_gradient(dtype: str, simd: Simd):
+    """Units lo..hi: a block of W's gradient over the whole batch into scratch, or to where it is kept; then penalty,
+    clipping and the optimiser on the hot block, and the block again into W transposed."""
+    item, panel_width = ITEMSIZE[dtype], simd.panel(dtype)
+    write_transposed = transposed_block(dtype, simd)
     tallest = simd.rows
 
     @njit(**INLINE)
@@ -143,20 +183,6 @@ def weight_gradient(dtype: str, simd: Simd):
     full, half, quarter, eighth = (strips + strips[-1:] * 3)[:4]
     half_width, quarter_width = (widths + [0] * 3)[1:3]
 
-    @njit(**INLINE)
-    def write_transposed(src, n_rows, width, columns, dst, dst_width):
-        if n_rows % lanes == 0 and columns % lanes == 0:
-            for i in range(0, n_rows, lanes):
-                for k in range(0, columns, lanes):
-                    transpose(
-                        src + (i * width + k) * item, width * item, dst + (k * dst_width + i) * item, dst_width * item
-                    )
-        else:
-            s, d = items(src), items(dst)
-            for k in range(columns):
-                for i in range(n_rows):
-                    d[k * dst_width + i] = s[i * width + k]
-
     def weight_gradient(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
         rows, depth, n_blocks, n_panels, scratch = w[R.ROWS], r[R.DEPTH], r[R.N_BLOCKS], r[R.N_PANELS], w[R.SCRATCH]
@@ -177,21 +203,18 @@ def weight_gradient(dtype: str, simd: Simd):
             transposed = r[R.WT]
             if transposed != 0:
                 transposed += (p * panel_width * n_out + j * panel_width * wt_width) * item
+            out, written = scratch, weights
+            if r[R.GRADIENT] != 0:
+                out = written = r[R.GRADIENT] + weights - r[R.W]
             if width == panel_width:
-                full(a, n, stride, b, rows, scratch, a_ahead, upcoming, weights, slot_bytes, slots, transposed)
+                full(a, n, stride, b, rows, out, a_ahead, upcoming, written, slot_bytes, slots, transposed)
             elif width == half_width:
-                half(a, n, stride, b, rows, scratch, a_ahead, upcoming, weights, slot_bytes, slots, transposed)
+                half(a, n, stride, b, rows, out, a_ahead, upcoming, written, slot_bytes, slots, transposed)
             elif width == quarter_width:
-                quarter(a, n, stride, b, rows, scratch, a_ahead, upcoming, weights, slot_bytes, slots, transposed)
+                quarter(a, n, stride, b, rows, out, a_ahead, upcoming, written, slot_bytes, slots, transposed)
             else:
-                eighth(a, n, stride, b, rows, scratch, a_ahead, upcoming, weights, slot_bytes, slots, transposed)
-            if r[R.PENALTY] != 0:
-                call(r[R.PENALTY], scratch, weights, n * width, worker)
-            if r[R.CLIP_KERNEL] != 0:
-                call(r[R.CLIP_KERNEL], scratch, weights, n * width, worker)
-            if r[R.DECAY_KERNEL] != 0:
-                call(r[R.DECAY_KERNEL], weights, scratch, n * width, worker)
-            call(r[R.OPTIMIZER], weights, scratch, n * width, worker)
+                eighth(a, n, stride, b, rows, out, a_ahead, upcoming, written, slot_bytes, slots, transposed)
+            update_block(r, worker, weights, out, n * width)
             if transposed != 0:
                 write_transposed(weights, n, width, min(width, n_out - j * panel_width), transposed, wt_width)
 
@@ -211,20 +234,19 @@ def bias_gradient(dtype: str, simd: Simd):
 
     def bias_gradient(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
-        n_panels, rows, scratch, ones = r[R.N_PANELS], w[R.ROWS], w[R.SCRATCH], r[R.ONES]
+        n_panels, rows, ones = r[R.N_PANELS], w[R.ROWS], r[R.ONES]
         for j in range(lo, hi):
             width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
+            out = w[R.SCRATCH] if r[R.GRADIENT] == 0 else r[R.GRADIENT] + j * panel_width * item
             dz = r[R.C] + j * r[R.C_PANEL_BYTES]
             if width == panel_width:  # the product with a column of ones: one stored 1, stride 0
-                full(ones, 0, dz, rows, scratch, 0)
+                full(ones, 0, dz, rows, out, 0)
             elif width == half_width:
-                half(ones, 0, dz, rows, scratch, 0)
+                half(ones, 0, dz, rows, out, 0)
             elif width == quarter_width:
-                quarter(ones, 0, dz, rows, scratch, 0)
+                quarter(ones, 0, dz, rows, out, 0)
             else:
-                eighth(ones, 0, dz, rows, scratch, 0)
-            if r[R.CLIP_KERNEL] != 0:
-                call(r[R.CLIP_KERNEL], scratch, r[R.W] + j * panel_width * item, width, worker)
-            call(r[R.OPTIMIZER], r[R.W] + j * panel_width * item, scratch, width, worker)
+                eighth(ones, 0, dz, rows, out, 0)
+            update_block(r, worker, r[R.W] + j * panel_width * item, out, width)
 
     return bias_gradient

@@ -24,10 +24,19 @@ INIT, EPILOGUE, OTHER = 12, 13, 14
 A_BLOCK_BYTES, N_BLOCKS = 2, 6
 W, WT, WT_LAST_WIDTH, N_OUT, PENALTY, OPTIMIZER, SLOTS, A_AHEAD, GATHERS = range(15, 24)
 CLIP_KERNEL, DECAY_KERNEL = 24, 25  # 0 or kernels: of the gradient before the optimiser, and of the weights
+GROUP = 26  # bytes from a step's scalars to those of the layer's group
+GRADIENT = 27  # 0, or where the gradient is kept, in panels like W; then there is no OPTIMIZER
+AVERAGE_KERNEL = 28  # 0, or the kernel of the moving average, after the optimiser
 
 # bias_gradient: unit j is panel j. Uses C, C_PANEL_BYTES, N_PANELS, LAST_WIDTH, W (the bias), PENALTY, OPTIMIZER, ONES,
 # CLIP_KERNEL
 ONES = 1
+
+# update: unit (p, j) is a block of W: its GRADIENT times the number at COEFFICIENT, then as in weight_gradient
+# square_sums: unit j is panel j of GRADIENT: float64 sums of the squares of its columns at SUMS
+# clip_norm: one unit: COEFFICIENT = min(1, bound / (sqrt(sum of N_SUMS numbers at SUMS) + 1e-6))
+# max_norm: unit j is panel j of W, whose columns get a norm of NUMBER at most
+SUMS, N_SUMS, COEFFICIENT = 1, 2, 3
 
 # gather: rows of X into the batch, converted. X, X_STRIDE in bytes; CSR: X = data, INDICES, INDPTR
 X, X_STRIDE, N_FEATURES, XB, XB_STRIDE, INDICES, INDPTR, SCALING = 1, 2, 3, 4, 5, 6, 7, 8
@@ -43,9 +52,19 @@ OUT, OUT_STRIDE = 1, 2
 # elementwise: a layer's activation on its own: OTHER_IN -> C
 IN = 1
 
-# norms: IN -> C in panels; W the scale, SHIFT (or 0) the shift, N_OUT the columns. SUMS: three arrays of SUMS_BYTES, a
-# number for each column, or (row norms, in float64) for each row and group
-NORMED, SUMS, SUMS_BYTES, SHIFT, GROUPS, CENTERED, EPSILON, RUNNING_MEAN, RUNNING_VAR = 2, 3, 4, 5, 6, 7, 12, 16, 17
+# norms: IN -> C in panels; W the scale, SHIFT (or 0) the shift, N_OUT the columns. STATISTICS: three arrays of
+# STATISTICS_BYTES, a number for each column, or (row norms, in float64) for each row and group
+NORMED, STATISTICS, STATISTICS_BYTES, SHIFT, GROUPS, CENTERED, EPSILON, RUNNING_MEAN, RUNNING_VAR = (
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    12,
+    16,
+    17,
+)
 
 # prelu: IN -> C with the slopes W. prelu.gradient: IN (da), Z -> C, and NORMED
 Z = 3
@@ -60,13 +79,15 @@ ROWS, INDEX, FIRST, SCALARS, SCRATCH, CONTROL, STEP_LOSS, SLOT_BYTES = 0, 1, 2, 
 NEXT_X, NEXT_STRIDE, NEXT_INDEX, NEXT_FIRST, NEXT_ROW, NEXT_END = range(8, 14)  # rows that the next step will gather
 KEY = 15  # 64 random bits of the step
 EPILOGUE_NUMBER = 14  # NUMBER of the record that is being run, for its epilogue
+AVERAGE_BYTES = 16  # from a parameter to its moving average, the last slot
 CLAIMED = (32, 48)  # how many pieces of its tiles have been claimed, by anyone; alternating from phase to phase
 WORKER = 64
 
-# scalars of a step (float64): 1 / sum of weights, l2 / sum of weights, the bound of the gradient, 1 - learning rate *
-# weight decay, then the optimiser's own, five at most
-SCALE, L2, CLIP, DECAY, RULE = 0, 1, 2, 3, 4
-N_SCALARS = 9
+# scalars of a step (float64), a row for each group of layers: 1 / sum of weights, factors of p and sign(p) in the
+# gradient, the bound of the gradient, 1 - learning rate * weight decay, the new parameters' share in their average,
+# then the optimiser's own, five at most
+SCALE, L2, L1, CLIP, DECAY, AVERAGE, RULE = 0, 1, 2, 3, 4, 5, 6
+N_SCALARS = 11
 
 # control block (int64, shared by the workers of a run): fields on cache lines of their own (128 bytes for Apple's)
 ARRIVED, NOT_FINITE, DONE, LEFT = 0, 16, 32, 48

@@ -1,0 +1,119 @@
+"""What a training step does with gradients: penalties, clipping, the optimiser's rule, averages, constraints.
+
+`lowering.py` makes the records that compute gradients and asks `Updates.fields` how each goes on. Without clipping by
+the norm the update follows at once, on the block whose gradient was just computed. With it gradients are stored, and
+three more phases follow: the squares are summed column by column, the sums become one coefficient, the updates are
+done. The limit of `max_norm` needs whole columns of new weights, so it has a phase of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .engine import records as R
+from .layers import Dense, Layer
+from .plan import Group, Kernel, Parameter, Phase, Plan, Step
+
+
+@dataclass
+class Updates:
+    """How the parameters of a plan are updated; the arguments are those of `training_plan`."""
+
+    plan: Plan
+    rule: str
+    l2: bool
+    clip: bool
+    decay: bool
+    clip_norm: bool
+    average: bool
+    _sums: list[Step] = field(default_factory=list)
+    _updates: list[Step] = field(default_factory=list)
+    _constraints: list[Step] = field(default_factory=list)
+    _n_sums: int = 0
+
+    def fields(self, parameter: Parameter, layer: Layer, *, weight: bool) -> tuple[dict, str]:
+        """Fields for the record that computes a gradient in blocks of panel x panel, and what they say.
+
+        Penalties, decay and `max_norm` are for the matrices of dense layers; vectors have none.
+        """
+        plan, copy, limited = self.plan, parameter.transposed, weight and layer.max_norm is not None
+        group = Group(layer.l1, layer.l2, layer.learning_rate_multiplier) if isinstance(layer, Dense) else Group()
+        if group not in plan.groups:
+            plan.groups.append(group)
+        penalised = weight and (self.l2 or layer.l1 or layer.l2)
+        before = {
+            R.GROUP: 8 * R.N_SCALARS * plan.groups.index(group),
+            R.PENALTY: Kernel("l1_l2" if layer.l1 else "l2") if penalised else 0,
+            R.CLIP_KERNEL: Kernel("clip") if self.clip else 0,
+        }
+        average = {R.AVERAGE_KERNEL: Kernel("average") if self.average else 0}
+        after = {
+            R.DECAY_KERNEL: Kernel("decay") if self.decay and weight else 0,
+            R.OPTIMIZER: Kernel(self.rule),
+            R.SLOTS: plan.n_slots,
+        }
+        transposed = {R.WT: copy.at if copy else 0, R.WT_LAST_WIDTH: copy.last_width if copy else 0}
+        words = ["decay"] * bool(after[R.DECAY_KERNEL]) + [self.rule]
+        if limited:
+            at = {**self._geometry(parameter), **transposed, **average, R.NUMBER: _bits(layer.max_norm)}
+            text = f"{parameter.name}: columns of norm {layer.max_norm:g} at most"
+            self._constraints.append(Step("max_norm", at, text, parameter.matrix.n_panels, self._panel_cost(parameter)))
+        else:
+            after |= {**transposed, **average}
+            words += ["average"] * self.average + ["W^T"] * bool(copy)
+        text = ", ".join(["gradient"] + ["clip"] * self.clip)
+        if not self.clip_norm:
+            return before | after, ", ".join([text, *words])
+        self._store(parameter, before, after, ", ".join(words))
+        return before, text
+
+    def _store(self, parameter: Parameter, before: dict, after: dict, text: str) -> None:
+        """Give the gradient a place, and the later phases their records."""
+        plan, matrix = self.plan, parameter.matrix
+        before[R.GRADIENT] = plan.matrix("workspace", matrix.rows, matrix.columns).at
+        at = {**self._geometry(parameter), R.GRADIENT: before[R.GRADIENT]}
+        cost = self._panel_cost(parameter)
+        sums = {**at, R.SUMS: 8 * self._n_sums}  # from where the sums of all parameters will be
+        self._sums.append(Step("square_sums", sums, f"{parameter.name}: squares", matrix.n_panels, cost))
+        self._n_sums += (matrix.n_panels - 1) * matrix.panel + matrix.last_width
+        units, cost = matrix.n_panels * at[R.N_BLOCKS], max(1, min(matrix.rows, matrix.panel) * matrix.panel // 4)
+        fields = {**at, **after, R.GROUP: before[R.GROUP]}
+        self._updates.append(Step("update", fields, f"{parameter.name}: {text}", units, cost))
+
+    def _geometry(self, parameter: Parameter) -> dict:
+        matrix = parameter.matrix
+        return {
+            R.W: matrix.at,
+            R.DEPTH: matrix.rows,
+            R.N_BLOCKS: -(-matrix.rows // matrix.panel),
+            R.N_PANELS: matrix.n_panels,
+            R.LAST_WIDTH: matrix.last_width,
+            R.N_OUT: matrix.columns,
+        }
+
+    def _panel_cost(self, parameter: Parameter) -> int:
+        return max(1, parameter.matrix.rows * parameter.matrix.panel // 16)
+
+    def phases(self) -> list[Phase]:
+        """What follows the phase of the gradients, when all of them have their fields."""
+        groups: list[list[Step]] = []
+        if self.clip_norm:
+            place = self.plan.place("workspace", 8 * self._n_sums)
+            coefficient = self.plan.place("workspace", 8)
+            for step in self._sums:
+                step.fields[R.SUMS] = place + step.fields[R.SUMS]
+            for step in self._updates:
+                step.fields[R.COEFFICIENT] = coefficient
+            fields = {R.SUMS: place, R.N_SUMS: self._n_sums, R.COEFFICIENT: coefficient}
+            norm = Step("clip_norm", fields, "min(1, clip_norm / (norm of the gradient + 1e-6))", 1)
+            groups += [self._sums, [norm], self._updates]
+        if self._constraints:
+            groups.append(self._constraints)
+        return [Phase(R.TILE_PHASE, tuple(steps)) for steps in groups]
+
+
+def _bits(number: float) -> int:
+    """A float64 as records hold it."""
+    return int(np.float64(number).view(np.int64))
