@@ -6,7 +6,6 @@ A row of a table is a declaration's docstring: the formula begins its summary, t
 dl/dz =, "When to use:" begins a paragraph, the source is its "References" or who is cited with a year.
 """
 
-import dataclasses
 import inspect
 import re
 from pathlib import Path
@@ -46,10 +45,12 @@ def formula(summary: str) -> str:
 
 
 def signature(cls) -> str:
-    """ "Huber(delta=1.0)": the fields that a person sets."""
-    fields = sorted((f for f in dataclasses.fields(cls) if f.init), key=lambda f: f.kw_only)
-    missing = dataclasses.MISSING
-    return f"{cls.__name__}({', '.join(f.name + ('' if f.default is missing else f'={f.default!r}') for f in fields)})"
+    """ "Huber(delta=1.0)": what a person sets."""
+    words = []
+    for p in inspect.signature(cls).parameters.values():
+        words.append(("*" if p.kind is p.VAR_POSITIONAL else "") + p.name)
+        words[-1] += "" if p.default is p.empty else f"={p.default!r}"
+    return f"{cls.__name__}({', '.join(words)})"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -80,7 +80,7 @@ def weight_norms(gradients: dict[str, np.ndarray]) -> dict[str, float]:
     >>> weight_norms({"dense_0.weight": np.array([[3.0], [4.0]]), "dense_0.bias": np.array([9.0])})
     {'dense_0': 5.0}
     """
-    weights = {n.removesuffix(".weight"): g for n, g in gradients.items() if n.endswith(".weight")}
+    weights = {n.removesuffix(".weight"): g for n, g in gradients.items() if g.ndim == 2}
     return {name: float(np.linalg.norm(g.astype(np.float64))) for name, g in weights.items()}
 
 

@@ -163,6 +163,8 @@ class Residual:
     With a `drop_rate` (stochastic depth, Huang et al., 2016), training leaves the branch out row by row: f(x) counts as
     0 with that probability, else as f(x) / (1 - drop_rate); a prediction keeps all.
 
+    When to use: more than a few hidden layers; see `pre_norm_block`.
+
     Parameters
     ----------
     *layers : Layer
@@ -219,6 +221,8 @@ class GLU(_Gated):
 
     W and b are the parameters of one dense layer (the gate), V and c those of the next: "dense_0", "dense_1".
 
+    When to use: in place of a Dense and its activation, two thirds as wide for as many parameters.
+
     Parameters
     ----------
     units : int
@@ -246,6 +250,8 @@ class GLU(_Gated):
 class GEGLU(_Gated):
     """a = GELU(x W + b) * (x V + c) (Shazeer, 2020); parameters and errors as in `GLU`.
 
+    When to use: as `GLU`, in networks that else use GELU.
+
     Examples
     --------
     >>> GEGLU(8)
@@ -259,6 +265,8 @@ class GEGLU(_Gated):
 class SwiGLU(_Gated):
     """a = SiLU(x W + b) * (x V + c) (Shazeer, 2020); parameters and errors as in `GLU`.
 
+    When to use: as `GLU`; the usual one in language models.
+
     Examples
     --------
     >>> SwiGLU(8, use_bias=False)
@@ -271,6 +279,8 @@ class SwiGLU(_Gated):
 @dataclass(frozen=True)
 class PReLU:
     """a = z where z > 0, else weight z, with a learned slope for each unit (He et al., 2015).
+
+    When to use: where ReLU leaves many units dead, with data enough for the extra parameters.
 
     Parameters
     ----------

@@ -23,6 +23,9 @@ class BatchNorm:
     Keras (PyTorch's momentum is 1 minus this one), with the variance divided by the number of rows. Predictions and
     validation use them. `Sequential.gradients` uses the batch's.
 
+    When to use: deep networks and high learning rates, with batches of 32 rows and more; between a Dense and its
+    activation, or first, in place of scaling the inputs.
+
     Parameters
     ----------
     momentum : float
@@ -91,6 +94,8 @@ class LayerNorm(_RowNorm):
     """a = weight (z - mean) / sqrt(variance + epsilon) + bias, with the mean and the variance of each row over its
     units (Ba, Kiros and Hinton, 2016). Training and prediction are the same.
 
+    When to use: in residual blocks, and where batches are small.
+
     Parameters
     ----------
     epsilon : float
@@ -117,6 +122,8 @@ class RMSNorm(_RowNorm):
     """a = weight z / sqrt(mean of z^2 + epsilon), over the units of each row (Zhang and Sennrich, 2019): LayerNorm
     without the mean and the shift.
 
+    When to use: in place of LayerNorm, a little cheaper.
+
     Parameters
     ----------
     epsilon : float
@@ -142,6 +149,8 @@ class RMSNorm(_RowNorm):
 @dataclass(frozen=True)
 class GroupNorm(_RowNorm):
     """LayerNorm of each group of neighbouring units by itself (Wu and He, 2018).
+
+    When to use: where neighbouring units belong together.
 
     Parameters
     ----------
