@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from . import initializers
-from .activations import ACTIVATIONS, Activation
+from . import initializers, user_functions
+from .activations import ACTIVATIONS, Activation, CustomActivation
 from .errors import check_range, unknown_name
 
 
@@ -111,11 +111,17 @@ def to_config(layer: Layer) -> dict:
     >>> to_config(Dense(2))["units"]
     2
     """
+    if isinstance(layer, CustomActivation):
+        return user_functions.describe(layer, layer.samples)
     return {"type": type(layer).__name__, **dataclasses.asdict(layer)}
 
 
-def from_config(config: dict) -> Layer:
-    """The layer that `to_config` described; ValueError for an unknown type or unknown fields."""
+def from_config(config: dict, custom_objects: dict | None = None) -> Layer:
+    """The layer that `to_config` described; ValueError for an unknown type or unknown fields, or where a
+    `CustomActivation` is not among `custom_objects`.
+    """
+    if config.get("type") == CustomActivation.__name__:
+        return user_functions.recall(config, custom_objects, CustomActivation)
     fields = dict(config)
     kind = fields.pop("type", None)
     if kind not in LAYERS:

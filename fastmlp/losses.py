@@ -10,12 +10,15 @@ gradients below are those of l_i. Logits Z have shape (n, K). Computation is in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable
+from dataclasses import InitVar, dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy import exp, log, maximum, where
 
+from . import user_functions
 from .activations import log1p_of_exp_minus_abs
 from .errors import check_range, unknown_name
 
@@ -30,13 +33,18 @@ def sigmoid(z):
 class Loss:
     """A loss of the last layer's logits; see `LOSSES`."""
 
+    term: ClassVar = None  # l_k(z_k, y_k, a, b) of a sum over outputs, and its slope; a and b are `numbers`
+    slope: ClassVar = None
     name: ClassVar[str] = ""
     targets: ClassVar[str] = ""  # what y may be, in words
     classification: ClassVar[bool] = False
 
-    term: ClassVar = None  # l_k(z_k, y_k, a, b) of a sum over outputs, and its slope; a and b are `numbers`
-    slope: ClassVar = None
     row: ClassVar = None  # or l(z, y, g, n, numbers) of whole rows: indexed by column; writes dl/dz into g
+
+    @property
+    def kernel(self) -> str:
+        """What the names of its kernels begin with."""
+        return self.name
 
     @property
     def numbers(self) -> tuple[float, ...]:
@@ -571,12 +579,99 @@ LOSSES: dict[str, type[Loss]] = {
 }
 
 
+def _as_they_are(logits):
+    return logits
+
+
+_Z, _Y = (grid.ravel() for grid in np.meshgrid(user_functions.POINTS, [0.25, 1.0]))
+
+
+@dataclass(frozen=True)
+class CustomLoss(Loss):
+    """Your own l = sum_k term(z_k, y_k), with its slope dl/dz_k: plain functions of NumPy arrays, which the engine
+    compiles as it does its own. See `CustomActivation` for how to write them.
+
+    Parameters
+    ----------
+    term, slope : callable
+        Of a logit and its target, elementwise.
+    name : str
+        For messages and files.
+    output : callable
+        What `predict` makes of the logits (n, K), in NumPy; by default they are returned as they are.
+    check_derivative : bool
+        Compare the slope with differences of the term now, for z in [-3, 3] and y = 1/4 and 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No such functions, or the slope is another function's; when a fit compiles them: Numba cannot.
+
+    Examples
+    --------
+    >>> log_cosh = CustomLoss(lambda z, y: np.log(np.cosh(z - y)), lambda z, y: np.tanh(z - y), "log_cosh")
+    >>> round(log_cosh.value(np.array([[3.0], [1.0]]), np.array([1.0, 1.0])), 4)
+    0.6625
+    """
+
+    targets: ClassVar[str] = "finite numbers of shape (n,) or (n, K)"
+    term: Callable
+    slope: Callable
+    name: str = "custom"
+    output: Callable = _as_they_are
+    check_derivative: InitVar[bool] = True
+
+    def __post_init__(self, check_derivative):
+        user_functions.check_name(self, LOSSES)
+        user_functions.check_function(self, "term", _Z, _Y)
+        slope = user_functions.check_function(self, "slope", _Z, _Y)
+        if check_derivative:
+            user_functions.check_derivative(self, "term", "slope", slope, _Z, _Y)
+        self.kernel  # noqa: B018  what it refers to can be told apart
+
+    @property
+    def kernel(self):
+        return user_functions.kernel_family(self, self.term, self.slope)
+
+    @property
+    def samples(self):
+        """Values by which a model file knows it again."""
+        return self.term(_Z, _Y)
+
+    def rows(self, logits, targets):
+        z = np.asarray(logits, np.float64)
+        return np.broadcast_to(self.term(z, _dense_targets(targets, z.shape)), z.shape).sum(axis=1)
+
+    def gradient(self, logits, targets):
+        z = np.asarray(logits, np.float64)
+        return self.slope(z, _dense_targets(targets, z.shape)) + np.zeros(z.shape)
+
+
 def get(loss: str | Loss, argument: str = "loss") -> Loss:
     """The loss of that name, or the object itself."""
-    if type(loss) in LOSSES.values():
+    if type(loss) in (*LOSSES.values(), CustomLoss):
         return loss
     if isinstance(loss, Loss):
-        raise TypeError(f"`{argument}` must be one of the losses {', '.join(map(repr, LOSSES))}; own losses: not yet.")
+        raise TypeError(f"`{argument}` must be a CustomLoss, or one of {', '.join(map(repr, LOSSES))}; got {loss!r}.")
     if not isinstance(loss, str) or loss not in LOSSES:
         raise unknown_name(argument, loss, LOSSES)
     return LOSSES[loss]()
+
+
+def to_config(loss: Loss) -> dict:
+    """The loss as a dictionary that JSON can hold.
+
+    >>> to_config(Huber(2.0))
+    {'name': 'huber', 'delta': 2.0}
+    """
+    if isinstance(loss, CustomLoss):
+        return user_functions.describe(loss, loss.samples)
+    return {"name": loss.name, **dataclasses.asdict(loss)}
+
+
+def from_config(config: dict, custom_objects: dict | None = None) -> Loss:
+    """The loss that `to_config` described; ValueError where a `CustomLoss` is not among `custom_objects`."""
+    if config.get("type") == CustomLoss.__name__:
+        return user_functions.recall(config, custom_objects, CustomLoss)
+    fields = dict(config)
+    return dataclasses.replace(get(fields.pop("name")), **fields)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .activations import ACTIVATIONS, Activation
+from .activations import ACTIVATIONS, Activation, CustomActivation
 from .engine import records as R
 from .engine.simd import Simd, host_simd
 from .layers import Dense, Dropout, Layer, Rescaling
@@ -146,8 +146,9 @@ def check_layers(layers: Sequence[Layer]) -> None:
             raise TypeError(
                 f"layer {i} must be a Dense, an activation such as ReLU(), a Dropout or a Rescaling; got {layer!r}."
             )
-        if isinstance(layer, Activation) and type(layer) not in ACTIVATIONS.values():
-            raise TypeError(f"layer {i} must be one of the activations {', '.join(ACTIVATIONS)}; own ones: not yet.")
+        if isinstance(layer, Activation) and type(layer) not in (*ACTIVATIONS.values(), CustomActivation):
+            names = ", ".join(ACTIVATIONS)
+            raise TypeError(f"layer {i} must be a CustomActivation, or one of the activations {names}; got {layer!r}.")
         if isinstance(layer, Rescaling) and i:
             raise ValueError(f"Rescaling must be the first layer; got it as layer {i}.")
     if not any(isinstance(layer, Dense) for layer in layers):
@@ -271,7 +272,7 @@ def _forward_steps(plan: Plan, ops: list[Op]) -> list[Step]:
         if isinstance(op.layer, Activation):
             if not isinstance(ops[i - 1].layer, Dense):
                 text = f"a = {op.layer.name}(z)"
-                kernel = {R.EPILOGUE: Kernel(f"{op.layer.name}.value"), R.NUMBER: _number(op.layer)}
+                kernel = {R.EPILOGUE: Kernel(f"{op.layer.kernel}.value"), R.NUMBER: _number(op.layer)}
                 steps.append(_elementwise(op.source, op.target, kernel, op.target, text))
             continue
         after = ops[i + 1] if i + 1 < len(ops) and isinstance(ops[i + 1].layer, Activation) else None
@@ -284,7 +285,7 @@ def _forward_steps(plan: Plan, ops: list[Op]) -> list[Step]:
             R.B: op.weight.matrix.at,
             R.DEPTH: n_in,
             R.INIT: op.bias.matrix.at if op.bias else 0,
-            R.EPILOGUE: Kernel(f"{after.layer.name}.{'apart' if apart else 'value'}") if fused else 0,
+            R.EPILOGUE: Kernel(f"{after.layer.kernel}.{'apart' if apart else 'value'}") if fused else 0,
             R.OTHER: after.target.at if apart else op.target.at,
             R.NUMBER: _number(after.layer) if fused else 0,
         }
@@ -320,7 +321,7 @@ def _dropout_step(plan: Plan, op: Op, i: int, source: Matrix | None, target: Mat
 
 def _derivative(op: Op) -> tuple[dict, Matrix]:
     """The kernel of an activation's derivative, as fields, and the value it is computed from."""
-    fields = {R.EPILOGUE: Kernel(f"{op.layer.name}.derivative"), R.NUMBER: _number(op.layer)}
+    fields = {R.EPILOGUE: Kernel(f"{op.layer.kernel}.derivative"), R.NUMBER: _number(op.layer)}
     return fields, op.target if op.layer.from_output else op.source
 
 
@@ -344,7 +345,7 @@ def _loss_step(plan: Plan, z: Matrix, loss: Loss, targets: str, weighted: bool, 
     else:
         fields |= {field: plan.place("workspace", 8 * plan.batch_size) for field in (R.ROW_MASS, R.ROW_PICK)}
     text = "loss of every row" + (", dz over the logits" if with_gradient else "")
-    return Step(f"{loss.name}.{targets}", fields, text), row_losses
+    return Step(f"{loss.kernel}.{targets}", fields, text), row_losses
 
 
 def _input_gradient_step(plan: Plan, op: Op, gradient: Matrix, dz: Matrix, before: Op | None) -> Step:

@@ -449,11 +449,14 @@ class Sequential:
         save_model(path, self)
 
     @classmethod
-    def load(cls, path) -> Sequential:
-        """A model from a file that `save` wrote; ModelFileError says what is wrong with any other."""
+    def load(cls, path, custom_objects: dict | None = None) -> Sequential:
+        """A model from a file that `save` wrote; ModelFileError says what is wrong with any other.
+
+        `custom_objects` gives the model's `CustomActivation` and `CustomLoss` objects by name.
+        """
         from .serialization import load_model
 
-        model = load_model(path)
+        model = load_model(path, custom_objects)
         if not isinstance(model, cls):
             raise ValueError(f"{path} holds a {type(model).__name__}, not a Sequential; use fastmlp.load_model.")
         return model

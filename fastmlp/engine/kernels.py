@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ..activations import ACTIVATIONS
 from ..losses import LOSSES
+from . import custom
 from .dropout import dropout
 from .elementwise import activation_derivative, activation_value, elementwise
 from .loop import run
@@ -66,3 +67,8 @@ for _name, _declaration in LOSSES.items():
         KERNELS[f"{_name}.dense"] = separable_kernel(_declaration)
     elif _declaration.row is not None:
         KERNELS[f"{_name}.dense"] = row_kernel(_declaration)
+
+
+def builder_of(name: str):
+    """What builds the kernel of that name for a dtype and a vector unit."""
+    return KERNELS[name] if name in KERNELS else custom.builder(name)
