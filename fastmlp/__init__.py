@@ -48,6 +48,8 @@ _HOME = {
     "NegativeBinomial": "losses",
     "Hinge": "losses",
     "Focal": "losses",
+    "SoftmaxFocal": "losses",
+    "Ordinal": "losses",
     "Gaussian": "losses",
     "CustomLoss": "losses",
     "SGD": "optimizers",

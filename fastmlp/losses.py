@@ -59,6 +59,10 @@ class Loss:
         """Where finite targets are outside what the loss takes."""
         return (y < 0) | (y > 1) if self.classification else np.zeros(y.shape, bool)
 
+    def best_class(self, logits: np.ndarray) -> np.ndarray:
+        """The likeliest class of each row, (n,), where the targets are codes."""
+        return logits.argmax(axis=1)
+
     def rows(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """l_i for every row, float64, shape (n,)."""
         if self.row is not None:
@@ -373,7 +377,7 @@ def focal_slope(z, y, a, b):
 class Focal(Loss):
     """l = sum_k -y_k (1 - p_k)^gamma log p_k - (1 - y_k) p_k^gamma log(1 - p_k), p = sigmoid(z): the binary form.
 
-    Output: p. gamma = 0 is binary cross-entropy. No softmax form. Lin et al., 2017, without their alpha.
+    Output: p. gamma = 0 is binary cross-entropy. Lin et al., 2017, without their alpha; `SoftmaxFocal` is for classes.
 
     Parameters
     ----------
@@ -402,6 +406,116 @@ class Focal(Loss):
 
     def output(self, logits):
         return sigmoid(logits)
+
+
+def softmax_focal_row(z, y, g, n, numbers):
+    own, top, total = 0.0 * z[0], 0.0 * z[0] - 3e38, 0.0 * z[0]
+    for k in range(n):
+        mine = y[0] == k
+        own, other = where(mine, z[k], own), where(mine, top, z[k])
+        top = where(other > top, other, top)
+    for k in range(n):
+        mine = y[0] == k
+        g[k] = where(mine, 0.0, exp(where(mine, 0.0, z[k] - top)))
+        total = total + g[k]
+    m = own - top - log(total)
+    tail = log1p_of_exp_minus_abs(m)
+    plus, minus = maximum(m, 0.0) + tail, maximum(-m, 0.0) + tail  # softplus(m), softplus(-m)
+    focus = exp(-numbers[0] * plus)
+    slope = -focus * (sigmoid(-m) + numbers[0] * sigmoid(m) * minus)
+    for k in range(n):
+        g[k] = where(y[0] == k, slope, -slope * (g[k] / total))
+    return minus * focus
+
+
+@dataclass(frozen=True)
+class SoftmaxFocal(Loss):
+    """l = -(1 - p_y)^gamma log p_y, p = softmax(z), y the class: the form for K classes. Output: p.
+
+    With m = z_y - log sum_{k != y} exp(z_k) it is p_y = sigmoid(m), the binary form; dl/dz_y = dl/dm and
+    dl/dz_k = -dl/dm p_k / (1 - p_y). gamma = 0 is softmax cross-entropy. Lin et al., 2017, without their alpha: pass
+    `class_weight` to `fit`.
+
+    Parameters
+    ----------
+    gamma : float
+        At least 0.
+
+    Examples
+    --------
+    >>> round(SoftmaxFocal(gamma=2.0).value(np.array([[0.0, 0.0]]), np.array([1])), 4)
+    0.1733
+    """
+
+    name: ClassVar[str] = "softmax_focal"
+    targets: ClassVar[str] = "integer codes (n,) in [0, K)"
+    classification: ClassVar[bool] = True
+    row: ClassVar = staticmethod(softmax_focal_row)
+    gamma: float = 2.0
+
+    def __post_init__(self):
+        check_range("gamma", self.gamma, 0, np.inf)
+
+    @property
+    def numbers(self):
+        return (self.gamma,)
+
+    def target_columns(self, n_outputs):
+        if n_outputs < 2:
+            raise ValueError(f"`loss`={self.name!r} needs Dense(K), K >= 2, as the last layer; got {n_outputs} output.")
+        return 1
+
+    def bad_targets(self, y, n_outputs):
+        return _no_codes(y, n_outputs)
+
+    def output(self, logits):
+        return SoftmaxCrossEntropy().output(logits)
+
+
+def ordinal_row(z, y, g, n, numbers):
+    total = 0.0 * z[0]
+    for k in range(n):
+        asked, above = where(y[0] >= k, 1.0, 0.0), where(y[0] > k, 1.0, 0.0)
+        total = total + asked * (maximum(where(above > 0.0, -z[k], z[k]), 0.0) + log1p_of_exp_minus_abs(z[k]))
+        g[k] = asked * (sigmoid(z[k]) - above)
+    return total
+
+
+@dataclass(frozen=True)
+class Ordinal(Loss):
+    """l = -log P(y) for K + 1 ordered classes from K logits, where sigmoid(z_k) = P(y > k | y >= k).
+
+    dl/dz_k = sigmoid(z_k) - [y > k] for k <= y, else 0. The cumulative P(y > k) = prod_{j <= k} sigmoid(z_j) fall with
+    k whatever the logits are. Output: the probabilities (n, K + 1). Fienberg, 1980 (continuation ratios); Shi, Cao and
+    Raschka, 2023 (CORN).
+
+    >>> Ordinal().output(np.array([[0.0, 0.0]])).tolist()
+    [[0.5, 0.25, 0.25]]
+    """
+
+    name: ClassVar[str] = "ordinal"
+    targets: ClassVar[str] = "integer codes (n,) in [0, K], in the order of the classes"
+    classification: ClassVar[bool] = True
+    row: ClassVar = staticmethod(ordinal_row)
+
+    def target_columns(self, n_outputs):
+        return 1
+
+    def bad_targets(self, y, n_outputs):
+        return _no_codes(y, n_outputs + 1)
+
+    def best_class(self, logits):
+        return self.output(logits).argmax(axis=1)
+
+    def output(self, logits):
+        above = np.cumprod(sigmoid(logits), axis=1)
+        reached = np.hstack([np.ones_like(above[:, :1]), above[:, :-1]])
+        return np.hstack([reached * sigmoid(-logits), above[:, -1:]])
+
+
+def _no_codes(y, n_classes: int):
+    """Where y is none of 0 to n_classes - 1."""
+    return (y < 0) | (y >= n_classes) | (y != np.floor(y))
 
 
 def quantile_row(z, y, g, n, numbers):
@@ -555,7 +669,7 @@ class Hinge(Loss):
     def bad_targets(self, y, n_outputs):
         if n_outputs == 1:
             return (abs(y) != 1) & (y != 0)
-        return (y < 0) | (y >= n_outputs) | (y != np.floor(y))
+        return _no_codes(y, n_outputs)
 
     def output(self, logits):
         return logits
@@ -574,6 +688,8 @@ LOSSES: dict[str, type[Loss]] = {
         NegativeBinomial,
         Hinge,
         Focal,
+        SoftmaxFocal,
+        Ordinal,
         Gaussian,
     )
 }

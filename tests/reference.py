@@ -150,10 +150,27 @@ def hinge(z, y):
     return rows, gradient
 
 
+def softmax_focal(z, y, gamma=2.0):
+    """-(1 - p_y)^gamma log p_y by the chain rule through the softmax."""
+    p = scipy.special.softmax(z, axis=1)
+    mine = np.eye(z.shape[1])[y.ravel().astype(int)]
+    own = (p * mine).sum(1, keepdims=True)
+    slope = gamma * (1 - own) ** (gamma - 1) * np.log(own) - (1 - own) ** gamma / own  # dl/dp_y
+    return (-((1 - own) ** gamma) * np.log(own)).ravel(), slope * own * (mine - p)
+
+
+def ordinal(z, y):
+    """-log of the class's probability, which is the difference of two cumulative ones."""
+    above = np.hstack([np.ones((len(z), 1)), np.cumprod(sigmoid(z), axis=1), np.zeros((len(z), 1))])
+    c = y.ravel().astype(int)
+    k, i = np.arange(z.shape[1]), np.arange(len(z))
+    rows = -np.log(above[i, c] - above[i, c + 1])
+    return rows, np.where(k <= y.reshape(-1, 1), sigmoid(z) - (k < y.reshape(-1, 1)), 0.0)
+
+
 # as LOSSES, with targets of their own (n, columns); see test_losses.py
-MORE_LOSSES = {
-    f.__name__: f for f in (absolute_error, huber, poisson, negative_binomial, focal, quantile, gaussian, hinge)
-}
+_MORE = (absolute_error, huber, poisson, negative_binomial, focal, softmax_focal, ordinal, quantile, gaussian, hinge)
+MORE_LOSSES = {f.__name__: f for f in _MORE}
 
 
 def sgd(p, g, slots, t, learning_rate, momentum, nesterov):
