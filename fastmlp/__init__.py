@@ -50,6 +50,8 @@ _HOME = {
     "Focal": "losses",
     "SoftmaxFocal": "losses",
     "Ordinal": "losses",
+    "Contrastive": "losses",
+    "Triplet": "losses",
     "Gaussian": "losses",
     "CustomLoss": "losses",
     "SGD": "optimizers",

@@ -76,15 +76,21 @@ def training_plan(
     plan, ops, gather = _forward(layers, n_features, batch_size, source, dtype, guard, simd, n_slots, training=True)
     rows = [gather, *_forward_steps(plan, ops)]
     gradient = ops[-1].target
-    if isinstance(ops[-1].layer, Activation):  # its derivative needs the output that the loss is about to overwrite
+    if loss.across:
+        gradient = plan.matrix("workspace", batch_size, plan.n_outputs)
+        collect, phases, row_losses = _loss_across_rows(plan, ops[-1].target, loss, weighted, gradient)
+        plan.phases += [Phase(R.ROW_PHASE, (*rows, collect)), *phases]
+        rows = []
+    elif isinstance(ops[-1].layer, Activation):  # its derivative needs the output that the loss is about to overwrite
         gradient = plan.matrix("workspace", batch_size, plan.n_outputs)
         rows.append(
             _elementwise(
                 ops[-1].target, gradient, {R.EPILOGUE: Kernel("identity.value")}, ops[-1].target, "copy of the output"
             )
         )
-    loss_step, row_losses = _loss_step(plan, gradient, loss, targets, weighted, with_gradient=True)
-    rows.append(loss_step)
+    if not loss.across:
+        loss_step, row_losses = _loss_step(plan, gradient, loss, targets, weighted, with_gradient=True)
+        rows.append(loss_step)
     tiles = []
     i = len(ops) - 1
     while i >= 0:
@@ -108,7 +114,9 @@ def training_plan(
         i -= 1
     fields = {R.ROW_LOSS: row_losses}
     tiles.append(Step("sum_losses", fields, "loss of the step = sum over rows", 1, batch_size))
-    plan.phases += [Phase(R.ROW_PHASE, tuple(rows)), Phase(R.TILE_PHASE, tuple(tiles))]
+    if rows:  # none is left where a loss across the rows follows the only Dense
+        plan.phases.append(Phase(R.ROW_PHASE, tuple(rows)))
+    plan.phases.append(Phase(R.TILE_PHASE, tuple(tiles)))
     plan.flops = batch_size * sum(
         op.layer.units * op.weight.shape[0] * (4 if op.source is None else 6) for op in ops if op.weight is not None
     )
@@ -131,8 +139,12 @@ def loss_plan(
 ) -> Plan:
     """The plan of an evaluation: forward and the loss, no gradient."""
     plan, ops, gather = _forward(layers, n_features, batch_size, source, dtype, guard, simd)
-    loss_step, row_losses = _loss_step(plan, ops[-1].target, loss, targets, weighted, with_gradient=False)
-    plan.phases.append(Phase(R.ROW_PHASE, (gather, *_forward_steps(plan, ops), loss_step)))
+    if loss.across:
+        last, phases, row_losses = _loss_across_rows(plan, ops[-1].target, loss, weighted)
+    else:
+        last, row_losses = _loss_step(plan, ops[-1].target, loss, targets, weighted, with_gradient=False)
+        phases = []
+    plan.phases += [Phase(R.ROW_PHASE, (gather, *_forward_steps(plan, ops), last)), *phases]
     total = Step("sum_losses", {R.ROW_LOSS: row_losses}, "loss of the step = sum over rows", 1, 1)
     plan.phases.append(Phase(R.TILE_PHASE, (total,)))
     plan.flops = batch_size * sum(2 * int(np.prod(op.weight.shape)) for op in ops if op.weight is not None)
@@ -346,6 +358,33 @@ def _loss_step(plan: Plan, z: Matrix, loss: Loss, targets: str, weighted: bool, 
         fields |= {field: plan.place("workspace", 8 * plan.batch_size) for field in (R.ROW_MASS, R.ROW_PICK)}
     text = "loss of every row" + (", dz over the logits" if with_gradient else "")
     return Step(f"{loss.kernel}.{targets}", fields, text), row_losses
+
+
+def _loss_across_rows(plan: Plan, z: Matrix, loss: Loss, weighted: bool, gradient: Matrix | None = None):
+    """The step that ends the row phase, the phases over rows as units, and the place of the rows' losses."""
+    n, item = plan.batch_size, plan.item
+    row_losses = plan.place("workspace", 8 * n)
+    plan.numbers = tuple(map(float, loss.numbers))
+    fields = {
+        **_panels(z),
+        R.N_OUT: z.columns,
+        R.Y: Ref("y", 0),
+        R.SW: Ref("sample_weight", 0) if weighted else 0,
+        R.NUMBERS: Ref("numbers", 0),
+        R.WITH_GRADIENT: int(gradient is not None),
+        R.COLUMNS: plan.place("workspace", n * z.columns * item),
+        R.COLUMN_STRIDE: n,
+        R.LABELS: plan.place("workspace", n * item),
+        R.WEIGHTS: plan.place("workspace", n * item),
+        R.GRADIENT: gradient.at if gradient else 0,
+        R.CHOSEN: plan.place("workspace", 16 * n),
+        R.SLOPES: plan.place("workspace", 2 * n * item),
+    }
+    first, *others = loss.across
+    steps = [Step(first, {**fields, R.ROW_LOSS: row_losses}, "loss of every row of the batch, and dz", n)]
+    steps += [Step(kernel, fields, "dz from all rows of the batch", n) for kernel in others if gradient]
+    phases = [Phase(R.TILE_PHASE, (step,)) for step in steps]
+    return Step("collect", fields, "values, labels and weights side by side"), phases, row_losses
 
 
 def _input_gradient_step(plan: Plan, op: Op, gradient: Matrix, dz: Matrix, before: Op | None) -> Step:

@@ -118,7 +118,7 @@ class Phase:
 
     @property
     def has_loss(self) -> bool:
-        return any(R.ROW_LOSS in s.fields and s.units == 0 for s in self.steps)
+        return any(R.ROW_LOSS in s.fields and s.kernel != "sum_losses" for s in self.steps)
 
 
 @dataclass

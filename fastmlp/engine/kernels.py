@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..activations import ACTIVATIONS
 from ..losses import LOSSES
 from . import custom
+from .batch_loss_kernels import collect, contrastive, triplet_choose, triplet_gradient
 from .dropout import dropout
 from .elementwise import activation_derivative, activation_value, elementwise
 from .loop import run
@@ -54,6 +55,10 @@ KERNELS = {
     "sum_losses": sum_losses,
     "softmax_cross_entropy.codes": softmax_kernel(codes=True),
     "softmax_cross_entropy.dense": softmax_kernel(codes=False),
+    "collect": collect,
+    "contrastive": contrastive,
+    "triplet.choose": triplet_choose,
+    "triplet.gradient": triplet_gradient,
     "run": run,
     **{f"gather.{t}": gather_kernel(t) for t in ("float32", "float64", "uint8")},
     **{f"gather.csr.{t}.{i}": gather_csr_kernel(t, i) for t in ("float32", "float64") for i in ("int32", "int64")},
