@@ -32,11 +32,11 @@ def test_numpy_against_twin_and_finite_differences(loss, rng):
         np.testing.assert_allclose((gradient * direction).sum(), (ends[0] - ends[1]) / 2e-6, rtol=1e-6, atol=1e-7)
 
 
-@examples(60)
+@examples(50)
 @given(
     st.sampled_from(VARIANTS),
     st.sampled_from([1, 2, 3, 15, 16, 17, 33, 70]),
-    st.sampled_from([1, 2, 7, 40, 65]),
+    st.sampled_from([1, 2, 7, 25]),
     st.sampled_from(["float64", "float32"]),
     st.booleans(),
     st.sampled_from([(), (Tanh(),)]),
