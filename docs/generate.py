@@ -20,7 +20,7 @@ from fastmlp.schedules import SCHEDULES
 
 FOLDER = Path(__file__).parent
 CITED = r"[A-Z][\w-]+(?: et al\.|(?:, [A-Z][\w-]+)* and [A-Z][\w-]+)?, (?:19|20)\d\d"
-DERIVATIVE = r"(?:f'|dl/dz)\S*(?: =|:) .+?(?=[.;] |[.;]?$| \([A-Z])"
+DERIVATIVE = r"(?:f'|dl(?:_i)?/dz)\S*(?: =|:) .+?(?=[.;] |[.;]?$| \([A-Z])"
 
 
 def parts(cls) -> dict[str, str]:

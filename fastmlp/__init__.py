@@ -9,9 +9,10 @@ The way of the data, and where to find it::
          --> history, fitted parameters
 
 Declarations: `layers`, `activations`, `losses`, `optimizers`, `schedules`, `initializers`; to add an activation, add a
-class in `activations.py`. Around a fit: `callbacks`, `progress`, `history`, `diagnosis`. Files: `serialization` and
-`model_file` for models, `datasets`, `tables` and `preprocessing` for data, which the command line (`cli`, `commands`)
-uses. Names below are imported on first use, so that `import fastmlp` costs nothing.
+class in `activations.py` (a user's own are `CustomActivation` and `CustomLoss`). Around a fit: `callbacks`, `progress`,
+`history`, `diagnosis`. Files: `serialization` and `model_file` for models, `datasets`, `tables` and `preprocessing` for
+data, which the command line (`cli`, `commands`) uses. Names below are imported on first use, so that `import fastmlp`
+costs nothing.
 """
 
 from importlib import import_module
@@ -46,6 +47,7 @@ _HOME = {
     "Mish": "activations",
     "Softplus": "activations",
     "HardThreshold": "activations",
+    "CustomActivation": "activations",
     "SoftmaxCrossEntropy": "losses",
     "BinaryCrossEntropy": "losses",
     "SquaredError": "losses",
@@ -56,7 +58,12 @@ _HOME = {
     "NegativeBinomial": "losses",
     "Hinge": "losses",
     "Focal": "losses",
+    "SoftmaxFocal": "losses",
+    "Ordinal": "losses",
+    "Contrastive": "losses",
+    "Triplet": "losses",
     "Gaussian": "losses",
+    "CustomLoss": "losses",
     "SGD": "optimizers",
     "Adam": "optimizers",
     "AdamW": "optimizers",

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .errors import check_range
+
 _BLOCK = 4096  # rows looked at together
 
 
@@ -89,6 +91,29 @@ def check_weights(weights, n: int, argument: str = "sample_weight") -> np.ndarra
         raise ValueError(f"`{argument}` must not be negative; got {weights[row]:g} in row {row}.")
     if not weights.any():
         raise ValueError(f"`{argument}` must not be zero everywhere.")
+    return weights
+
+
+def class_weights(class_weight, y: np.ndarray, loss) -> np.ndarray:
+    """The weight of each row by its class, float64 (n,).
+
+    >>> from fastmlp.losses import Hinge
+    >>> class_weights("balanced", np.array([0, 0, 0, 1]), Hinge()).round(3).tolist()
+    [0.667, 0.667, 0.667, 2.0]
+    """
+    labels = y.argmax(axis=1) if y.ndim == 2 and y.shape[1] > 1 else y.reshape(-1)
+    several = y.size > len(y) and loss.name != "softmax_cross_entropy"
+    if not loss.classification or several or (labels != np.floor(labels)).any():
+        raise ValueError(f"`class_weight` needs one class per row; got loss={loss.name!r} and targets of {y.shape}.")
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        return (len(labels) / (len(counts) * counts))[place]
+    if not isinstance(class_weight, dict):
+        raise TypeError(f"`class_weight` must be a dictionary class -> weight, or 'balanced'; got {class_weight!r}.")
+    weights = np.ones(len(labels))
+    for label, weight in class_weight.items():
+        check_range(f"class_weight[{label!r}]", weight, 0, np.inf)
+        weights[labels == label] = weight
     return weights
 
 

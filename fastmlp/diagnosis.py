@@ -117,6 +117,8 @@ def diagnose(model, X, y, *, loss=None, seed: int = 0) -> Report:
     loss = losses.get(model.loss if loss is None else loss)
     X = check_X(X, n_features=model.n_features)
     y = check_targets(y, X.shape[0], model.n_outputs, loss)
+    if loss.name != "softmax_cross_entropy" and loss.target_columns(model.n_outputs) != model.n_outputs:
+        raise ValueError(f"`loss` must be one with a target for every output, to be diagnosed; got {loss.name!r}.")
     fresh = _fresh(model, X, seed)
     rows = np.unique(np.linspace(0, X.shape[0] - 1, min(_ROWS, X.shape[0])).astype(np.intp))
     seen, targets = X[rows], y[rows]

@@ -8,6 +8,7 @@ from .engine import records as R
 from .engine.executor import Executor
 from .engine.threads import Chooser
 from .inputs import engine_data, engine_targets, engine_weights, source_of
+from .losses import BLOCK
 from .lowering import forward_plan, loss_plan
 
 ROWS, BYTES = 1024, 2**26  # of a step: fewer rows where they are long
@@ -22,6 +23,8 @@ class Evaluation:
         X = engine_data(X)
         dtype, self.n, self.K = model.dtype.name, X.shape[0], model.n_outputs
         self.rows = max(1, min(ROWS, self.n, BYTES // (model.dtype.itemsize * X.shape[1])))
+        if loss is not None and loss.across:
+            self.rows = min(BLOCK, self.n)
         source, externals = source_of(X, dtype)
         common = {"n_features": model.n_features, "batch_size": self.rows, "source": source, "dtype": dtype}
         common["guard"] = guard

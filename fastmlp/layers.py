@@ -9,8 +9,8 @@ from typing import ClassVar, get_args
 
 import numpy as np
 
-from . import initializers
-from .activations import ACTIVATIONS, GELU, Activation, Logistic, SiLU
+from . import initializers, user_functions
+from .activations import ACTIVATIONS, GELU, Activation, CustomActivation, Logistic, SiLU
 from .errors import check_range, unknown_name
 from .initializers import Initializer
 from .normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
@@ -434,6 +434,8 @@ def to_config(layer: Layer) -> dict:
     >>> to_config(Dense(2))["units"]
     2
     """
+    if isinstance(layer, CustomActivation):
+        return user_functions.describe(layer, layer.samples)
     values = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer)}
     if isinstance(layer, Residual):
         values["layers"] = [to_config(inner) for inner in layer.layers]
@@ -441,8 +443,12 @@ def to_config(layer: Layer) -> dict:
     return {"type": type(layer).__name__, **config}
 
 
-def from_config(config: dict) -> Layer:
-    """The layer that `to_config` described; ValueError for an unknown type or unknown fields."""
+def from_config(config: dict, custom_objects: dict | None = None) -> Layer:
+    """The layer that `to_config` described; ValueError for an unknown type or unknown fields, or where a
+    `CustomActivation` is not among `custom_objects`.
+    """
+    if config.get("type") == CustomActivation.__name__:
+        return user_functions.recall(config, custom_objects, CustomActivation)
     fields = dict(config)
     kind = fields.pop("type", None)
     if kind not in LAYERS:

@@ -10,12 +10,15 @@ gradients below are those of l_i. Logits Z have shape (n, K). Computation is in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable
+from dataclasses import InitVar, dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy import exp, log, maximum, where
 
+from . import user_functions
 from .activations import log1p_of_exp_minus_abs
 from .errors import check_range, unknown_name
 
@@ -30,13 +33,19 @@ def sigmoid(z):
 class Loss:
     """A loss of the last layer's logits; see `LOSSES`."""
 
+    term: ClassVar = None  # l_k(z_k, y_k, a, b) of a sum over outputs, and its slope; a and b are `numbers`
+    slope: ClassVar = None
     name: ClassVar[str] = ""
     targets: ClassVar[str] = ""  # what y may be, in words
     classification: ClassVar[bool] = False
 
-    term: ClassVar = None  # l_k(z_k, y_k, a, b) of a sum over outputs, and its slope; a and b are `numbers`
-    slope: ClassVar = None
+    across: ClassVar[tuple[str, ...]] = ()  # or kernels that see all rows of a batch, a barrier after each
     row: ClassVar = None  # or l(z, y, g, n, numbers) of whole rows: indexed by column; writes dl/dz into g
+
+    @property
+    def kernel(self) -> str:
+        """What the names of its kernels begin with."""
+        return self.name
 
     @property
     def numbers(self) -> tuple[float, ...]:
@@ -50,6 +59,10 @@ class Loss:
     def bad_targets(self, y: np.ndarray, n_outputs: int) -> np.ndarray:
         """Where finite targets are outside what the loss takes."""
         return (y < 0) | (y > 1) if self.classification else np.zeros(y.shape, bool)
+
+    def best_class(self, logits: np.ndarray) -> np.ndarray:
+        """The likeliest class of each row, (n,), where the targets are codes."""
+        return logits.argmax(axis=1)
 
     def rows(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """l_i for every row, float64, shape (n,)."""
@@ -385,7 +398,7 @@ class Focal(Loss):
     When to use: rare positives among many easy negatives.
 
     dl/dz = (1 - y) p^gamma (p - gamma (1 - p) log(1 - p)) - y (1 - p)^gamma (1 - p - gamma p log p). Output: p.
-    gamma = 0 is binary cross-entropy. No softmax form. Lin et al., 2017, without their alpha.
+    gamma = 0 is binary cross-entropy. `SoftmaxFocal` is for classes. Lin et al., 2017, without their alpha.
 
     Parameters
     ----------
@@ -414,6 +427,120 @@ class Focal(Loss):
 
     def output(self, logits):
         return sigmoid(logits)
+
+
+def softmax_focal_row(z, y, g, n, numbers):
+    own, top, total = 0.0 * z[0], 0.0 * z[0] - 3e38, 0.0 * z[0]
+    for k in range(n):
+        mine = y[0] == k
+        own, other = where(mine, z[k], own), where(mine, top, z[k])
+        top = where(other > top, other, top)
+    for k in range(n):
+        mine = y[0] == k
+        g[k] = where(mine, 0.0, exp(where(mine, 0.0, z[k] - top)))
+        total = total + g[k]
+    m = own - top - log(total)
+    tail = log1p_of_exp_minus_abs(m)
+    plus, minus = maximum(m, 0.0) + tail, maximum(-m, 0.0) + tail  # softplus(m), softplus(-m)
+    focus = exp(-numbers[0] * plus)
+    slope = -focus * (sigmoid(-m) + numbers[0] * sigmoid(m) * minus)
+    for k in range(n):
+        g[k] = where(y[0] == k, slope, -slope * (g[k] / total))
+    return minus * focus
+
+
+@dataclass(frozen=True)
+class SoftmaxFocal(Loss):
+    """l = -(1 - p_y)^gamma log p_y, p = softmax(z), y the class: the form for K classes. Output: p.
+
+    With m = z_y - log sum_{k != y} exp(z_k) it is p_y = sigmoid(m), the binary form; dl/dz_y = dl/dm and
+    dl/dz_k = -dl/dm p_k / (1 - p_y). gamma = 0 is softmax cross-entropy. Lin et al., 2017, without their alpha: pass
+    `class_weight` to `fit`.
+
+    When to use: many easy rows drown the hard ones.
+
+    Parameters
+    ----------
+    gamma : float
+        At least 0.
+
+    Examples
+    --------
+    >>> round(SoftmaxFocal(gamma=2.0).value(np.array([[0.0, 0.0]]), np.array([1])), 4)
+    0.1733
+    """
+
+    name: ClassVar[str] = "softmax_focal"
+    targets: ClassVar[str] = "integer codes (n,) in [0, K)"
+    classification: ClassVar[bool] = True
+    row: ClassVar = staticmethod(softmax_focal_row)
+    gamma: float = 2.0
+
+    def __post_init__(self):
+        check_range("gamma", self.gamma, 0, np.inf)
+
+    @property
+    def numbers(self):
+        return (self.gamma,)
+
+    def target_columns(self, n_outputs):
+        if n_outputs < 2:
+            raise ValueError(f"`loss`={self.name!r} needs Dense(K), K >= 2, as the last layer; got {n_outputs} output.")
+        return 1
+
+    def bad_targets(self, y, n_outputs):
+        return _no_codes(y, n_outputs)
+
+    def output(self, logits):
+        return SoftmaxCrossEntropy().output(logits)
+
+
+def ordinal_row(z, y, g, n, numbers):
+    total = 0.0 * z[0]
+    for k in range(n):
+        asked, above = where(y[0] >= k, 1.0, 0.0), where(y[0] > k, 1.0, 0.0)
+        total = total + asked * (maximum(where(above > 0.0, -z[k], z[k]), 0.0) + log1p_of_exp_minus_abs(z[k]))
+        g[k] = asked * (sigmoid(z[k]) - above)
+    return total
+
+
+@dataclass(frozen=True)
+class Ordinal(Loss):
+    """l = -log P(y) for K + 1 ordered classes from K logits, where sigmoid(z_k) = P(y > k | y >= k).
+
+    dl/dz_k = sigmoid(z_k) - [y > k] for k <= y, else 0. The cumulative P(y > k) = prod_{j <= k} sigmoid(z_j) fall with
+    k whatever the logits are. Output: the probabilities (n, K + 1). Fienberg, 1980 (continuation ratios); Shi, Cao and
+    Raschka, 2023 (CORN).
+
+    When to use: classes in an order: grades, stages, stars.
+
+    >>> Ordinal().output(np.array([[0.0, 0.0]])).tolist()
+    [[0.5, 0.25, 0.25]]
+    """
+
+    name: ClassVar[str] = "ordinal"
+    targets: ClassVar[str] = "integer codes (n,) in [0, K], in the order of the classes"
+    classification: ClassVar[bool] = True
+    row: ClassVar = staticmethod(ordinal_row)
+
+    def target_columns(self, n_outputs):
+        return 1
+
+    def bad_targets(self, y, n_outputs):
+        return _no_codes(y, n_outputs + 1)
+
+    def best_class(self, logits):
+        return self.output(logits).argmax(axis=1)
+
+    def output(self, logits):
+        above = np.cumprod(sigmoid(logits), axis=1)
+        reached = np.hstack([np.ones_like(above[:, :1]), above[:, :-1]])
+        return np.hstack([reached * sigmoid(-logits), above[:, -1:]])
+
+
+def _no_codes(y, n_classes: int):
+    """Where y is none of 0 to n_classes - 1."""
+    return (y < 0) | (y >= n_classes) | (y != np.floor(y))
 
 
 def quantile_row(z, y, g, n, numbers):
@@ -574,10 +701,134 @@ class Hinge(Loss):
     def bad_targets(self, y, n_outputs):
         if n_outputs == 1:
             return (abs(y) != 1) & (y != 0)
-        return (y < 0) | (y >= n_outputs) | (y != np.floor(y))
+        return _no_codes(y, n_outputs)
 
     def output(self, logits):
         return logits
+
+
+BLOCK = 1024  # rows that an evaluation takes for a batch
+
+
+class _AcrossRows(Loss):
+    """A loss of every row with all the others of its batch. `rows` and `gradient` take what they get for one batch, and
+    the gradient is that of the sum of its rows' losses; `value` takes blocks of 1024 rows, in order.
+    """
+
+    targets: ClassVar[str] = "integer labels (n,)"
+
+    def target_columns(self, n_outputs):
+        return 1
+
+    def bad_targets(self, y, n_outputs):
+        return y != np.floor(y)
+
+    def output(self, logits):
+        return logits
+
+    def value(self, logits, targets, sample_weight=None):
+        starts = range(0, len(logits), BLOCK)
+        rows = [self.rows(logits[i : i + BLOCK], np.asarray(targets)[i : i + BLOCK]) for i in starts]
+        return float(np.average(np.concatenate(rows), weights=sample_weight))
+
+    def rows(self, logits, targets):
+        return self._rows_and_gradient(logits, targets)[0]
+
+    def gradient(self, logits, targets):
+        return self._rows_and_gradient(logits, targets)[1]
+
+    @property
+    def numbers(self):
+        return (self.margin,)
+
+    def __post_init__(self):
+        check_range("margin", self.margin, 0, np.inf, low_open=True)
+
+
+def _over(a, b):
+    """a / b, and 0 where b is."""
+    return np.divide(a, b, out=np.zeros_like(b), where=b > 0)
+
+
+@dataclass(frozen=True)
+class Contrastive(_AcrossRows):
+    """l_i = mean over the batch's other rows j of d^2 / 2 for the same label, else max(0, margin - d)^2 / 2, with the
+    Euclidean distance d = |z_i - z_j|. Output: z, the embedding. Hadsell, Chopra and LeCun, 2006.
+
+    Of a pair, dl/dz_i = z_i - z_j for the same label, else -max(0, margin - d) / d (z_i - z_j), and 0 at d = 0. A batch
+    of n rows costs n^2 distances. An evaluation takes blocks of 1024 rows, in order, for batches.
+
+    When to use: embeddings whose distances themselves matter: same or not the same.
+
+    Parameters
+    ----------
+    margin : float
+        Above 0: the distance at which rows of different labels no longer matter.
+
+    Examples
+    --------
+    >>> Contrastive(margin=3.0).value(np.array([[0.0], [1.0], [2.0]]), np.array([0, 0, 1]))
+    1.0
+    """
+
+    name: ClassVar[str] = "contrastive"
+    across: ClassVar = ("contrastive",)
+    margin: float = 1.0
+
+    def _rows_and_gradient(self, logits, targets):
+        z, y = np.asarray(logits, np.float64), np.asarray(targets).reshape(-1)
+        rows, gradient, pairs = np.zeros(len(z)), np.zeros(z.shape), max(len(z) - 1, 1)
+        for i in range(len(z)):
+            away, alike = z[i] - z, y == y[i]
+            distance = np.sqrt((away**2).sum(axis=1))
+            near = np.maximum(self.margin - distance, 0)
+            rows[i] = np.where(alike, distance**2, near**2).sum() / 2 / pairs
+            gradient[i] = 2 * np.where(alike, 1, -_over(near, distance)) @ away / pairs
+        return rows, gradient
+
+
+@dataclass(frozen=True)
+class Triplet(_AcrossRows):
+    """l_i = max(0, margin + max_p |z_i - z_p| - min_n |z_i - z_n|): p is the farthest row of the same label in the
+    batch, n the nearest of another (batch-hard). Output: z, the embedding. Hermans et al., 2017.
+
+    0 for a row without a p or an n in its batch: batches should hold several rows of each of several labels. A loss
+    that stays at the margin says that all rows fell into one point: try a smaller learning rate. Where l_i is above 0,
+    dl_i/dz_i = (z_i - z_p) / |z_i - z_p| - (z_i - z_n) / |z_i - z_n|, and 0 for a distance of 0. A batch of n rows costs
+    n^2 distances. An evaluation takes blocks of 1024 rows, in order, for batches.
+
+    When to use: embeddings whose distances are compared: search, few-shot classes; the usual one.
+
+    Parameters
+    ----------
+    margin : float
+        Above 0.
+
+    Examples
+    --------
+    >>> Triplet(margin=1.0).rows(np.array([[0.0], [1.0], [3.0]]), np.array([0, 0, 1])).tolist()
+    [0.0, 0.0, 0.0]
+    """
+
+    name: ClassVar[str] = "triplet"
+    across: ClassVar = ("triplet.choose", "triplet.gradient")
+    margin: float = 1.0
+
+    def _rows_and_gradient(self, logits, targets):
+        z, y = np.asarray(logits, np.float64), np.asarray(targets).reshape(-1)
+        rows, gradient = np.zeros(len(z)), np.zeros(z.shape)
+        for i in range(len(z)):
+            distance, alike = np.sqrt(((z[i] - z) ** 2).sum(axis=1)), y == y[i]
+            other, alike[i] = ~alike, False
+            if not (alike.any() and other.any()):
+                continue
+            p, n = np.where(alike, distance, -1).argmax(), np.where(other, distance, np.inf).argmin()
+            rows[i] = max(self.margin + distance[p] - distance[n], 0)
+            for j, sign in ((p, 1.0), (n, -1.0)) if rows[i] > 0 else ():
+                push = sign * (z[i] - z[j]) / (distance[j] or np.inf)
+                gradient[i] += push
+                gradient[j] -= push
+        return rows, gradient
 
 
 LOSSES: dict[str, type[Loss]] = {
@@ -593,17 +844,108 @@ LOSSES: dict[str, type[Loss]] = {
         NegativeBinomial,
         Hinge,
         Focal,
+        SoftmaxFocal,
+        Ordinal,
+        Contrastive,
+        Triplet,
         Gaussian,
     )
 }
 
 
+def _as_they_are(logits):
+    return logits
+
+
+_Z, _Y = (grid.ravel() for grid in np.meshgrid(user_functions.POINTS, [0.25, 1.0]))
+
+
+@dataclass(frozen=True)
+class CustomLoss(Loss):
+    """Your own l = sum_k term(z_k, y_k), with its slope dl/dz_k: plain functions of NumPy arrays, which the engine
+    compiles as it does its own. See `CustomActivation` for how to write them.
+
+    Parameters
+    ----------
+    term, slope : callable
+        Of a logit and its target, elementwise.
+    name : str
+        For messages and files.
+    output : callable
+        What `predict` makes of the logits (n, K), in NumPy; by default they are returned as they are.
+    check_derivative : bool
+        Compare the slope with differences of the term now, for z in [-3, 3] and y = 1/4 and 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No such functions, or the slope is another function's; when a fit compiles them: Numba cannot.
+
+    Examples
+    --------
+    >>> log_cosh = CustomLoss(lambda z, y: np.log(np.cosh(z - y)), lambda z, y: np.tanh(z - y), "log_cosh")
+    >>> round(log_cosh.value(np.array([[3.0], [1.0]]), np.array([1.0, 1.0])), 4)
+    0.6625
+    """
+
+    targets: ClassVar[str] = "finite numbers of shape (n,) or (n, K)"
+    term: Callable
+    slope: Callable
+    name: str = "custom"
+    output: Callable = _as_they_are
+    check_derivative: InitVar[bool] = True
+
+    def __post_init__(self, check_derivative):
+        user_functions.check_name(self, LOSSES)
+        user_functions.check_function(self, "term", _Z, _Y)
+        slope = user_functions.check_function(self, "slope", _Z, _Y)
+        if check_derivative:
+            user_functions.check_derivative(self, "term", "slope", slope, _Z, _Y)
+        self.kernel  # noqa: B018  what it refers to can be told apart
+
+    @property
+    def kernel(self):
+        return user_functions.kernel_family(self, self.term, self.slope)
+
+    @property
+    def samples(self):
+        """Values by which a model file knows it again."""
+        return self.term(_Z, _Y)
+
+    def rows(self, logits, targets):
+        z = np.asarray(logits, np.float64)
+        return np.broadcast_to(self.term(z, _dense_targets(targets, z.shape)), z.shape).sum(axis=1)
+
+    def gradient(self, logits, targets):
+        z = np.asarray(logits, np.float64)
+        return self.slope(z, _dense_targets(targets, z.shape)) + np.zeros(z.shape)
+
+
 def get(loss: str | Loss, argument: str = "loss") -> Loss:
     """The loss of that name, or the object itself."""
-    if type(loss) in LOSSES.values():
+    if type(loss) in (*LOSSES.values(), CustomLoss):
         return loss
     if isinstance(loss, Loss):
-        raise TypeError(f"`{argument}` must be one of the losses {', '.join(map(repr, LOSSES))}; own losses: not yet.")
+        raise TypeError(f"`{argument}` must be a CustomLoss, or one of {', '.join(map(repr, LOSSES))}; got {loss!r}.")
     if not isinstance(loss, str) or loss not in LOSSES:
         raise unknown_name(argument, loss, LOSSES)
     return LOSSES[loss]()
+
+
+def to_config(loss: Loss) -> dict:
+    """The loss as a dictionary that JSON can hold.
+
+    >>> to_config(Huber(2.0))
+    {'name': 'huber', 'delta': 2.0}
+    """
+    if isinstance(loss, CustomLoss):
+        return user_functions.describe(loss, loss.samples)
+    return {"name": loss.name, **dataclasses.asdict(loss)}
+
+
+def from_config(config: dict, custom_objects: dict | None = None) -> Loss:
+    """The loss that `to_config` described; ValueError where a `CustomLoss` is not among `custom_objects`."""
+    if config.get("type") == CustomLoss.__name__:
+        return user_functions.recall(config, custom_objects, CustomLoss)
+    fields = dict(config)
+    return dataclasses.replace(get(fields.pop("name")), **fields)

@@ -12,7 +12,7 @@ from itertools import groupby
 
 import numpy as np
 
-from .activations import ACTIVATIONS, Activation
+from .activations import ACTIVATIONS, Activation, CustomActivation
 from .engine import records as R
 from .engine.simd import Simd, host_simd
 from .layers import LAYERS, Dense, Dropout, Fork, Join, Layer, Mark, Multiply, PReLU, Rescaling, Switch, flatten, named
@@ -105,12 +105,17 @@ def training_plan(
     updates = Updates(plan, rule, l2, clip, decay, clip_norm, average)
     steps = [gather, *_forward_steps(plan, ops, training=True)]
     gradient = ops[-1].target
-    if isinstance(ops[-1].layer, Activation):  # its derivative needs the output that the loss is about to overwrite
+    if loss.across:
+        gradient = plan.matrix("workspace", batch_size, plan.n_outputs)
+        loss_steps, row_losses = _loss_across_rows(plan, ops[-1].target, loss, weighted, gradient)
+        steps += loss_steps
+    elif isinstance(ops[-1].layer, Activation):  # its derivative needs the output that the loss is about to overwrite
         gradient = plan.matrix("workspace", batch_size, plan.n_outputs)
         kernel = {R.EPILOGUE: Kernel("identity.value")}
         steps.append(_elementwise(ops[-1].target, gradient, kernel, ops[-1].target, "copy of the output"))
-    loss_step, row_losses = _loss_step(plan, gradient, loss, targets, weighted, with_gradient=True)
-    steps.append(loss_step)
+    if not loss.across:
+        loss_step, row_losses = _loss_step(plan, gradient, loss, targets, weighted, with_gradient=True)
+        steps.append(loss_step)
     backward = _Backward(plan, ops, gradient, updates)
     backward.run()
     total = Step("sum_losses", {R.ROW_LOSS: row_losses}, "loss of the step = sum over rows", 1, batch_size)
@@ -139,9 +144,13 @@ def loss_plan(
 ) -> Plan:
     """The plan of an evaluation: forward and the loss, no gradient."""
     plan, ops, gather = _forward(layers, n_features, batch_size, source, dtype, guard, simd)
-    loss_step, row_losses = _loss_step(plan, ops[-1].target, loss, targets, weighted, with_gradient=False)
+    if loss.across:
+        loss_steps, row_losses = _loss_across_rows(plan, ops[-1].target, loss, weighted)
+    else:
+        loss_step, row_losses = _loss_step(plan, ops[-1].target, loss, targets, weighted, with_gradient=False)
+        loss_steps = [loss_step]
     total = Step("sum_losses", {R.ROW_LOSS: row_losses}, "loss of the step = sum over rows", 1, 1)
-    plan.phases = _phases([gather, *_forward_steps(plan, ops), loss_step, total])
+    plan.phases = _phases([gather, *_forward_steps(plan, ops), *loss_steps, total])
     plan.flops = batch_size * sum(2 * w.matrix.rows * w.matrix.columns for w in _weights(ops))
     return plan
 
@@ -155,9 +164,10 @@ def check_layers(layers: Sequence[Layer]) -> None:
                     f"layer {i} must be a Dense, an activation such as ReLU(), a Dropout, a norm such as BatchNorm(), "
                     f"a Residual or a Rescaling; got {inner!r}."
                 )
-            if isinstance(inner, Activation) and type(inner) not in ACTIVATIONS.values():
+            if isinstance(inner, Activation) and type(inner) not in (*ACTIVATIONS.values(), CustomActivation):
+                names = ", ".join(ACTIVATIONS)
                 raise TypeError(
-                    f"layer {i} must be one of the activations {', '.join(ACTIVATIONS)}; own ones: not yet."
+                    f"layer {i} must be a CustomActivation, or one of the activations {names}; got {inner!r}."
                 )
             if isinstance(inner, Rescaling) and (i or inner is not layer):
                 raise ValueError(f"Rescaling must be the first layer; got it as layer {i}.")
@@ -372,7 +382,7 @@ def _forward_steps(plan: Plan, ops: list[Op], training: bool = False) -> list[St
             fields = {**_panels(op.target), R.IN: op.source.at, R.W: op.parameters["weight"].matrix.at}
             steps.append(Step("prelu", fields, "a = prelu(z)"))
         elif isinstance(layer, Activation):
-            kernel = {R.EPILOGUE: Kernel(f"{layer.name}.value"), R.NUMBER: _number(layer)}
+            kernel = {R.EPILOGUE: Kernel(f"{layer.kernel}.value"), R.NUMBER: _number(layer)}
             steps.append(_elementwise(op.source, op.target, kernel, op.target, f"a = {layer.name}(z)"))
     return steps
 
@@ -389,7 +399,7 @@ def _epilogue(op: Op, after: Op | None) -> tuple[dict, str]:
     if isinstance(after.layer, Join):
         return {R.EPILOGUE: Kernel("add"), R.OTHER: after.skip.at, R.NUMBER: 0}, "skip + "
     apart = after.target is not op.target  # z stays for the derivative
-    kernel = Kernel(f"{after.layer.name}.{'apart' if apart else 'value'}")
+    kernel = Kernel(f"{after.layer.kernel}.{'apart' if apart else 'value'}")
     return {R.EPILOGUE: kernel, R.OTHER: after.target.at, R.NUMBER: _number(after.layer)}, after.layer.name
 
 
@@ -479,7 +489,7 @@ def _dropout_step(plan: Plan, op: Op, i: int, source: Matrix | None, target: Mat
 
 def _derivative(op: Op) -> tuple[dict, Matrix]:
     """The kernel of an activation's derivative, as fields, and the value it is computed from."""
-    fields = {R.EPILOGUE: Kernel(f"{op.layer.name}.derivative"), R.NUMBER: _number(op.layer)}
+    fields = {R.EPILOGUE: Kernel(f"{op.layer.kernel}.derivative"), R.NUMBER: _number(op.layer)}
     return fields, op.target if op.layer.from_output else op.source
 
 
@@ -503,7 +513,35 @@ def _loss_step(plan: Plan, z: Matrix, loss: Loss, targets: str, weighted: bool, 
     else:
         fields |= {field: plan.place("workspace", 8 * plan.batch_size) for field in (R.ROW_MASS, R.ROW_PICK)}
     text = "loss of every row" + (", dz over the logits" if with_gradient else "")
-    return Step(f"{loss.name}.{targets}", fields, text, has_loss=True), row_losses
+    return Step(f"{loss.kernel}.{targets}", fields, text, has_loss=True), row_losses
+
+
+def _loss_across_rows(plan: Plan, z: Matrix, loss: Loss, weighted: bool, gradient: Matrix | None = None):
+    """The steps of a loss that looks at all rows of the batch for each, and the place of the rows' losses."""
+    n, item = plan.batch_size, plan.item
+    row_losses = plan.place("workspace", 8 * n)
+    plan.numbers = tuple(map(float, loss.numbers))
+    fields = {
+        **_panels(z),
+        R.N_OUT: z.columns,
+        R.Y: Ref("y", 0),
+        R.SW: Ref("sample_weight", 0) if weighted else 0,
+        R.NUMBERS: Ref("numbers", 0),
+        R.WITH_GRADIENT: int(gradient is not None),
+        R.COLUMNS: plan.place("workspace", n * z.columns * item),
+        R.COLUMN_STRIDE: n,
+        R.LABELS: plan.place("workspace", n * item),
+        R.WEIGHTS: plan.place("workspace", n * item),
+        R.DZ: gradient.at if gradient else 0,
+        R.CHOSEN: plan.place("workspace", 16 * n),
+        R.SLOPES: plan.place("workspace", 2 * n * item),
+    }
+    first, *others = loss.across
+    text = "loss of every row of the batch, and dz"
+    steps = [Step("collect", fields, "values, labels and weights side by side")]
+    steps.append(Step(first, {**fields, R.ROW_LOSS: row_losses}, text, n, has_loss=True))
+    steps += [Step(kernel, fields, "dz from all rows of the batch", n) for kernel in others if gradient]
+    return steps, row_losses
 
 
 class _Backward:

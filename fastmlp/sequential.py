@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import initializers, losses, optimizers
-from ._arrays import check_count, check_targets, check_weights, check_X
+from ._arrays import check_count, check_targets, check_weights, check_X, class_weights
 from .activations import Activation
 from .errors import unknown_name
 from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Switch, flatten, named
@@ -150,6 +150,7 @@ class Sequential:
         batch_size: int = 32,
         validation_data: tuple | None = None,
         sample_weight=None,
+        class_weight: dict | str | None = None,
         seed: int = 0,
         n_threads: int | None = None,
         callbacks: Sequence = (),
@@ -174,6 +175,9 @@ class Sequential:
         validation_data : (X, y) or (X, y, sample_weight), optional
             Adds val_loss (and val_accuracy for classification) to every epoch.
         sample_weight : array-like (n,), optional
+        class_weight : dict or "balanced", optional
+            Class -> weight, 1 where it is not given; "balanced": n / (number of classes * rows of the class). Times the
+            sample weights, of the training rows only. For losses of one class per row.
         seed : int
             Of the initial parameters and of the order of rows.
         n_threads : int, optional
@@ -210,6 +214,10 @@ class Sequential:
         n = X.shape[0]
         y = check_targets(y, n, self.n_outputs, loss)
         sample_weight = check_weights(sample_weight, n)
+        if class_weight is not None:
+            sample_weight = check_weights(
+                class_weights(class_weight, y, loss) * (1.0 if sample_weight is None else sample_weight), n
+            )
         callbacks = _check_callbacks(callbacks)
         validation = self._validation(validation_data, X.shape[1], loss)
         if verbose != 0:
@@ -444,11 +452,14 @@ class Sequential:
         save_model(path, self)
 
     @classmethod
-    def load(cls, path) -> Sequential:
-        """A model from a file that `save` wrote; ModelFileError says what is wrong with any other."""
+    def load(cls, path, custom_objects: dict | None = None) -> Sequential:
+        """A model from a file that `save` wrote; ModelFileError says what is wrong with any other.
+
+        `custom_objects` gives the model's `CustomActivation` and `CustomLoss` objects by name.
+        """
         from .serialization import load_model
 
-        model = load_model(path)
+        model = load_model(path, custom_objects)
         if not isinstance(model, cls):
             raise ValueError(f"{path} holds a {type(model).__name__}, not a Sequential; use fastmlp.load_model.")
         return model
@@ -484,9 +495,9 @@ def _check_callbacks(callbacks) -> list:
 
 def accuracy(logits: np.ndarray, y: np.ndarray, sample_weight, loss) -> float:
     """Share of rows whose largest logit is the class; for binary and multi-label, of rows with every output right."""
-    if loss.name == "softmax_cross_entropy" or (loss.name == "hinge" and logits.shape[1] > 1):
-        y = y.reshape(-1) if loss.name == "hinge" else y
-        right = logits.argmax(axis=1) == (y.argmax(axis=1) if y.ndim == 2 else y)
+    one_hot = y.ndim == 2 and y.shape[1] > 1
+    if loss.name == "softmax_cross_entropy" or (logits.shape[1] > 1 and loss.target_columns(logits.shape[1]) == 1):
+        right = loss.best_class(logits) == (y.argmax(axis=1) if one_hot else y.reshape(-1))
     else:
         right = ((logits > 0) == (y.reshape(logits.shape) > 0.5)).all(axis=1)
     return float(np.average(right, weights=sample_weight))

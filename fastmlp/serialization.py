@@ -6,7 +6,6 @@ calls the constructors of `Sequential`, its layers, `MLPClassifier` and `MLPRegr
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import warnings
 
@@ -76,12 +75,15 @@ def save_model(path: str | os.PathLike, model, *, extra: dict | None = None) -> 
     model_file.write(path, {**config, "fastmlp": _version()}, tensors)
 
 
-def load_model(path: str | os.PathLike):
+def load_model(path: str | os.PathLike, custom_objects: dict | None = None):
     """The model that `save_model` saved; it predicts the same bits, and loading it compiles nothing.
 
     Parameters
     ----------
     path : str or path
+    custom_objects : dict, optional
+        Name -> `CustomActivation` or `CustomLoss`, for a model that has some: a file holds no code. They must give the
+        values that they gave when the model was saved.
 
     Returns
     -------
@@ -94,16 +96,16 @@ def load_model(path: str | os.PathLike):
     OSError
         The file cannot be read.
     """
-    return load_model_with_extra(path)[0]
+    return load_model_with_extra(path, custom_objects)[0]
 
 
-def load_model_with_extra(path: str | os.PathLike) -> tuple:
+def load_model_with_extra(path: str | os.PathLike, custom_objects: dict | None = None) -> tuple:
     """As `load_model`, with the `extra` dictionary that was saved ({} if none was): (model, extra)."""
     config, tensors = model_file.read(path)
     try:
         extra = _decode(config["extra"], tensors) if "extra" in config else {}
         if config.get("model") == "Sequential":
-            return _build_sequential(config, tensors), extra
+            return _build_sequential(config, tensors, custom_objects), extra
         if config.get("model") in _ESTIMATORS:
             return _build_estimator(config, tensors), extra
         raise unknown_name("model", config.get("model"), ["Sequential", *_ESTIMATORS])
@@ -129,15 +131,15 @@ def _describe_sequential(model, tensors: dict) -> dict:
         "layers": [layer_module.to_config(layer) for layer in model.layers],
         "dtype": np.dtype(model.dtype).name,
         "n_features": int(model.n_features) if model.built else None,
-        "loss": None if model.loss is None else {"name": model.loss.name, **dataclasses.asdict(model.loss)},
+        "loss": None if model.loss is None else losses.to_config(model.loss),
     }
 
 
-def _build_sequential(config: dict, tensors: dict):
+def _build_sequential(config: dict, tensors: dict, custom_objects: dict | None):
     from .lowering import parameter_shapes
     from .sequential import Sequential
 
-    layers = [layer_module.from_config(layer) for layer in config["layers"]]
+    layers = [layer_module.from_config(layer, custom_objects) for layer in config["layers"]]
     model = Sequential(*layers, dtype=config["dtype"])
     if config["n_features"] is not None:
         # Before anything of that size is allocated: a small file may speak of a huge network.
@@ -147,8 +149,7 @@ def _build_sequential(config: dict, tensors: dict):
         model.build(config["n_features"])
         model.set_parameters({name: tensors[name] for name in shapes})
     if config["loss"] is not None:
-        fields = dict(config["loss"])
-        model.loss = dataclasses.replace(losses.get(fields.pop("name")), **fields)
+        model.loss = losses.from_config(config["loss"], custom_objects)
     return model
 
 

@@ -150,10 +150,71 @@ def hinge(z, y):
     return rows, gradient
 
 
+def softmax_focal(z, y, gamma=2.0):
+    """-(1 - p_y)^gamma log p_y by the chain rule through the softmax."""
+    p = scipy.special.softmax(z, axis=1)
+    mine = np.eye(z.shape[1])[y.ravel().astype(int)]
+    own = (p * mine).sum(1, keepdims=True)
+    slope = gamma * (1 - own) ** (gamma - 1) * np.log(own) - (1 - own) ** gamma / own  # dl/dp_y
+    return (-((1 - own) ** gamma) * np.log(own)).ravel(), slope * own * (mine - p)
+
+
+def ordinal(z, y):
+    """-log of the class's probability, which is the difference of two cumulative ones."""
+    above = np.hstack([np.ones((len(z), 1)), np.cumprod(sigmoid(z), axis=1), np.zeros((len(z), 1))])
+    c = y.ravel().astype(int)
+    k, i = np.arange(z.shape[1]), np.arange(len(z))
+    rows = -np.log(above[i, c] - above[i, c + 1])
+    return rows, np.where(k <= y.reshape(-1, 1), sigmoid(z) - (k < y.reshape(-1, 1)), 0.0)
+
+
+def contrastive(z, y, margin=1.0):
+    """Mean over the pairs (i, j) of each row, and the gradient of the sum over rows: pair by pair."""
+    rows, gradient, n = np.zeros(len(z)), np.zeros(z.shape), len(z)
+    for i in range(n):
+        for j in range(n):
+            d = np.linalg.norm(z[i] - z[j])
+            if i == j:
+                continue
+            if y[i] == y[j]:
+                rows[i] += d**2 / 2 / (n - 1)
+                slope = d
+            else:
+                rows[i] += max(0, margin - d) ** 2 / 2 / (n - 1)
+                slope = -max(0, margin - d)
+            if d > 0:
+                gradient[i] += slope * (z[i] - z[j]) / d / (n - 1)
+                gradient[j] += slope * (z[j] - z[i]) / d / (n - 1)
+    return rows, gradient
+
+
+def triplet(z, y, margin=1.0):
+    """The hardest triplet of each anchor, out of all there are; the gradient of the sum over rows."""
+    rows, gradient, n = np.zeros(len(z)), np.zeros(z.shape), len(z)
+    distance = np.linalg.norm(z[:, None] - z, axis=2)
+    for a in range(n):
+        triplets = [
+            (margin + distance[a, p] - distance[a, m], p, m)
+            for p in range(n)
+            for m in range(n)
+            if p != a and y[p] == y[a] and y[m] != y[a]
+        ]
+        if triplets and max(triplets)[0] > 0:
+            rows[a], p, m = max(triplets)
+            for other, sign in ((p, 1), (m, -1)):
+                if distance[a, other] > 0:
+                    push = sign * (z[a] - z[other]) / distance[a, other]
+                    gradient[a] += push
+                    gradient[other] -= push
+    return rows, gradient
+
+
+LOSSES_ACROSS_ROWS = {f.__name__: f for f in (contrastive, triplet)}
+
+
 # as LOSSES, with targets of their own (n, columns); see test_losses.py
-MORE_LOSSES = {
-    f.__name__: f for f in (absolute_error, huber, poisson, negative_binomial, focal, quantile, gaussian, hinge)
-}
+_MORE = (absolute_error, huber, poisson, negative_binomial, focal, softmax_focal, ordinal, quantile, gaussian, hinge)
+MORE_LOSSES = {f.__name__: f for f in _MORE}
 
 
 def sgd(p, g, slots, t, learning_rate, momentum, nesterov):

@@ -158,3 +158,9 @@ def test_good_and_slow_and_overfitting_curves(some):
 def test_written_curves(losses, fault):
     assert faults(losses) == {fault}
     assert faults({"loss": losses}) == {fault}
+
+
+@pytest.mark.parametrize("loss", ["triplet", "ordinal", "hinge", "gaussian"])
+def test_losses_whose_targets_are_not_outputs_are_refused(loss):
+    with pytest.raises(ValueError, match=f"`loss` must be one with a target for every output.*'{loss}'"):
+        diagnose(Sequential(Dense(2)), [[0.0], [1.0]], [0, 1], loss=loss)

@@ -46,7 +46,7 @@ def test_page_is_up_to_date_and_has_every_declaration(name):
 @pytest.mark.parametrize("cls", [*ACTIVATIONS.values(), *LOSSES.values()], ids=lambda cls: cls.__name__)
 def test_formula_and_derivative_are_found(cls):
     parts = generate.parts(cls)
-    assert re.match(r"(f\(z\)|l) = \S", generate.formula(parts["summary"])), parts
+    assert re.match(r"(f\(z\)|l(_i)?) = \S", generate.formula(parts["summary"])), parts
     assert parts["derivative"], parts
 
 

@@ -9,7 +9,7 @@ from cases import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastmlp import SGD, Dense, DivergenceError, MLPRegressor, Sequential, Tanh, losses
+from fastmlp import SGD, Adam, Dense, DivergenceError, MLPRegressor, Sequential, Tanh, losses
 from fastmlp.engine import jit
 from fastmlp.losses import (
     LOSSES,
@@ -20,9 +20,11 @@ from fastmlp.losses import (
     Hinge,
     Huber,
     NegativeBinomial,
+    Ordinal,
     Poisson,
     QuantileLoss,
     SoftmaxCrossEntropy,
+    SoftmaxFocal,
 )
 
 VARIANTS = [
@@ -39,19 +41,25 @@ VARIANTS = [
     Gaussian(),
     Gaussian(0.1),
     Hinge(),
+    SoftmaxFocal(),
+    SoftmaxFocal(0.5),
+    Ordinal(),
 ]
 SMOOTH = [SoftmaxCrossEntropy(0.1), SoftmaxCrossEntropy(1.0), BinaryCrossEntropy(0.2)]
 
 
 def outputs_of(loss, k):
-    return {"quantile": len(getattr(loss, "quantiles", ())), "gaussian": 2 * k}.get(loss.name, k)
+    special = {"quantile": len(getattr(loss, "quantiles", ())), "gaussian": 2 * k, "softmax_focal": max(k, 2)}
+    return special.get(loss.name, k)
 
 
 def targets_of(loss, rng, n, n_outputs):
     """(n, columns), as the loss takes them."""
     shape = (n, loss.target_columns(n_outputs))
-    if loss.name == "hinge":
+    if loss.name in ("hinge", "softmax_focal"):
         return rng.integers(0, max(n_outputs, 2), shape).astype(float)
+    if loss.name == "ordinal":
+        return rng.integers(0, n_outputs + 1, shape).astype(float)
     if loss.classification:
         return rng.uniform(size=shape)
     return (
@@ -207,6 +215,76 @@ def test_outputs_are_what_the_losses_mean():
     np.testing.assert_allclose(NegativeBinomial().output(z), np.exp(z))
     np.testing.assert_allclose(Gaussian(0.5).output(z), [[2.0, np.log1p(np.exp(-1.0)) + 0.5]])
     np.testing.assert_allclose(Focal().output(z), scipy.special.expit(z))
+    np.testing.assert_allclose(SoftmaxFocal().output(z), scipy.special.softmax(z, axis=1))
+    p, q = scipy.special.expit(z[0])
+    np.testing.assert_allclose(Ordinal().output(z), [[1 - p, p * (1 - q), p * q]])
+
+
+def test_focal_without_focus_is_cross_entropy(rng):
+    z, y = rng.normal(size=(20, 5)), rng.integers(0, 5, 20)
+    focal, plain = SoftmaxFocal(0.0), SoftmaxCrossEntropy()
+    np.testing.assert_allclose(focal.rows(z, y), plain.rows(z, y), rtol=1e-12)
+    np.testing.assert_allclose(focal.gradient(z, y), plain.gradient(z, y), rtol=1e-12, atol=1e-15)
+
+
+def test_ordinal_learns_the_order_and_its_probabilities_are_monotone(rng):
+    X = rng.uniform(-2, 2, size=(400, 1))
+    y = np.digitize(X.ravel(), [-1.0, 0.0, 1.0])
+    model = Sequential(Dense(16), Tanh(), Dense(3))
+    model.fit(X, y, loss="ordinal", optimizer=Adam(0.02), epochs=40, verbose=0, validation_data=(X, y))
+    p = model.predict(X)
+    assert p.shape == (400, 4) and model.evaluate(X, y)["accuracy"] == (p.argmax(1) == y).mean() > 0.95
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+    above = 1 - np.cumsum(p, axis=1)
+    assert (np.diff(above, axis=1) <= 0).all()
+
+
+# Class weights
+
+
+def test_class_weights_are_sample_weights(rng):
+    X, y = rng.normal(size=(60, 3)), rng.choice(3, 60, p=[0.7, 0.2, 0.1])
+    w = rng.uniform(0.5, 1, 60)
+    counts = np.bincount(y)
+    one_hot, binary = np.eye(3)[y], (y > 0).astype(int)
+    cases = [
+        (dict.fromkeys(range(3), 1.0) | {1: 3.0}, y, "softmax_cross_entropy", 3, np.array([1.0, 3.0, 1.0])[y]),
+        ("balanced", one_hot, "softmax_cross_entropy", 3, (20 / counts)[y]),
+        ({2: 0.0}, y, "softmax_focal", 3, 1.0 * (y != 2)),
+        ({0: 2.0}, y, "ordinal", 2, np.array([2.0, 1.0, 1.0])[y]),
+        ({1: 5.0}, binary, "binary_cross_entropy", 1, 1.0 + 4 * binary),
+        ({-1: 0.5}, 2 * binary - 1, "hinge", 1, 0.5 + 0.5 * binary),
+    ]
+    for class_weight, target, loss, units, expected in cases:
+        fits = []
+        for options in ({"class_weight": class_weight, "sample_weight": w}, {"sample_weight": w * expected}):
+            model = Sequential(Dense(units))
+            history = model.fit(X, target, loss=loss, optimizer=SGD(0.1), epochs=2, verbose=0, **options)
+            fits.append((model.parameters, history["loss"]))
+        assert fits[0][1] == fits[1][1]
+        assert all(np.array_equal(fits[0][0][name], fits[1][0][name]) for name in fits[0][0])
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "loss", "y", "words"),
+    [
+        ({0: -1}, "hinge", [0, 1], ["class_weight[0]", "[0, inf)", "-1"]),
+        ([1, 2], "hinge", [0, 1], ["`class_weight`", "'balanced'", "[1, 2]"]),
+        ("ballanced", "hinge", [0, 1], ["`class_weight`", "'ballanced'"]),
+        ("balanced", "squared_error", [0, 1], ["`class_weight`", "one class per row", "squared_error"]),
+        ("balanced", "binary_cross_entropy", [0.5, 1], ["`class_weight`", "one class per row"]),
+        ({0: 0, 1: 0}, "hinge", [0, 1], ["zero everywhere"]),
+    ],
+)
+def test_bad_class_weights(class_weight, loss, y, words):
+    with pytest.raises((TypeError, ValueError)) as error:
+        Sequential(Dense(1)).fit([[0.0], [1.0]], y, loss=loss, class_weight=class_weight, verbose=0)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_class_weights_of_several_labels_are_refused():
+    with pytest.raises(ValueError, match="one class per row"):
+        Sequential(Dense(2)).fit([[0.0]], [[1, 1]], loss="binary_cross_entropy", class_weight={1: 2.0}, verbose=0)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +298,9 @@ def test_outputs_are_what_the_losses_mean():
         (Hinge(), 3, [0, 3], ["`y`", "codes", "row 1"]),
         (Hinge(), 1, [0, 2], ["`y`", "-1 and 1", "row 1"]),
         (Focal(), 1, [0, 2], ["`y`", "[0, 1]", "row 1"]),
+        (SoftmaxFocal(), 1, [0, 1], ["softmax_focal", "Dense(K), K >= 2", "got 1 output"]),
+        (SoftmaxFocal(), 2, [0, 2], ["`y`", "[0, K)", "row 1"]),
+        (Ordinal(), 2, [3, 2], ["`y`", "[0, K]", "row 0"]),
     ],
 )
 def test_targets_and_outputs_that_do_not_fit(loss, units, y, words):
@@ -234,6 +315,7 @@ def test_targets_and_outputs_that_do_not_fit(loss, units, y, words):
         (lambda: Huber(0), ["delta", "(0", "got 0"]),
         (lambda: NegativeBinomial(-1), ["dispersion", "got -1"]),
         (lambda: Focal(float("nan")), ["gamma", "nan"]),
+        (lambda: SoftmaxFocal(-1), ["gamma", "-1"]),
         (lambda: Gaussian("x"), ["min_variance", "'x'"]),
         (lambda: QuantileLoss(0.5), ["quantiles", "0.5"]),
         (lambda: QuantileLoss((0.5, 1.0)), ["quantiles", "(0, 1)", "got 1.0"]),

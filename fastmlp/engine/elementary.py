@@ -85,6 +85,7 @@ def functions(dtype: str) -> SimpleNamespace:
 
     @njit(**SCALAR)
     def exp(x):
+        x = T(x)  # a loss's own number, which is float64, may have made it float64
         x = least if x < least else x
         x = most if x > most else x
         n, r = reduce(x)

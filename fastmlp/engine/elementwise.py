@@ -25,11 +25,11 @@ def _compiled(function, dtype: str):
     return njit(**SCALAR)(typed)
 
 
-def activation_value(declaration, apart: bool = False):
+def activation_value(declaration, apart: bool = False, compiled=_compiled):
     """z = f(z), or with `apart` other = f(z) where z is needed again. One kernel for all values of its parameter."""
 
     def build(dtype, simd):
-        T, items, f = getattr(np, dtype), items_at[dtype], _compiled(declaration.value, dtype)
+        T, items, f = getattr(np, dtype), items_at[dtype], compiled(declaration.value, dtype)
 
         def value(target, other, n, worker):
             z = items(target)
@@ -53,9 +53,9 @@ def activation_value(declaration, apart: bool = False):
     return build
 
 
-def activation_derivative(declaration):
+def activation_derivative(declaration, compiled=_compiled):
     def build(dtype, simd):
-        T, items, df = getattr(np, dtype), items_at[dtype], _compiled(declaration.derivative, dtype)
+        T, items, df = getattr(np, dtype), items_at[dtype], compiled(declaration.derivative, dtype)
 
         def derivative(target, other, n, worker):
             dz, a = items(target), items(other)

@@ -27,11 +27,13 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+from .. import user_functions
 from ..errors import unknown_name
 from .simd import ITEMSIZE, host_simd
 
 _SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)  # ctypes lets the GIL go while a kernel runs
 _DIGEST = 32
+_NUMBAS = ("numba_", "NRT_", "nrt_", "Py", "_Py")  # what is missing in a process that has not imported Numba
 _lock = threading.RLock()
 
 
@@ -51,7 +53,8 @@ def _hash_sources() -> str:
     """A hash of all files that kernels are made from."""
     h = hashlib.blake2b(digest_size=12)
     here = Path(__file__).parent
-    for path in sorted([*here.glob("*.py"), here.parent / "activations.py", here.parent / "losses.py"]):
+    above = ("activations.py", "losses.py", "user_functions.py")
+    for path in sorted([*here.glob("*.py"), *(here.parent / name for name in above)]):
         h.update(path.name.encode() + b"\0" + path.read_bytes())
     return h.hexdigest()
 
@@ -120,7 +123,7 @@ def address(name: str, dtype: str) -> int:
     Parameters
     ----------
     name : str
-        A key of `kernels.KERNELS`.
+        A key of `kernels.KERNELS`, or that of a user's function.
     dtype : str
         "float32" or "float64".
     """
@@ -196,13 +199,19 @@ def _compile_now(name: str, dtype: str, key: str) -> int:
     import llvmlite.binding as llvm
     from numba import cfunc, types
 
-    from .kernels import KERNELS
+    from .kernels import builder_of
 
-    builder = KERNELS[name](dtype, host_simd())
     signature = types.void(*[types.intp] * 4)
-    compiled = cfunc(signature, nopython=True, error_model="numpy", fastmath={"contract"})(builder)
+    try:
+        builder = builder_of(name)(dtype, host_simd())
+        compiled = cfunc(signature, nopython=True, error_model="numpy", fastmath={"contract"})(builder)
+    except Exception as error:  # a user's function can break Numba in any way
+        user_functions.refuse(name, str(error), error)
     symbol, assembly = _entry(compiled.native_name, compiled.inspect_llvm())
     module = llvm.parse_assembly(assembly)
+    foreign = [f.name for f in module.functions if f.is_declaration and f.name.startswith(_NUMBAS)]
+    if foreign := [n for n in foreign if len(re.findall(rf'@"?{re.escape(n)}\b', assembly)) > 1]:  # declared and called
+        user_functions.refuse(name, f"it needs {', '.join(foreign)}, which only Numba's runtime has")
     # Numba numbers functions by process, so the same names mean other functions in objects from another process: only
     # the entry may be visible to the linker
     for value in (*module.functions, *module.global_variables):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from ..activations import ACTIVATIONS
 from ..losses import LOSSES
+from . import custom
+from .batch_loss_kernels import collect, contrastive, triplet_choose, triplet_gradient
 from .dropout import drop_rows, dropout
 from .elementwise import (
     activation_derivative,
@@ -90,6 +92,10 @@ KERNELS = {
     "sum_losses": sum_losses,
     "softmax_cross_entropy.codes": softmax_kernel(codes=True),
     "softmax_cross_entropy.dense": softmax_kernel(codes=False),
+    "collect": collect,
+    "contrastive": contrastive,
+    "triplet.choose": triplet_choose,
+    "triplet.gradient": triplet_gradient,
     "run": run,
     **{f"gather.{t}": gather_kernel(t) for t in ("float32", "float64", "uint8")},
     **{f"gather.csr.{t}.{i}": gather_csr_kernel(t, i) for t in ("float32", "float64") for i in ("int32", "int64")},
@@ -103,3 +109,8 @@ for _name, _declaration in LOSSES.items():
         KERNELS[f"{_name}.dense"] = separable_kernel(_declaration)
     elif _declaration.row is not None:
         KERNELS[f"{_name}.dense"] = row_kernel(_declaration)
+
+
+def builder_of(name: str):
+    """What builds the kernel of that name for a dtype and a vector unit."""
+    return KERNELS[name] if name in KERNELS else custom.builder(name)

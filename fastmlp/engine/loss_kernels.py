@@ -116,7 +116,7 @@ def softmax_kernel(codes: bool):
     return build
 
 
-def separable_kernel(declaration):
+def separable_kernel(declaration, compiled=_compiled):
     """A loss that is a sum over outputs, in passes: targets into panels like the logits' own, one flat loop over each
     panel for the terms (over the targets) and the slopes (over the logits), then rows' sums (in float64) and weights.
 
@@ -126,7 +126,7 @@ def separable_kernel(declaration):
     def build(dtype, simd):
         item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
         T = getattr(np, dtype)
-        term, slope = _compiled(declaration.term, dtype), _compiled(declaration.slope, dtype)
+        term, slope = compiled(declaration.term, dtype), compiled(declaration.slope, dtype)
 
         def separable(record, lo, hi, worker):
             r, w = int64_at(record), int64_at(worker)

@@ -46,6 +46,10 @@ Y, Y_STRIDE, SW, ROW_LOSS, WITH_GRADIENT, ROW_MASS, ROW_PICK = 1, 2, 3, 4, 5, 6,
 # the loss's own numbers (float64); workspace: targets in panels, or logits and gradients row by row
 NUMBERS, ROW_DATA = 12, 13
 
+# losses across the rows of a batch, on C: values by column, labels and weights in the batch's order (all of the dtype),
+# the gradient in C's panels, and for every anchor two rows that it chose (int64) with their slopes. Units are rows
+COLUMNS, COLUMN_STRIDE, LABELS, WEIGHTS, DZ, CHOSEN, SLOPES = 13, 14, 6, 7, 15, 16, 17
+
 # scatter: logits out of their panels into OUT, row-major (OUT_STRIDE in bytes)
 OUT, OUT_STRIDE = 1, 2
 

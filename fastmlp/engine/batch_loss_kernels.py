@@ -1,0 +1,191 @@
+"""Kernels of the losses that look across the rows of a batch.
+
+After the forward pass of all rows, `collect` has put the embeddings by column, the labels and the weights side by side.
+Then a unit is a row: it reads all rows and writes its own loss and its own row of the gradient, so nothing depends on
+who does which. Distances lie in the worker's scratch, a block of rows at a time: no matrix of all pairs is kept.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from . import records as R
+from .elementary import INLINE
+from .ir import atomic_store, float64_at, int64_at, items_at
+from .simd import ITEMSIZE, Simd
+
+
+def collect(dtype: str, simd: Simd):
+    """Rows lo..hi: columns[k] = z_k of every row; labels and weights in the order of the batch."""
+    item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
+    T = getattr(np, dtype)
+
+    def collect(record, lo, hi, worker):
+        r, w = int64_at(record), int64_at(worker)
+        n_panels, n_out, last, stride = r[R.N_PANELS], r[R.N_OUT], r[R.LAST_WIDTH], r[R.COLUMN_STRIDE]
+        index, columns = int64_at(w[R.INDEX]), items(r[R.COLUMNS])
+        labels, weights = items(r[R.LABELS]), items(r[R.WEIGHTS])
+        for i in range(lo, hi):
+            row = w[R.FIRST] + i if w[R.INDEX] == 0 else index[i]
+            labels[i] = items(r[R.Y])[row]
+            weights[i] = T(1) if r[R.SW] == 0 else items(r[R.SW])[row]
+            for j in range(n_panels):
+                width = panel_width if j < n_panels - 1 else last
+                z = items(r[R.C] + j * r[R.C_PANEL_BYTES] + i * width * item)
+                for k in range(min(width, n_out - j * panel_width)):
+                    columns[(j * panel_width + k) * stride + i] = z[k]
+
+    return collect
+
+
+def _parts(dtype: str, simd: Simd):
+    """What the kernels below are made of."""
+    item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
+    T = getattr(np, dtype)
+
+    @njit(**INLINE)
+    def squared_distances(record, i, start, n, target):
+        """target[j] = |z_i - z_{start + j}|^2, for j up to n."""
+        r, d = int64_at(record), items(target)
+        stride = r[R.COLUMN_STRIDE]
+        for j in range(n):
+            d[j] = T(0)
+        for k in range(r[R.N_OUT]):
+            z = items(r[R.COLUMNS] + (k * stride + start) * item)
+            own = items(r[R.COLUMNS])[k * stride + i]
+            for j in range(n):
+                e = own - z[j]
+                d[j] += e * e
+
+    @njit(**INLINE)
+    def scale_gradient(record, i, factor):
+        """g_i *= factor, padding included; with 0, whatever stood there."""
+        r = int64_at(record)
+        for j in range(r[R.N_PANELS]):
+            width = panel_width if j < r[R.N_PANELS] - 1 else r[R.LAST_WIDTH]
+            g = items(r[R.DZ] + j * r[R.C_PANEL_BYTES] + i * width * item)
+            for k in range(width):
+                g[k] = T(0) if factor == T(0) else g[k] * factor
+
+    @njit(**INLINE)
+    def add_difference(record, i, other, c):
+        """g_i += c (z_i - z_other)."""
+        r = int64_at(record)
+        for j in range(r[R.N_PANELS]):
+            width = panel_width if j < r[R.N_PANELS] - 1 else r[R.LAST_WIDTH]
+            at = j * r[R.C_PANEL_BYTES]
+            g, z = items(r[R.DZ] + at + i * width * item), items(r[R.C] + at + i * width * item)
+            u = items(r[R.C] + at + other * width * item)
+            for k in range(min(width, r[R.N_OUT] - j * panel_width)):
+                g[k] += c * (z[k] - u[k])
+
+    return squared_distances, scale_gradient, add_difference
+
+
+def contrastive(dtype: str, simd: Simd):
+    """Row i: l_i over all pairs (i, j), and g_i = scale / (n - 1) sum_j (w_i + w_j) dl(i, j) / dz_i."""
+    item, items = ITEMSIZE[dtype], items_at[dtype]
+    T, block = getattr(np, dtype), simd.panel(dtype) ** 2 // 2
+    squared_distances, scale_gradient, add_difference = _parts(dtype, simd)
+
+    def contrastive(record, lo, hi, worker):
+        r, w = int64_at(record), int64_at(worker)
+        rows, scale = w[R.ROWS], T(float64_at(w[R.SCALARS])[R.SCALE])
+        labels, weights, losses = items(r[R.LABELS]), items(r[R.WEIGHTS]), float64_at(r[R.ROW_LOSS])
+        margin = T(float64_at(r[R.NUMBERS])[0])
+        terms, slopes = items(w[R.SCRATCH]), items(w[R.SCRATCH] + block * item)
+        pairs = max(rows - 1, 1)
+        not_finite = 0
+        for i in range(lo, min(hi, rows)):
+            total, label, weight = 0.0, labels[i], weights[i]
+            if r[R.WITH_GRADIENT] != 0:
+                scale_gradient(record, i, T(0))
+            for start in range(0, rows, block):
+                n = min(block, rows - start)
+                squared_distances(record, i, start, n, w[R.SCRATCH])
+                for j in range(n):
+                    square, alike = terms[j], labels[start + j] == label
+                    distance = np.sqrt(square)
+                    near = margin - distance
+                    near = T(0) if near < T(0) else near
+                    pull = -near / distance if distance > T(0) else T(0)
+                    slopes[j] = (T(1) if alike else pull) * (weight + weights[start + j])
+                    terms[j] = T(0.5) * (square if alike else near * near)
+                for j in range(n):
+                    total += np.float64(terms[j])
+                if r[R.WITH_GRADIENT] != 0:
+                    for j in range(n):
+                        if slopes[j] != T(0):
+                            add_difference(record, i, start + j, slopes[j])
+            if r[R.WITH_GRADIENT] != 0:
+                scale_gradient(record, i, scale / T(pairs))
+            losses[i] = np.float64(weight) * total / pairs
+            not_finite += 1 if losses[i] - losses[i] != 0.0 else 0
+        if not_finite:
+            atomic_store(w[R.CONTROL] + 8 * R.NOT_FINITE, 1)
+
+    return contrastive
+
+
+def triplet_choose(dtype: str, simd: Simd):
+    """Row i as the anchor: its farthest row of the same label, its nearest of another, and its loss."""
+    items = items_at[dtype]
+    T, block = getattr(np, dtype), simd.panel(dtype) ** 2
+    squared_distances, _, _ = _parts(dtype, simd)
+
+    def triplet_choose(record, lo, hi, worker):
+        r, w = int64_at(record), int64_at(worker)
+        rows, scale = w[R.ROWS], T(float64_at(w[R.SCALARS])[R.SCALE])
+        labels, weights, losses = items(r[R.LABELS]), items(r[R.WEIGHTS]), float64_at(r[R.ROW_LOSS])
+        margin = T(float64_at(r[R.NUMBERS])[0])
+        d, chosen, slopes = items(w[R.SCRATCH]), int64_at(r[R.CHOSEN]), items(r[R.SLOPES])
+        not_finite = 0
+        for i in range(lo, min(hi, rows)):
+            label, bad, positive, negative = labels[i], T(0), -1, -1
+            farthest = nearest = T(0)
+            for start in range(0, rows, block):
+                n = min(block, rows - start)
+                squared_distances(record, i, start, n, w[R.SCRATCH])
+                for j in range(n):
+                    bad += d[j] - d[j]  # NaN, which a comparison hides
+                    if labels[start + j] != label:
+                        if negative < 0 or d[j] < nearest:
+                            nearest, negative = d[j], start + j
+                    elif start + j != i and (positive < 0 or d[j] > farthest):
+                        farthest, positive = d[j], start + j
+            far, near = np.sqrt(farthest), np.sqrt(nearest)
+            loss = margin + far - near
+            if positive < 0 or negative < 0 or loss <= T(0):
+                loss, positive, negative = T(0), -1, -1
+            weight = scale * weights[i]
+            chosen[2 * i], chosen[2 * i + 1] = positive, negative
+            slopes[2 * i] = weight / far if far > T(0) else T(0)
+            slopes[2 * i + 1] = -weight / near if near > T(0) else T(0)
+            losses[i] = np.float64(weights[i]) * np.float64(loss + bad)
+            not_finite += 1 if losses[i] - losses[i] != 0.0 else 0
+        if not_finite:
+            atomic_store(w[R.CONTROL] + 8 * R.NOT_FINITE, 1)
+
+    return triplet_choose
+
+
+def triplet_gradient(dtype: str, simd: Simd):
+    """Row i: g_i as the anchor, and as what other anchors chose, in the order of the rows."""
+    items = items_at[dtype]
+    T = getattr(np, dtype)
+    _, scale_gradient, add_difference = _parts(dtype, simd)
+
+    def triplet_gradient(record, lo, hi, worker):
+        r, rows = int64_at(record), int64_at(worker)[R.ROWS]
+        chosen, slopes = int64_at(r[R.CHOSEN]), items(r[R.SLOPES])
+        for i in range(lo, min(hi, rows)):
+            scale_gradient(record, i, T(0))
+            for k in range(2 * rows):
+                if chosen[k] == i:
+                    add_difference(record, i, k // 2, slopes[k])
+            for k in range(2 * i, 2 * i + 2):
+                if chosen[k] >= 0:
+                    add_difference(record, i, chosen[k], slopes[k])
+
+    return triplet_gradient
