@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import initializers
+from . import initializers, schedules
 from .activations import ACTIVATIONS, Activation
 from .errors import check_range, unknown_name
 from .initializers import Initializer
+from .schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Dropout:
 
     Parameters
     ----------
-    rate : float
+    rate : float or Schedule
         In [0, 1).
 
     Examples
@@ -129,11 +130,12 @@ class Dropout:
     Dropout(rate=0.5)
     """
 
-    rate: float
+    rate: float | Schedule
 
     def __post_init__(self):
-        check_range("rate", self.rate, 0, 1)
-        object.__setattr__(self, "rate", float(self.rate))
+        if not isinstance(self.rate, Schedule):
+            check_range("rate", self.rate, 0, 1)
+            object.__setattr__(self, "rate", float(self.rate))
 
 
 LAYERS: dict[str, type] = {cls.__name__: cls for cls in (Dense, Dropout, Rescaling, *ACTIVATIONS.values())}
@@ -147,8 +149,11 @@ def to_config(layer: Layer) -> dict:
     2
     """
     values = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer)}
-    config = {name: initializers.to_config(v) if isinstance(v, Initializer) else v for name, v in values.items()}
-    return {"type": type(layer).__name__, **config}
+    for name, value in values.items():
+        if isinstance(value, (Initializer, Schedule)):
+            module = initializers if isinstance(value, Initializer) else schedules
+            values[name] = module.to_config(value)
+    return {"type": type(layer).__name__, **values}
 
 
 def from_config(config: dict) -> Layer:
@@ -161,5 +166,6 @@ def from_config(config: dict) -> Layer:
     for name in fields:
         if name not in known:
             raise unknown_name(f"{kind} field", name, known)
-    values = {name: initializers.from_config(v) if isinstance(v, dict) else v for name, v in fields.items()}
+    module = schedules if kind == "Dropout" else initializers
+    values = {name: module.from_config(v) if isinstance(v, dict) else v for name, v in fields.items()}
     return LAYERS[kind](**values)

@@ -15,7 +15,8 @@ from .engine import records as R
 from .engine.simd import Simd, host_simd
 from .layers import Dense, Dropout, Layer, Rescaling
 from .losses import Loss
-from .plan import ALIGN, Kernel, Matrix, Parameter, Phase, Plan, Ref, Step
+from .plan import ALIGN, Group, Kernel, Matrix, Parameter, Phase, Plan, Ref, Step
+from .schedules import Schedule
 from .updates import Updates
 
 
@@ -322,12 +323,14 @@ def _elementwise(source: Matrix, target: Matrix, kernel: dict, other: Matrix, te
 
 
 def _dropout_step(plan: Plan, op: Op, i: int, source: Matrix | None, target: Matrix | None, text: str) -> Step:
-    fields = {R.NUMBER: _bits(op.layer.rate), R.LAYER: i}
+    scheduled = isinstance(op.layer.rate, Schedule)
+    fields = {R.GROUP: plan.group(Group(dropout=op.layer.rate))} if scheduled else {R.NUMBER: _bits(op.layer.rate)}
+    fields[R.LAYER] = i
     if source is None:
         fields |= {R.C: plan.input, R.XB_STRIDE: _input_stride(plan), R.N_OUT: plan.n_features}
     else:
         fields |= {**_panels(target), R.IN: source.at, R.N_OUT: target.columns}
-    return Step("dropout", fields, f"{text} * mask / {1 - op.layer.rate:g}")
+    return Step("dropout", fields, f"{text} * mask / {'(1 - rate)' if scheduled else f'{1 - op.layer.rate:g}'}")
 
 
 def _derivative(op: Op) -> tuple[dict, Matrix]:

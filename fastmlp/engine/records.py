@@ -52,7 +52,8 @@ OUT, OUT_STRIDE = 1, 2
 # elementwise: a layer's activation on its own: OTHER_IN -> C
 IN = 1
 
-# dropout: IN -> C in panels, or in place on the gathered input (XB_STRIDE); NUMBER is the rate, N_OUT the columns
+# dropout: IN -> C in panels, or in place on the gathered input (XB_STRIDE); NUMBER is the rate, or that of GROUP
+# where there is one; N_OUT the columns
 LAYER = 15
 
 # a worker's private record
@@ -66,9 +67,9 @@ WORKER = 64
 
 # scalars of a step (float64), a row for each group of layers: 1 / sum of weights, factors of p and sign(p) in the
 # gradient, the bound of the gradient, 1 - learning rate * weight decay, the new parameters' share in their average,
-# then the optimiser's own, five at most
-SCALE, L2, L1, CLIP, DECAY, AVERAGE, RULE = 0, 1, 2, 3, 4, 5, 6
-N_SCALARS = 11
+# a rate of dropout, then the optimiser's own, five at most
+SCALE, L2, L1, CLIP, DECAY, AVERAGE, DROPOUT, RULE = 0, 1, 2, 3, 4, 5, 6, 7
+N_SCALARS = 12
 
 # control block (int64, shared by the workers of a run): fields on cache lines of their own (128 bytes for Apple's)
 ARRIVED, NOT_FINITE, DONE, LEFT = 0, 16, 32, 48
