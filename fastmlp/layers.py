@@ -9,11 +9,12 @@ from typing import ClassVar, get_args
 
 import numpy as np
 
-from . import initializers, user_functions
+from . import initializers, schedules, user_functions
 from .activations import ACTIVATIONS, GELU, Activation, CustomActivation, Logistic, SiLU
 from .errors import check_range, unknown_name
 from .initializers import Initializer
 from .normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from .schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Dropout:
 
     Parameters
     ----------
-    rate : float
+    rate : float or Schedule
         In [0, 1).
 
     Examples
@@ -149,11 +150,12 @@ class Dropout:
     Dropout(rate=0.5)
     """
 
-    rate: float
+    rate: float | Schedule
 
     def __post_init__(self):
-        check_range("rate", self.rate, 0, 1)
-        object.__setattr__(self, "rate", float(self.rate))
+        if not isinstance(self.rate, Schedule):
+            check_range("rate", self.rate, 0, 1)
+            object.__setattr__(self, "rate", float(self.rate))
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -437,10 +439,13 @@ def to_config(layer: Layer) -> dict:
     if isinstance(layer, CustomActivation):
         return user_functions.describe(layer, layer.samples)
     values = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer)}
+    for name, value in values.items():
+        if isinstance(value, (Initializer, Schedule)):
+            module = initializers if isinstance(value, Initializer) else schedules
+            values[name] = module.to_config(value)
     if isinstance(layer, Residual):
         values["layers"] = [to_config(inner) for inner in layer.layers]
-    config = {name: initializers.to_config(v) if isinstance(v, Initializer) else v for name, v in values.items()}
-    return {"type": type(layer).__name__, **config}
+    return {"type": type(layer).__name__, **values}
 
 
 def from_config(config: dict, custom_objects: dict | None = None) -> Layer:
@@ -458,6 +463,8 @@ def from_config(config: dict, custom_objects: dict | None = None) -> Layer:
         if name not in known:
             raise unknown_name(f"{kind} field", name, known)
     if kind == "Residual":
-        return Residual(*map(from_config, fields.pop("layers", ())), **fields)
-    values = {name: initializers.from_config(v) if isinstance(v, dict) else v for name, v in fields.items()}
+        layers = [from_config(inner, custom_objects) for inner in fields.pop("layers", ())]
+        return Residual(*layers, **fields)
+    module = schedules if kind == "Dropout" else initializers
+    values = {name: module.from_config(v) if isinstance(v, dict) else v for name, v in fields.items()}
     return LAYERS[kind](**values)

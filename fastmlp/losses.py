@@ -794,8 +794,8 @@ class Triplet(_AcrossRows):
 
     0 for a row without a p or an n in its batch: batches should hold several rows of each of several labels. A loss
     that stays at the margin says that all rows fell into one point: try a smaller learning rate. Where l_i is above 0,
-    dl_i/dz_i = (z_i - z_p) / |z_i - z_p| - (z_i - z_n) / |z_i - z_n|, and 0 for a distance of 0. A batch of n rows costs
-    n^2 distances. An evaluation takes blocks of 1024 rows, in order, for batches.
+    dl_i/dz_i = (z_i - z_p) / |z_i - z_p| - (z_i - z_n) / |z_i - z_n|, and 0 for a distance of 0. A batch of n rows
+    costs n^2 distances. An evaluation takes blocks of 1024 rows, in order, for batches.
 
     When to use: embeddings whose distances are compared: search, few-shot classes; the usual one.
 

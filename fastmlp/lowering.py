@@ -18,7 +18,8 @@ from .engine.simd import Simd, host_simd
 from .layers import LAYERS, Dense, Dropout, Fork, Join, Layer, Mark, Multiply, PReLU, Rescaling, Switch, flatten, named
 from .losses import Loss
 from .normalization import BatchNorm, Norm
-from .plan import ALIGN, Kernel, Matrix, Parameter, Phase, Plan, Ref, Step
+from .plan import ALIGN, Group, Kernel, Matrix, Parameter, Phase, Plan, Ref, Step
+from .schedules import Schedule
 from .updates import Updates
 
 
@@ -475,16 +476,17 @@ def _elementwise(source: Matrix, target: Matrix, kernel: dict, other: Matrix, te
 
 
 def _dropout_step(plan: Plan, op: Op, i: int, source: Matrix | None, target: Matrix | None, text: str) -> Step:
-    if isinstance(op.layer, Join):
-        rate, kernel = op.layer.drop_rate, "drop_rows"
-    else:
-        rate, kernel = op.layer.rate, "dropout"
-    fields = {R.NUMBER: _bits(rate), R.LAYER: i}
+    rows = isinstance(op.layer, Join)  # of a branch, for stochastic depth
+    rate = op.layer.drop_rate if rows else op.layer.rate
+    scheduled = isinstance(rate, Schedule)
+    fields = {R.GROUP: plan.group(Group(dropout=rate))} if scheduled else {R.NUMBER: _bits(rate)}
+    fields[R.LAYER] = i
     if source is None:
         fields |= {R.C: plan.input, R.XB_STRIDE: _input_stride(plan), R.N_OUT: plan.n_features}
     else:
         fields |= {**_panels(target), R.IN: source.at, R.N_OUT: target.columns}
-    return Step(kernel, fields, f"{text} * mask / {1 - rate:g}")
+    text = f"{text} * mask / {'(1 - rate)' if scheduled else f'{1 - rate:g}'}"
+    return Step("drop_rows" if rows else "dropout", fields, text)
 
 
 def _derivative(op: Op) -> tuple[dict, Matrix]:

@@ -1,12 +1,14 @@
 """Optimisers as plain data: the rule of one step, and the numbers of each step that do not depend on a parameter.
 
 The engine applies the rule to a tile of parameters right after its gradient was computed. Numbers that change from step
-to step (learning rate, bias corrections) come from `scalars`, in float64, so a schedule is a column of that table.
+to step (learning rate, bias corrections) come from `scalars`, in float64, so a schedule is a column of that table:
+of the learning rate, and of `momentum`, `weight_decay`, `clip_value` and `clip_norm` as well.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import copy
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -24,10 +26,10 @@ class Optimizer:
     ----------
     learning_rate : float or Schedule
         At least 0, or a rate for each step (`fastmlp.schedules`).
-    clip_value : float, optional
+    clip_value : float or Schedule, optional
         c, above 0: each component of the gradient, penalties included, is set to min(max(g, -c), c) before the rule.
         An infinite component becomes c or -c, NaN stays NaN.
-    clip_norm : float, optional
+    clip_norm : float or Schedule, optional
         c, above 0: the gradient of all trainable parameters, penalties included, is multiplied by
         min(1, c / (|g| + 1e-6)), |g| its Euclidean norm (PyTorch's `clip_grad_norm_`; Pascanu et al., 2013). Not with
         `clip_value`.
@@ -43,15 +45,15 @@ class Optimizer:
     n_slots: ClassVar[int] = 0
     weight_decay = 0.0  # W *= 1 - lr weight_decay before each update, never biases; a field where it may be set
     learning_rate: float | Schedule = 0.001
-    clip_value: float | None = field(default=None, kw_only=True)
-    clip_norm: float | None = field(default=None, kw_only=True)
+    clip_value: float | Schedule | None = field(default=None, kw_only=True)
+    clip_norm: float | Schedule | None = field(default=None, kw_only=True)
     ema_decay: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self):
         check_rate("learning_rate", self.learning_rate)
         for name in ("clip_value", "clip_norm"):
             if getattr(self, name) is not None:
-                check_range(name, getattr(self, name), 0, np.inf, low_open=True)
+                _check_number(name, getattr(self, name), 0, np.inf, low_open=True)
         if self.clip_value is not None and self.clip_norm is not None:
             raise ValueError(
                 f"`clip_value` and `clip_norm` exclude each other; got {self.clip_value!r} and {self.clip_norm!r}."
@@ -59,9 +61,32 @@ class Optimizer:
         if self.ema_decay is not None:
             check_range("ema_decay", self.ema_decay, 0, 1)
 
+    def at(self, step: np.ndarray, steps_per_epoch: int) -> Optimizer:
+        """This optimiser with the values of all schedules but the learning rate's for these steps, counted from 0.
+
+        Raises
+        ------
+        ValueError
+            A schedule leaves the range of its number.
+        """
+        resolved = copy.copy(self)
+        for name in (f.name for f in fields(self) if f.name != "learning_rate"):
+            if isinstance(getattr(self, name), Schedule):
+                values = schedules.rates(getattr(self, name), step, steps_per_epoch)
+                for extreme in (values.min(), values.max()):
+                    replace(self, **{name: float(extreme)})  # raises where it is out of range
+                object.__setattr__(resolved, name, values)
+        return resolved
+
     def scalars(self, learning_rate: np.ndarray, step: np.ndarray) -> np.ndarray:
         """Numbers for each step, float64 (n_steps, k) with k of 5 at most; `step` counts from 1 over the whole fit."""
         raise NotImplementedError
+
+
+def _check_number(argument: str, value: float | Schedule, low: float, high: float, low_open: bool = False) -> None:
+    """As `check_range`, of a number that may follow a schedule, whose values are checked when they are known."""
+    if not isinstance(value, Schedule):
+        check_range(argument, value, low, high, low_open=low_open)
 
 
 def _table(step: np.ndarray, *columns: float | np.ndarray) -> np.ndarray:
@@ -81,7 +106,7 @@ class SGD(Optimizer):
     ----------
     learning_rate : float or Schedule
         lr, at least 0, or a rate for each step (`fastmlp.schedules`).
-    momentum : float
+    momentum : float or Schedule
         mu, in [0, 1).
     nesterov : bool
         Nesterov's accelerated gradient in the form of Sutskever et al., 2013.
@@ -101,12 +126,12 @@ class SGD(Optimizer):
 
     name: ClassVar[str] = "sgd"
     learning_rate: float | Schedule = 0.01
-    momentum: float = 0.0
+    momentum: float | Schedule = 0.0
     nesterov: bool = False
 
     def __post_init__(self):
         super().__post_init__()
-        check_range("momentum", self.momentum, 0, 1)
+        _check_number("momentum", self.momentum, 0, 1)
 
     @property
     def rule(self) -> str:
@@ -189,7 +214,7 @@ class AdamW(Adam):
         As Adam's, in [0, 1).
     epsilon : float
         As Adam's, above 0.
-    weight_decay : float
+    weight_decay : float or Schedule
         wd, at least 0.
     clip_value, clip_norm, ema_decay : float, optional
         Bounds of the gradient, by component or by norm, and a moving average of the parameters: see `Optimizer`.
@@ -210,11 +235,11 @@ class AdamW(Adam):
     """
 
     name: ClassVar[str] = "adamw"
-    weight_decay: float = 0.01
+    weight_decay: float | Schedule = 0.01
 
     def __post_init__(self):
         super().__post_init__()
-        check_range("weight_decay", self.weight_decay, 0, np.inf)
+        _check_number("weight_decay", self.weight_decay, 0, np.inf)
 
 
 @dataclass(frozen=True)
@@ -344,7 +369,7 @@ class RMSprop(Optimizer):
         lr, at least 0, or a rate for each step (`fastmlp.schedules`).
     rho : float
         In [0, 1).
-    momentum : float
+    momentum : float or Schedule
         mu, in [0, 1).
     epsilon : float
         eps, above 0.
@@ -371,23 +396,23 @@ class RMSprop(Optimizer):
     name: ClassVar[str] = "rmsprop"
     learning_rate: float | Schedule = 0.001
     rho: float = 0.99
-    momentum: float = 0.0
+    momentum: float | Schedule = 0.0
     epsilon: float = 1e-8
     centered: bool = False
 
     def __post_init__(self):
         super().__post_init__()
         check_range("rho", self.rho, 0, 1)
-        check_range("momentum", self.momentum, 0, 1)
+        _check_number("momentum", self.momentum, 0, 1)
         check_range("epsilon", self.epsilon, 0, np.inf, low_open=True)
 
     @property
     def rule(self) -> str:
-        return "rmsprop" + ".momentum" * (self.momentum != 0) + ".centered" * bool(self.centered)
+        return "rmsprop" + ".momentum" * bool(self.momentum != 0) + ".centered" * bool(self.centered)
 
     @property
     def n_slots(self) -> int:
-        return 1 + (self.momentum != 0) + bool(self.centered)
+        return 1 + bool(self.momentum != 0) + bool(self.centered)
 
     def scalars(self, learning_rate, step):
         return _table(step, learning_rate, 1 - self.rho, self.epsilon, self.momentum)
@@ -407,7 +432,7 @@ class Lion(Optimizer):
         lr, at least 0, or a rate for each step (`fastmlp.schedules`); a third to a tenth of Adam's.
     beta_1, beta_2 : float
         b1 and b2, in [0, 1).
-    weight_decay : float
+    weight_decay : float or Schedule
         wd, at least 0.
     clip_value, clip_norm, ema_decay : float, optional
         Bounds of the gradient, by component or by norm, and a moving average of the parameters: see `Optimizer`.
@@ -433,13 +458,13 @@ class Lion(Optimizer):
     learning_rate: float | Schedule = 0.0001
     beta_1: float = 0.9
     beta_2: float = 0.99
-    weight_decay: float = 0.0
+    weight_decay: float | Schedule = 0.0
 
     def __post_init__(self):
         super().__post_init__()
         check_range("beta_1", self.beta_1, 0, 1)
         check_range("beta_2", self.beta_2, 0, 1)
-        check_range("weight_decay", self.weight_decay, 0, np.inf)
+        _check_number("weight_decay", self.weight_decay, 0, np.inf)
 
     def scalars(self, learning_rate, step):
         return _table(step, learning_rate, 1 - self.beta_1, 1 - self.beta_2)
@@ -465,9 +490,8 @@ def to_config(optimizer: Optimizer) -> dict:
     """
     if type(optimizer) not in OPTIMIZERS.values():
         raise TypeError(f"`optimizer` must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}.")
-    config = {f.name: getattr(optimizer, f.name) for f in fields(optimizer)}
-    if isinstance(optimizer.learning_rate, Schedule):
-        config["learning_rate"] = schedules.to_config(optimizer.learning_rate)
+    values = {f.name: getattr(optimizer, f.name) for f in fields(optimizer)}
+    config = {name: schedules.to_config(v) if isinstance(v, Schedule) else v for name, v in values.items()}
     return {"type": type(optimizer).__name__, **config}
 
 
@@ -481,6 +505,5 @@ def from_config(config: dict) -> Optimizer:
     for name in values:
         if name not in known:
             raise unknown_name(f"{kind} field", name, known)
-    if isinstance(values.get("learning_rate"), dict):
-        values["learning_rate"] = schedules.from_config(values["learning_rate"])
-    return classes[kind](**values)
+    read = {name: schedules.from_config(v) if isinstance(v, dict) else v for name, v in values.items()}
+    return classes[kind](**read)

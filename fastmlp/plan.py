@@ -14,6 +14,7 @@ import numpy as np
 
 from .engine import records as R
 from .engine.simd import ITEMSIZE, Simd
+from .schedules import Schedule
 
 ALIGN = 64  # bytes: a cache line, and AVX-512's vector
 
@@ -103,6 +104,7 @@ class Group:
     l1: float = 0.0
     l2: float = 0.0
     learning_rate_multiplier: float = 1.0
+    dropout: Schedule | None = None  # of a Dropout's rate
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,12 @@ class Plan:
     chunk: int = 64
     random: bool = False  # whether steps need random bits of their own
     flops: int = 0
+
+    def group(self, group: Group) -> int:
+        """Bytes from a step's scalars to the row of that group."""
+        if group not in self.groups:
+            self.groups.append(group)
+        return 8 * R.N_SCALARS * self.groups.index(group)
 
     @property
     def item(self) -> int:

@@ -1,9 +1,10 @@
-"""Learning rates that change from step to step: schedules as plain data, functions of the step's number.
+"""Numbers that change from step to step, learning rates first: schedules as plain data, functions of the step's number.
 
-An optimiser takes one where it takes a number: `Adam(CosineDecay(1e-3, epochs=20))`. A length is given in `steps` or in
-`epochs`, never in both; an epoch has ceil(n_samples / batch_size) steps. Steps are counted from 0 over a fit; a fit
-that goes on from a `Training.state` counts on. Where a callback sets `training.learning_rate` to a number, the schedule
-ends and the number holds from the next step on.
+An optimiser takes one where it takes a learning rate: `Adam(CosineDecay(1e-3, epochs=20))`; so do `momentum`,
+`weight_decay`, `clip_value`, `clip_norm` and the rate of a `Dropout`, and "learning_rate" means that number then. A
+length is given in `steps` or in `epochs`, never in both; an epoch has ceil(n_samples / batch_size) steps. Steps are
+counted from 0 over a fit; a fit that goes on from a `Training.state` counts on. Where a callback sets
+`training.learning_rate` to a number, the schedule of the rate ends and the number holds from the next step on.
 
 The rates are computed in float64 before the steps run, as a column of the table that kernels read, so a schedule costs
 the steps nothing and compiles nothing.

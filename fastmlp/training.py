@@ -9,7 +9,7 @@ from .engine import records as R
 from .engine.executor import Executor
 from .engine.simd import ITEMSIZE
 from .engine.threads import Chooser
-from .errors import DivergenceError
+from .errors import DivergenceError, check_range
 from .evaluation import Evaluation
 from .inputs import engine_data, engine_targets, engine_weights, source_of
 from .layers import Dense, flatten
@@ -223,15 +223,19 @@ class Training:
         with np.errstate(divide="ignore"):
             inverse = np.where(weights > 0, 1 / weights, 0.0)  # a batch of weight 0 has a gradient of 0
         step = self.step + np.arange(len(weights), dtype=np.float64)
-        rates, optimizer = self.rates(step), self.optimizer
+        rates, optimizer = self.rates(step), self.optimizer.at(step, self.steps_per_epoch)
+        bounds = [c for c in (optimizer.clip_value, optimizer.clip_norm) if c is not None]
         for k, group in enumerate(self.plan.groups):
             s, rate = scalars[:, k], rates * group.learning_rate_multiplier
             s[:, R.SCALE] = inverse
             s[:, R.L2], s[:, R.L1] = self.l2 / self._weight_unit * inverse + 2 * group.l2, group.l1
-            s[:, R.CLIP] = optimizer.clip_value or optimizer.clip_norm or 0.0
+            s[:, R.CLIP] = bounds[0] if bounds else 0.0
             s[:, R.DECAY] = 1 - rate * optimizer.weight_decay
             if optimizer.ema_decay is not None:
                 s[:, R.AVERAGE] = (1 - optimizer.ema_decay) / (1 - optimizer.ema_decay ** (step + 1))
+            if group.dropout is not None:
+                s[:, R.DROPOUT] = schedules.rates(group.dropout, step, self.steps_per_epoch)
+                check_range("rate", float(s[:, R.DROPOUT].max()), 0, 1)
             rule = optimizer.scalars(rate, step + 1)
             s[:, R.RULE : R.RULE + rule.shape[1]] = rule
         return scalars

@@ -40,11 +40,9 @@ class Updates:
         """
         plan, copy, limited = self.plan, parameter.transposed, weight and layer.max_norm is not None
         group = Group(layer.l1, layer.l2, layer.learning_rate_multiplier) if isinstance(layer, Dense) else Group()
-        if group not in plan.groups:
-            plan.groups.append(group)
         penalised = weight and (self.l2 or layer.l1 or layer.l2)
         before = {
-            R.GROUP: 8 * R.N_SCALARS * plan.groups.index(group),
+            R.GROUP: plan.group(group),
             R.PENALTY: Kernel("l1_l2" if layer.l1 else "l2") if penalised else 0,
             R.CLIP_KERNEL: Kernel("clip") if self.clip else 0,
         }

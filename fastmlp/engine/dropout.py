@@ -54,6 +54,8 @@ def dropout(dtype: str, simd: Simd):
     def dropout(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
         rate, key, n_panels = float64_at(record)[R.NUMBER], w[R.KEY], r[R.N_PANELS]
+        if r[R.GROUP] != 0:  # it follows a schedule
+            rate = float64_at(w[R.SCALARS] + r[R.GROUP])[R.DROPOUT]
         columns, scale, least = U(r[R.N_OUT]), T(1 / (1 - rate)), U(rate * 4294967296.0)
         key_1, key_2 = U(U(key & 0xFFFFFFFF) + U(r[R.LAYER]) * _GOLDEN), U((key >> 32) & 0xFFFFFFFF)
         if r[R.XB_STRIDE] != 0:

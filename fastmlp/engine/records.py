@@ -58,24 +58,16 @@ IN = 1
 
 # norms: IN -> C in panels; W the scale, SHIFT (or 0) the shift, N_OUT the columns. STATISTICS: three arrays of
 # STATISTICS_BYTES, a number for each column, or (row norms, in float64) for each row and group
-NORMED, STATISTICS, STATISTICS_BYTES, SHIFT, GROUPS, CENTERED, EPSILON, RUNNING_MEAN, RUNNING_VAR = (
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    12,
-    16,
-    17,
-)
+NORMED, STATISTICS, STATISTICS_BYTES, SHIFT, GROUPS, CENTERED = 2, 3, 4, 5, 6, 7
+EPSILON, RUNNING_MEAN, RUNNING_VAR = 12, 16, 17
 
 # prelu: IN -> C with the slopes W. prelu.gradient: IN (da), Z -> C, and NORMED
 Z = 3
 
 # to_panels: the gathered input IN (XB_STRIDE), N_OUT columns -> C
 
-# dropout: IN -> C in panels, or in place on the gathered input (XB_STRIDE); NUMBER is the rate, N_OUT the columns
+# dropout: IN -> C in panels, or in place on the gathered input (XB_STRIDE); NUMBER is the rate, or that of GROUP
+# where there is one; N_OUT the columns
 LAYER = 15
 
 # a worker's private record
@@ -89,9 +81,9 @@ WORKER = 64
 
 # scalars of a step (float64), a row for each group of layers: 1 / sum of weights, factors of p and sign(p) in the
 # gradient, the bound of the gradient, 1 - learning rate * weight decay, the new parameters' share in their average,
-# then the optimiser's own, five at most
-SCALE, L2, L1, CLIP, DECAY, AVERAGE, RULE = 0, 1, 2, 3, 4, 5, 6
-N_SCALARS = 11
+# a rate of dropout, then the optimiser's own, five at most
+SCALE, L2, L1, CLIP, DECAY, AVERAGE, DROPOUT, RULE = 0, 1, 2, 3, 4, 5, 6, 7
+N_SCALARS = 12
 
 # control block (int64, shared by the workers of a run): fields on cache lines of their own (128 bytes for Apple's)
 ARRIVED, NOT_FINITE, DONE, LEFT = 0, 16, 32, 48
