@@ -150,8 +150,9 @@ def test_nothing_grows_from_epoch_to_epoch(n_threads):
         training.run(epochs=20)
         threads = threading.active_count()
         _, few = traced(lambda: training.run(epochs=10))
-        _, many = traced(lambda: training.run(epochs=300))
-        assert many < few + 10_000
+        _, many = traced(lambda: training.run(epochs=600))
+        # less than one small object per epoch: after any number of epochs the interpreter holds up to 10 kB of its own
+        assert many < few + 20_000
         assert threading.active_count() <= max(threads, 2)
 
 
