@@ -81,6 +81,7 @@ NETWORKS = [
     Network((100, 1024, 1024, 1024, 10), 256, peak=0.84),
     Network((4, 32, 16, 4), 10_000, activation="tanh", loss="squared_error", jax=2.0),
 ]
+BY_NAME = {network.name: network for network in NETWORKS}
 
 
 def loss_of(network, parameters, X, y):

@@ -15,7 +15,7 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import processes
-from benchmarks.networks import NETWORKS
+from benchmarks.networks import BY_NAME, NETWORKS
 from benchmarks.peers import CONTENDERS
 from benchmarks.timing import time_network
 
@@ -148,10 +148,10 @@ def main(arguments=None):
     parser.add_argument("--markdown", action="store_true", help="print README's table at the end")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")  # peers that did not converge
-    names = options.networks or (SMOKE if options.smoke else [network.name for network in NETWORKS])
-    unknown = set(names) - {network.name for network in NETWORKS}
+    names = options.networks or (SMOKE if options.smoke else list(BY_NAME))
+    unknown = set(names) - BY_NAME.keys()
     if unknown:
-        parser.error(f"unknown networks {sorted(unknown)}; there are {[network.name for network in NETWORKS]}")
+        parser.error(f"unknown networks {sorted(unknown)}; there are {list(BY_NAME)}")
     labels = [k for k in CONTENDERS if not options.peers or {k, k.split()[0]} & set(options.peers)]
     print(versions())
     targets, measured = Targets(options.smoke), []
