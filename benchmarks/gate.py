@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SLOWDOWN = 1.15  # what has to be found
 THRESHOLD = SLOWDOWN**0.5  # a round votes for the nearer of "as fast" and "slower by that"
 SLOWER, FINE = 8, 4  # if a fifth of all rounds were wrong: one false alarm in 65 000 cases
-TURNS, SECONDS = 24, 0.002  # runs of each case in a round, and about how long one is
+TURNS, SECONDS = 20, 0.003  # runs of each case in a round, and about how long one is
 
 NETWORKS = {  # name in networks.py -> numbers of threads; 0 stands for all
     "784-128-64-10": (1, 0),
