@@ -88,7 +88,7 @@ def measure(n_threads, seconds=0.03, pieces=10):
     The best, for new threads often share a core for some milliseconds before the system moves one of them; a mean over
     that time would flatter whoever is measured against it.
     """
-    n = iterations(seconds / pieces)
+    n, _ = iterations(seconds / pieces), fma_loop()  # compiled here: LLVM's engine is not for two threads at once
     times, together = np.full(n_threads, np.inf), threading.Barrier(n_threads)
 
     def work(rank):

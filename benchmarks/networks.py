@@ -84,13 +84,19 @@ NETWORKS = [
 BY_NAME = {network.name: network for network in NETWORKS}
 
 
-def loss_of(network, parameters, X, y):
-    """Mean loss in float64, from parameters that any contender returned: one judge for all."""
+def logits_of(network, parameters, X):
+    """The last layer's values in float64, from parameters that any contender returned: one judge for all."""
     a = X.astype(np.float64)
     for layer, (W, b) in enumerate(parameters):
         a = a @ W.astype(np.float64) + b
         if layer < len(parameters) - 1:
             a = np.maximum(a, 0) if network.activation == "relu" else np.tanh(a)
+    return a
+
+
+def loss_of(network, parameters, X, y):
+    """Mean loss in float64."""
+    a = logits_of(network, parameters, X)
     if network.loss == "squared_error":
         return 0.5 * ((a - y) ** 2).sum(1).mean()
     a = a - a.max(1, keepdims=True)

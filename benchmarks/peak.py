@@ -15,9 +15,9 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import processes
+from benchmarks.measure import measure_network
 from benchmarks.networks import BY_NAME, NETWORKS
 from benchmarks.peers import CONTENDERS
-from benchmarks.timing import time_network
 
 OURS = "fastmlp auto"  # what a user gets who asks for nothing: it stands for fastmlp in the ratios
 SMOKE = ("784-128-64-10", "10-64-64-2", "4-32-16-4")
@@ -156,7 +156,7 @@ def main(arguments=None):
     print(versions())
     targets, measured = Targets(options.smoke), []
     for network in (network for network in NETWORKS if network.name in names):
-        times = time_network(network, labels, 1 if options.smoke else options.rounds, options.smoke)
+        times = measure_network(network, labels, 1 if options.smoke else options.rounds, options.smoke)
         print_times(times)
         check_network(times, targets)
         measured.append(times)

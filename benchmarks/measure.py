@@ -78,7 +78,7 @@ def validate(network, labels):
     return skipped
 
 
-def time_network(network, labels, rounds, smoke=False, pause=0.03):
+def measure_network(network, labels, rounds, smoke=False, pause=0.03):
     """Validate, warm up, and time all contenders in turn; `pause` lets the last one's threads fall asleep."""
     skipped = validate(network, labels)
     times = Times(network, skipped=skipped)
