@@ -9,7 +9,7 @@ ROWS = 20_000
 
 @dataclass(frozen=True)
 class Network:
-    """A network, its batch size, and the ratios that it has to reach (see `peak.py`).
+    """A network, its batch size, and the ratios that it has to reach (see `report.py`).
 
     Parameters
     ----------

@@ -82,6 +82,17 @@ class PyTorch:
         pass
 
 
+class CompiledPyTorch(PyTorch):
+    """The same with forward pass, loss and backward pass compiled by `torch.compile`, which needs a C++ compiler."""
+
+    def __init__(self, network, X, y, parameters, n_threads=None, shuffle=True):
+        super().__init__(network, X, y, parameters, n_threads, shuffle)
+        self.torch.set_num_threads(self.n_threads)  # what it compiles has this number in it
+        model, loss = self.model, self.loss
+        compiled = self.torch.compile(lambda batch, target: loss(model(batch), target))
+        self.model, self.loss = lambda batch: batch, compiled
+
+
 class JAX:
     """All epochs of a run as one compiled `lax.scan`: data and parameters on the device, parameters donated.
 
@@ -274,6 +285,7 @@ CONTENDERS = {
     "fastmlp auto": (FastMLP, None),
     "torch 1": (PyTorch, 1),
     "torch 2": (PyTorch, 2),
+    "torch.compile": (CompiledPyTorch, None),
     "jax": (JAX, None),
     "numpy": (NumPy, None),
     "sklearn": (ScikitLearn, None),
