@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import gate
+from benchmarks import gate, measure, report, tasks, time_to_accuracy
+from benchmarks.networks import BY_NAME, Network, loss_of
+from benchmarks.peers import CONTENDERS, NumPy
 
 ROOT = Path(__file__).parent.parent
 
@@ -122,3 +125,67 @@ def _slower(function):
         assert all(name.startswith(slow) for name in found), done.stdout
     done = run_gate(tmp_path)
     assert done.returncode == 0 and "compared with itself" in done.stdout, done.stdout + done.stderr
+
+
+# What is timed computes the same --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("label", ["fastmlp 1", "fastmlp auto", "torch 1", "jax", "numpy", "sklearn"])
+@pytest.mark.parametrize("name", ["10-64-64-2", "4-32-16-4"])
+def test_contenders_do_the_same_updates_also_with_another_rate(name, label):
+    network = BY_NAME[name]
+    X, y = network.data(network.batch_size)
+    order = np.arange(len(X))[None]
+    parameters = network.parameters()
+    make, n_threads = CONTENDERS[label]
+    contenders = [NumPy(network, X, y, [(W.astype(float), b.astype(float)) for W, b in parameters])]
+    contenders[0].uncorrected_epsilon = getattr(make, "uncorrected_epsilon", False)
+    try:
+        contenders.append(make(network, X, y, parameters, n_threads, shuffle=False))
+    except ImportError as error:
+        pytest.skip(f"{error.name} is not installed")
+    losses = []
+    for contender in contenders:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one epoch is not converged
+            contender.run(order)
+            contender.set_rate(0.01)
+            contender.run(order)
+        losses.append(loss_of(network, contender.parameters(), X, y))
+        contender.close()
+    first = loss_of(network, parameters, X, y)
+    assert abs(losses[1] - losses[0]) < 1e-3 * abs(losses[0] - first)
+
+
+def test_whoever_computes_something_else_is_not_timed(monkeypatch):
+    monkeypatch.setitem(CONTENDERS, "lazy", (NumPy, None))
+    assert measure.validate(BY_NAME["10-64-64-2"], ["lazy"]) == {}
+    monkeypatch.setitem(CONTENDERS, "lazy", (type("Lazy", (NumPy,), {"adam": lambda self: None}), None))
+    with pytest.raises(AssertionError, match="lazy on 10-64-64-2: loss"):
+        measure.validate(BY_NAME["10-64-64-2"], ["lazy"])
+
+
+def test_scores():
+    network = BY_NAME["4-32-16-4"]
+    X, y = network.data(50)
+    assert tasks.score(network, network.parameters(), X, tasks.logits_of(network, network.parameters(), X)) == 1.0
+    network = Network((3, 3), 10)
+    X = np.eye(3, dtype=np.float32)
+    assert tasks.score(network, [(X, np.zeros(3))], X, np.array([0, 1, 1])) == pytest.approx(2 / 3)
+
+
+def test_report_writes_table_and_readme(tmp_path):
+    times = measure.Times(BY_NAME["10-64-64-2"], steps={"fastmlp 1": [2e-5, 3e-5, 1e-5], "jax": [4e-5]})
+    times.scores, times.peak_fractions = {"fastmlp 1": 0.9, "jax": 0.8}, {"fastmlp 2": [0.5]}
+    table = report.markdown([times], {("10-64-64-2", "jax"): 123.4})
+    row = table.splitlines()[-1]
+    assert row == "| 10-64-64-2, 32 | 0.50 | 20 (44.6; 0.900) | 40 (22.3; 0.800; 123) |"
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- speeds:begin -->\nold\n<!-- speeds:end -->\nb\n")
+    report.write_into(readme, table)
+    assert readme.read_text() == f"a\n<!-- speeds:begin -->\n{table}<!-- speeds:end -->\nb\n"
+
+
+def test_seconds_until_an_accuracy():
+    course = [(1.0, 0.9), (2.0, 0.975), (3.0, 0.96)]
+    assert time_to_accuracy.reached(course, 0.97) == 2.0 and time_to_accuracy.reached(course, 0.98) == np.inf
