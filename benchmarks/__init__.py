@@ -1,8 +1,14 @@
-"""Benchmarks: `python benchmarks/peak.py` prints every speed that the README claims, beside its peers.
+"""Benchmarks; see README.md.
 
-peak.py        the command: times, ratios, targets
-networks.py    what is timed: networks, their data, their first parameters
-peers.py       fastmlp, PyTorch, JAX, scikit-learn and plain NumPy doing the same updates
-fma_peak.py    how many multiply-adds this machine does a second, measured beside every network
-processes.py   whole processes: import, first fit, warm start, one row, MNIST
+report.py            every speed that the README claims, beside its peers; one table, one picture
+gate.py              whether the working tree is slower than the revision before it
+time_to_accuracy.py  seconds until a test accuracy is reached
+suites/              airspeed velocity's: fit, step, kernels, predict, start, scaling, search
+
+networks.py          what is timed: networks, their data, their first parameters
+tasks.py             tasks with a held-out score
+peers.py             fastmlp, PyTorch, JAX, scikit-learn and plain NumPy doing the same updates
+measure.py           validates the contenders, then times them in turn
+fma_peak.py          how many multiply-adds this machine does a second, measured beside every network
+processes.py         whole processes: import, first fit, warm start, one row, MNIST
 """

@@ -9,7 +9,7 @@ ROWS = 20_000
 
 @dataclass(frozen=True)
 class Network:
-    """A network, its batch size, and the ratios that it has to reach (see `peak.py`).
+    """A network, its batch size, and the ratios that it has to reach (see `report.py`).
 
     Parameters
     ----------
@@ -81,15 +81,22 @@ NETWORKS = [
     Network((100, 1024, 1024, 1024, 10), 256, peak=0.84),
     Network((4, 32, 16, 4), 10_000, activation="tanh", loss="squared_error", jax=2.0),
 ]
+BY_NAME = {network.name: network for network in NETWORKS}
 
 
-def loss_of(network, parameters, X, y):
-    """Mean loss in float64, from parameters that any contender returned: one judge for all."""
+def logits_of(network, parameters, X):
+    """The last layer's values in float64, from parameters that any contender returned: one judge for all."""
     a = X.astype(np.float64)
     for layer, (W, b) in enumerate(parameters):
         a = a @ W.astype(np.float64) + b
         if layer < len(parameters) - 1:
             a = np.maximum(a, 0) if network.activation == "relu" else np.tanh(a)
+    return a
+
+
+def loss_of(network, parameters, X, y):
+    """Mean loss in float64."""
+    a = logits_of(network, parameters, X)
     if network.loss == "squared_error":
         return 0.5 * ((a - y) ** 2).sum(1).mean()
     a = a - a.max(1, keepdims=True)

@@ -1,7 +1,8 @@
 """The contenders, each doing the same updates its own best way: Adam, float32, equal parameters, equal batches.
 
 A contender is built from (network, X, y, parameters, n_threads, shuffle); `run(orders)` makes one epoch for each order
-of rows in `orders`, an int array (epochs, rows); `parameters()` gives [(W, b), ...] back. Those who shuffle by
+of rows in `orders`, an int array (epochs, rows); `parameters()` gives [(W, b), ...] back;
+`set_rate(rate)` sets the learning rate of later runs. Those who shuffle by
 themselves (fastmlp, scikit-learn) take only the number of epochs from it. Who is not installed raises ImportError.
 """
 
@@ -31,6 +32,9 @@ class FastMLP:
 
     def run(self, orders):
         self.training.run(epochs=len(orders))
+
+    def set_rate(self, rate):
+        self.training.learning_rate = rate
 
     def parameters(self):
         self.training.save_parameters()
@@ -75,11 +79,26 @@ class PyTorch:
                 self.loss(self.model(batch), target).backward()
                 optimizer.step()
 
+    def set_rate(self, rate):
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
     def parameters(self):
         return [(m.weight.detach().numpy().T.copy(), m.bias.detach().numpy().copy()) for m in self.linear]
 
     def close(self):
         pass
+
+
+class CompiledPyTorch(PyTorch):
+    """The same with forward pass, loss and backward pass compiled by `torch.compile`, which needs a C++ compiler."""
+
+    def __init__(self, network, X, y, parameters, n_threads=None, shuffle=True):
+        super().__init__(network, X, y, parameters, n_threads, shuffle)
+        self.torch.set_num_threads(self.n_threads)  # what it compiles has this number in it
+        model, loss = self.model, self.loss
+        compiled = self.torch.compile(lambda batch, target: loss(model(batch), target))
+        self.model, self.loss = lambda batch: batch, compiled
 
 
 class JAX:
@@ -103,19 +122,19 @@ class JAX:
                 return 0.5 * ((z - y) ** 2).sum(1).mean()
             return -jnp.take_along_axis(jax.nn.log_softmax(z), y[:, None], axis=1, mode="promise_in_bounds").mean()
 
-        def adam(p, g, m, v, t):
+        def adam(p, g, m, v, t, rate):
             m, v = m + (1 - BETA_1) * (g - m), v + (1 - BETA_2) * (g * g - v)
-            rate, correction = network.learning_rate / (1 - BETA_1**t), 1 / (1 - BETA_2**t)
+            rate, correction = rate / (1 - BETA_1**t), 1 / (1 - BETA_2**t)
             return p - rate * m / (jnp.sqrt(v * correction) + EPSILON), m, v
 
         def step(state, rows, X, y):
-            p, m, v, t = state
+            p, m, v, t, rate = state
             if not whole:
                 X, y = (array.at[rows].get(mode="promise_in_bounds") for array in (X, y))
             g = jax.grad(loss)(p, X, y)
-            updated = [adam(*leaves, t + 1.0) for leaves in zip(*map(jax.tree.leaves, (p, g, m, v)), strict=True)]
+            updated = [adam(*leaves, t + 1.0, rate) for leaves in zip(*map(jax.tree.leaves, (p, g, m, v)), strict=True)]
             p, m, v = (jax.tree.unflatten(jax.tree.structure(p), leaves) for leaves in zip(*updated, strict=True))
-            return (p, m, v, t + 1.0), None
+            return (p, m, v, t + 1.0, rate), None
 
         def epochs(state, X, y, orders):
             return jax.lax.scan(lambda s, rows: step(s, rows, X, y), state, orders.reshape(-1, batch_size))[0]
@@ -124,10 +143,13 @@ class JAX:
         self.epochs = jax.jit(epochs, donate_argnums=0)
         p = [(jnp.array(W), jnp.array(b)) for W, b in parameters]
         zeros = lambda: jax.tree.map(jnp.zeros_like, p)  # noqa: E731
-        self.state = (p, zeros(), zeros(), jnp.float32(0))
+        self.state = (p, zeros(), zeros(), jnp.float32(0), jnp.float32(network.learning_rate))
 
     def run(self, orders):
         self.state = self.jax.block_until_ready(self.epochs(self.state, self.X, self.y, orders.astype(np.int32)))
+
+    def set_rate(self, rate):
+        self.state = (*self.state[:-1], self.jax.numpy.float32(rate))
 
     def parameters(self):
         return [(np.array(W), np.array(b)) for W, b in self.state[0]]
@@ -169,6 +191,11 @@ class ScikitLearn:
         for _ in orders:
             self.estimator.partial_fit(self.X, self.y)
 
+    def set_rate(self, rate):
+        self.estimator.learning_rate_init = rate
+        if hasattr(self.estimator, "_optimizer"):  # made by the first epoch
+            self.estimator._optimizer.learning_rate_init = rate
+
     def parameters(self):
         values = list(zip(self.estimator.coefs_, self.estimator.intercepts_, strict=True))
         return [*values[:-1], (values[-1][0][:, : self.n_outputs], values[-1][1][: self.n_outputs])]
@@ -186,7 +213,7 @@ class NumPy:
     uncorrected_epsilon = False  # whether epsilon joins the square root before the bias correction, as in scikit-learn
 
     def __init__(self, network, X, y, parameters, n_threads=None, shuffle=True):
-        self.network, self.batch_size, self.t = network, network.batch_size, 0
+        self.network, self.batch_size, self.t, self.rate = network, network.batch_size, 0, network.learning_rate
         dtype = parameters[0][0].dtype
         self.X = X.astype(dtype, copy=False)
         self.y = (y if network.loss == "squared_error" else np.eye(network.widths[-1])[y]).astype(dtype)
@@ -257,8 +284,11 @@ class NumPy:
         np.sqrt(s, out=s)
         s += EPSILON / np.sqrt(1 - BETA_2**self.t) if self.uncorrected_epsilon else EPSILON
         np.divide(m, s, out=s)
-        s *= self.network.learning_rate / (1 - BETA_1**self.t)
+        s *= self.rate / (1 - BETA_1**self.t)
         p -= s
+
+    def set_rate(self, rate):
+        self.rate = rate
 
     def parameters(self):
         return [(W.copy(), b.copy()) for W, b in self.layers]
@@ -274,6 +304,7 @@ CONTENDERS = {
     "fastmlp auto": (FastMLP, None),
     "torch 1": (PyTorch, 1),
     "torch 2": (PyTorch, 2),
+    "torch.compile": (CompiledPyTorch, None),
     "jax": (JAX, None),
     "numpy": (NumPy, None),
     "sklearn": (ScikitLearn, None),

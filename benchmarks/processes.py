@@ -36,18 +36,23 @@ assert (model.predict(X) == y).mean() > 0.95
 """
 
 
-def run(code, *arguments, cache=None):
-    """Wall time of a whole Python process, in seconds."""
+def output(code, *arguments, cache=None):
+    """What a whole Python process prints."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
     if cache is not None:
         environment["FASTMLP_CACHE_DIR"] = str(cache)
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=environment, capture_output=True)
-    seconds = time.perf_counter() - start
     if done.returncode:
         raise RuntimeError(f"the process failed:\n{code}\n{done.stderr.decode()}")
-    return seconds
+    return done.stdout.decode()
+
+
+def run(code, *arguments, cache=None):
+    """Wall time of a whole Python process, in seconds."""
+    start = time.perf_counter()
+    output(code, *arguments, cache=cache)
+    return time.perf_counter() - start
 
 
 def digits_file(folder):

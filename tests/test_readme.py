@@ -57,5 +57,5 @@ def test_links_lead_somewhere():
 def test_the_speeds_have_their_place():
     table = README[README.index("<!-- speeds:begin -->") : README.index("<!-- speeds:end -->")]
     assert all(f"| {network.name}, {network.batch_size} |" in table for network in NETWORKS)
-    command = re.search(r"`python (benchmarks/\S+\.py)[ `]", README)[1]
-    assert (ROOT / command).is_file()
+    module = re.search(r"`python -m (benchmarks\.\S+) --readme`", README)[1]
+    assert (ROOT / (module.replace(".", "/") + ".py")).is_file()

@@ -1,4 +1,7 @@
-"""python benchmarks/peak.py: every speed that fastmlp claims, beside its peers and this machine's FMA peak.
+"""python -m benchmarks.report: every speed that fastmlp claims, beside its peers and this machine's FMA peak.
+
+It prints what it measures and the targets reached; `--output FOLDER` writes one table and one picture, and `--readme`
+puts the table into README.md.
 
 Times are microseconds a training step (Adam, float32, data in memory, shuffled), medians over rounds in which all
 contenders take turns; every contender first shows that it computes the same updates. Each network's share of the FMA
@@ -7,17 +10,15 @@ peak is taken against a loop of multiply-adds timed right before and after it.
 
 import argparse
 import platform
-import sys
 import warnings
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from benchmarks import processes
-from benchmarks.networks import NETWORKS
+from benchmarks.fma_peak import lanes
+from benchmarks.measure import measure_network
+from benchmarks.networks import BY_NAME, NETWORKS
 from benchmarks.peers import CONTENDERS
-from benchmarks.timing import time_network
 
 OURS = "fastmlp auto"  # what a user gets who asks for nothing: it stands for fastmlp in the ratios
 SMOKE = ("784-128-64-10", "10-64-64-2", "4-32-16-4")
@@ -25,6 +26,7 @@ COLUMNS = {
     "fastmlp": ("fastmlp 1", "fastmlp 2", "fastmlp auto"),
     "JAX": ("jax",),
     "PyTorch": ("torch 1", "torch 2"),
+    "torch.compile": ("torch.compile",),
     "scikit-learn": ("sklearn",),
     "NumPy": ("numpy",),
 }
@@ -57,7 +59,8 @@ def print_times(times):
         share = times.peak_fractions.get(label)
         share = f"  {median(share):.3f} of peak (best {max(share):.3f})" if share else ""
         us, best = times.microseconds(label), times.microseconds(label, min)
-        print(f"  {label:13}{us:10.1f} us  (best {best:.1f}){times.gflops(label):8.1f} GFLOP/s{share}", flush=True)
+        speed, score = times.gflops(label), times.scores[label]
+        print(f"  {label:13}{us:10.1f} us  (best {best:.1f}){speed:8.1f} GFLOP/s  score {score:.3f}{share}", flush=True)
     for label, reason in times.skipped.items():
         print(f"  {label:13} skipped: {reason}")
 
@@ -109,20 +112,101 @@ def check_processes(targets, smoke):
         targets.line("MNIST, mean test accuracy", 100 * result[1], 97.5, "%")
 
 
-def print_markdown(measured):
-    """README's table: microseconds a step, GFLOP/s in brackets, the best number of threads of each."""
+def memory(network, label):
+    """Peak resident MiB of a process that imports the library of `label` and trains for two epochs; None where the
+    system does not tell."""
+    code = f"""
+import warnings
+import numpy as np
+from benchmarks.networks import BY_NAME
+from benchmarks.peers import CONTENDERS
+warnings.simplefilter("ignore")
+network, (make, n_threads) = BY_NAME[{network.name!r}], CONTENDERS[{label!r}]
+X, y = network.data(network.plan()[0])
+contender = make(network, X, y, network.parameters(), n_threads, network.batch_size < len(X))
+contender.run(np.tile(np.arange(len(X)), (2, 1)))
+status = open("/proc/self/status").read()  # ru_maxrss would be that of this process, from before exec
+print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+"""
+    try:
+        return float(processes.output(code))
+    except RuntimeError:
+        return None
+
+
+def number(x):
+    return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
+
+
+def markdown(measured, memories):
+    """The table: networks by libraries, each with its better number of threads."""
     columns = {name: labels for name, labels in COLUMNS.items() if any(t.best_of(*labels) for t in measured)}
-
-    def number(x):
-        return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
-
-    print(f"\n| network, batch | share of FMA peak | {' | '.join(columns)} |\n|---|---|{'---|' * len(columns)}")
+    lines = [
+        "Microseconds a training step (GFLOP/s; accuracy, or R² for 4-32-16-4, on fresh rows after as many epochs for "
+        "everybody; peak memory of a process that trains, MiB): Adam, float32, data in memory and shuffled, equal "
+        "updates, each library with its better number of threads. The share is of what two threads reach in a loop of "
+        f"nothing but multiply-adds. {machine()}; {versions()}.",
+        "",
+        f"| network, batch | share of FMA peak | {' | '.join(columns)} |",
+        f"|---|---|{'---|' * len(columns)}",
+    ]
     for times in measured:
-        best = [times.best_of(*labels) for labels in columns.values()]
-        cells = [f"{number(times.microseconds(b))} ({number(times.gflops(b))})" if b else "" for b in best]
+        cells = []
+        for labels in columns.values():
+            best = times.best_of(*labels)
+            mib = memories.get((times.network.name, best))
+            facts = [f"{number(times.gflops(best))}", f"{times.scores[best]:.3f}"] if best else []
+            facts += [f"{mib:.0f}"] if mib else []
+            cells.append(f"{number(times.microseconds(best))} ({'; '.join(facts)})" if best else "")
         share = times.peak_fractions.get("fastmlp 2")
         share = f"{median(share):.2f}" if share else ""
-        print(f"| {times.network.name}, {times.network.batch_size} | {share} | {' | '.join(cells)} |")
+        lines.append(f"| {times.network.name}, {times.network.batch_size} | {share} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def picture(measured, path):
+    """GFLOP/s of every library on every network, under the FMA peak."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(11, 5), layout="constrained")
+    width = 0.85 / len(COLUMNS)
+    for k, (name, labels) in enumerate(COLUMNS.items()):
+        best = [(i, times, times.best_of(*labels)) for i, times in enumerate(measured) if times.best_of(*labels)]
+        x = [i + (k - (len(COLUMNS) - 1) / 2) * width for i, _, _ in best]
+        if best:
+            axes.bar(x, [times.gflops(label) for _, times, label in best], width, label=name)
+    for i, times in enumerate(measured):
+        if times.peaks:
+            peak = median(times.peaks[max(times.peaks)])
+            axes.plot([i - 0.45, i + 0.45], [peak, peak], "k:", label="FMA peak" if i == 0 else None)
+    names = [f"{times.network.name}\nbatch {times.network.batch_size}" for times in measured]
+    axes.set_xticks(range(len(measured)), names, fontsize="small")
+    axes.set_ylabel("GFLOP/s of a training step")
+    axes.legend(ncols=3)
+    figure.savefig(path, dpi=120)
+
+
+def write_into(readme, table):
+    """Put the table between README's marks."""
+    begin, end = "<!-- speeds:begin -->\n", "<!-- speeds:end -->"
+    text = readme.read_text(encoding="utf-8")
+    before, rest = text.split(begin)
+    readme.write_text(before + begin + table + end + rest.split(end)[1], encoding="utf-8")
+
+
+def machine():
+    """The processor's name and how many cores this process may use."""
+    from fastmlp.engine.threads import usable_cores
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration, IndexError):
+        name = platform.processor() or platform.machine()
+    return f"{name.strip()}, {usable_cores()} cores, vectors of {4 * lanes()} bytes"
 
 
 def versions():
@@ -145,25 +229,35 @@ def main(arguments=None):
     parser.add_argument("--peers", nargs="*", help=f"only these of: {', '.join(CONTENDERS)} (a first word names all)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-processes", action="store_true", help="only the training steps")
-    parser.add_argument("--markdown", action="store_true", help="print README's table at the end")
+    parser.add_argument("--output", type=Path, help="folder of report.md and report.png (default: none is written)")
+    parser.add_argument("--readme", action="store_true", help="put the table into README.md, too")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")  # peers that did not converge
-    names = options.networks or (SMOKE if options.smoke else [network.name for network in NETWORKS])
-    unknown = set(names) - {network.name for network in NETWORKS}
+    names = options.networks or (SMOKE if options.smoke else list(BY_NAME))
+    unknown = set(names) - BY_NAME.keys()
     if unknown:
-        parser.error(f"unknown networks {sorted(unknown)}; there are {[network.name for network in NETWORKS]}")
+        parser.error(f"unknown networks {sorted(unknown)}; there are {list(BY_NAME)}")
     labels = [k for k in CONTENDERS if not options.peers or {k, k.split()[0]} & set(options.peers)]
     print(versions())
     targets, measured = Targets(options.smoke), []
     for network in (network for network in NETWORKS if network.name in names):
-        times = time_network(network, labels, 1 if options.smoke else options.rounds, options.smoke)
+        times = measure_network(network, labels, 1 if options.smoke else options.rounds, options.smoke)
         print_times(times)
         check_network(times, targets)
         measured.append(times)
     if not options.no_processes:
         check_processes(targets, options.smoke)
-    if options.markdown:
-        print_markdown(measured)
+    if options.output or options.readme:
+        best = {(t.network, t.best_of(*labels)) for t in measured for labels in COLUMNS.values()}
+        memories = {(network.name, label): memory(network, label) for network, label in best if label}
+        table = markdown(measured, memories)
+        print(f"\n{table}")
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
+        (options.output / "report.md").write_text(table, encoding="utf-8")
+        picture(measured, options.output / "report.png")
+    if options.readme:
+        write_into(processes.ROOT / "README.md", table)
     if not options.smoke:
         print(f"\n{targets.reached} of {targets.total} targets reached")
 

@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks import fma_peak
 from benchmarks.networks import loss_of
 from benchmarks.peers import CONTENDERS, NumPy
+from benchmarks.tasks import score
 
 VALIDATION_STEPS = 3
 TOLERANCE = 2e-4  # of the loss after those steps: Adam's first steps amplify rounding where gradients vanish
@@ -22,6 +23,7 @@ class Times:
     steps: dict = field(default_factory=dict)
     peak_fractions: dict = field(default_factory=dict)  # label -> fraction of the FMA peak beside it, by round
     peaks: dict = field(default_factory=dict)  # number of threads -> GFLOP/s
+    scores: dict = field(default_factory=dict)  # accuracy or R^2 on fresh rows after all rounds: as many for everybody
     skipped: dict = field(default_factory=dict)
 
     def microseconds(self, label, statistic=median):
@@ -65,10 +67,15 @@ def validate(network, labels):
         make, n_threads = CONTENDERS[label]
         try:
             contender = make(network, X, y, parameters, n_threads, shuffle=False)
+            contender.run(orders)
         except ImportError as error:
             skipped[label] = f"not installed ({error.name.split('.')[0]})"
             continue
-        contender.run(orders)
+        except Exception as error:
+            if label != "torch.compile":  # which may find no compiler, or none that it can use
+                raise
+            skipped[label] = f"does not work here ({type(error).__name__})"
+            continue
         loss = loss_of(network, contender.parameters(), X, y)
         contender.close()
         right = expected[getattr(make, "uncorrected_epsilon", False)]
@@ -78,7 +85,7 @@ def validate(network, labels):
     return skipped
 
 
-def time_network(network, labels, rounds, smoke=False, pause=0.03):
+def measure_network(network, labels, rounds, smoke=False, pause=0.03):
     """Validate, warm up, and time all contenders in turn; `pause` lets the last one's threads fall asleep."""
     skipped = validate(network, labels)
     times = Times(network, skipped=skipped)
@@ -106,6 +113,8 @@ def time_network(network, labels, rounds, smoke=False, pause=0.03):
                 peak = (before + fma_peak.measure(n_threads)) / 2
                 times.peaks.setdefault(n_threads, []).append(peak)
                 times.peak_fractions.setdefault(label, []).append(network.flop / seconds / 1e9 / peak)
-    for contender in contenders.values():
+    test = network.data(5000, seed=7)
+    for label, contender in contenders.items():
+        times.scores[label] = score(network, contender.parameters(), *test)
         contender.close()
     return times

@@ -1,0 +1,191 @@
+"""Benchmarks: what the gate decides, and that it finds a slowdown; that everything timed computes the same."""
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import gate, measure, report, tasks, time_to_accuracy
+from benchmarks.networks import BY_NAME, Network, loss_of
+from benchmarks.peers import CONTENDERS, NumPy
+
+ROOT = Path(__file__).parent.parent
+
+
+def verdicts(true_ratio, noise, n=2000, rounds=40):
+    """What the gate decides in n trials, from ratios that are `exp(noise)` times the true one; heavy tails."""
+    rng = np.random.default_rng(0)
+    ratios = true_ratio * np.exp(noise * rng.standard_t(3, (n, rounds)))
+    return [gate.decide(row) for row in ratios]
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.04, 0.07])
+def test_noise_is_no_slowdown_and_hides_none(noise):
+    assert "slower" not in verdicts(1.0, noise)
+    slower = verdicts(1.15, noise)
+    assert slower.count("fine") < 0.05 * len(slower)
+    assert slower.count("slower") > (0.9 if noise > 0.05 else 0.99) * len(slower)
+
+
+@given(st.lists(st.floats(0.1, 10)), st.floats(1, 2))
+def test_longer_times_are_never_a_better_verdict(ratios, factor):
+    order = ["fine", None, "slower"]
+    assert order.index(gate.decide(ratios)) <= order.index(gate.decide([r * factor for r in ratios]))
+
+
+@given(st.lists(st.floats(0.1, 10), max_size=40))
+def test_a_verdict_needs_its_lead_and_stands(ratios):
+    verdict = gate.decide(ratios)
+    slower = sum(r > gate.THRESHOLD for r in ratios)
+    if max(slower, len(ratios) - slower) < gate.FINE:
+        assert verdict is None
+    if slower < gate.SLOWER:
+        assert verdict != "slower"
+    if verdict:
+        assert gate.decide([*ratios, 10.0, 0.1]) == verdict
+
+
+def repository(folder):
+    """A repository with one commit of the library and the benchmarks as they are here."""
+    for package in ("fastmlp", "benchmarks"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    for arguments in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "first"]):
+        try:
+            subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True)
+        except FileNotFoundError:
+            pytest.skip("git is not installed")
+
+
+def run_gate(folder, *arguments):
+    environment = {**os.environ, "PYTHONPATH": ""}
+    command = [sys.executable, "-m", "benchmarks.gate", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_the_base_is_the_last_other_library(tmp_path):
+    repository(tmp_path)
+    changed = tmp_path / "fastmlp" / "__init__.py"
+    before = changed.read_text()
+    changed.write_text(before + "# slower\n")
+    out = tmp_path / "out"
+    out.mkdir()
+    assert gate.earlier_revision(tmp_path, None, out).endswith(" first")
+    assert (out / "fastmlp" / "__init__.py").read_text() == before and list(out.iterdir()) == [out / "fastmlp"]
+    changed.write_text(before)
+    with pytest.raises(subprocess.CalledProcessError):  # HEAD has no parent
+        gate.earlier_revision(tmp_path, None, out)
+
+
+def test_without_history_the_tree_is_compared_with_itself(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gate, "compare", lambda base, head, budget: {"step": ("fine" if base == head else None, [1.0])})
+    assert gate.main(["--repository", str(tmp_path / "nowhere")]) == 0
+    out = capsys.readouterr().out
+    assert "compared with itself" in out and "fine" in out
+
+
+def test_exit_status(capsys, monkeypatch):
+    monkeypatch.setattr(gate, "compare", lambda *_: {"a": ("slower", [1.2] * 8), "b": ("fine", [1.0] * 4)})
+    assert gate.main([]) == 1
+    assert "SLOWER by about 15% or more: a\n" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_slowdown_of_15_percent_is_found(tmp_path):
+    """Every call of the training loop takes 15 % longer; then only prediction does; then nothing."""
+    repository(tmp_path)
+    wait = """
+def _slower(function):
+    import time
+    def slow(*args, **kwargs):
+        start = time.perf_counter()
+        result = function(*args, **kwargs)
+        until = time.perf_counter() + 0.15 * (time.perf_counter() - start)
+        while time.perf_counter() < until:
+            pass
+        return result
+    return slow
+"""
+    cases = [("training.py", "Training.run", "step "), ("sequential.py", "Sequential.predict", "predict ")]
+    for file, method, slow in cases:
+        path = tmp_path / "fastmlp" / file
+        before = path.read_text()
+        path.write_text(f"{before}\n{wait}\n{method} = _slower({method})\n")
+        done = run_gate(tmp_path)
+        path.write_text(before)
+        assert done.returncode == 1, done.stdout + done.stderr
+        found = done.stdout.splitlines()[-1].removeprefix("SLOWER by about 15% or more: ").split("; ")
+        assert all(name.startswith(slow) for name in found), done.stdout
+    done = run_gate(tmp_path)
+    assert done.returncode == 0 and "compared with itself" in done.stdout, done.stdout + done.stderr
+
+
+# What is timed computes the same --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("label", ["fastmlp 1", "fastmlp auto", "torch 1", "jax", "numpy", "sklearn"])
+@pytest.mark.parametrize("name", ["10-64-64-2", "4-32-16-4"])
+def test_contenders_do_the_same_updates_also_with_another_rate(name, label):
+    network = BY_NAME[name]
+    X, y = network.data(network.batch_size)
+    order = np.arange(len(X))[None]
+    parameters = network.parameters()
+    make, n_threads = CONTENDERS[label]
+    contenders = [NumPy(network, X, y, [(W.astype(float), b.astype(float)) for W, b in parameters])]
+    contenders[0].uncorrected_epsilon = getattr(make, "uncorrected_epsilon", False)
+    try:
+        contenders.append(make(network, X, y, parameters, n_threads, shuffle=False))
+    except ImportError as error:
+        pytest.skip(f"{error.name} is not installed")
+    losses = []
+    for contender in contenders:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one epoch is not converged
+            contender.run(order)
+            contender.set_rate(0.01)
+            contender.run(order)
+        losses.append(loss_of(network, contender.parameters(), X, y))
+        contender.close()
+    first = loss_of(network, parameters, X, y)
+    assert abs(losses[1] - losses[0]) < 1e-3 * abs(losses[0] - first)
+
+
+def test_whoever_computes_something_else_is_not_timed(monkeypatch):
+    monkeypatch.setitem(CONTENDERS, "lazy", (NumPy, None))
+    assert measure.validate(BY_NAME["10-64-64-2"], ["lazy"]) == {}
+    monkeypatch.setitem(CONTENDERS, "lazy", (type("Lazy", (NumPy,), {"adam": lambda self: None}), None))
+    with pytest.raises(AssertionError, match="lazy on 10-64-64-2: loss"):
+        measure.validate(BY_NAME["10-64-64-2"], ["lazy"])
+
+
+def test_scores():
+    network = BY_NAME["4-32-16-4"]
+    X, y = network.data(50)
+    assert tasks.score(network, network.parameters(), X, tasks.logits_of(network, network.parameters(), X)) == 1.0
+    network = Network((3, 3), 10)
+    X = np.eye(3, dtype=np.float32)
+    assert tasks.score(network, [(X, np.zeros(3))], X, np.array([0, 1, 1])) == pytest.approx(2 / 3)
+
+
+def test_report_writes_table_and_readme(tmp_path):
+    times = measure.Times(BY_NAME["10-64-64-2"], steps={"fastmlp 1": [2e-5, 3e-5, 1e-5], "jax": [4e-5]})
+    times.scores, times.peak_fractions = {"fastmlp 1": 0.9, "jax": 0.8}, {"fastmlp 2": [0.5]}
+    table = report.markdown([times], {("10-64-64-2", "jax"): 123.4})
+    row = table.splitlines()[-1]
+    assert row == "| 10-64-64-2, 32 | 0.50 | 20 (44.6; 0.900) | 40 (22.3; 0.800; 123) |"
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- speeds:begin -->\nold\n<!-- speeds:end -->\nb\n")
+    report.write_into(readme, table)
+    assert readme.read_text() == f"a\n<!-- speeds:begin -->\n{table}<!-- speeds:end -->\nb\n"
+
+
+def test_seconds_until_an_accuracy():
+    course = [(1.0, 0.9), (2.0, 0.975), (3.0, 0.96)]
+    assert time_to_accuracy.reached(course, 0.97) == 2.0 and time_to_accuracy.reached(course, 0.98) == np.inf
