@@ -42,6 +42,8 @@ def torch_run(torch, case, batches, epochs):
             loss(net(X[rows]), y[rows]).backward()
             if case.optimizer.clip_value is not None:
                 nn.utils.clip_grad_value_(net.parameters(), case.optimizer.clip_value)
+            if case.optimizer.clip_norm is not None:
+                nn.utils.clip_grad_norm_(net.parameters(), case.optimizer.clip_norm)
             with float64_by_default(torch):
                 theirs.step()
     values = {}
