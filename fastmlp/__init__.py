@@ -24,6 +24,7 @@ _HOME = {
     "Dense": "layers",
     "Dropout": "layers",
     "Rescaling": "layers",
+    "Softmax": "layers",
     "Identity": "activations",
     "ReLU": "activations",
     "Tanh": "activations",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
+
 from . import initializers, user_functions
 from .activations import ACTIVATIONS, Activation, CustomActivation
 from .errors import check_range, unknown_name
@@ -101,8 +103,28 @@ class Dropout:
         object.__setattr__(self, "rate", float(self.rate))
 
 
-LAYERS: dict[str, type] = {cls.__name__: cls for cls in (Dense, Dropout, Rescaling, *ACTIVATIONS.values())}
-Layer = Dense | Dropout | Rescaling | Activation
+@dataclass(frozen=True)
+class Softmax:
+    """a_k = exp(z_k) / sum_j exp(z_j) over a row: shares that sum to 1 (Bridle, 1990).
+
+    dL/dz_k = a_k (dL/da_k - sum_j a_j dL/da_j). Not in front of "softmax_cross_entropy", which takes logits and has a
+    softmax of its own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Softmax()(np.array([[0.0, 0.0], [100.0, 0.0]])).round(3).tolist()
+    [[0.5, 0.5], [1.0, 0.0]]
+    """
+
+    def __call__(self, z):
+        """The softmax of each row, in NumPy."""
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
+
+
+LAYERS: dict[str, type] = {cls.__name__: cls for cls in (Dense, Dropout, Rescaling, Softmax, *ACTIVATIONS.values())}
+Layer = Dense | Dropout | Rescaling | Softmax | Activation
 
 
 def to_config(layer: Layer) -> dict:

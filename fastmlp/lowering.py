@@ -13,7 +13,7 @@ import numpy as np
 from .activations import ACTIVATIONS, Activation, CustomActivation
 from .engine import records as R
 from .engine.simd import Simd, host_simd
-from .layers import Dense, Dropout, Layer, Rescaling
+from .layers import Dense, Dropout, Layer, Rescaling, Softmax
 from .losses import Loss
 from .plan import ALIGN, Kernel, Matrix, Parameter, Phase, Plan, Ref, Step
 
@@ -24,7 +24,7 @@ class Op:
     input.
     """
 
-    layer: Dense | Dropout | Activation
+    layer: Dense | Dropout | Softmax | Activation
     source: Matrix | None
     target: Matrix | None
     weight: Parameter | None = None
@@ -81,7 +81,9 @@ def training_plan(
         collect, phases, row_losses = _loss_across_rows(plan, ops[-1].target, loss, weighted, gradient)
         plan.phases += [Phase(R.ROW_PHASE, (*rows, collect)), *phases]
         rows = []
-    elif isinstance(ops[-1].layer, Activation):  # its derivative needs the output that the loss is about to overwrite
+    elif isinstance(
+        ops[-1].layer, (Activation, Softmax)
+    ):  # its derivative needs the output that the loss is about to overwrite
         gradient = plan.matrix("workspace", batch_size, plan.n_outputs)
         rows.append(
             _elementwise(
@@ -97,6 +99,11 @@ def training_plan(
         op = ops[i]
         if isinstance(op.layer, Activation):
             rows.append(_elementwise(gradient, gradient, *_derivative(op), f"dz = da * {op.layer.name}'"))
+            i -= 1
+            continue
+        if isinstance(op.layer, Softmax):
+            fields = {**_panels(gradient), R.OTHER: op.target.at, R.N_OUT: op.target.columns}
+            rows.append(Step("softmax.backward", fields, "dz = a (da - sum over the row of a da)"))
             i -= 1
             continue
         if isinstance(op.layer, Dropout):
@@ -154,9 +161,10 @@ def loss_plan(
 def check_layers(layers: Sequence[Layer]) -> None:
     """Raise where these layers are no network: what may stand first, and at least one Dense."""
     for i, layer in enumerate(layers):
-        if not isinstance(layer, (Dense, Dropout, Rescaling, Activation)):
+        if not isinstance(layer, (Dense, Dropout, Rescaling, Softmax, Activation)):
             raise TypeError(
-                f"layer {i} must be a Dense, an activation such as ReLU(), a Dropout or a Rescaling; got {layer!r}."
+                f"layer {i} must be a Dense, an activation such as ReLU(), a Softmax, a Dropout or a Rescaling; "
+                f"got {layer!r}."
             )
         if isinstance(layer, Activation) and type(layer) not in (*ACTIVATIONS.values(), CustomActivation):
             names = ", ".join(ACTIVATIONS)
@@ -166,7 +174,7 @@ def check_layers(layers: Sequence[Layer]) -> None:
     if not any(isinstance(layer, Dense) for layer in layers):
         raise ValueError("a network needs at least one Dense layer.")
     first = next(layer for layer in layers if not isinstance(layer, (Rescaling, Dropout)))
-    if isinstance(first, Activation):
+    if isinstance(first, (Activation, Softmax)):
         raise ValueError(f"the first layer after the input must be a Dense; got {first!r}.")
 
 
@@ -211,6 +219,8 @@ def _forward(layers, n_features, batch_size, source, dtype, guard, simd, n_slots
         elif isinstance(layer, Dropout):
             plan.random = True
             ops.append(Op(layer, value, value and plan.matrix("workspace", batch_size, value.columns)))
+        elif isinstance(layer, Softmax):
+            ops.append(Op(layer, value, plan.matrix("workspace", batch_size, value.columns)))
         else:
             in_place = layer.from_output and isinstance(layers[i - 1], Dense)
             target = value if in_place else plan.matrix("workspace", batch_size, value.columns)
@@ -280,6 +290,10 @@ def _forward_steps(plan: Plan, ops: list[Op]) -> list[Step]:
     for i, op in enumerate(ops):
         if isinstance(op.layer, Dropout):
             steps.append(_dropout_step(plan, op, i, op.source, op.target, "a = a"))
+            continue
+        if isinstance(op.layer, Softmax):
+            fields = {**_panels(op.target), R.IN: op.source.at, R.N_OUT: op.target.columns}
+            steps.append(Step("softmax.forward", fields, "a = softmax(z) of every row"))
             continue
         if isinstance(op.layer, Activation):
             if not isinstance(ops[i - 1].layer, Dense):

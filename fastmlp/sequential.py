@@ -11,7 +11,7 @@ from . import initializers, losses, optimizers
 from ._arrays import check_count, check_targets, check_weights, check_X, class_weights, is_sparse
 from .activations import Activation
 from .errors import unknown_name
-from .layers import Dense, Layer, Rescaling
+from .layers import Dense, Layer, Rescaling, Softmax
 from .lowering import check_layers, parameter_shapes
 
 # Below this many multiply-adds NumPy predicts sooner than workers start, and needs no kernels
@@ -25,7 +25,7 @@ class Sequential:
     Parameters
     ----------
     *layers : Layer
-        `Dense`, activations such as `ReLU()`, `Dropout`, and `Rescaling` as the first.
+        `Dense`, activations such as `ReLU()`, `Softmax`, `Dropout`, and `Rescaling` as the first.
     dtype : {"float32", "float64"}
         Of the parameters and of all arithmetic.
 
@@ -382,7 +382,7 @@ class Sequential:
                 elif isinstance(layer, Rescaling):
                     value = value.toarray().astype(self.dtype) if is_sparse(value) else value
                     value = value * self.dtype.type(layer.scale) + self.dtype.type(layer.offset)
-                elif isinstance(layer, Activation):  # a Dropout only trains
+                elif isinstance(layer, (Activation, Softmax)):  # a Dropout only trains
                     value = layer(value)
         return np.asarray(value.toarray() if is_sparse(value) else value, self.dtype)
 
