@@ -34,6 +34,7 @@ _HOME = {
     "RMSNorm": "normalization",
     "GroupNorm": "normalization",
     "Rescaling": "layers",
+    "Softmax": "layers",
     "Identity": "activations",
     "ReLU": "activations",
     "Tanh": "activations",

@@ -158,6 +158,28 @@ class Dropout:
             object.__setattr__(self, "rate", float(self.rate))
 
 
+@dataclass(frozen=True)
+class Softmax:
+    """a_k = exp(z_k) / sum_j exp(z_j) over a row: shares that sum to 1 (Bridle, 1990).
+
+    dL/dz_k = a_k (dL/da_k - sum_j a_j dL/da_j). Not in front of "softmax_cross_entropy", which takes logits and has a
+    softmax of its own.
+
+    When to use: attention over the units of a layer, mixtures.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Softmax()(np.array([[0.0, 0.0], [100.0, 0.0]])).round(3).tolist()
+    [[0.5, 0.5], [1.0, 0.0]]
+    """
+
+    def __call__(self, z: np.ndarray) -> np.ndarray:
+        """The softmax of each row, in NumPy."""
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
+
+
 @dataclass(frozen=True, init=False, repr=False)
 class Residual:
     """a = x + f(x), where f is a stack of layers as wide at its end as at its start (He et al., 2016).
@@ -360,7 +382,7 @@ Layer = (
     | (Dropout | Rescaling)
     | (BatchNorm | LayerNorm | RMSNorm | GroupNorm)
     | (Residual | GLU | GEGLU | SwiGLU)
-    | (PReLU | Activation)
+    | (PReLU | Softmax | Activation)
 )
 LAYERS: dict[str, type] = {cls.__name__: cls for cls in (*get_args(Layer)[:-1], *ACTIVATIONS.values())}
 

@@ -15,7 +15,22 @@ import numpy as np
 from .activations import ACTIVATIONS, Activation, CustomActivation
 from .engine import records as R
 from .engine.simd import Simd, host_simd
-from .layers import LAYERS, Dense, Dropout, Fork, Join, Layer, Mark, Multiply, PReLU, Rescaling, Switch, flatten, named
+from .layers import (
+    LAYERS,
+    Dense,
+    Dropout,
+    Fork,
+    Join,
+    Layer,
+    Mark,
+    Multiply,
+    PReLU,
+    Rescaling,
+    Softmax,
+    Switch,
+    flatten,
+    named,
+)
 from .losses import Loss
 from .normalization import BatchNorm, Norm
 from .plan import ALIGN, Group, Kernel, Matrix, Parameter, Phase, Plan, Ref, Step
@@ -110,7 +125,7 @@ def training_plan(
         gradient = plan.matrix("workspace", batch_size, plan.n_outputs)
         loss_steps, row_losses = _loss_across_rows(plan, ops[-1].target, loss, weighted, gradient)
         steps += loss_steps
-    elif isinstance(ops[-1].layer, Activation):  # its derivative needs the output that the loss is about to overwrite
+    elif isinstance(ops[-1].layer, (Activation, Softmax)):  # its derivative needs the output, which the loss overwrites
         gradient = plan.matrix("workspace", batch_size, plan.n_outputs)
         kernel = {R.EPILOGUE: Kernel("identity.value")}
         steps.append(_elementwise(ops[-1].target, gradient, kernel, ops[-1].target, "copy of the output"))
@@ -163,7 +178,7 @@ def check_layers(layers: Sequence[Layer]) -> None:
             if not isinstance(inner, (*LAYERS.values(), Activation, Mark)):
                 raise TypeError(
                     f"layer {i} must be a Dense, an activation such as ReLU(), a Dropout, a norm such as BatchNorm(), "
-                    f"a Residual or a Rescaling; got {inner!r}."
+                    f"a Softmax, a Residual or a Rescaling; got {inner!r}."
                 )
             if isinstance(inner, Activation) and type(inner) not in (*ACTIVATIONS.values(), CustomActivation):
                 names = ", ".join(ACTIVATIONS)
@@ -176,7 +191,7 @@ def check_layers(layers: Sequence[Layer]) -> None:
     if not any(isinstance(layer, Dense) for layer in flat):
         raise ValueError("a network needs at least one Dense layer.")
     first = next(layer for layer in flat if not isinstance(layer, (Rescaling, Dropout)))
-    if isinstance(first, Activation):
+    if isinstance(first, (Activation, Softmax)):
         raise ValueError(f"the first layer after the input must be a Dense; got {first!r}.")
 
 
@@ -267,6 +282,8 @@ def _forward(
             weight = _parameter(plan, f"{name}.weight", (value.columns,))
             normed = place(like=value) if training else None
             ops.append(Op(layer, value, place(like=value), {"weight": weight}, normed=normed, learns=True))
+        elif isinstance(layer, Softmax):
+            ops.append(Op(layer, value, place(like=value)))
         elif isinstance(layer, Dropout):
             plan.random = True
             ops.append(Op(layer, value, value and place(like=value)))
@@ -379,6 +396,9 @@ def _forward_steps(plan: Plan, ops: list[Op], training: bool = False) -> list[St
         elif isinstance(layer, Multiply):
             kernel = {R.EPILOGUE: Kernel("multiply")}
             steps.append(_elementwise(op.source, op.target, kernel, op.skip, "a = a * gate"))
+        elif isinstance(layer, Softmax):
+            fields = {**_panels(op.target), R.IN: op.source.at, R.N_OUT: op.target.columns}
+            steps.append(Step("softmax.forward", fields, "a = softmax(z) of every row"))
         elif isinstance(layer, PReLU):
             fields = {**_panels(op.target), R.IN: op.source.at, R.W: op.parameters["weight"].matrix.at}
             steps.append(Step("prelu", fields, "a = prelu(z)"))
@@ -593,6 +613,11 @@ class _Backward:
             elif isinstance(op.layer, Join):
                 self.skips.append(self.gradient)
                 self.shared = True
+            elif isinstance(op.layer, Softmax):
+                if self.shared:
+                    self._in_place({R.EPILOGUE: Kernel("identity.value")}, self.gradient, "copy of da")
+                fields = {**_panels(self.gradient), R.OTHER: op.target.at, R.N_OUT: op.target.columns}
+                self.steps.append(Step("softmax.backward", fields, "dz = a (da - sum over the row of a da)"))
             elif isinstance(op.layer, Activation):
                 self._in_place(*_derivative(op), f"dz = da * {op.layer.name}'")
             i -= 1

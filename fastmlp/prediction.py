@@ -8,7 +8,7 @@ import numpy as np
 
 from ._arrays import is_sparse
 from .activations import Activation
-from .layers import Dropout, Fork, Join, Layer, Multiply, Rescaling, Switch, named
+from .layers import Dropout, Fork, Join, Layer, Multiply, Rescaling, Softmax, Switch, named
 
 
 def numpy_forward(layers: Sequence[Layer], arrays: dict[str, np.ndarray], X, dtype: np.dtype) -> np.ndarray:
@@ -42,7 +42,7 @@ def numpy_forward(layers: Sequence[Layer], arrays: dict[str, np.ndarray], X, dty
                 value = value * skips.pop()
             elif isinstance(layer, Join):
                 value = value + skips.pop()
-            elif isinstance(layer, Activation):
+            elif isinstance(layer, (Activation, Softmax)):
                 value = layer(value)
             elif not isinstance(layer, Dropout):
                 own = {key: arrays[f"{name}.{key}"] for key in layer.parameter_shapes(value.shape[1])}

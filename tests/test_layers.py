@@ -27,6 +27,7 @@ from fastmlp import (
     Residual,
     RMSNorm,
     Sequential,
+    Softmax,
     SwiGLU,
     Tanh,
     pre_norm_block,
@@ -74,6 +75,8 @@ NETWORKS = {
     "residual with batch norm": (Dense(17), Residual(BatchNorm(), ReLU(), Dense(17), BatchNorm()), ReLU(), Dense(3)),
     "gated": (GLU(12), SwiGLU(33, use_bias=False), ReLU(), GEGLU(9), LayerNorm(), Dense(3)),
     "gated in a residual": (Dense(17), Residual(RMSNorm(), SwiGLU(20), Dense(17)), ReLU(), Residual(GLU(17)), Dense(3)),
+    "softmax": (Dense(12), Softmax(), Dense(33), Residual(Dense(33), Softmax()), Residual(Softmax()), Dense(3)),
+    "softmax last": (Dense(7), BatchNorm(), Softmax(), Dropout(0.0), Dense(3), Softmax()),
     "gated last": (Dense(8), Tanh(), GEGLU(3)),
     "prelu": (Dense(33), PReLU(), Dense(16), BatchNorm(), PReLU(0.1), Residual(PReLU(), Dense(16)), Dense(3), PReLU()),
     "pre-norm blocks": (Dense(16), pre_norm_block(16), pre_norm_block(16, expansion=2, activation=Tanh()), Dense(3)),
@@ -122,6 +125,10 @@ def forward(layers, p, a, count=None, drop=lambda *_: 1.0):
             g = reference.dense_forward(a, gate("weight"), gate("bias"))
             g = reference.ACTIVATIONS[{"GLU": "logistic", "GEGLU": "gelu", "SwiGLU": "silu"}[kind]][0](g)
             a = g * reference.dense_forward(a, value("weight"), value("bias"))
+        elif kind == "Softmax":
+            a = np.exp(a) / np.exp(a).sum(1, keepdims=True)
+        elif kind == "Dropout":
+            assert layer.rate == 0
         elif kind == "PReLU":
             a = np.maximum(a, 0) + own("prelu")("weight") * np.minimum(a, 0)
         elif kind == "RMSNorm":
@@ -195,6 +202,8 @@ def as_torch(torch, layers, parameters):
             "LayerNorm": lambda: torch.nn.LayerNorm(width, layer.epsilon),
             "RMSNorm": lambda: torch.nn.RMSNorm(width, layer.epsilon),
             "GroupNorm": lambda: torch.nn.GroupNorm(layer.groups, width, layer.epsilon),
+            "Softmax": lambda: torch.nn.Softmax(1),
+            "Dropout": lambda: torch.nn.Dropout(0),
             "PReLU": lambda: torch.nn.PReLU(width),
             "ReLU": torch.nn.ReLU,
             "LeakyReLU": torch.nn.LeakyReLU,

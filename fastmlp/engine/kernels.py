@@ -47,6 +47,7 @@ from .optimizer_kernels import (
 )
 from .products import bias_gradient, product, weight_gradient
 from .rows import gather_csr_kernel, gather_kernel, scatter, to_panels
+from .softmax_layer import softmax_backward, softmax_forward
 from .update_kernels import clip_norm, max_norm, square_sums, update
 
 KERNELS = {
@@ -92,6 +93,8 @@ KERNELS = {
     "sum_losses": sum_losses,
     "softmax_cross_entropy.codes": softmax_kernel(codes=True),
     "softmax_cross_entropy.dense": softmax_kernel(codes=False),
+    "softmax.forward": softmax_forward,
+    "softmax.backward": softmax_backward,
     "collect": collect,
     "contrastive": contrastive,
     "triplet.choose": triplet_choose,

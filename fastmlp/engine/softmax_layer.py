@@ -1,0 +1,85 @@
+"""Kernels of a softmax between layers, for rows lo..hi; padding becomes 0."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import records as R
+from .elementary import functions
+from .ir import int64_at, items_at
+from .simd import ITEMSIZE, Simd
+
+
+def softmax_forward(dtype: str, simd: Simd):
+    """C = softmax of each row of IN; the exponentials many rows at a time."""
+    item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
+    T, exp = getattr(np, dtype), functions(dtype).exp
+    nothing = T(-1e4)  # exp of it is 0
+
+    def softmax_forward(record, lo, hi, worker):
+        r = int64_at(record)
+        n_panels, n_out, bytes_, last = r[R.N_PANELS], r[R.N_OUT], r[R.C_PANEL_BYTES], r[R.LAST_WIDTH]
+        only_width = last if n_panels == 1 else panel_width  # of the first panel
+        for i in range(lo, hi):
+            top = items(r[R.IN] + i * only_width * item)[0]
+            for j in range(n_panels):
+                width = panel_width if j < n_panels - 1 else last
+                z = items(r[R.IN] + j * bytes_ + i * width * item)
+                for k in range(min(width, n_out - j * panel_width)):
+                    top = z[k] if z[k] > top else top
+            for j in range(n_panels):
+                width = panel_width if j < n_panels - 1 else last
+                columns, at = min(width, n_out - j * panel_width), j * bytes_ + i * width * item
+                z, a = items(r[R.IN] + at), items(r[R.C] + at)
+                for k in range(columns):
+                    a[k] = z[k] - top
+                for k in range(columns, width):
+                    a[k] = nothing
+        for j in range(n_panels):  # the rows of a panel are neighbours
+            width = panel_width if j < n_panels - 1 else last
+            a = items(r[R.C] + j * bytes_ + lo * width * item)
+            for k in range((hi - lo) * width):
+                a[k] = exp(a[k])
+        for i in range(lo, hi):
+            total = T(0)
+            for j in range(n_panels):
+                width = panel_width if j < n_panels - 1 else last
+                a = items(r[R.C] + j * bytes_ + i * width * item)
+                for k in range(width):
+                    total += a[k]
+            share = T(1) / total
+            for j in range(n_panels):
+                width = panel_width if j < n_panels - 1 else last
+                a = items(r[R.C] + j * bytes_ + i * width * item)
+                for k in range(width):
+                    a[k] = a[k] * share
+
+    return softmax_forward
+
+
+def softmax_backward(dtype: str, simd: Simd):
+    """C = a (C - sum over the row of C a), with a = OTHER, the layer's output."""
+    item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
+    T = getattr(np, dtype)
+
+    def softmax_backward(record, lo, hi, worker):
+        r = int64_at(record)
+        n_panels, n_out, last = r[R.N_PANELS], r[R.N_OUT], r[R.LAST_WIDTH]
+        for i in range(lo, hi):
+            mean = T(0)
+            for j in range(n_panels):
+                width = panel_width if j < n_panels - 1 else last
+                at = j * r[R.C_PANEL_BYTES] + i * width * item
+                g, a = items(r[R.C] + at), items(r[R.OTHER] + at)
+                for k in range(min(width, n_out - j * panel_width)):
+                    mean += g[k] * a[k]
+            for j in range(n_panels):
+                width = panel_width if j < n_panels - 1 else last
+                columns, at = min(width, n_out - j * panel_width), j * r[R.C_PANEL_BYTES] + i * width * item
+                g, a = items(r[R.C] + at), items(r[R.OTHER] + at)
+                for k in range(columns):
+                    g[k] = a[k] * (g[k] - mean)
+                for k in range(columns, width):
+                    g[k] = T(0)
+
+    return softmax_backward
