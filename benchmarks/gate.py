@@ -169,7 +169,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", help="revision to compare with (default: HEAD, or HEAD~1 if the tree is as in HEAD)")
     parser.add_argument("--repository", default=ROOT, help="where its history is, if not here")
-    parser.add_argument("--budget", type=float, default=100, help="seconds until the last round begins; default 100")
+    parser.add_argument("--budget", type=float, default=120, help="seconds until the last round begins; default 120")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -118,12 +118,12 @@ def _slower(function):
         path = tmp_path / "fastmlp" / file
         before = path.read_text()
         path.write_text(f"{before}\n{wait}\n{method} = _slower({method})\n")
-        done = run_gate(tmp_path)
+        done = run_gate(tmp_path, "--budget", "300")
         path.write_text(before)
         assert done.returncode == 1, done.stdout + done.stderr
         found = done.stdout.splitlines()[-1].removeprefix("SLOWER by about 15% or more: ").split("; ")
         assert all(name.startswith(slow) for name in found), done.stdout
-    done = run_gate(tmp_path)
+    done = run_gate(tmp_path, "--budget", "300")
     assert done.returncode == 0 and "compared with itself" in done.stdout, done.stdout + done.stderr
 
 
