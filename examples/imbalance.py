@@ -1,5 +1,5 @@
-"""A class of 3 % of the rows: after five epochs a plain network says no too often. Class weights make it look for the rare
-ones, with BatchNorm early and dropout late. Weights that balance the classes find most of them, for many false alarms.
+"""A class of 3 % of the rows: after five epochs a plain network says no too often. Class weights make it look for the
+rare ones, with BatchNorm early and dropout late. Weights that balance the classes find most, for many false alarms.
 """
 
 import numpy as np
