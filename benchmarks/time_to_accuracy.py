@@ -1,8 +1,8 @@
 """python -m benchmarks.time_to_accuracy: seconds of training until 97.0, 97.5, 98.0 and 98.5 % of MNIST's test images.
 
 The same network, first parameters and recipe for everybody: Adam whose rate falls by the same factor after each epoch.
-`--tune` is for choosing the recipe, by the accuracy on the last 5 000 training images, which it does not train on. The accuracy
-is looked at after each epoch, outside of the time; what compiles in the first epoch (JAX) compiles within it. Without
+`--tune` is for choosing the recipe, by the accuracy on the last 5 000 training images, which it does not train on. The
+test accuracy is looked at after each epoch, outside of the time; what compiles in the first epoch (JAX) counts. Without
 FASTMLP_DATA it is scikit-learn's digits, which says nothing but that the command runs.
 """
 
@@ -21,7 +21,7 @@ from benchmarks.tasks import images, score
 
 LIBRARIES = {"fastmlp": "fastmlp auto", "JAX": "jax", "PyTorch": "torch 2", "scikit-learn": "sklearn"}
 TARGETS = (0.970, 0.975, 0.980, 0.985)
-RATE, DECAY, BATCH, EPOCHS = 1e-3, 0.9, 128, 20  # see --tune
+RATE, DECAY, BATCH, EPOCHS = 1e-3, 0.8, 128, 20  # see --tune
 GRID = {"rate": (5e-4, 1e-3, 2e-3), "decay": (0.8, 0.9), "batch": (BATCH,)}
 
 
