@@ -124,6 +124,16 @@ class Revision:
         self.process.wait()
 
 
+def runs(tree):
+    """Whether the library in `tree` runs the cases; compiles its kernels."""
+    try:
+        with Revision(tree) as revision:
+            revision.line()
+    except RuntimeError:
+        return False
+    return True
+
+
 def one_round(trees, decided):
     """{case: time of trees[1] over that of trees[0]} of the cases that are not decided."""
     order = random.sample((0, 1), 2)
@@ -178,6 +188,9 @@ def main(arguments=None):
         except (OSError, subprocess.CalledProcessError) as error:
             reason = getattr(error, "stderr", b"").decode().strip().splitlines()[-1:] or [str(error)]
             print(f"No earlier revision here ({reason[0]}): the tree is compared with itself.", flush=True)
+            base = ROOT
+        if not runs(base):
+            print("It cannot run the cases of this tree: the tree is compared with itself.", flush=True)
             base = ROOT
         results = compare(base, ROOT, options.budget)
     print(f"{'time over that of the base':30}  median   least    most  rounds")
