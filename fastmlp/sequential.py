@@ -73,7 +73,7 @@ class Sequential:
     # Parameters ------------------------------------------------------------------------------------------------------
 
     def build(self, n_features: int, seed: int = 0) -> Sequential:
-        """Draw the parameters: the same for the same seed, whatever the machine.
+        """Draw the parameters: the same for the same seed, whatever the machine ("orthogonal" but for rounding).
 
         Parameters
         ----------
@@ -170,6 +170,7 @@ class Sequential:
         optimizer : str or Optimizer
             "sgd", "adam", "adamw", "nadam", "adagrad", "rmsprop" or "lion" with its defaults, or an object: its
             learning_rate may be a schedule (`fastmlp.schedules`), whose steps are counted from the start of this call.
+            With `ema_decay` the model gets the average of its parameters over the steps.
         epochs, batch_size : int
             The last batch of an epoch is smaller where batch_size does not divide n. A batch_size above n means n.
         validation_data : (X, y) or (X, y, sample_weight), optional
