@@ -3,7 +3,7 @@
 The way of the data, and where to find it::
 
     X, y --> estimators (scikit-learn's door) or sequential (Keras's door): checks, names
-         --> plan: layers, loss and optimiser as flat tables of steps              (lowering.py makes a plan.Plan)
+         --> plan: layers, loss and optimiser as flat tables of steps              (lowering/ makes a plan.Plan)
          --> training: epochs, order of rows, state between epochs                  (training.py)
          --> engine: runs the steps on threads; kernels, compiled once and cached   (engine/)
          --> history, fitted parameters

@@ -1,4 +1,4 @@
-"""Layers as plain data: what a network is, with no arrays and no compiled code. `lowering.py` turns them into work."""
+"""Layers as plain data: what a network is, with no arrays and no compiled code. `lowering` turns them into work."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The plan: a network, a loss and an optimiser as flat tables of steps, before any memory or machine code exists.
 
-Plain data: places in buffers, matrices, parameters, steps, phases. `lowering.py` makes plans from layers; an
+Plain data: places in buffers, matrices, parameters, steps, phases. `lowering` makes plans from layers; an
 executor only walks them. `print(plan)` shows a training step as a person reads it.
 
 Matrices lie in panels (see `engine/records.py`): panel j holds columns j*width .. of all rows, the last one narrower.

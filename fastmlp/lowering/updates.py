@@ -1,6 +1,6 @@
 """What a training step does with gradients: penalties, clipping, the optimiser's rule, averages, constraints.
 
-`lowering.py` makes the records that compute gradients and asks `Updates.fields` how each goes on. Without clipping by
+`backward.py` makes the records that compute gradients and asks `Updates.fields` how each goes on. Without clipping by
 the norm the update follows at once, on the block whose gradient was just computed. With it gradients are stored, and
 three more phases follow: the squares are summed column by column, the sums become one coefficient, the updates are
 done. The limit of `max_norm` needs whole columns of new weights, so it has a phase of its own.
@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from .engine import records as R
-from .layers import Dense, Layer
-from .plan import Group, Kernel, Parameter, Phase, Plan, Step
+from ..engine import records as R
+from ..layers import Dense, Layer
+from ..plan import Group, Kernel, Parameter, Phase, Plan, Step
+from .steps import bits
 
 
 @dataclass
@@ -55,7 +54,7 @@ class Updates:
         transposed = {R.WT: copy.at if copy else 0, R.WT_LAST_WIDTH: copy.last_width if copy else 0}
         words = ["decay"] * bool(after[R.DECAY_KERNEL]) + [self.rule]
         if limited:
-            at = {**self._geometry(parameter), **transposed, **average, R.NUMBER: _bits(layer.max_norm)}
+            at = {**self._geometry(parameter), **transposed, **average, R.NUMBER: bits(layer.max_norm)}
             text = f"{parameter.name}: columns of norm {layer.max_norm:g} at most"
             self._constraints.append(Step("max_norm", at, text, parameter.matrix.n_panels, self._panel_cost(parameter)))
         else:
@@ -110,8 +109,3 @@ class Updates:
         if self._constraints:
             groups.append(self._constraints)
         return [Phase(R.TILE_PHASE, tuple(steps)) for steps in groups]
-
-
-def _bits(number: float) -> int:
-    """A float64 as records hold it."""
-    return int(np.float64(number).view(np.int64))

@@ -1,0 +1,146 @@
+"""Layers, a loss and an optimiser into a `Plan`: what a step does, in which order, what is fused, how it is shared out.
+
+`training_plan`, `forward_plan` and `loss_plan` lower the same layers: `network.py` places parameters and values,
+`steps.py` makes the records of the way forward, `backward.py` those of the way back, `updates.py` what follows a
+gradient. All make one list of steps, over rows of the batch or over tiles, which `_phases` cuts where barriers must
+lie; the updates of a training step come last, together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from ..activations import Activation
+from ..engine import records as R
+from ..engine.simd import Simd
+from ..layers import Dense, Layer, Softmax
+from ..losses import Loss
+from ..plan import Kernel, Parameter, Phase, Plan, Ref, Step
+from .backward import Backward
+from .network import check_layers, parameter_shapes, place_network
+from .steps import Op, elementwise, forward_steps, loss_across_rows, loss_step, panels
+from .updates import Updates
+
+__all__ = ["check_layers", "forward_plan", "loss_plan", "parameter_shapes", "training_plan"]
+
+
+def training_plan(
+    layers: Sequence[Layer],
+    loss: Loss,
+    targets: str,
+    rule: str,
+    n_slots: int,
+    *,
+    n_features: int,
+    batch_size: int,
+    source: str,
+    dtype: str,
+    weighted: bool = False,
+    l2: bool = False,
+    clip: bool = False,
+    decay: bool = False,
+    clip_norm: bool = False,
+    average: bool = False,
+    study: bool = False,
+    guard: int = 0,
+    simd: Simd | None = None,
+) -> Plan:
+    """The plan of a training step.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+    loss : Loss
+    targets : {"codes", "dense"}
+        Integer codes, or an array (n, K) of the plan's dtype.
+    rule, n_slots : str, int
+        The optimiser's kernel and the number of slots per parameter, that of an average included.
+    n_features, batch_size : int
+    source : str
+        How rows are gathered: "float32", "float64", "uint8", or "csr.float32.int32" and the like.
+    dtype : str
+        "float32" or "float64".
+    weighted, l2 : bool
+        Whether rows have weights, and whether weights (not biases) have an L2 penalty.
+    clip, decay : bool
+        Whether gradients are clipped by value, and whether weights (not biases) decay at every update.
+    clip_norm, average : bool
+        Whether gradients are clipped by their common norm, and whether the last slot is a moving average.
+    study : bool
+        For a look at gradients: nothing is dropped, nothing is frozen.
+    guard : int
+        Bytes between buffers, for tests.
+    simd : Simd, optional
+        The host's by default.
+    """
+    plan, ops, gather = place_network(layers, n_features, batch_size, source, dtype, guard, simd, n_slots, True, study)
+    if not any(op.learns for op in ops):
+        raise ValueError("there is nothing to train: every Dense has trainable=False.")
+    updates = Updates(plan, rule, l2, clip, decay, clip_norm, average)
+    steps = [gather, *forward_steps(plan, ops, training=True)]
+    gradient = ops[-1].target
+    if loss.across:
+        gradient = plan.matrix("workspace", batch_size, plan.n_outputs)
+        loss_steps, row_losses = loss_across_rows(plan, ops[-1].target, loss, weighted, gradient)
+        steps += loss_steps
+    elif isinstance(ops[-1].layer, (Activation, Softmax)):  # its derivative needs the output, which the loss overwrites
+        gradient = plan.matrix("workspace", batch_size, plan.n_outputs)
+        kernel = {R.EPILOGUE: Kernel("identity.value")}
+        steps.append(elementwise(ops[-1].target, gradient, kernel, ops[-1].target, "copy of the output"))
+    if not loss.across:
+        step, row_losses = loss_step(plan, gradient, loss, targets, weighted, with_gradient=True)
+        steps.append(step)
+    backward = Backward(plan, ops, gradient, updates)
+    backward.run()
+    total = Step("sum_losses", {R.ROW_LOSS: row_losses}, "loss of the step = sum over rows", 1, batch_size)
+    last = Phase(R.TILE_PHASE, (*backward.tiles, total))
+    plan.phases = [*_phases(steps + backward.steps), last, *updates.phases()]
+    plan.flops = batch_size * sum(
+        2 * op.weight.matrix.rows * op.weight.matrix.columns * (1 + op.learns + (op.weight.transposed is not None))
+        for op in ops
+        if isinstance(op.layer, Dense)
+    )
+    return plan
+
+
+def forward_plan(layers, *, n_features, batch_size, source, dtype, guard=0, simd=None) -> Plan:
+    """The plan of a prediction: the logits of `batch_size` rows into a row-major array, the buffer "output"."""
+    plan, ops, gather = place_network(layers, n_features, batch_size, source, dtype, guard, simd)
+    z = ops[-1].target
+    fields = {**panels(z), R.N_OUT: z.columns, R.OUT: Ref("output", 0), R.OUT_STRIDE: z.columns * plan.item}
+    plan.phases = _phases([gather, *forward_steps(plan, ops), Step("scatter", fields, "output = logits, row-major")])
+    plan.flops = batch_size * sum(2 * w.matrix.rows * w.matrix.columns for w in _weights(ops))
+    return plan
+
+
+def loss_plan(
+    layers, loss, targets, *, n_features, batch_size, source, dtype, weighted=False, guard=0, simd=None
+) -> Plan:
+    """The plan of an evaluation: forward and the loss, no gradient."""
+    plan, ops, gather = place_network(layers, n_features, batch_size, source, dtype, guard, simd)
+    if loss.across:
+        loss_steps, row_losses = loss_across_rows(plan, ops[-1].target, loss, weighted)
+    else:
+        step, row_losses = loss_step(plan, ops[-1].target, loss, targets, weighted, with_gradient=False)
+        loss_steps = [step]
+    total = Step("sum_losses", {R.ROW_LOSS: row_losses}, "loss of the step = sum over rows", 1, 1)
+    plan.phases = _phases([gather, *forward_steps(plan, ops), *loss_steps, total])
+    plan.flops = batch_size * sum(2 * w.matrix.rows * w.matrix.columns for w in _weights(ops))
+    return plan
+
+
+def _phases(steps: list[Step]) -> list[Phase]:
+    """Steps in their order: those over rows together, each over tiles between barriers of its own."""
+    phases = []
+    for tiled, together in groupby(steps, lambda step: step.units > 0):
+        if tiled:
+            phases += [Phase(R.TILE_PHASE, (step,)) for step in together]
+        else:
+            phases.append(Phase(R.ROW_PHASE, tuple(together)))
+    return phases
+
+
+def _weights(ops: list[Op]) -> list[Parameter]:
+    """The matrices that products read."""
+    return [op.parameters["weight"] for op in ops if isinstance(op.layer, Dense)]

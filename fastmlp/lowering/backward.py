@@ -1,0 +1,184 @@
+"""The records of the way back, from the gradient of the loss to those of the parameters."""
+
+from __future__ import annotations
+
+from ..activations import Activation
+from ..engine import records as R
+from ..layers import Dense, Dropout, Fork, Join, Multiply, PReLU, Softmax, Switch
+from ..normalization import BatchNorm, Norm
+from ..plan import Kernel, Matrix, Plan, Ref, Step
+from .steps import Op, bits, derivative, dropout_step, drops, elementwise, norm_fields, operand, panels
+from .updates import Updates
+
+
+class Backward:
+    """The backward pass: `steps` in their order, and the updates (`tiles`) that come after all of them.
+
+    A gradient is overwritten in place unless somebody needs it as it is (`shared`): the updates, or the way around a
+    residual's branch.
+    """
+
+    def __init__(self, plan: Plan, ops: list[Op], gradient: Matrix, updates: Updates):
+        self.plan, self.ops, self.gradient, self.updates = plan, ops, gradient, updates
+        self.shared, self.skips = False, []
+        self.steps: list[Step] = []
+        self.tiles: list[Step] = []
+
+    def run(self) -> None:
+        """From the last layer down to the first one that learns."""
+        first = next(i for i, op in enumerate(self.ops) if op.learns)
+        i = len(self.ops) - 1
+        while i >= first:
+            op = self.ops[i]
+            if isinstance(op.layer, Dense):
+                if op.learns:
+                    self.tiles += _update_steps(self.plan, op, self.gradient, self.updates)
+                if op.weight.transposed:
+                    i -= self._input_gradient(op, self.ops[i - 1])
+            elif isinstance(op.layer, Norm):
+                self._norm(op)
+            elif isinstance(op.layer, PReLU):
+                self._prelu(op)
+            elif isinstance(op.layer, Multiply):
+                other = self.plan.matrix("workspace", self.plan.batch_size, self.gradient.columns)
+                kernel = {R.EPILOGUE: Kernel("multiply")}
+                self.steps.append(elementwise(self.gradient, other, kernel, op.source, "da of the gate = da * a"))
+                self.skips.append(other)
+                self._in_place(kernel, op.skip, "da = da * gate")
+            elif isinstance(op.layer, Switch):
+                self.gradient, self.skips[-1] = self.skips[-1], self.gradient
+                self.shared = False
+            elif isinstance(op.layer, Fork):
+                other = self.skips.pop()
+                self._in_place({R.EPILOGUE: Kernel("add")}, other, "da = da + da of the skip")
+            elif isinstance(op.layer, Dropout) or drops(op):
+                target = self._writable()
+                self.steps.append(dropout_step(self.plan, op, i, self.gradient, target, "dz = da"))
+                self.gradient = target
+            elif isinstance(op.layer, Join):
+                self.skips.append(self.gradient)
+                self.shared = True
+            elif isinstance(op.layer, Softmax):
+                if self.shared:
+                    self._in_place({R.EPILOGUE: Kernel("identity.value")}, self.gradient, "copy of da")
+                fields = {**panels(self.gradient), R.OTHER: op.target.at, R.N_OUT: op.target.columns}
+                self.steps.append(Step("softmax.backward", fields, "dz = a (da - sum over the row of a da)"))
+            elif isinstance(op.layer, Activation):
+                self._in_place(*derivative(op), f"dz = da * {op.layer.name}'")
+            i -= 1
+
+    def _writable(self) -> Matrix:
+        """Where the next elementwise step writes its result."""
+        target = self.plan.matrix("workspace", self.plan.batch_size, self.gradient.columns) if self.shared else None
+        self.shared = False
+        return target or self.gradient
+
+    def _in_place(self, kernel: dict, other: Matrix, text: str) -> None:
+        target = self._writable()
+        self.steps.append(elementwise(self.gradient, target, kernel, other, text))
+        self.gradient = target
+
+    def _input_gradient(self, op: Op, before: Op) -> int:
+        """dz W^T, with what comes next in the epilogue; returns 1 if that was what lies before, else 0."""
+        weight = op.parameters["weight"]
+        dz = self.plan.matrix("workspace", self.plan.batch_size, weight.shape[0])
+        epilogue, other, text, done = {R.EPILOGUE: 0}, dz, "", 0
+        if isinstance(before.layer, Fork):
+            epilogue, other, text, done = {R.EPILOGUE: Kernel("add")}, self.skips.pop(), " + da of the skip", 1
+        elif isinstance(before.layer, Activation):
+            done = 1
+            if before.layer.name != "identity":
+                (epilogue, other), text = derivative(before), f" * {before.layer.name}'"
+        fields = {
+            **operand(self.plan, self.gradient),
+            **panels(dz),
+            R.B: weight.transposed.at,
+            R.DEPTH: weight.shape[1],
+            R.INIT: 0,
+            **epilogue,
+            R.OTHER: other.at,
+        }
+        text = f"{weight.shape[1]} -> {weight.shape[0]}: dz = (dz {weight.name}^T){text}"
+        self.steps.append(Step("product", fields, text))
+        self.gradient, self.shared = dz, False
+        return done
+
+    def _prelu(self, op: Op) -> None:
+        """dz, and da z where z < 0, whose sums over the rows are the slopes' gradient."""
+        dz = self.plan.matrix("workspace", self.plan.batch_size, op.source.columns)
+        weight = op.parameters["weight"]
+        fields = {**panels(dz), R.IN: self.gradient.at, R.Z: op.source.at, R.NORMED: op.normed.at}
+        self.steps.append(Step("prelu.gradient", {**fields, R.W: weight.matrix.at}, "dz = da * prelu'"))
+        self.tiles.append(_vector_update_step(self.plan, op, "weight", op.normed, self.updates))
+        self.gradient, self.shared = dz, False
+
+    def _norm(self, op: Op) -> None:
+        """dz, and da times the normed value where that was: its sums over the rows are the scale's gradient."""
+        dz = self.plan.matrix("workspace", self.plan.batch_size, op.source.columns)
+        fields = {**norm_fields(self.plan, op), R.IN: self.gradient.at, R.C: dz.at}
+        kind = type(op.layer).__name__
+        text = f"dz = da * {kind}'"
+        if isinstance(op.layer, BatchNorm):
+            self.steps.append(Step("batch_norm.gradient", fields, text, dz.n_panels, 1))
+            running = {
+                R.RUNNING_MEAN: op.parameters["running_mean"].matrix.at,
+                R.RUNNING_VAR: op.parameters["running_var"].matrix.at,
+            }
+            average = Kernel("average") if self.updates.average else 0
+            running |= fields | {R.NUMBER: bits(op.layer.momentum), R.AVERAGE_KERNEL: average}
+            self.tiles.append(Step("batch_norm.running", running, "running averages of the batch's", 1, 1))
+        else:
+            self.steps.append(Step("row_norm.gradient", fields, text))
+        self.tiles.append(_vector_update_step(self.plan, op, "weight", op.normed, self.updates))
+        if "bias" in op.parameters:
+            self.tiles.append(_vector_update_step(self.plan, op, "bias", self.gradient, self.updates))
+        self.gradient, self.shared = dz, False
+
+
+def _fits_the_caches(plan: Plan) -> bool:
+    """Whether everything that a step touches lies in a second-level cache from one step to the next."""
+    return plan.n_bytes < 2**18 and plan.n_features * plan.item < 512
+
+
+def _update_steps(plan: Plan, op: Op, gradient: Matrix, updates: Updates) -> list[Step]:
+    """The weights' gradient and update in blocks of panel x panel, and the bias's in panels."""
+    weight, panel = op.parameters["weight"], plan.simd.panel(plan.dtype)
+    n_in, n_out = weight.shape
+    source = operand(plan, op.source)
+    following, text = updates.fields(weight, op.layer, weight=True)
+    fields = {
+        **panels(gradient),
+        **following,
+        R.A: source[R.A],
+        R.A_STRIDE: source[R.A_STRIDE],
+        R.A_STRIDE_LAST: source[R.A_STRIDE_LAST],
+        R.A_BLOCK_BYTES: panel * plan.item if op.source is None else op.source.panel_bytes,
+        R.DEPTH: n_in,
+        R.N_BLOCKS: -(-n_in // panel),
+        R.N_OUT: n_out,
+        R.W: weight.matrix.at,
+        R.GATHERS: int(op.source is None),
+        # the next line of a row, or the next block of columns; 0 where nothing need be asked for ahead
+        R.A_AHEAD: 0 if _fits_the_caches(plan) else 64 if op.source is None else op.source.panel_bytes,
+    }
+    units = fields[R.N_BLOCKS] * gradient.n_panels
+    rows = plan.batch_size
+    width = gradient.last_width if gradient.n_panels == 1 else panel
+    # relative time of a unit, as measured: the product, 16 rows' worth of Adam, 6 of writing W^T; narrow panels cost
+    # more
+    extra = 22 if weight.transposed else 16
+    cost = max(1, min(n_in, panel) * (width + 2) * (rows + extra) // 64)
+    steps = [Step("weight_gradient", fields, f"{weight.name} {weight.shape}: {text}", units, cost)]
+    if "bias" in op.parameters:
+        steps.append(_vector_update_step(plan, op, "bias", gradient, updates))
+    return steps
+
+
+def _vector_update_step(plan: Plan, op: Op, name: str, gradient: Matrix, updates: Updates) -> Step:
+    """The gradient of a vector, the sum of a matrix over the rows, and its update, in panels."""
+    parameter = op.parameters[name]
+    following, text = updates.fields(parameter, op.layer, weight=False)
+    fields = {**panels(gradient), **following, R.ONES: Ref("ones", 0), R.W: parameter.matrix.at}
+    width = gradient.last_width if gradient.n_panels == 1 else plan.simd.panel(plan.dtype)
+    cost = max(1, width * (plan.batch_size + 16) // 8)
+    return Step("bias_gradient", fields, f"{parameter.name} {parameter.shape}: {text}", gradient.n_panels, cost)

@@ -1,0 +1,164 @@
+"""A network's layers checked, its parameters and values placed in a plan: a list of `Op`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..activations import ACTIVATIONS, Activation, CustomActivation
+from ..engine.simd import host_simd
+from ..layers import (
+    LAYERS,
+    Dense,
+    Dropout,
+    Fork,
+    Join,
+    Layer,
+    Mark,
+    Multiply,
+    PReLU,
+    Rescaling,
+    Softmax,
+    Switch,
+    flatten,
+    named,
+)
+from ..normalization import BatchNorm, Norm
+from ..plan import Matrix, Parameter, Plan, Step
+from .steps import Op, ToPanels, gather_step
+
+
+def check_layers(layers: Sequence[Layer]) -> None:
+    """Raise where these layers are no network: what may stand first, and at least one Dense."""
+    for i, layer in enumerate(layers):
+        for inner in flatten([layer]):
+            if not isinstance(inner, (*LAYERS.values(), Activation, Mark)):
+                raise TypeError(
+                    f"layer {i} must be a Dense, an activation such as ReLU(), a Dropout, a norm such as BatchNorm(), "
+                    f"a Softmax, a Residual or a Rescaling; got {inner!r}."
+                )
+            if isinstance(inner, Activation) and type(inner) not in (*ACTIVATIONS.values(), CustomActivation):
+                names = ", ".join(ACTIVATIONS)
+                raise TypeError(
+                    f"layer {i} must be a CustomActivation, or one of the activations {names}; got {inner!r}."
+                )
+            if isinstance(inner, Rescaling) and (i or inner is not layer):
+                raise ValueError(f"Rescaling must be the first layer; got it as layer {i}.")
+    flat = list(flatten(layers))
+    if not any(isinstance(layer, Dense) for layer in flat):
+        raise ValueError("a network needs at least one Dense layer.")
+    first = next(layer for layer in flat if not isinstance(layer, (Rescaling, Dropout)))
+    if isinstance(first, (Activation, Softmax)):
+        raise ValueError(f"the first layer after the input must be a Dense; got {first!r}.")
+
+
+def parameter_shapes(layers: Sequence[Layer], n_features: int) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every parameter, in order: "dense_0.weight" (n_features, units), "dense_0.bias" (units,), ...
+
+    ValueError where a residual's branch ends at another width than it begins with, or groups do not divide the units.
+    """
+    shapes, width, entries = {}, n_features, []
+    for name, layer in named(layers):
+        if isinstance(layer, Fork):
+            entries.append(width)
+        elif isinstance(layer, Switch):
+            width, entries[-1] = entries[-1], width
+        elif isinstance(layer, (Join, Multiply)):
+            entry = entries.pop()
+            if entry != width:
+                raise ValueError(f"a Residual must end as wide as it begins; got {width} units after {entry}.")
+        elif hasattr(layer, "parameter_shapes"):
+            shapes |= {f"{name}.{key}": shape for key, shape in layer.parameter_shapes(width).items()}
+            width = layer.units if isinstance(layer, Dense) else width
+    return shapes
+
+
+def place_network(
+    layers, n_features, batch_size, source, dtype, guard, simd, n_slots=0, training=False, study=False
+) -> tuple[Plan, list[Op], Step]:
+    """A plan with its parameters and values placed, its operations, and the step that gathers the input."""
+    check_layers(layers)
+    simd = simd or host_simd()
+    units = [layer.units for layer in flatten(layers) if isinstance(layer, Dense)]
+    plan = Plan(dtype, simd, n_features, units[-1], batch_size, n_slots, guard)
+    if isinstance(layers[0], Rescaling):
+        plan.scaling = (layers[0].scale, layers[0].offset)
+    row_bytes = plan.item * (n_features + 2 * sum(units))
+    rows = max(64, min(256, 2**18 // row_bytes))  # a chunk's values stay in a second-level cache
+    plan.chunk = rows // simd.rows * simd.rows
+    gather = gather_step(plan, source)
+    ops, value, skips = [], None, []
+
+    def place(*, like=None, columns=None):
+        return plan.matrix("workspace", batch_size, like.columns if columns is None else columns)
+
+    dropout = training and not study
+    left_out = (Rescaling,) if dropout else (Rescaling, Dropout)
+    for name, layer in named(layers):
+        if isinstance(layer, left_out):
+            continue
+        if value is None and not isinstance(layer, (Dense, Dropout)) and not (isinstance(layer, Fork) and layer.gates):
+            value = place(columns=n_features)
+            ops.append(Op(ToPanels(), None, value))
+        fresh = bool(ops) and isinstance(ops[-1].layer, (Dense, Norm))  # nobody else needs the value as it is
+        if isinstance(layer, Dense):
+            shapes = layer.parameter_shapes(n_features if value is None else value.columns)
+            learned_before = training and value is not None and any(op.learns for op in ops)
+            parameters = {
+                key: _parameter(plan, f"{name}.{key}", shape, learned_before and key == "weight")
+                for key, shape in shapes.items()
+            }
+            ops.append(Op(layer, value, place(columns=layer.units), parameters, learns=layer.trainable or study))
+        elif isinstance(layer, Norm):
+            shapes = layer.parameter_shapes(value.columns)
+            parameters = {
+                key: _parameter(plan, f"{name}.{key}", shape, learned=not key.startswith("running"))
+                for key, shape in shapes.items()
+            }
+            ops.append(_norm_op(plan, layer, value, place(like=value), place(like=value), parameters))
+        elif isinstance(layer, PReLU):
+            weight = _parameter(plan, f"{name}.weight", (value.columns,))
+            normed = place(like=value) if training else None
+            ops.append(Op(layer, value, place(like=value), {"weight": weight}, normed=normed, learns=True))
+        elif isinstance(layer, Softmax):
+            ops.append(Op(layer, value, place(like=value)))
+        elif isinstance(layer, Dropout):
+            plan.random = True
+            ops.append(Op(layer, value, value and place(like=value)))
+        elif isinstance(layer, Fork):
+            skips.append(value)
+            ops.append(Op(layer, value, value))
+        elif isinstance(layer, Switch):
+            value, skips[-1] = skips[-1], value
+            ops.append(Op(layer, value, value))
+        elif isinstance(layer, Multiply):
+            ops.append(Op(layer, value, place(like=value), skip=skips.pop()))
+        elif isinstance(layer, Join):
+            drops = dropout and layer.drop_rate > 0
+            plan.random = plan.random or drops
+            if drops:
+                ops.append(Op(layer, value, place(like=value)))
+                value = ops[-1].target
+            ops.append(Op(Join(0.0), value, value if fresh or drops else place(like=value), skip=skips.pop()))
+        else:
+            ops.append(Op(layer, value, value if layer.from_output and fresh else place(like=value)))
+        value = ops[-1].target
+    return plan, ops, gather
+
+
+def _norm_op(plan: Plan, layer: Norm, source: Matrix, normed: Matrix, target: Matrix, parameters: dict) -> Op:
+    """A norm with room for its statistics: vectors of the units, or three numbers of every row and group."""
+    if isinstance(layer, BatchNorm):
+        n_bytes = 3 * plan.matrix_bytes(1, source.columns)
+    else:
+        n_bytes = 3 * 8 * plan.batch_size * layer.n_groups
+    return Op(layer, source, target, parameters, normed=normed, sums=plan.place("workspace", n_bytes), learns=True)
+
+
+def _parameter(
+    plan: Plan, name: str, shape: tuple[int, ...], transposed: bool = False, learned: bool = True
+) -> Parameter:
+    rows, columns = (1, *shape)[-2:]
+    matrix = plan.matrix("parameters", rows, columns)
+    copy = plan.matrix("transposed", columns, rows) if transposed else None
+    plan.parameters.append(Parameter(name, shape, matrix, copy, learned))
+    return plan.parameters[-1]

@@ -1,0 +1,282 @@
+"""The records of the way forward and of the loss, and the pieces that records are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..activations import Activation
+from ..engine import records as R
+from ..layers import Dense, Dropout, Join, Layer, Mark, Multiply, PReLU, Softmax
+from ..losses import Loss
+from ..normalization import BatchNorm, Norm
+from ..plan import ALIGN, Group, Kernel, Matrix, Parameter, Plan, Ref, Step
+from ..schedules import Schedule
+
+
+@dataclass(frozen=True)
+class ToPanels:
+    """The gathered rows, for a layer that no product reads."""
+
+
+@dataclass(frozen=True)
+class Op:
+    """A layer with the values around it: `source` and `target` are the plan's matrices; None is the gathered input.
+
+    `parameters` by the layer's own names; `skip` is the other branch, which a `Join` adds; `normed` and `sums` are the
+    workspace of a norm.
+    """
+
+    layer: Layer | Mark | ToPanels
+    source: Matrix | None
+    target: Matrix | None
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    skip: Matrix | None = None
+    normed: Matrix | None = None
+    sums: Ref | None = None
+    learns: bool = False
+
+    @property
+    def weight(self) -> Parameter:
+        """The matrix of a Dense, or the scale of a norm."""
+        return self.parameters["weight"]
+
+
+def input_stride(plan: Plan) -> int:
+    """Bytes between rows of the gathered input: whole cache lines, but no power of two, whose rows would share a
+    set.
+    """
+    stride = -(-plan.n_features * plan.item // ALIGN) * ALIGN
+    return stride + ALIGN if stride % 512 == 0 else stride
+
+
+def gather_step(plan: Plan, source: str) -> Step:
+    stride = input_stride(plan)
+    plan.input = plan.place("workspace", stride * plan.batch_size)
+    fields = {
+        R.X: Ref("X", 0),
+        R.X_STRIDE: Ref("X_stride", 0),
+        R.N_FEATURES: plan.n_features,
+        R.XB: plan.input,
+        R.XB_STRIDE: stride,
+        R.SCALING: Ref("scaling", 0) if plan.scaling else 0,
+    }
+    if source.startswith("csr"):
+        fields |= {R.INDICES: Ref("indices", 0), R.INDPTR: Ref("indptr", 0)}
+    scaled = f" * {plan.scaling[0]:g} + {plan.scaling[1]:g}" if plan.scaling else ""
+    return Step(f"gather.{source}", fields, f"x = rows of X ({plan.n_features} columns){scaled}")
+
+
+def operand(plan: Plan, value: Matrix | None) -> dict[int, int | Ref]:
+    """Fields by which kernels read a value row by row: the gathered input is row-major, the others lie in panels."""
+    if value is None:
+        stride = input_stride(plan)
+        return {R.A: plan.input, R.A_PANEL: plan.n_features, R.A_STRIDE: stride, R.A_STRIDE_LAST: stride}
+    return {
+        R.A: value.at,
+        R.A_PANEL: value.panel,
+        R.A_PANEL_BYTES: value.panel_bytes,
+        R.A_STRIDE: value.panel * value.item,
+        R.A_STRIDE_LAST: value.last_width * value.item,
+    }
+
+
+def panels(value: Matrix) -> dict[int, int | Ref]:
+    return {
+        R.C: value.at,
+        R.C_PANEL_BYTES: value.panel_bytes,
+        R.N_PANELS: value.n_panels,
+        R.LAST_WIDTH: value.last_width,
+    }
+
+
+def forward_steps(plan: Plan, ops: list[Op], training: bool = False) -> list[Step]:
+    steps, fused = [], None
+    for i, op in enumerate(ops):
+        if op is fused:
+            continue
+        layer = op.layer
+        if isinstance(layer, (Dense, Norm)):
+            after = ops[i + 1] if i + 1 < len(ops) and isinstance(ops[i + 1].layer, (Activation, Join)) else None
+            fused = None if after is None or drops(after) else after
+            epilogue, name = _epilogue(op, fused)
+            make = _product_step if isinstance(layer, Dense) else _norm_step
+            steps.append(make(plan, op, epilogue, name, training))
+        elif isinstance(layer, Dropout) or drops(op):
+            steps.append(dropout_step(plan, op, i, op.source, op.target, "a = a"))
+        elif isinstance(layer, ToPanels):
+            steps.append(_to_panels_step(plan, op))
+        elif isinstance(layer, Join):
+            steps.append(elementwise(op.source, op.target, {R.EPILOGUE: Kernel("add")}, op.skip, "a = a + skip"))
+        elif isinstance(layer, Multiply):
+            kernel = {R.EPILOGUE: Kernel("multiply")}
+            steps.append(elementwise(op.source, op.target, kernel, op.skip, "a = a * gate"))
+        elif isinstance(layer, Softmax):
+            fields = {**panels(op.target), R.IN: op.source.at, R.N_OUT: op.target.columns}
+            steps.append(Step("softmax.forward", fields, "a = softmax(z) of every row"))
+        elif isinstance(layer, PReLU):
+            fields = {**panels(op.target), R.IN: op.source.at, R.W: op.parameters["weight"].matrix.at}
+            steps.append(Step("prelu", fields, "a = prelu(z)"))
+        elif isinstance(layer, Activation):
+            kernel = {R.EPILOGUE: Kernel(f"{layer.kernel}.value"), R.NUMBER: _number(layer)}
+            steps.append(elementwise(op.source, op.target, kernel, op.target, f"a = {layer.name}(z)"))
+    return steps
+
+
+def drops(op: Op) -> bool:
+    """Whether it leaves out rows of a residual's branch."""
+    return isinstance(op.layer, Join) and op.layer.drop_rate > 0
+
+
+def _epilogue(op: Op, after: Op | None) -> tuple[dict, str]:
+    """What runs on a tile of `op` while it is hot, as fields, and its name: the activation or the sum that follows."""
+    if after is None or (isinstance(after.layer, Activation) and after.layer.name == "identity"):
+        return {R.EPILOGUE: 0, R.OTHER: op.target.at, R.NUMBER: 0}, ""
+    if isinstance(after.layer, Join):
+        return {R.EPILOGUE: Kernel("add"), R.OTHER: after.skip.at, R.NUMBER: 0}, "skip + "
+    apart = after.target is not op.target  # z stays for the derivative
+    kernel = Kernel(f"{after.layer.kernel}.{'apart' if apart else 'value'}")
+    return {R.EPILOGUE: kernel, R.OTHER: after.target.at, R.NUMBER: _number(after.layer)}, after.layer.name
+
+
+def _product_step(plan: Plan, op: Op, epilogue: dict, name: str, training: bool) -> Step:
+    weight, bias = op.parameters["weight"], op.parameters.get("bias")
+    n_in, units = weight.shape
+    fields = {
+        **operand(plan, op.source),
+        **panels(op.target),
+        R.B: weight.matrix.at,
+        R.DEPTH: n_in,
+        R.INIT: bias.matrix.at if bias else 0,
+        **epilogue,
+    }
+    k = weight.name.removeprefix("dense_").removesuffix(".weight")
+    product = f"{'x' if op.source is None else 'a'} W{k} + b{k}" if bias else f"a W{k}"
+    return Step("product", fields, f"{n_in} -> {units}: {name}({product})")
+
+
+def _to_panels_step(plan: Plan, op: Op) -> Step:
+    fields = {**panels(op.target), R.IN: plan.input, R.XB_STRIDE: input_stride(plan), R.N_OUT: op.target.columns}
+    return Step("to_panels", fields, "a = x, in panels")
+
+
+def norm_fields(plan: Plan, op: Op) -> dict:
+    bias, matrix = op.parameters.get("bias"), op.source
+    fields = {
+        **panels(matrix),
+        R.NORMED: op.normed.at,
+        R.STATISTICS: op.sums,
+        R.N_OUT: matrix.columns,
+        R.W: op.parameters["weight"].matrix.at,
+        R.SHIFT: bias.matrix.at if bias else 0,
+    }
+    if isinstance(op.layer, BatchNorm):
+        return {**fields, R.STATISTICS_BYTES: plan.matrix_bytes(1, matrix.columns)}
+    return {
+        **fields,
+        R.STATISTICS_BYTES: 8 * plan.batch_size * op.layer.n_groups,
+        R.GROUPS: op.layer.n_groups,
+        R.CENTERED: int(op.layer.centered),
+    }
+
+
+def _norm_step(plan: Plan, op: Op, epilogue: dict, name: str, training: bool) -> Step:
+    kind = type(op.layer).__name__
+    fields = {**norm_fields(plan, op), R.C: op.target.at, R.IN: op.source.at, R.EPSILON: bits(op.layer.epsilon)}
+    fields |= epilogue
+    text = f"{name}({kind}({op.source.columns} units))"
+    if not isinstance(op.layer, BatchNorm):
+        return Step("row_norm", fields, text)
+    if training:
+        return Step("batch_norm", fields, text, op.source.n_panels, 1)
+    running = {
+        R.RUNNING_MEAN: op.parameters["running_mean"].matrix.at,
+        R.RUNNING_VAR: op.parameters["running_var"].matrix.at,
+    }
+    return Step("batch_norm.predict", fields | running, text)
+
+
+def bits(number: float) -> int:
+    """A float64 as records hold it."""
+    return int(np.float64(number).view(np.int64))
+
+
+def _number(activation: Activation) -> int:
+    """The bits of the activation's parameter; 0 where it has none."""
+    return 0 if activation.parameter is None else bits(getattr(activation, activation.parameter))
+
+
+def elementwise(source: Matrix, target: Matrix, kernel: dict, other: Matrix, text: str) -> Step:
+    return Step("elementwise", {**panels(target), **kernel, R.IN: source.at, R.OTHER: other.at}, text)
+
+
+def dropout_step(plan: Plan, op: Op, i: int, source: Matrix | None, target: Matrix | None, text: str) -> Step:
+    rows = isinstance(op.layer, Join)  # of a branch, for stochastic depth
+    rate = op.layer.drop_rate if rows else op.layer.rate
+    scheduled = isinstance(rate, Schedule)
+    fields = {R.GROUP: plan.group(Group(dropout=rate))} if scheduled else {R.NUMBER: bits(rate)}
+    fields[R.LAYER] = i
+    if source is None:
+        fields |= {R.C: plan.input, R.XB_STRIDE: input_stride(plan), R.N_OUT: plan.n_features}
+    else:
+        fields |= {**panels(target), R.IN: source.at, R.N_OUT: target.columns}
+    text = f"{text} * mask / {'(1 - rate)' if scheduled else f'{1 - rate:g}'}"
+    return Step("drop_rows" if rows else "dropout", fields, text)
+
+
+def derivative(op: Op) -> tuple[dict, Matrix]:
+    """The kernel of an activation's derivative, as fields, and the value it is computed from."""
+    fields = {R.EPILOGUE: Kernel(f"{op.layer.kernel}.derivative"), R.NUMBER: _number(op.layer)}
+    return fields, op.target if op.layer.from_output else op.source
+
+
+def loss_step(plan: Plan, z: Matrix, loss: Loss, targets: str, weighted: bool, with_gradient: bool):
+    row_losses = plan.place("workspace", 8 * plan.batch_size)
+    plan.numbers = tuple(map(float, loss.numbers))
+    fields = {
+        **panels(z),
+        R.N_OUT: z.columns,
+        R.Y: Ref("y", 0),
+        R.Y_STRIDE: loss.target_columns(z.columns),
+        R.SW: Ref("sample_weight", 0) if weighted else 0,
+        R.ROW_LOSS: row_losses,
+        R.NUMBERS: Ref("numbers", 0),
+        R.WITH_GRADIENT: int(with_gradient),
+    }
+    if loss.term is not None:
+        fields[R.ROW_DATA] = plan.matrix("workspace", plan.batch_size, z.columns).at
+    elif loss.row is not None:
+        fields[R.ROW_DATA] = plan.place("workspace", 2 * plan.batch_size * z.columns * plan.item)
+    else:
+        fields |= {field: plan.place("workspace", 8 * plan.batch_size) for field in (R.ROW_MASS, R.ROW_PICK)}
+    text = "loss of every row" + (", dz over the logits" if with_gradient else "")
+    return Step(f"{loss.kernel}.{targets}", fields, text, has_loss=True), row_losses
+
+
+def loss_across_rows(plan: Plan, z: Matrix, loss: Loss, weighted: bool, gradient: Matrix | None = None):
+    """The steps of a loss that looks at all rows of the batch for each, and the place of the rows' losses."""
+    n, item = plan.batch_size, plan.item
+    row_losses = plan.place("workspace", 8 * n)
+    plan.numbers = tuple(map(float, loss.numbers))
+    fields = {
+        **panels(z),
+        R.N_OUT: z.columns,
+        R.Y: Ref("y", 0),
+        R.SW: Ref("sample_weight", 0) if weighted else 0,
+        R.NUMBERS: Ref("numbers", 0),
+        R.WITH_GRADIENT: int(gradient is not None),
+        R.COLUMNS: plan.place("workspace", n * z.columns * item),
+        R.COLUMN_STRIDE: n,
+        R.LABELS: plan.place("workspace", n * item),
+        R.WEIGHTS: plan.place("workspace", n * item),
+        R.DZ: gradient.at if gradient else 0,
+        R.CHOSEN: plan.place("workspace", 16 * n),
+        R.SLOPES: plan.place("workspace", 2 * n * item),
+    }
+    first, *others = loss.across
+    text = "loss of every row of the batch, and dz"
+    steps = [Step("collect", fields, "values, labels and weights side by side")]
+    steps.append(Step(first, {**fields, R.ROW_LOSS: row_losses}, text, n, has_loss=True))
+    steps += [Step(kernel, fields, "dz from all rows of the batch", n) for kernel in others if gradient]
+    return steps, row_losses
