@@ -97,11 +97,6 @@ class Dense:
         shapes = {"weight": (width, self.units), "bias": (self.units,)}
         return shapes if self.use_bias else {"weight": shapes["weight"]}
 
-    def forward(self, x, p: dict[str, np.ndarray]) -> np.ndarray:
-        """x W + b in NumPy; x may be sparse."""
-        z = np.asarray(x @ p["weight"], p["weight"].dtype)
-        return z + p["bias"] if self.use_bias else z
-
 
 @dataclass(frozen=True)
 class Rescaling:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
 from ._arrays import is_sparse
 from .activations import Activation
-from .layers import Dropout, Fork, Join, Layer, Multiply, Rescaling, Softmax, Switch, named
+from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Rescaling, Softmax, Switch
 
 
-def numpy_forward(layers: Sequence[Layer], arrays: dict[str, np.ndarray], X, dtype: np.dtype) -> np.ndarray:
+def numpy_forward(
+    layers: Iterable[tuple[str, Layer | Mark]], arrays: dict[str, np.ndarray], X, dtype: np.dtype
+) -> np.ndarray:
     """What the layers make of X, (n, width), as a prediction: nothing is dropped.
 
     Parameters
     ----------
-    layers : sequence of Layer
-        The leading layers of a model.
+    layers : iterable of (name, layer)
+        `layers.named` of the leading layers of a model.
     arrays : dict
         Its parameters by name.
     X : array (n, n_features) or CSR
@@ -30,8 +32,14 @@ def numpy_forward(layers: Sequence[Layer], arrays: dict[str, np.ndarray], X, dty
     """
     value, skips = X if is_sparse(X) else np.asarray(X, dtype), []
     with np.errstate(over="ignore", under="ignore"):
-        for name, layer in named(layers):
-            if isinstance(layer, Rescaling):
+        for name, layer in layers:
+            if isinstance(layer, Dense):
+                value = np.asarray(value @ arrays[f"{name}.weight"], dtype)
+                if layer.use_bias:
+                    value += arrays[f"{name}.bias"]
+            elif isinstance(layer, (Activation, Softmax)):
+                value = layer(value)
+            elif isinstance(layer, Rescaling):
                 value = _dense(value, dtype) * dtype.type(layer.scale) + dtype.type(layer.offset)
             elif isinstance(layer, Fork):
                 value = _dense(value, dtype)
@@ -42,8 +50,6 @@ def numpy_forward(layers: Sequence[Layer], arrays: dict[str, np.ndarray], X, dty
                 value = value * skips.pop()
             elif isinstance(layer, Join):
                 value = value + skips.pop()
-            elif isinstance(layer, (Activation, Softmax)):
-                value = layer(value)
             elif not isinstance(layer, Dropout):
                 own = {key: arrays[f"{name}.{key}"] for key in layer.parameter_shapes(value.shape[1])}
                 value = layer.forward(value, own)

@@ -53,6 +53,7 @@ class Sequential:
             raise unknown_name("dtype", dtype, ["float32", "float64"])
         self.dtype = np.dtype(name)
         self.layers = layers
+        self._flat = tuple(named(layers))
         self.loss = None
         self.n_features = None
         self._arrays: dict[str, np.ndarray] = {}
@@ -263,7 +264,7 @@ class Sequential:
         self._need_parameters()
         X = check_X(X, n_features=self.n_features)
         if X.shape[0] * sum([a.size for a in self._arrays.values()]) <= FEW:
-            return numpy_forward(self.layers, self._arrays, X, self.dtype)
+            return numpy_forward(self._flat, self._arrays, X, self.dtype)
         from .evaluation import Evaluation
 
         evaluation = Evaluation(self, X, n_threads=n_threads)
@@ -301,7 +302,7 @@ class Sequential:
         index = self._layer_index(layer)
         X = check_X(X, n_features=self.n_features)
         blocks = [X[start : start + _ROWS] for start in range(0, X.shape[0], _ROWS)]
-        layers = self.layers[: index + 1]
+        layers = list(named(self.layers[: index + 1]))
         return np.concatenate([numpy_forward(layers, self._arrays, block, self.dtype) for block in blocks])
 
     def _layer_index(self, layer: int | str) -> int:
@@ -365,7 +366,9 @@ class Sequential:
             raise ValueError(f"`other` must have n_features={self.n_features}; got {other.n_features}.")
         if not self.built:
             self.build(other.n_features)
-        self.set_parameters({name: other._arrays[name] for name in parameter_shapes(self.layers[:layers], 1)})
+        self.set_parameters(
+            {name: other._arrays[name] for name in parameter_shapes(self.layers[:layers], self.n_features)}
+        )
         return self
 
     def predict(self, X, n_threads: int | None = None) -> np.ndarray:

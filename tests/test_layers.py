@@ -435,6 +435,13 @@ def test_names_summary_and_activations(rng):
         model.activations(X, layer="layer_norm_0")  # inside a residual: not one of `layers`
 
 
+def test_leading_layers_are_copied_with_their_norms():
+    first = built((Residual(Dense(21)), Dense(8), GroupNorm(4), BatchNorm(), ReLU(), Dense(3)))
+    second = Sequential(*first.layers[:5], Dense(2), dtype="float64").copy_parameters(first, layers=5)
+    for name, value in second.parameters.items():
+        assert np.array_equal(value, first.parameters[name]) == (name not in ("dense_2.weight", "dense_2.bias")), name
+
+
 def test_configs_are_json():
     from fastmlp.layers import from_config, to_config
 
