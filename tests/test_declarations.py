@@ -460,13 +460,15 @@ def test_unknown_layers_and_fields_are_refused():
 def test_declarations_are_frozen_documented_data(cls):
     import pickle
 
-    arguments = {"Dense": (3,), "Rescaling": (2.0,), "Dropout": (0.5,)}.get(cls.__name__, ())
+    needed = {"Rescaling": (2.0,), "Dropout": (0.5,), "Residual": (layer_module.Softmax(),)}
+    needed |= dict.fromkeys(("Dense", "GroupNorm", "GLU", "GEGLU", "SwiGLU"), (3,))
+    arguments = needed.get(cls.__name__, ())
     instance = cls(*arguments)
     assert cls.__doc__
     assert instance == cls(*arguments)
     assert hash(instance) == hash(cls(*arguments))
     assert pickle.loads(pickle.dumps(instance)) == instance
-    assert eval(repr(instance), {cls.__name__: cls}) == instance
+    assert eval(repr(instance), vars(layer_module) | {cls.__name__: cls}) == instance
     for field in dataclasses.fields(cls):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(instance, field.name, 1)
