@@ -101,6 +101,7 @@ def measure_network(network, labels, rounds, smoke=False, pause=0.03):
             contenders[label] = make(network, X, y, network.parameters(), n_threads, shuffle)
             contenders[label].run(orders)
     for _ in range(rounds):
+        orders = np.stack([rng.permutation(n_rows) for _ in range(epochs)])  # new ones, as fastmlp draws its own
         for label, contender in contenders.items():
             time.sleep(pause)
             n_threads = CONTENDERS[label][1] if label.startswith("fastmlp") else None
