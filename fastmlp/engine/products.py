@@ -200,20 +200,21 @@ def weight_gradient(dtype: str, simd: Simd):
             a_ahead, upcoming = r[R.A_AHEAD], worker if r[R.GATHERS] != 0 else 0
             weights = r[R.W] + (j * panel_width * depth + p * panel_width * width) * item
             wt_width = panel_width if p < n_blocks - 1 else r[R.WT_LAST_WIDTH]
-            transposed = r[R.WT]
+            transposed, copy = r[R.WT], 0
             if transposed != 0:
                 transposed += (p * panel_width * n_out + j * panel_width * wt_width) * item
+                copy = transposed if n == panel_width and n_out - j * panel_width >= panel_width else 0
             out, written = scratch, weights
             if r[R.GRADIENT] != 0:
                 out = written = r[R.GRADIENT] + weights - r[R.W]
             if width == panel_width:
-                full(a, n, stride, b, rows, out, a_ahead, upcoming, written, slot_bytes, slots, transposed)
+                full(a, n, stride, b, rows, out, a_ahead, upcoming, written, slot_bytes, slots, copy)
             elif width == half_width:
-                half(a, n, stride, b, rows, out, a_ahead, upcoming, written, slot_bytes, slots, transposed)
+                half(a, n, stride, b, rows, out, a_ahead, upcoming, written, slot_bytes, slots, copy)
             elif width == quarter_width:
-                quarter(a, n, stride, b, rows, out, a_ahead, upcoming, written, slot_bytes, slots, transposed)
+                quarter(a, n, stride, b, rows, out, a_ahead, upcoming, written, slot_bytes, slots, copy)
             else:
-                eighth(a, n, stride, b, rows, out, a_ahead, upcoming, written, slot_bytes, slots, transposed)
+                eighth(a, n, stride, b, rows, out, a_ahead, upcoming, written, slot_bytes, slots, copy)
             update_block(r, worker, weights, out, n * width)
             if transposed != 0:
                 write_transposed(weights, n, width, min(width, n_out - j * panel_width), transposed, wt_width)
