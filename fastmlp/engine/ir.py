@@ -305,9 +305,9 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
                     at = builder.mul(line, _i64(LINE))
                     _emit_touch(builder, builder.add(update, at))
                     _emit_touch(builder, builder.add(transposed, at))
-                    for i in range(1, 3) if roomy else ():
+                    for i in range(1, 3):
                         slot = builder.mul(_least(builder, slots, _i64(i)), slot_bytes)
-                        _emit_prefetch(builder, builder.add(builder.add(update, slot), at), True, 2)
+                        _emit_prefetch(builder, builder.add(builder.add(update, slot), at), True, 3)
                 x_line = builder.add(row, _least(builder, builder.shl(first, _i64(6)), x_last))
                 n = _least(builder, builder.sub(depth, first), _i64(4))
                 with cgutils.for_range(builder, n) as loop:
