@@ -259,7 +259,7 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
 
     With `ask_ahead` the loop sees to it that things have come when they are needed:
 
-    - `row` to `row + row_end`, a row of X for the next step, is prefetched from memory;
+    - `n_upcoming` lines at `upcoming`, of a row of X for the next step, are prefetched from memory;
     - the lines that the optimiser will write at `update` and at `transposed` are written with what they hold. Every
       worker has read them since, and the write that takes them back takes 15 ns (measured on a Zen 4 whose cores share
       the last cache); in the middle of a product nobody waits for it. A prefetch for writing does not do it.
@@ -293,9 +293,8 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
             with cgutils.for_range(builder, depth) as loop:
                 step(loop.index)
         else:  # what need not be asked for at every k stays out of the inner loop
-            a_ahead, row, row_end, update, slot_bytes, slots, transposed = ahead
+            a_ahead, upcoming, n_upcoming, update, slot_bytes, slots, transposed = ahead
             roomy, n_lines = rows * vectors >= 16, rows * width // LINE
-            x_last = builder.sub(row_end, _least(builder, row_end, _i64(LINE * 3)))
             pace = builder.zext(builder.icmp_signed(">=", depth, _i64(128)), I64)  # a line in every 4 or 8 rows
             with cgutils.for_range(builder, builder.lshr(builder.add(depth, _i64(3)), _i64(2))) as four:
                 first = builder.shl(four.index, _i64(2))
@@ -308,13 +307,13 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
                     for i in range(1, 3):
                         slot = builder.mul(_least(builder, slots, _i64(i)), slot_bytes)
                         _emit_prefetch(builder, builder.add(builder.add(update, slot), at), True, 3)
-                x_line = builder.add(row, _least(builder, builder.shl(first, _i64(6)), x_last))
+                with builder.if_then(builder.icmp_signed("<", four.index, n_upcoming)):
+                    _emit_prefetch(builder, builder.add(upcoming, builder.mul(four.index, _i64(LINE))), False, 2)
                 n = _least(builder, builder.sub(depth, first), _i64(4))
                 with cgutils.for_range(builder, n) as loop:
                     a_row = step(builder.add(first, loop.index))
                     if roomy:
                         _emit_prefetch(builder, builder.add(a_row, a_ahead), False, 3)
-                    _emit_prefetch(builder, builder.add(x_line, builder.shl(loop.index, _i64(6))), False, 2)
         _store_tile(v, acc, c, width)
 
     @intrinsic
@@ -327,7 +326,7 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
 
     @intrinsic
     def tile_asking(
-        typingctx, a, stride, b, depth, c, more, a_ahead, row, row_end, update, slot_bytes, slots, transposed
+        typingctx, a, stride, b, depth, c, more, a_ahead, upcoming, n_upcoming, update, slot_bytes, slots, transposed
     ):
         def codegen(context, builder, sig, args):
             emit(builder, *args[:6], ahead=args[6:])

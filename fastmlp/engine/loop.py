@@ -85,7 +85,7 @@ def run(dtype: str, simd: Simd):
             # chunks of equal size: a small last one would read all weights for a few rows
             chunks = max(1, (stop - start + chunk - 1) // chunk)
             chunk_rows = ((stop - start + chunks - 1) // chunks + unit - 1) // unit * unit
-            w[R.NEXT_ROW] = w[R.NEXT_END] = 0
+            w[R.NEXT_ROW] = w[R.NEXT_END] = w[R.NEXT_OFFSET] = 0
             if step + 1 < a[R.N_STEPS]:
                 s = int64_at(a[R.STEPS] + (step + 1) * R.STEP * 8)
                 w[R.NEXT_INDEX], w[R.NEXT_FIRST] = s[R.STEP_INDEX], s[R.STEP_FIRST]

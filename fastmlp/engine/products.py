@@ -6,7 +6,7 @@ from numba import njit
 
 from . import records as R
 from .elementary import INLINE
-from .ir import call, int64_at, items_at, tile_of_columns, tile_of_rows, transpose_square
+from .ir import LINE, call, int64_at, items_at, tile_of_columns, tile_of_rows, transpose_square
 from .simd import ITEMSIZE, Simd
 
 BATCH_CHUNK = (
@@ -134,87 +134,108 @@ def weight_gradient(dtype: str, simd: Simd):
     tallest = simd.rows
 
     @njit(**INLINE)
-    def upcoming_row(worker, otherwise):
-        """(address, last line's offset) of the next row that this worker will gather in the next step."""
-        if worker == 0:
-            return otherwise, 0
+    def upcoming_lines(worker, share, row_bytes):
+        """(address, number) of the next lines of X, `share` at most, that this worker will gather in the next step."""
+        if share == 0:
+            return 0, 0
         w = int64_at(worker)
-        i = w[R.NEXT_ROW]
+        i, offset = w[R.NEXT_ROW], w[R.NEXT_OFFSET]
         if i >= w[R.NEXT_END]:
-            return otherwise, 0
-        w[R.NEXT_ROW] = i + 1
+            return 0, 0
         row = w[R.NEXT_FIRST] + i if w[R.NEXT_INDEX] == 0 else int64_at(w[R.NEXT_INDEX])[i]
-        return w[R.NEXT_X] + row * w[R.NEXT_STRIDE], w[R.NEXT_STRIDE] - 1
+        n = min(share, (row_bytes - offset + LINE - 1) // LINE)
+        w[R.NEXT_OFFSET] = offset + n * LINE
+        if w[R.NEXT_OFFSET] >= row_bytes:
+            w[R.NEXT_ROW], w[R.NEXT_OFFSET] = i + 1, 0
+        return w[R.NEXT_X] + row * w[R.NEXT_STRIDE] + offset, n
 
-    def column_strip(width, vectors, lanes):
+    def tiles_of(width, vectors, lanes):
         tall, four, two, one = (tile_of_columns(dtype, r, vectors, lanes) for r in (tallest, 4, 2, 1))
-        asking = tile_of_columns(dtype, tallest, vectors, lanes, ask_ahead=True)
 
         @njit(**INLINE)
-        def strip(a, n, stride, b, rows, c, a_ahead, worker, weights, slot_bytes, slots, transposed):
-            for first in range(0, rows, BATCH_CHUNK):
-                depth, more, i = min(BATCH_CHUNK, rows - first), first, 0
-                while i + tallest <= n:
-                    at, out = a + i * item, c + i * width * item
-                    if a_ahead != 0:
-                        row, end = upcoming_row(worker, b)
-                        update = weights + i * width * item
-                        copy = transposed + i * width * item if transposed != 0 else update
-                        asking(at, stride, b, depth, out, more, a_ahead, row, end, update, slot_bytes, slots, copy)
-                    else:
-                        tall(at, stride, b, depth, out, more)
-                    i += tallest
-                if i + 4 <= n:
-                    four(a + i * item, stride, b, depth, c + i * width * item, more)
-                    i += 4
-                if i + 2 <= n:
-                    two(a + i * item, stride, b, depth, c + i * width * item, more)
-                    i += 2
-                if i < n:
-                    one(a + i * item, stride, b, depth, c + i * width * item, more)
-                a += depth * stride
-                b += depth * width * item
+        def tiles(a, n, stride, b, depth, c, more):
+            i = 0
+            while i + tallest <= n:
+                tall(a + i * item, stride, b, depth, c + i * width * item, more)
+                i += tallest
+            if i + 4 <= n:
+                four(a + i * item, stride, b, depth, c + i * width * item, more)
+                i += 4
+            if i + 2 <= n:
+                two(a + i * item, stride, b, depth, c + i * width * item, more)
+                i += 2
+            if i < n:
+                one(a + i * item, stride, b, depth, c + i * width * item, more)
 
-        return strip
+        return tiles
 
     shapes = _shapes(dtype, simd)
-    strips = [column_strip(*shape) for shape in shapes]
+    strips = [tiles_of(*shape) for shape in shapes]
     widths = [shape[0] for shape in shapes]
     full, half, quarter, eighth = (strips + strips[-1:] * 3)[:4]
     half_width, quarter_width = (widths + [0] * 3)[1:3]
+    tall_asking = tile_of_columns(dtype, tallest, *shapes[0][1:], ask_ahead=True)
+    second = 5 if tallest == 6 else tallest  # 6 + 5 + 5 rows of a block of 16 keep more sums in flight than 6 + 6 + 4
+    next_asking = tile_of_columns(dtype, second, *shapes[0][1:], ask_ahead=True)
+    row_of_c = panel_width * item
+
+    @njit(**INLINE)
+    def full_asking(a, n, stride, b, depth, c, more, a_ahead, worker, share, row_bytes, update, slot_bytes, slots, wt):
+        """As `full`; and the tiles ask for what will be needed. Of narrower panels a layer has one at most."""
+        i = 0
+        while i + second <= n:
+            x, n_x = upcoming_lines(worker, share, row_bytes)
+            at, out, to = a + i * item, c + i * row_of_c, update + i * row_of_c
+            copy = wt + i * row_of_c if wt != 0 else to
+            if i == 0 and n >= tallest:
+                tall_asking(at, stride, b, depth, out, more, a_ahead, x, n_x, to, slot_bytes, slots, copy)
+                i += tallest
+            else:
+                next_asking(at, stride, b, depth, out, more, a_ahead, x, n_x, to, slot_bytes, slots, copy)
+                i += second
+        if i < n:
+            full(a + i * item, n - i, stride, b, depth, c + i * row_of_c, more)
 
     def weight_gradient(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
         rows, depth, n_blocks, n_panels, scratch = w[R.ROWS], r[R.DEPTH], r[R.N_BLOCKS], r[R.N_PANELS], w[R.SCRATCH]
-        n_out, slots, slot_bytes = r[R.N_OUT], r[R.SLOTS], w[R.SLOT_BYTES]
+        n_out, slots, slot_bytes, ahead = r[R.N_OUT], r[R.SLOTS], w[R.SLOT_BYTES], r[R.A_AHEAD]
+        share, row_bytes = 0, min(w[R.NEXT_STRIDE], depth * 8)
+        if r[R.GATHERS] != 0:  # evenly over the tiles: many reads from memory at a time would hold up all others
+            share = 1 + rows * row_bytes // (LINE * r[R.GATHERS])
         for unit in range(lo, hi):
-            p, j = (
-                unit // n_panels,
-                unit % n_panels,
-            )  # a block of A, whose rows lie far apart, stays in L1 for all panels
+            # a block of A, whose rows lie far apart, stays in L1 for all panels
+            p, j = unit // n_panels, unit % n_panels
             width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
             n = min(panel_width, depth - p * panel_width)
             a = r[R.A] + p * r[R.A_BLOCK_BYTES]
             stride = r[R.A_STRIDE] if p < n_blocks - 1 else r[R.A_STRIDE_LAST]
             b = r[R.C] + j * r[R.C_PANEL_BYTES]
-            a_ahead, upcoming = r[R.A_AHEAD], worker if r[R.GATHERS] != 0 else 0
             weights = r[R.W] + (j * panel_width * depth + p * panel_width * width) * item
             wt_width = panel_width if p < n_blocks - 1 else r[R.WT_LAST_WIDTH]
             transposed, copy = r[R.WT], 0
             if transposed != 0:
                 transposed += (p * panel_width * n_out + j * panel_width * wt_width) * item
                 copy = transposed if n == panel_width and n_out - j * panel_width >= panel_width else 0
-            out, written = scratch, weights
+            out, to = scratch, weights
             if r[R.GRADIENT] != 0:
-                out = written = r[R.GRADIENT] + weights - r[R.W]
-            if width == panel_width:
-                full(a, n, stride, b, rows, out, a_ahead, upcoming, written, slot_bytes, slots, copy)
-            elif width == half_width:
-                half(a, n, stride, b, rows, out, a_ahead, upcoming, written, slot_bytes, slots, copy)
-            elif width == quarter_width:
-                quarter(a, n, stride, b, rows, out, a_ahead, upcoming, written, slot_bytes, slots, copy)
-            else:
-                eighth(a, n, stride, b, rows, out, a_ahead, upcoming, written, slot_bytes, slots, copy)
+                out = to = r[R.GRADIENT] + weights - r[R.W]
+            for first in range(0, rows, BATCH_CHUNK):
+                k = min(BATCH_CHUNK, rows - first)
+                if width == panel_width and ahead != 0:
+                    full_asking(
+                        a, n, stride, b, k, out, first, ahead, worker, share, row_bytes, to, slot_bytes, slots, copy
+                    )
+                elif width == panel_width:
+                    full(a, n, stride, b, k, out, first)
+                elif width == half_width:
+                    half(a, n, stride, b, k, out, first)
+                elif width == quarter_width:
+                    quarter(a, n, stride, b, k, out, first)
+                else:
+                    eighth(a, n, stride, b, k, out, first)
+                a += k * stride
+                b += k * width * item
             update_block(r, worker, weights, out, n * width)
             if transposed != 0:
                 write_transposed(weights, n, width, min(width, n_out - j * panel_width), transposed, wt_width)

@@ -73,6 +73,7 @@ LAYER = 15
 # a worker's private record
 ROWS, INDEX, FIRST, SCALARS, SCRATCH, CONTROL, STEP_LOSS, SLOT_BYTES = 0, 1, 2, 3, 4, 5, 6, 7
 NEXT_X, NEXT_STRIDE, NEXT_INDEX, NEXT_FIRST, NEXT_ROW, NEXT_END = range(8, 14)  # rows that the next step will gather
+NEXT_OFFSET = 17  # bytes of row NEXT_ROW that have been asked for
 KEY = 15  # 64 random bits of the step
 EPILOGUE_NUMBER = 14  # NUMBER of the record that is being run, for its epilogue
 AVERAGE_BYTES = 16  # from a parameter to its moving average, the last slot

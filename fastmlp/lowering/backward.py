@@ -144,7 +144,8 @@ def _update_steps(plan: Plan, op: Op, gradient: Matrix, updates: Updates) -> lis
     """The weights' gradient and update in blocks of panel x panel, and the bias's in panels."""
     weight, panel = op.parameters["weight"], plan.simd.panel(plan.dtype)
     n_in, n_out = weight.shape
-    source = operand(plan, op.source)
+    source, n_blocks = operand(plan, op.source), -(-n_in // panel)
+    units = n_blocks * gradient.n_panels
     following, text = updates.fields(weight, op.layer, weight=True)
     fields = {
         **panels(gradient),
@@ -154,14 +155,14 @@ def _update_steps(plan: Plan, op: Op, gradient: Matrix, updates: Updates) -> lis
         R.A_STRIDE_LAST: source[R.A_STRIDE_LAST],
         R.A_BLOCK_BYTES: panel * plan.item if op.source is None else op.source.panel_bytes,
         R.DEPTH: n_in,
-        R.N_BLOCKS: -(-n_in // panel),
+        R.N_BLOCKS: n_blocks,
         R.N_OUT: n_out,
         R.W: weight.matrix.at,
-        R.GATHERS: int(op.source is None),
+        # tiles among which the prefetches of the next step's rows are shared out
+        R.GATHERS: units * (panel // plan.simd.rows) if op.source is None else 0,
         # the next line of a row, or the next block of columns; 0 where nothing need be asked for ahead
         R.A_AHEAD: 0 if _fits_the_caches(plan) else 64 if op.source is None else op.source.panel_bytes,
     }
-    units = fields[R.N_BLOCKS] * gradient.n_panels
     rows = plan.batch_size
     width = gradient.last_width if gradient.n_panels == 1 else panel
     # relative time of a unit, as measured: the product, 16 rows' worth of Adam, 6 of writing W^T; narrow panels cost
