@@ -92,6 +92,25 @@ def test_the_same_bits_for_odd_batches(batch_size):
         assert same(fitted("dense", "float32", False, n_threads, batch_size), expected)
 
 
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_same_bits_where_workers_take_lines_back(rng, dtype, clip_norm):
+    """A network too large for one core's caches: its products write the coming lines of the weights as they are, while
+    the neighbours update theirs. Odd widths, so that blocks share lines; batches of several chunks."""
+    X, y = rng.normal(size=(600, 131)).astype(dtype), rng.integers(0, 5, 600)
+
+    def parameters(n_threads):
+        model = Sequential(Dense(197), ReLU(), Dense(83), Tanh(), Dense(49), ReLU(), Dense(5), dtype=dtype)
+        optimizer = Adam(0.01, clip_norm=clip_norm)
+        options = {"loss": "softmax_cross_entropy", "optimizer": optimizer, "batch_size": 300, "verbose": 0}
+        model.fit(X, y, epochs=20, n_threads=n_threads, seed=3, **options)
+        return dict(model.parameters)
+
+    expected = parameters(1)
+    for n_threads in (2, 3, 8):
+        assert same(parameters(n_threads), expected), n_threads
+
+
 def test_the_same_bits_from_concurrent_fits():
     """Eight Python threads, each with its own fit of one to three workers, all at once."""
     seeds = range(8)
