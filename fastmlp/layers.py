@@ -341,6 +341,7 @@ def pre_norm_block(
     activation: Activation | None = None,
     dropout: float = 0.0,
     drop_rate: float = 0.0,
+    last_initializer: str | Initializer = "zeros",
 ) -> Residual:
     """The feed-forward block of transformers, norm first: x + Dense(act(Dense(LayerNorm(x)))) (Xiong et al., 2020).
 
@@ -356,11 +357,14 @@ def pre_norm_block(
         Rate after the activation; none at 0.
     drop_rate : float
         Stochastic depth; see `Residual`.
+    last_initializer : str or Initializer
+        Of the last layer. From zeros the block starts as the identity (Zhang, Dauphin and Ma, 2019);
+        with `Scaled("glorot_uniform", 1 / math.sqrt(depth))`, `depth` blocks add up to the size of one (Radford et al.,
+        2019).
 
     Returns
     -------
     Residual
-        Its last layer starts at 0, so that the block starts as the identity (Zhang, Dauphin and Ma, 2019).
 
     Examples
     --------
@@ -369,7 +373,7 @@ def pre_norm_block(
     """
     layers = [LayerNorm(), Dense(expansion * units), activation or GELU()]
     layers += [Dropout(dropout)] if dropout else []
-    return Residual(*layers, Dense(units, kernel_initializer="zeros"), drop_rate=drop_rate)
+    return Residual(*layers, Dense(units, kernel_initializer=last_initializer), drop_rate=drop_rate)
 
 
 Layer = (

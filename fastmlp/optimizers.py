@@ -2,7 +2,8 @@
 
 The engine applies the rule to a tile of parameters right after its gradient was computed. Numbers that change from step
 to step (learning rate, bias corrections) come from `scalars`, in float64, so a schedule is a column of that table:
-of the learning rate, and of `momentum`, `weight_decay`, `clip_value` and `clip_norm` as well.
+of the learning rate, and of `momentum`, `beta_1`, `beta_2`, `weight_decay`, `clip_value` and `clip_norm`
+as well.
 """
 
 from __future__ import annotations
@@ -157,8 +158,8 @@ class Adam(Optimizer):
     ----------
     learning_rate : float or Schedule
         lr, at least 0, or a rate for each step (`fastmlp.schedules`).
-    beta_1, beta_2 : float
-        b1 and b2, in [0, 1).
+    beta_1, beta_2 : float or Schedule
+        b1 and b2, in [0, 1). The corrections 1 - b1^t of step t take the b1 of that step, as PyTorch's do.
     epsilon : float
         eps, above 0.
     clip_value, clip_norm, ema_decay : float, optional
@@ -180,14 +181,14 @@ class Adam(Optimizer):
     rule: ClassVar[str] = "adam"
     n_slots: ClassVar[int] = 2
     learning_rate: float | Schedule = 0.001
-    beta_1: float = 0.9
-    beta_2: float = 0.999
+    beta_1: float | Schedule = 0.9
+    beta_2: float | Schedule = 0.999
     epsilon: float = 1e-8
 
     def __post_init__(self):
         super().__post_init__()
-        check_range("beta_1", self.beta_1, 0, 1)
-        check_range("beta_2", self.beta_2, 0, 1)
+        _check_number("beta_1", self.beta_1, 0, 1)
+        _check_number("beta_2", self.beta_2, 0, 1)
         check_range("epsilon", self.epsilon, 0, np.inf, low_open=True)
 
     def scalars(self, learning_rate, step):
@@ -210,7 +211,7 @@ class AdamW(Adam):
     ----------
     learning_rate : float or Schedule
         lr, at least 0, or a rate for each step (`fastmlp.schedules`).
-    beta_1, beta_2 : float
+    beta_1, beta_2 : float or Schedule
         As Adam's, in [0, 1).
     epsilon : float
         As Adam's, above 0.
@@ -256,7 +257,7 @@ class NAdam(Adam):
     learning_rate : float or Schedule
         lr, at least 0, or a rate for each step (`fastmlp.schedules`).
     beta_1, beta_2 : float
-        b1 and b2, in [0, 1).
+        b1 and b2, in [0, 1); beta_2 may follow a schedule (M has no closed form with another b1 at each step).
     epsilon : float
         eps, above 0.
     momentum_decay : float
@@ -286,6 +287,7 @@ class NAdam(Adam):
 
     def __post_init__(self):
         super().__post_init__()
+        check_range("beta_1", self.beta_1, 0, 1)
         check_range("momentum_decay", self.momentum_decay, 0, np.inf)
 
     def scalars(self, learning_rate, step):
@@ -430,7 +432,7 @@ class Lion(Optimizer):
     ----------
     learning_rate : float or Schedule
         lr, at least 0, or a rate for each step (`fastmlp.schedules`); a third to a tenth of Adam's.
-    beta_1, beta_2 : float
+    beta_1, beta_2 : float or Schedule
         b1 and b2, in [0, 1).
     weight_decay : float or Schedule
         wd, at least 0.
@@ -456,14 +458,14 @@ class Lion(Optimizer):
     rule: ClassVar[str] = "lion"
     n_slots: ClassVar[int] = 1
     learning_rate: float | Schedule = 0.0001
-    beta_1: float = 0.9
-    beta_2: float = 0.99
+    beta_1: float | Schedule = 0.9
+    beta_2: float | Schedule = 0.99
     weight_decay: float | Schedule = 0.0
 
     def __post_init__(self):
         super().__post_init__()
-        check_range("beta_1", self.beta_1, 0, 1)
-        check_range("beta_2", self.beta_2, 0, 1)
+        _check_number("beta_1", self.beta_1, 0, 1)
+        _check_number("beta_2", self.beta_2, 0, 1)
         _check_number("weight_decay", self.weight_decay, 0, np.inf)
 
     def scalars(self, learning_rate, step):

@@ -33,6 +33,7 @@ from fastmlp import (
     pre_norm_block,
 )
 from fastmlp.evaluation import Evaluation
+from fastmlp.initializers import Scaled
 from fastmlp.training import Training
 
 NETWORKS = {
@@ -401,6 +402,17 @@ def test_a_pre_norm_block_starts_as_the_identity(rng):
     names = {"dense_0": "dense_0", "dense_1": "dense_3"}
     shallow.set_parameters({n: model.parameters[names[n[:7]] + n[7:]] for n in shallow.parameters})
     assert np.array_equal(model.logits(X), shallow.logits(X))
+
+
+def test_the_last_layers_of_pre_norm_blocks_shrink_with_depth():
+    """As GPT-2 starts: sixteen branches that start at a quarter of their size add up to one's."""
+    plain, scaled = (
+        Sequential(Dense(8), pre_norm_block(8, last_initializer=last), Dense(2)).build(4, seed=1)
+        for last in ("glorot_uniform", Scaled("glorot_uniform", 1 / np.sqrt(16)))
+    )
+    last = [name for name, value in plain.parameters.items() if value.shape == (32, 8)]
+    assert len(last) == 1 and plain.parameters[last[0]].any()
+    assert np.array_equal(scaled.parameters[last[0]], plain.parameters[last[0]] / 4)
 
 
 def test_normalised_inputs_of_any_scale_train(rng):

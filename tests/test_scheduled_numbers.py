@@ -9,7 +9,21 @@ import reference
 from test_dropout import keys, twin_step
 from test_layer_options import data, network, train
 
-from fastmlp import SGD, AdamW, Dense, Dropout, Lion, RMSprop, Sequential, Tanh, load_model, optimizers, save_model
+from fastmlp import (
+    SGD,
+    Adam,
+    AdamW,
+    Dense,
+    Dropout,
+    Lion,
+    NAdam,
+    RMSprop,
+    Sequential,
+    Tanh,
+    load_model,
+    optimizers,
+    save_model,
+)
 from fastmlp.engine import jit
 from fastmlp.layers import from_config, to_config
 from fastmlp.schedules import Constant, CosineDecay, ExponentialDecay, Schedule, Warmup
@@ -20,7 +34,10 @@ SCHEDULED = [
     SGD(0.05, momentum=Warmup(0.9, steps=3), nesterov=True),
     SGD(CosineDecay(0.05, epochs=3), clip_value=ExponentialDecay(0.2, 0.5, epochs=1)),
     AdamW(0.01, epsilon=1e-3, weight_decay=CosineDecay(2.0, epochs=2), clip_norm=CosineDecay(0.5, 0.01, steps=9)),
+    Adam(0.01, epsilon=1e-3, beta_1=CosineDecay(0.95, 0.85, steps=7), beta_2=Warmup(0.99, steps=5)),
+    NAdam(0.01, epsilon=1e-3, beta_2=CosineDecay(0.99, 0.9, steps=7)),
     Lion(0.001, weight_decay=Warmup(5.0, steps=4)),
+    Lion(0.001, beta_1=CosineDecay(0.9, 0.5, steps=7), beta_2=CosineDecay(0.99, 0.9, epochs=2)),
     RMSprop(0.01, epsilon=1e-3, momentum=CosineDecay(0.9, steps=9)),
 ]
 
@@ -113,6 +130,7 @@ def test_a_scheduled_dropout_is_saved(tmp_path):
     ("optimizer", "words"),
     [
         (SGD(momentum=Constant(1.0)), r"`momentum` must be in \[0, 1\); got 1.0"),
+        (Adam(beta_2=Constant(1.0)), r"`beta_2` must be in \[0, 1\); got 1.0"),
         (SGD(clip_value=CosineDecay(1.0, steps=2)), r"`clip_value` must be in \(0, inf\); got 0.0"),
         (AdamW(clip_norm=Constant(0.0)), r"`clip_norm` must be in \(0, inf\); got 0.0"),
     ],
@@ -120,6 +138,37 @@ def test_a_scheduled_dropout_is_saved(tmp_path):
 def test_values_out_of_range_are_refused(optimizer, words):
     with pytest.raises(ValueError, match=words):
         train(network(None, None, None), optimizer)
+
+
+def test_betas_that_follow_a_schedule_against_pytorch(rng):
+    """PyTorch's users set `betas` of the group before a step; so does its OneCycleLR."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    beta_1, beta_2 = CosineDecay(0.95, 0.8, steps=7), CosineDecay(0.99, 0.9, steps=7)
+    X, y = rng.normal(size=(48, 5)), rng.normal(size=(48, 2))
+    model = Sequential(Dense(7), Tanh(), Dense(2), dtype="float64").build(5, seed=1)
+    twin = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 2)).double()
+    with torch.no_grad():
+        for k, linear in enumerate(twin[::2]):
+            linear.weight[:] = torch.tensor(model.parameters[f"dense_{k}.weight"].T.copy())
+            linear.bias[:] = torch.tensor(model.parameters[f"dense_{k}.bias"])
+    optimizer = Adam(0.01, epsilon=1e-3, beta_1=beta_1, beta_2=beta_2)
+    options = {"loss": "squared_error", "optimizer": optimizer, "batch_size": 16, "shuffle": False}
+    with Training(model, X, y, **options) as training:
+        training.run(3)
+    peer = torch.optim.Adam(twin.parameters(), lr=0.01, eps=1e-3)
+    for t in range(9):
+        step, rows = np.array([float(t)]), slice(16 * (t % 3), 16 * (t % 3) + 16)
+        peer.param_groups[0]["betas"] = (beta_1(step, 3)[0], beta_2(step, 3)[0])
+        peer.zero_grad()
+        (0.5 * ((twin(torch.tensor(X[rows])) - torch.tensor(y[rows])) ** 2).sum(1).mean()).backward()
+        peer.step()
+    for k, linear in enumerate(twin[::2]):
+        assert np.allclose(model.parameters[f"dense_{k}.weight"], linear.weight.detach().numpy().T, rtol=1e-10)
+
+
+def test_the_beta_1_of_nadam_is_a_number():
+    with pytest.raises(TypeError, match="`beta_1`"):
+        NAdam(beta_1=Constant(0.9))
 
 
 def test_a_rate_of_dropout_out_of_range_is_refused():
