@@ -8,11 +8,11 @@ The way of the data, and where to find it::
          --> engine: runs the steps on threads; kernels, compiled once and cached   (engine/)
          --> history, fitted parameters
 
-Declarations: `layers`, `activations`, `losses`, `optimizers`, `schedules`, `initializers`; to add an activation, add a
-class in `activations.py` (a user's own are `CustomActivation` and `CustomLoss`). Around a fit: `callbacks`, `progress`,
-`history`, `diagnosis`. Files: `serialization` and `model_file` for models, `datasets`, `tables` and `preprocessing` for
-data, which the command line (`cli`, `commands`) uses. Names below are imported on first use, so that `import fastmlp`
-costs nothing.
+Declarations: `layers`, `augmentation`, `activations`, `losses`, `optimizers`, `schedules`, `initializers`; to add an
+activation, add a class in `activations.py` (a user's own are `CustomActivation` and `CustomLoss`). Around a fit:
+`callbacks`, `progress`, `history`, `diagnosis`. Files: `serialization` and `model_file` for models, `datasets`,
+`tables` and `preprocessing` for data, which the command line (`cli`, `commands`) uses. Names below are imported on
+first use, so that `import fastmlp` costs nothing.
 """
 
 from importlib import import_module
@@ -23,6 +23,10 @@ _HOME = {
     "Sequential": "sequential",
     "Dense": "layers",
     "Dropout": "layers",
+    "GaussianNoise": "augmentation",
+    "RandomAffine": "augmentation",
+    "MixUp": "augmentation",
+    "CutMix": "augmentation",
     "Residual": "layers",
     "pre_norm_block": "layers",
     "GLU": "layers",

@@ -11,6 +11,7 @@ import numpy as np
 
 from . import initializers, schedules, user_functions
 from .activations import ACTIVATIONS, GELU, Activation, CustomActivation, Logistic, SiLU
+from .augmentation import CutMix, GaussianNoise, MixUp, RandomAffine
 from .errors import check_range, unknown_name
 from .initializers import Initializer
 from .normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
@@ -379,6 +380,7 @@ def pre_norm_block(
 Layer = (
     Dense
     | (Dropout | Rescaling)
+    | (GaussianNoise | RandomAffine | MixUp | CutMix)
     | (BatchNorm | LayerNorm | RMSNorm | GroupNorm)
     | (Residual | GLU | GEGLU | SwiGLU)
     | (PReLU | Softmax | Activation)

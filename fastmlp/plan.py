@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .augmentation import Mixing
 from .engine import records as R
 from .engine.simd import ITEMSIZE, Simd
 from .schedules import Schedule
@@ -105,6 +106,7 @@ class Group:
     l2: float = 0.0
     learning_rate_multiplier: float = 1.0
     dropout: Schedule | None = None  # of a Dropout's rate
+    mixing: Mixing | None = None  # what its rows of numbers are drawn for
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ import numpy as np
 
 from ._arrays import is_sparse
 from .activations import Activation
+from .augmentation import AUGMENTATIONS
 from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Rescaling, Softmax, Switch
 
 
 def numpy_forward(
     layers: Iterable[tuple[str, Layer | Mark]], arrays: dict[str, np.ndarray], X, dtype: np.dtype
 ) -> np.ndarray:
-    """What the layers make of X, (n, width), as a prediction: nothing is dropped.
+    """What the layers make of X, (n, width), as a prediction: nothing is dropped or augmented.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ def numpy_forward(
                 value = value * skips.pop()
             elif isinstance(layer, Join):
                 value = value + skips.pop()
-            elif not isinstance(layer, Dropout):
+            elif not isinstance(layer, (Dropout, *AUGMENTATIONS)):
                 own = {key: arrays[f"{name}.{key}"] for key in layer.parameter_shapes(value.shape[1])}
                 value = layer.forward(value, own)
     return _dense(value, dtype)

@@ -402,7 +402,7 @@ class Sequential:
     def gradients(self, X, y, loss=None, sample_weight=None) -> tuple[float, dict[str, np.ndarray]]:
         """Loss and gradients of one batch made of all these rows: (loss, {name: array of the parameter's shape}).
 
-        Dropout is left out, penalties of layers are included, and frozen layers have gradients too.
+        Dropout and augmentation are left out, penalties of layers are included, and frozen layers have gradients too.
 
         >>> import numpy as np
         >>> from fastmlp import Dense, Sequential

@@ -238,7 +238,16 @@ class Training:
                 check_range("rate", float(s[:, R.DROPOUT].max()), 0, 1)
             rule = optimizer.scalars(rate, step + 1)
             s[:, R.RULE : R.RULE + rule.shape[1]] = rule
+            if group.mixing is not None:
+                epochs = range(len(s) // self.steps_per_epoch)
+                numbers = np.concatenate([self._mixtures(group.mixing, epoch) for epoch in epochs])
+                s[:, R.SHARE : R.SHARE + numbers.shape[1]] = numbers
         return scalars
+
+    def _mixtures(self, mixing, epoch: int) -> np.ndarray:
+        """The numbers of each batch of an epoch, counted from the present one, of a layer that mixes rows."""
+        key = np.random.SeedSequence(self.seed, spawn_key=(3, self.epoch + epoch))
+        return mixing.draw(np.random.Generator(np.random.Philox(key)), self.steps_per_epoch)
 
     def _run_steps(self, steps: np.ndarray, steps_per_epoch: int) -> None:
         at = 0

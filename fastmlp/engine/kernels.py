@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..activations import ACTIVATIONS
 from ..losses import LOSSES
 from . import custom
+from .augmentation_kernels import gaussian_noise, mix_kernel, random_affine
 from .batch_loss_kernels import collect, contrastive, triplet_choose, triplet_gradient
 from .dropout import drop_rows, dropout
 from .elementwise import (
@@ -60,6 +61,10 @@ KERNELS = {
     "prelu": prelu,
     "prelu.gradient": prelu_gradient,
     "dropout": dropout,
+    "gaussian_noise": gaussian_noise,
+    "random_affine": random_affine,
+    "mixup": mix_kernel(cut=False),
+    "cutmix": mix_kernel(cut=True),
     "drop_rows": drop_rows,
     "row_norm": row_norm,
     "row_norm.gradient": row_norm_gradient,

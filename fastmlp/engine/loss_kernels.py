@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
 from . import records as R
-from .elementary import functions
+from .elementary import SCALAR, functions
 from .elementwise import _compiled
 from .ir import atomic_store, float64_at, int64_at, items_at
 from .simd import ITEMSIZE, Simd
+
+
+@njit(**SCALAR)
+def target_row(r, w, index, i):
+    """Where the targets and the weight of row i of the batch are."""
+    if r[R.IN_BATCH] != 0:
+        return i
+    return w[R.FIRST] + i if w[R.INDEX] == 0 else index[i]
 
 
 def softmax_kernel(codes: bool):
@@ -32,7 +41,7 @@ def softmax_kernel(codes: bool):
             only_width = last if n_panels == 1 else panel_width  # of the first panel
 
             for i in range(lo, hi):  # z -= max of the row
-                row = w[R.FIRST] + i if w[R.INDEX] == 0 else index[i]
+                row = target_row(r, w, index, i)
                 weight = T(1) if r[R.SW] == 0 else items(r[R.SW])[row]
                 top = items(c + i * only_width * item)[0]
                 for j in range(n_panels):
@@ -75,7 +84,7 @@ def softmax_kernel(codes: bool):
                     z[k] = exp(z[k])
 
             for i in range(lo, hi):  # the gradient: weight (mass p - y)
-                row = w[R.FIRST] + i if w[R.INDEX] == 0 else index[i]
+                row = target_row(r, w, index, i)
                 total = T(0)
                 for j in range(n_panels):
                     width = panel_width if j < n_panels - 1 else last
@@ -146,7 +155,7 @@ def separable_kernel(declaration, compiled=_compiled):
                         for k in range(columns, width):
                             z[i * width + k] = T(0)
                 for i in range(lo, hi):
-                    row = w[R.FIRST] + i if w[R.INDEX] == 0 else index[i]
+                    row = target_row(r, w, index, i)
                     y = items(r[R.Y] + (row * r[R.Y_STRIDE] + j * panel_width) * item)
                     for k in range(columns):
                         t[(i - lo) * width + k] = y[k]
@@ -160,7 +169,7 @@ def separable_kernel(declaration, compiled=_compiled):
                         t[k] = term(z[k], t[k], a, b)
             not_finite = 0
             for i in range(lo, hi):
-                row = w[R.FIRST] + i if w[R.INDEX] == 0 else index[i]
+                row = target_row(r, w, index, i)
                 weight = T(1) if r[R.SW] == 0 else items(r[R.SW])[row]
                 factor, loss = scale * weight, 0.0
                 for j in range(n_panels):
@@ -200,7 +209,7 @@ def row_kernel(declaration):
             losses, numbers = float64_at(r[R.ROW_LOSS]), float64_at(r[R.NUMBERS])
             not_finite = 0
             for i in range(lo, hi):
-                row = w[R.FIRST] + i if w[R.INDEX] == 0 else index[i]
+                row = target_row(r, w, index, i)
                 weight = T(1) if r[R.SW] == 0 else items(r[R.SW])[row]
                 z, g = items(r[R.ROW_DATA] + 2 * i * n_out * item), items(r[R.ROW_DATA] + (2 * i + 1) * n_out * item)
                 for j in range(n_panels):

@@ -46,6 +46,9 @@ Y, Y_STRIDE, SW, ROW_LOSS, WITH_GRADIENT, ROW_MASS, ROW_PICK = 1, 2, 3, 4, 5, 6,
 # the loss's own numbers (float64); workspace: targets in panels, or logits and gradients row by row
 NUMBERS, ROW_DATA = 12, 13
 
+# 1 where targets and weights lie in the batch's order, mixed, and not in the data's
+IN_BATCH = 14
+
 # losses across the rows of a batch, on C: values by column, labels and weights in the batch's order (all of the dtype),
 # the gradient in C's panels, and for every anchor two rows that it chose (int64) with their slopes. Units are rows
 COLUMNS, COLUMN_STRIDE, LABELS, WEIGHTS, DZ, CHOSEN, SLOPES = 13, 14, 6, 7, 15, 16, 17
@@ -70,6 +73,14 @@ Z = 3
 # where there is one; N_OUT the columns
 LAYER = 15
 
+# augmentation of rows of N_OUT columns, row-major (XB_STRIDE), random numbers by LAYER. gaussian_noise: in place on C,
+# NUMBER is the deviation. random_affine: images IN -> C, with intervals of each row's numbers (float64). mixup, cutmix:
+# IN -> C by the numbers of GROUP, of images where there is a HEIGHT; targets (CODES, or rows of the dtype) and weights
+# (or 0) from the data's order into the batch's. Units are rows
+HEIGHT, WIDTH, CHANNELS = 19, 20, 21
+LEAST_ANGLE, MOST_ANGLE, MOST_SHIFT_X, MOST_SHIFT_Y, LEAST_SCALE, MOST_SCALE, FILL = range(22, 29)
+FROM_TARGETS, TO_TARGETS, N_TARGETS, FROM_WEIGHTS, TO_WEIGHTS, CODES = 9, 10, 11, 12, 13, 14
+
 # a worker's private record
 ROWS, INDEX, FIRST, SCALARS, SCRATCH, CONTROL, STEP_LOSS, SLOT_BYTES = 0, 1, 2, 3, 4, 5, 6, 7
 NEXT_X, NEXT_STRIDE, NEXT_INDEX, NEXT_FIRST, NEXT_ROW, NEXT_END = range(8, 14)  # rows that the next step will gather
@@ -85,6 +96,8 @@ WORKER = 64
 # a rate of dropout, then the optimiser's own, five at most
 SCALE, L2, L1, CLIP, DECAY, AVERAGE, DROPOUT, RULE = 0, 1, 2, 3, 4, 5, 6, 7
 N_SCALARS = 12
+# in the row of a layer that mixes rows: the partner's share, and the rectangle (first row, row behind it, columns)
+SHARE, CUT_TOP, CUT_BOTTOM, CUT_LEFT, CUT_RIGHT = range(7, 12)
 
 # control block (int64, shared by the workers of a run): fields on cache lines of their own (128 bytes for Apple's)
 ARRIVED, NOT_FINITE, DONE, LEFT = 0, 16, 32, 48

@@ -17,6 +17,7 @@ from ..engine.simd import Simd
 from ..layers import Dense, Layer, Softmax
 from ..losses import Loss
 from ..plan import Kernel, Parameter, Phase, Plan, Ref, Step
+from .augmentation import augmentation_steps
 from .backward import Backward
 from .network import check_layers, parameter_shapes, place_network
 from .steps import Op, elementwise, forward_steps, loss_across_rows, loss_step, panels
@@ -68,7 +69,7 @@ def training_plan(
     clip_norm, average : bool
         Whether gradients are clipped by their common norm, and whether the last slot is a moving average.
     study : bool
-        For a look at gradients: nothing is dropped, nothing is frozen.
+        For a look at gradients: nothing is dropped or augmented, nothing is frozen.
     guard : int
         Bytes between buffers, for tests.
     simd : Simd, optional
@@ -78,7 +79,8 @@ def training_plan(
     if not any(op.learns for op in ops):
         raise ValueError("there is nothing to train: every Dense has trainable=False.")
     updates = Updates(plan, rule, l2, clip, decay, clip_norm, average)
-    steps = [gather, *forward_steps(plan, ops, training=True)]
+    augmentation, mixed = ([], {}) if study else augmentation_steps(plan, layers, loss, targets, weighted)
+    steps = [gather, *augmentation, *forward_steps(plan, ops, training=True)]
     gradient = ops[-1].target
     if loss.across:
         gradient = plan.matrix("workspace", batch_size, plan.n_outputs)
@@ -89,7 +91,8 @@ def training_plan(
         kernel = {R.EPILOGUE: Kernel("identity.value")}
         steps.append(elementwise(ops[-1].target, gradient, kernel, ops[-1].target, "copy of the output"))
     if not loss.across:
-        step, row_losses = loss_step(plan, gradient, loss, targets, weighted, with_gradient=True)
+        variant = "dense" if mixed else targets
+        step, row_losses = loss_step(plan, gradient, loss, variant, weighted, with_gradient=True, mixed=mixed)
         steps.append(step)
     backward = Backward(plan, ops, gradient, updates)
     backward.run()

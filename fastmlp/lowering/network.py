@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ..activations import ACTIVATIONS, Activation, CustomActivation
+from ..augmentation import AUGMENTATIONS, CutMix, Mixing, RandomAffine
 from ..engine.simd import host_simd
 from ..layers import (
     LAYERS,
@@ -34,7 +36,7 @@ def check_layers(layers: Sequence[Layer]) -> None:
             if not isinstance(inner, (*LAYERS.values(), Activation, Mark)):
                 raise TypeError(
                     f"layer {i} must be a Dense, an activation such as ReLU(), a Dropout, a norm such as BatchNorm(), "
-                    f"a Softmax, a Residual or a Rescaling; got {inner!r}."
+                    f"a Softmax, a Residual, a Rescaling or an augmentation such as MixUp(); got {inner!r}."
                 )
             if isinstance(inner, Activation) and type(inner) not in (*ACTIVATIONS.values(), CustomActivation):
                 names = ", ".join(ACTIVATIONS)
@@ -43,10 +45,15 @@ def check_layers(layers: Sequence[Layer]) -> None:
                 )
             if isinstance(inner, Rescaling) and (i or inner is not layer):
                 raise ValueError(f"Rescaling must be the first layer; got it as layer {i}.")
+            first = inner is layer and all(isinstance(before, (Rescaling, *AUGMENTATIONS)) for before in layers[:i])
+            if isinstance(inner, AUGMENTATIONS) and not first:
+                raise ValueError(f"{inner!r} must stand before all layers but a Rescaling; got it in layer {i}.")
     flat = list(flatten(layers))
+    if sum(isinstance(layer, Mixing) for layer in flat) > 1:
+        raise ValueError("a network may hold one MixUp or CutMix, not several.")
     if not any(isinstance(layer, Dense) for layer in flat):
         raise ValueError("a network needs at least one Dense layer.")
-    first = next(layer for layer in flat if not isinstance(layer, (Rescaling, Dropout)))
+    first = next(layer for layer in flat if not isinstance(layer, (Rescaling, *AUGMENTATIONS, Dropout)))
     if isinstance(first, (Activation, Softmax)):
         raise ValueError(f"the first layer after the input must be a Dense; got {first!r}.")
 
@@ -54,8 +61,13 @@ def check_layers(layers: Sequence[Layer]) -> None:
 def parameter_shapes(layers: Sequence[Layer], n_features: int) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every parameter, in order: "dense_0.weight" (n_features, units), "dense_0.bias" (units,), ...
 
-    ValueError where a residual's branch ends at another width than it begins with, or groups do not divide the units.
+    ValueError where a residual's branch ends at another width than it begins with, groups that do not divide the units,
+    or rows that are no images of a layer's shape.
     """
+    for layer in layers:
+        shape = layer.image_shape if isinstance(layer, (RandomAffine, CutMix)) else None
+        if shape is not None and math.prod(shape) != n_features:
+            raise ValueError(f"{layer!r} needs {math.prod(shape)} columns; X has {n_features}.")
     shapes, width, entries = {}, n_features, []
     for name, layer in named(layers):
         if isinstance(layer, Fork):
@@ -92,7 +104,7 @@ def place_network(
         return plan.matrix("workspace", batch_size, like.columns if columns is None else columns)
 
     dropout = training and not study
-    left_out = (Rescaling,) if dropout else (Rescaling, Dropout)
+    left_out = (Rescaling, *AUGMENTATIONS) if dropout else (Rescaling, *AUGMENTATIONS, Dropout)
     for name, layer in named(layers):
         if isinstance(layer, left_out):
             continue

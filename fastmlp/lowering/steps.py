@@ -231,7 +231,10 @@ def derivative(op: Op) -> tuple[dict, Matrix]:
     return fields, op.target if op.layer.from_output else op.source
 
 
-def loss_step(plan: Plan, z: Matrix, loss: Loss, targets: str, weighted: bool, with_gradient: bool):
+def loss_step(
+    plan: Plan, z: Matrix, loss: Loss, targets: str, weighted: bool, with_gradient: bool, mixed: dict | None = None
+):
+    """The step of a loss row by row, and the place of the rows' losses; `mixed` says where mixed targets are."""
     row_losses = plan.place("workspace", 8 * plan.batch_size)
     plan.numbers = tuple(map(float, loss.numbers))
     fields = {
@@ -243,6 +246,7 @@ def loss_step(plan: Plan, z: Matrix, loss: Loss, targets: str, weighted: bool, w
         R.ROW_LOSS: row_losses,
         R.NUMBERS: Ref("numbers", 0),
         R.WITH_GRADIENT: int(with_gradient),
+        **(mixed or {}),
     }
     if loss.term is not None:
         fields[R.ROW_DATA] = plan.matrix("workspace", plan.batch_size, z.columns).at

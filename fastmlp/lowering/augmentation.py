@@ -1,0 +1,88 @@
+"""The records of augmentation: between the gathered rows and the first layer, in training only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..augmentation import CutMix, GaussianNoise, Mixing, RandomAffine
+from ..engine import records as R
+from ..layers import Layer
+from ..losses import Loss
+from ..plan import Group, Plan, Ref, Step
+from .steps import bits, input_stride
+
+# losses that are right for targets between those of two rows
+MIXABLE = ("softmax_cross_entropy", "binary_cross_entropy", "squared_error", "absolute_error", "huber")
+
+
+def augmentation_steps(
+    plan: Plan, layers: Sequence[Layer], loss: Loss, targets: str, weighted: bool
+) -> tuple[list[Step], dict]:
+    """The steps, which leave the rows at `plan.input`, and the fields by which a loss finds mixed targets, if any."""
+    steps, of_loss = [], {}
+    for i, layer in enumerate(layers):
+        fields = {R.XB_STRIDE: input_stride(plan), R.N_OUT: plan.n_features, R.LAYER: 2**16 + i}  # behind all others
+        if isinstance(layer, GaussianNoise):
+            plan.random = True
+            fields |= {R.C: plan.input, R.NUMBER: bits(layer.stddev)}
+            steps.append(Step("gaussian_noise", fields, f"x = x + {layer.stddev:g} e, e normal"))
+        elif isinstance(layer, RandomAffine):
+            plan.random = True
+            steps.append(Step("random_affine", fields | _moved(plan) | _affine_fields(layer), f"x = {layer!r}(x)"))
+        elif isinstance(layer, Mixing):
+            if loss.name not in MIXABLE:
+                raise ValueError(
+                    f"{layer!r} mixes targets, which the loss {loss.name!r} cannot take; use one of "
+                    f"{', '.join(MIXABLE)}."
+                )
+            of_loss = _places_of_targets(plan, weighted)
+            fields |= _moved(plan) | {
+                R.FROM_TARGETS: Ref("y", 0),
+                R.TO_TARGETS: of_loss[R.Y],
+                R.N_TARGETS: plan.n_outputs,
+                R.FROM_WEIGHTS: Ref("sample_weight", 0) if weighted else 0,
+                R.TO_WEIGHTS: of_loss[R.SW],
+                R.CODES: int(targets == "codes"),
+                R.GROUP: plan.group(Group(mixing=layer)),
+            }
+            if isinstance(layer, CutMix):
+                plan.random = True
+                fields |= _image_fields(layer.image_shape) if layer.image_shape else {}
+            name = type(layer).__name__
+            # over units, so that it begins when all rows are there: the next row may be another worker's
+            steps.append(Step(name.lower(), fields, f"x, y = {name} of a row and the next", plan.batch_size, 1))
+    return steps, of_loss
+
+
+def _moved(plan: Plan) -> dict:
+    """From where the rows are to another place, which is `plan.input` from now on."""
+    source, plan.input = plan.input, plan.place("workspace", input_stride(plan) * plan.batch_size)
+    return {R.IN: source, R.C: plan.input}
+
+
+def _places_of_targets(plan: Plan, weighted: bool) -> dict:
+    return {
+        R.Y: plan.place("workspace", plan.batch_size * plan.n_outputs * plan.item),
+        R.SW: plan.place("workspace", plan.batch_size * plan.item) if weighted else 0,
+        R.IN_BATCH: 1,
+    }
+
+
+def _image_fields(shape: tuple[int, ...]) -> dict:
+    height, width, channels = (*shape, 1)[:3]
+    return {R.HEIGHT: height, R.WIDTH: width, R.CHANNELS: channels}
+
+
+def _affine_fields(layer: RandomAffine) -> dict:
+    height, width = layer.image_shape[:2]
+    numbers = {
+        R.LEAST_ANGLE: math.radians(layer.degrees[0]),
+        R.MOST_ANGLE: math.radians(layer.degrees[1]),
+        R.MOST_SHIFT_X: layer.translate[0] * width,
+        R.MOST_SHIFT_Y: layer.translate[1] * height,
+        R.LEAST_SCALE: layer.scale[0],
+        R.MOST_SCALE: layer.scale[1],
+        R.FILL: layer.fill,
+    }
+    return _image_fields(layer.image_shape) | {field: bits(number) for field, number in numbers.items()}
