@@ -461,6 +461,7 @@ def test_declarations_are_frozen_documented_data(cls):
     import pickle
 
     needed = {"Rescaling": (2.0,), "Dropout": (0.5,), "Residual": (layer_module.Softmax(),)}
+    needed |= {"GaussianNoise": (0.5,), "RandomAffine": ((2, 3),)}
     needed |= dict.fromkeys(("Dense", "GroupNorm", "GLU", "GEGLU", "SwiGLU"), (3,))
     arguments = needed.get(cls.__name__, ())
     instance = cls(*arguments)

@@ -18,11 +18,13 @@ from fastmlp import (
     Adam,
     Dense,
     Dropout,
+    GaussianNoise,
     GroupNorm,
     Identity,
     Logistic,
     MLPClassifier,
     MLPRegressor,
+    RandomAffine,
     ReLU,
     Rescaling,
     Residual,
@@ -103,6 +105,8 @@ def test_every_declared_layer_and_loss(path):
         special |= {name: [LAYERS[name](2)] for name in ("GLU", "GEGLU", "SwiGLU")}
         special["GroupNorm"] = [Dense(2), GroupNorm(2)]
         special["Residual"] = [Dense(2), Residual(GroupNorm(2), Residual(Dense(2)), drop_rate=0.25)]
+        special |= {"GaussianNoise": [GaussianNoise(0.5), Dense(2)], "RandomAffine": [RandomAffine((2, 3)), Dense(2)]}
+        special |= {name: [LAYERS[name](0.5), Dense(2)] for name in ("MixUp", "CutMix")}
         layers = special.get(cls.__name__) or [Dense(2), cls()]
         model = Sequential(*layers)
         for loss in loss_module.LOSSES.values():
