@@ -189,12 +189,12 @@ def picture(measured, path):
     figure.savefig(path, dpi=120)
 
 
-def write_into(readme, table):
-    """Put the table between README's marks."""
-    begin, end = "<!-- speeds:begin -->\n", "<!-- speeds:end -->"
-    text = readme.read_text(encoding="utf-8")
+def write_into(page, table, mark="speeds"):
+    """Put the table between the marks of a Markdown page."""
+    begin, end = f"<!-- {mark}:begin -->\n", f"<!-- {mark}:end -->"
+    text = page.read_text(encoding="utf-8")
     before, rest = text.split(begin)
-    readme.write_text(before + begin + table + end + rest.split(end)[1], encoding="utf-8")
+    page.write_text(before + begin + table + end + rest.split(end)[1], encoding="utf-8")
 
 
 def machine():

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import gate, measure, report, tasks, time_to_accuracy
+from benchmarks import gate, measure, phases, report, tasks, time_to_accuracy
 from benchmarks.networks import BY_NAME, Network, loss_of
 from benchmarks.peers import CONTENDERS, NumPy
 
@@ -184,6 +184,26 @@ def test_report_writes_table_and_readme(tmp_path):
     readme.write_text("a\n<!-- speeds:begin -->\nold\n<!-- speeds:end -->\nb\n")
     report.write_into(readme, table)
     assert readme.read_text() == f"a\n<!-- speeds:begin -->\n{table}<!-- speeds:end -->\nb\n"
+
+
+def test_phases_account_for_the_whole_step():
+    network = BY_NAME["10-64-64-2"]
+    us, peak, records = phases.measure(network, 1, rounds=1, smoke=True)
+    assert sum(share for _, share, _ in records) == pytest.approx(1) and records[-1][0] == "barriers"
+    assert sum(operations for *_, operations in records) == network.flop
+    lines = phases.markdown(network, 1, us, peak, records).splitlines()
+    above = sum(float(line.split("|")[-2]) for line in lines[6:])
+    assert above == pytest.approx(us - network.flop / peak / 1e3, abs=0.05 * len(records))
+
+
+def test_phases_are_written_between_the_marks_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(phases, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "docs" / "performance.md"
+    page.write_text((ROOT / "docs" / "performance.md").read_text(encoding="utf-8"), encoding="utf-8")
+    phases.main(["--smoke", "--docs", "--networks", "10-64-64-2", "--threads", "1", "--remark", "Only a test."])
+    text = page.read_text(encoding="utf-8")
+    assert text.count("### ") == 1 and "### 10-64-64-2, batch 32, 1 thread\n" in text and "Only a test." in text
 
 
 def test_seconds_until_an_accuracy():
