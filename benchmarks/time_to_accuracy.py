@@ -26,7 +26,11 @@ from benchmarks.tasks import images, score
 
 LIBRARIES = {"fastmlp": "fastmlp auto", "JAX": "jax", "PyTorch": "torch 2", "scikit-learn": "sklearn"}
 TARGETS = (0.970, 0.975, 0.980, 0.985)
-RATE, DECAY, BATCH, EPOCHS = 1e-3, 0.8, 128, 20  # see --tune
+# Chosen by --tune: best validation accuracy of 20 epochs, one seed. The best is at a corner of the grid.
+#   decay   rate 5e-4   1e-3    2e-3
+#   0.8        .9834   .9850   .9870
+#   0.9        .9830   .9862   .9876
+RATE, DECAY, BATCH, EPOCHS = 2e-3, 0.9, 128, 20
 GRID = {"rate": (5e-4, 1e-3, 2e-3), "decay": (0.8, 0.9), "batch": (BATCH,)}
 
 
