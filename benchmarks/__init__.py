@@ -1,6 +1,7 @@
 """Benchmarks; see README.md.
 
 report.py            every speed that the README claims, beside its peers; one table, one picture
+phases.py            where a step's time goes, record by record, and how far each product is from the peak
 gate.py              whether the working tree is slower than the revision before it
 time_to_accuracy.py  seconds until a test accuracy is reached
 suites/              airspeed velocity's: fit, step, kernels, predict, start, scaling, search

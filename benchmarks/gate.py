@@ -149,9 +149,9 @@ def one_round(trees, decided):
 
 
 def compare(base, head, budget):
-    """{case: (verdict, ratios)} after as many rounds as are needed, or as `budget` seconds allow."""
+    """{case: (verdict, ratios)} after as many rounds as are needed, or as `budget` seconds allow; at least one."""
     start, ratios, verdicts = time.monotonic(), {}, {}
-    while time.monotonic() - start < budget:
+    while not ratios or time.monotonic() - start < budget:
         for name, ratio in one_round((base, head), {k for k, v in verdicts.items() if v}).items():
             ratios.setdefault(name, []).append(ratio)
         verdicts = {name: decide(values) for name, values in ratios.items()}
@@ -181,23 +181,26 @@ def main(arguments=None):
     parser.add_argument("--repository", default=ROOT, help="where its history is, if not here")
     parser.add_argument("--budget", type=float, default=120, help="seconds until the last round begins; default 120")
     options = parser.parse_args(arguments)
+    start, reason = time.monotonic(), None
     with tempfile.TemporaryDirectory() as folder:
         try:
             print("compared with", earlier_revision(options.repository, options.base, folder), flush=True)
             base = folder
         except (OSError, subprocess.CalledProcessError) as error:
-            reason = getattr(error, "stderr", b"").decode().strip().splitlines()[-1:] or [str(error)]
-            print(f"No earlier revision here ({reason[0]}): the tree is compared with itself.", flush=True)
-            base = ROOT
-        if not runs(base):
-            print("It cannot run the cases of this tree: the tree is compared with itself.", flush=True)
-            base = ROOT
-        results = compare(base, ROOT, options.budget)
+            lines = getattr(error, "stderr", b"").decode().strip().splitlines()[-1:] or [str(error)]
+            reason, base = f"there is no earlier revision here ({lines[0]})", ROOT
+        if base != ROOT and not runs(base):
+            reason, base = "the earlier revision cannot run the cases of this tree (see above)", ROOT
+        if reason:
+            print(f"WARNING: {reason}: the tree is compared with itself.", flush=True)
+        results = compare(base, ROOT, options.budget - (time.monotonic() - start))  # compiling counts
     print(f"{'time over that of the base':30}  median   least    most  rounds")
     for name, (verdict, ratios) in results.items():
         numbers = "".join(f"{number:8.3f}" for number in (median(ratios), min(ratios), max(ratios)))
         print(f"{name:30}{numbers}{len(ratios):8}  {verdict or 'not decided in time'}")
     slower = [name for name, (verdict, _) in results.items() if verdict == "slower"]
+    if reason:
+        print(f"WARNING: NOTHING WAS LEARNED about this tree's speed: {reason}, and it was compared with itself.")
     print(f"SLOWER by about {SLOWDOWN - 1:.0%} or more: {'; '.join(slower)}" if slower else "No case is slower.")
     return 1 if slower else 0
 

@@ -142,10 +142,10 @@ def markdown(measured, memories):
     """The table: networks by libraries, each with its better number of threads."""
     columns = {name: labels for name, labels in COLUMNS.items() if any(t.best_of(*labels) for t in measured)}
     lines = [
-        "Microseconds a training step (GFLOP/s; accuracy, or R² for 4-32-16-4, on fresh rows after as many epochs for "
-        "everybody; peak memory of a process that trains, MiB): Adam, float32, data in memory and shuffled, equal "
-        "updates, each library with its better number of threads. The share is of what two threads reach in a loop of "
-        f"nothing but multiply-adds. {machine()}; {versions()}.",
+        "Microseconds a training step (GFLOP/s; accuracy, R² for 4-32-16-4, on fresh rows; peak MiB of a process).",
+        "Adam, float32, shuffled data in memory, equal updates and epochs, each library's better number of threads.",
+        "Share of FMA peak: of what two threads reach in a loop of nothing but multiply-adds.",
+        f"{machine()}; {versions()}.",
         "",
         f"| network, batch | share of FMA peak | {' | '.join(columns)} |",
         f"|---|---|{'---|' * len(columns)}",
@@ -161,7 +161,20 @@ def markdown(measured, memories):
         share = times.peak_fractions.get("fastmlp 2")
         share = f"{median(share):.2f}" if share else ""
         lines.append(f"| {times.network.name}, {times.network.batch_size} | {share} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *ahead(measured)]) + "\n"
+
+
+def ahead(measured):
+    """A sentence for each peer that takes less time than fastmlp; one sentence where there is none."""
+    lines = []
+    for times in measured:
+        ours = times.best_of(*COLUMNS["fastmlp"])
+        peers = {name: times.best_of(*labels) for name, labels in COLUMNS.items() if name != "fastmlp"}
+        for name, peer in peers.items():
+            if ours and peer and times.ratio(ours, peer) > 1:
+                factor = times.ratio(ours, peer)
+                lines.append(f"- {name} is ahead on {times.network.name}: fastmlp takes {factor:.2f} times as long.")
+    return lines or ["No peer is ahead on any of these networks."]
 
 
 def picture(measured, path):
@@ -189,12 +202,12 @@ def picture(measured, path):
     figure.savefig(path, dpi=120)
 
 
-def write_into(readme, table):
-    """Put the table between README's marks."""
-    begin, end = "<!-- speeds:begin -->\n", "<!-- speeds:end -->"
-    text = readme.read_text(encoding="utf-8")
+def write_into(page, table, mark="speeds"):
+    """Put the table between the marks of a Markdown page."""
+    begin, end = f"<!-- {mark}:begin -->\n", f"<!-- {mark}:end -->"
+    text = page.read_text(encoding="utf-8")
     before, rest = text.split(begin)
-    readme.write_text(before + begin + table + end + rest.split(end)[1], encoding="utf-8")
+    page.write_text(before + begin + table + end + rest.split(end)[1], encoding="utf-8")
 
 
 def machine():

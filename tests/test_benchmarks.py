@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import gate, measure, report, tasks, time_to_accuracy
+from benchmarks import gate, measure, phases, report, tasks, time_to_accuracy
 from benchmarks.networks import BY_NAME, Network, loss_of
 from benchmarks.peers import CONTENDERS, NumPy
 
@@ -89,6 +89,24 @@ def test_without_history_the_tree_is_compared_with_itself(tmp_path, capsys, monk
     assert gate.main(["--repository", str(tmp_path / "nowhere")]) == 0
     out = capsys.readouterr().out
     assert "compared with itself" in out and "fine" in out
+
+
+def test_a_base_that_cannot_run_is_said_loudly(tmp_path, capsys, monkeypatch):
+    """As after a change of the interface that the cases use."""
+    monkeypatch.setattr(gate, "earlier_revision", lambda repository, revision, folder: "abc1234 before")
+    monkeypatch.setattr(gate, "runs", lambda tree: tree == ROOT)
+    monkeypatch.setattr(gate, "compare", lambda base, head, budget: {"step": ("fine" if base == head else None, [1.0])})
+    assert gate.main([]) == 0
+    out = capsys.readouterr().out
+    assert out.count("WARNING") == 2 and "NOTHING WAS LEARNED" in out and "cannot run the cases" in out
+    monkeypatch.setattr(gate, "runs", lambda tree: True)
+    gate.main([])
+    assert "WARNING" not in capsys.readouterr().out
+
+
+def test_one_round_is_made_whatever_the_budget(monkeypatch):
+    monkeypatch.setattr(gate, "one_round", lambda trees, decided: {"step": 1.0})
+    assert gate.compare("base", "head", -1.0) == {"step": (None, [1.0])}
 
 
 def test_exit_status(capsys, monkeypatch):
@@ -178,14 +196,63 @@ def test_report_writes_table_and_readme(tmp_path):
     times = measure.Times(BY_NAME["10-64-64-2"], steps={"fastmlp 1": [2e-5, 3e-5, 1e-5], "jax": [4e-5]})
     times.scores, times.peak_fractions = {"fastmlp 1": 0.9, "jax": 0.8}, {"fastmlp 2": [0.5]}
     table = report.markdown([times], {("10-64-64-2", "jax"): 123.4})
-    row = table.splitlines()[-1]
+    row = next(line for line in table.splitlines() if line.startswith("| 10-64-64-2"))
     assert row == "| 10-64-64-2, 32 | 0.50 | 20 (44.6; 0.900) | 40 (22.3; 0.800; 123) |"
+    assert table.endswith("\nNo peer is ahead on any of these networks.\n")
+    times.steps["jax"] = [1e-5]
+    assert report.ahead([times]) == ["- JAX is ahead on 10-64-64-2: fastmlp takes 2.00 times as long."]
     readme = tmp_path / "README.md"
     readme.write_text("a\n<!-- speeds:begin -->\nold\n<!-- speeds:end -->\nb\n")
     report.write_into(readme, table)
     assert readme.read_text() == f"a\n<!-- speeds:begin -->\n{table}<!-- speeds:end -->\nb\n"
 
 
+def test_phases_account_for_the_whole_step():
+    network = BY_NAME["10-64-64-2"]
+    us, peak, records = phases.measure(network, 1, rounds=1, smoke=True)
+    assert sum(share for _, share, _ in records) == pytest.approx(1) and records[-1][0] == "barriers"
+    assert sum(operations for *_, operations in records) == network.flop
+    lines = phases.markdown(network, 1, us, peak, records).splitlines()
+    above = sum(float(line.split("|")[-2]) for line in lines[6:])
+    assert above == pytest.approx(us - network.flop / peak / 1e3, abs=0.05 * len(records))
+
+
+def test_phases_are_written_between_the_marks_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(phases, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "docs" / "performance.md"
+    page.write_text((ROOT / "docs" / "performance.md").read_text(encoding="utf-8"), encoding="utf-8")
+    phases.main(["--smoke", "--docs", "--networks", "10-64-64-2", "--threads", "1", "--remark", "Only a test."])
+    text = page.read_text(encoding="utf-8")
+    assert text.count("### ") == 1 and "### 10-64-64-2, batch 32, 1 thread\n" in text and "Only a test." in text
+
+
 def test_seconds_until_an_accuracy():
     course = [(1.0, 0.9), (2.0, 0.975), (3.0, 0.96)]
     assert time_to_accuracy.reached(course, 0.97) == 2.0 and time_to_accuracy.reached(course, 0.98) == np.inf
+
+
+def test_time_to_accuracy_resumes_and_says_what_was_not_reached(tmp_path, monkeypatch, capsys):
+    ran = []
+
+    def course(label, network, train, test, decay, epochs, seed, limit):
+        ran.append((label, seed))
+        if label == "jax":
+            raise ImportError("", name="jax")
+        return [(1.0 * seed, 0.96), (2.0 * seed, 0.976)]
+
+    monkeypatch.setattr(time_to_accuracy, "course", course)
+    monkeypatch.setattr(time_to_accuracy, "task", lambda: (Network((3, 3), 10), None, None))
+    file = tmp_path / "runs.jsonl"
+    arguments = ["--output", str(file), "--epochs", "3", "--libraries", "fastmlp", "JAX", "--seeds"]
+    time_to_accuracy.main([*arguments, "1"])
+    assert ran == [("fastmlp auto", 1), ("jax", 1)] and len(file.read_text().splitlines()) == 1
+    time_to_accuracy.main([*arguments, "3"])
+    assert [seed for label, seed in ran if label == "fastmlp auto"] == [1, 2, 3]
+    captured = capsys.readouterr()
+    assert "| fastmlp | 3 | 4.00 s (3) | 4.00 s (3) | – (0) | – (0) | 0.9760 |" in captured.out
+    assert "fastmlp never reached 98.0%, 98.5%." in captured.out and "Ended early, by --limit: fastmlp." in captured.out
+    assert "JAX skipped" in captured.out and "min left" in captured.err
+    with pytest.raises(SystemExit):
+        time_to_accuracy.main([*arguments, "3", "--limit", "1"])
+    assert "another recipe" in capsys.readouterr().err
