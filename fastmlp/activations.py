@@ -152,7 +152,8 @@ def gelu_tanh_value(z):
 
 def gelu_tanh_derivative(z):
     t = tanh(0.7978845608028654 * (z + 0.044715 * z * z * z))
-    return 0.5 * (1.0 + t) + 0.5 * z * (1.0 - t * t) * (0.7978845608028654 + 0.10703222440890037 * z * z)
+    p = z * (1.0 - t * t)  # 0 where z * z is infinite
+    return 0.5 * (1.0 + t) + p * 0.3989422804014327 + p * z * z * 0.053516112204450186
 
 
 def silu_value(z):

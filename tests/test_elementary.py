@@ -5,10 +5,13 @@ The bounds are the measured ones, rounded up; `pytest -m slow tests/test_element
 
 import numpy as np
 import pytest
+import reference
 import scipy.special
 from numba import njit
 
+from fastmlp.activations import ACTIVATIONS
 from fastmlp.engine.elementary import functions
+from fastmlp.engine.elementwise import _compiled
 
 BOUNDS = {
     "float32": {"exp": 1.25, "tanh": 3.0, "log": 1.0, "log1p_of_exp_minus_abs": 3.0, "expm1": 2.0},
@@ -95,6 +98,75 @@ def test_normal_cdf(dtype, absolute, relative):
     assert (np.abs(out[tail] - exact[tail]) / exact[tail]).max() < relative
     looped("normal_cdf", dtype)(np.array([np.nan], dtype), out)
     assert np.isnan(out[0])
+
+
+# name -> largest error of the value and of the derivative, in 2^-23 max(1, |exact|): both are of order 1, and a
+# relative error means nothing where they cancel. Measured, rounded up
+ACTIVATION_BOUNDS = {
+    "identity": (0.0, 0.0),
+    "relu": (0.0, 0.0),
+    "hard_threshold": (0.0, 0.0),
+    "tanh": (1.5, 3.0),
+    "logistic": (1.0, 1.0),
+    "leaky_relu": (0.75, 0.25),
+    "elu": (0.5, 0.5),
+    "selu": (1.25, 1.25),
+    "gelu": (1.25, 2.0),
+    "gelu_tanh": (3.0, 17.0),
+    "silu": (1.0, 10.0),
+    "mish": (1.5, 10.0),
+    "softplus": (1.0, 1.0),
+}
+
+
+def activation_errors(name, x):
+    """Largest errors of an activation's value and derivative, as in `ACTIVATION_BOUNDS`; none is NaN by itself."""
+    declaration = ACTIVATIONS[name]()
+    number = () if declaration.parameter is None else (np.float32(getattr(declaration, declaration.parameter)),)
+
+    def errors(function, x, exact):
+        f = _compiled(function, "float32")
+
+        @njit(error_model="numpy")
+        def loop(x, out):
+            for i in range(x.shape[0]):
+                out[i] = f(x[i], *number)
+
+        out = np.empty_like(x)
+        loop(x, out)
+        finite = np.isfinite(exact.astype(np.float32))
+        assert np.isfinite(out[finite]).all(), f"{name}: not finite where it should be"
+        worst = (np.abs(out[finite] - exact[finite]) / np.maximum(1, np.abs(exact[finite]))).max(initial=0) * 2**23
+        return out, float(worst)
+
+    with np.errstate(all="ignore"):
+        f, df = reference.ACTIVATIONS[name]
+        a, of_value = errors(declaration.value, x, f(x.astype(float)))
+        _, of_slope = errors(declaration.derivative, a if declaration.from_output else x, df(x.astype(float)))
+    return of_value, of_slope
+
+
+def assert_within(name, found):
+    assert found[0] <= ACTIVATION_BOUNDS[name][0] and found[1] <= ACTIVATION_BOUNDS[name][1], (name, found)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_float32_error_of_activations(name):
+    x = inputs(name, "float32")
+    assert_within(name, activation_errors(name, x[np.isfinite(x)]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_float32_of_activations(name):
+    worst, step = (0.0, 0.0), 1 << 24
+    for start in range(0, 1 << 32, step):
+        x = np.arange(start, start + step, dtype=np.uint64).astype(np.uint32).view(np.float32)
+        x = x[np.isfinite(x)]
+        if len(x):
+            worst = tuple(map(max, worst, activation_errors(name, x)))
+    print(f"{name}: value {worst[0]:.2f}, derivative {worst[1]:.2f} in 2^-23 max(1, |exact|) over all float32 inputs")
+    assert_within(name, worst)
 
 
 @pytest.mark.slow
