@@ -49,6 +49,16 @@ def choose(device: str, layers, loss, optimizer, X, batch_size: int) -> str:
     return "cuda"
 
 
+def check_ready(device: str, X) -> None:
+    """Raise what `choose` would for "cuda" without a device, or for sparse X: before anything of a fit has changed."""
+    if device == "cuda":
+        from . import cuda
+        from .cuda import support
+
+        support.check_X(X)
+        cuda.require()
+
+
 def executor_of(device: str) -> tuple:
     """The layout of a plan for the device (None: the host's), and the class that runs it."""
     if device == "cpu":

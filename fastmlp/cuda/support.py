@@ -28,6 +28,11 @@ def check(layers, loss, optimizer, X) -> None:
         _refuse(f"the optimiser {optimizer!r}")
     if optimizer.clip_norm is not None:
         _refuse(f"clip_norm of {optimizer!r}")
+    check_X(X)
+
+
+def check_X(X) -> None:
+    """Raise NotImplementedError for a sparse X."""
     if not hasattr(X, "__array_interface__"):
         _refuse("a sparse X")
 
