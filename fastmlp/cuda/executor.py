@@ -20,8 +20,6 @@ from ..plan import Kernel, Plan, Ref, Step
 from . import kernels
 from .kernels import SIMD, STEP, TILE
 
-MOST_BLOCKS = 4096  # of kernels whose threads walk through more than one number
-
 
 class CudaExecutor(NamedParameters):
     """A plan bound to a device, to data and to kernels; as `engine.executor.Executor`.
@@ -104,13 +102,13 @@ class CudaExecutor(NamedParameters):
             kernel = kernels.softmax_cross_entropy(dtype, codes) if softmax else kernels.separable_loss(dtype, family)
             y, weights = self._data["y"], self._data.get("sample_weight", self._nothing)
             tail = (y, weights, self._numbers, self._work, self._row_losses)
-            blocks = _blocks(rows, threads)
+            blocks = _blocks(rows)
             head = (self._control, self._table)
             return lambda: kernel[blocks, threads](
                 head[0], self._steps, self._scalars, head[1], k, self._order, *tail
             )
         columns = fields[R.N_OUT] if R.N_OUT in fields else (fields[R.N_PANELS]) * SIMD.panel(dtype)
-        blocks = _blocks(rows * columns, threads)
+        blocks = _blocks(rows * columns)
         if step.kernel == "dropout":
             kernel, numbers = kernels.dropout(dtype), self._record_numbers
             return lambda: kernel[blocks, threads](
@@ -168,7 +166,7 @@ class CudaExecutor(NamedParameters):
     def _gather(self, k: int):
         kernel = kernels.gather(self.plan.dtype, self.plan.scaling is not None)
         scale, offset = self.plan.scaling or (1.0, 0.0)
-        blocks, X = _blocks(self.plan.batch_size * self.plan.n_features, TILE.threads), self._data["X"]
+        blocks, X = _blocks(self.plan.batch_size * self.plan.n_features), self._data["X"]
         return lambda: kernel[blocks, TILE.threads](
             self._control, self._steps, self._table, k, self._order, X, self._work, scale, offset
         )
@@ -263,8 +261,8 @@ def _rows(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.reshape(-1, 1) if array.dtype == np.int64 else array)
 
 
-def _blocks(n: int, threads: int) -> int:
-    return max(1, min(MOST_BLOCKS, -(-n // threads)))
+def _blocks(n: int) -> int:
+    return max(1, min(TILE.most_blocks, -(-n // TILE.threads)))
 
 
 def _check_memory(needed: int) -> None:

@@ -31,7 +31,8 @@ NOT_FINITE, STEP = 0, 1  # of `control`: whether a loss was not finite, and the 
 @dataclass(frozen=True)
 class Tile:
     """A block of threads computes `rows` x `columns` of a product, `depth` factors at a time out of shared memory, each
-    thread `own_rows` x `own_columns` of it in registers. `threads` is the size of the blocks of all other kernels.
+    thread `own_rows` x `own_columns` of it in registers. All other kernels have blocks of `threads`, `most_blocks` of
+    them where threads walk through more than one number.
     """
 
     rows: int
@@ -40,6 +41,7 @@ class Tile:
     own_rows: int
     own_columns: int
     threads: int
+    most_blocks: int
 
     @property
     def block(self) -> int:
@@ -47,9 +49,9 @@ class Tile:
 
 
 if config.ENABLE_CUDASIM:  # a thread of the device is a thread of Python there: as few as show what can go wrong
-    TILE, SIMD = Tile(4, 8, 3, 2, 4, threads=4), Simd("CUDA simulator", 16, 1)
+    TILE, SIMD = Tile(4, 8, 3, 2, 4, threads=4, most_blocks=2), Simd("CUDA simulator", 16, 1)
 else:
-    TILE, SIMD = Tile(64, 64, 16, 4, 4, threads=256), Simd("CUDA", 64, 1)
+    TILE, SIMD = Tile(64, 64, 16, 4, 4, threads=256, most_blocks=4096), Simd("CUDA", 64, 1)
 
 
 # What follows a product or a copy: finish(items, at, other, value, number) writes where it belongs ---------------------
