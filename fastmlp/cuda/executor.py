@@ -77,7 +77,9 @@ class CudaExecutor(NamedParameters):
             return 0
         if isinstance(value, Ref):
             return value.offset
-        optional = (step.kernel == "product" and index == R.INIT) or (step.kernel == "weight_gradient" and index == R.WT)
+        optional = (step.kernel == "product" and index == R.INIT) or (
+            step.kernel == "weight_gradient" and index == R.WT
+        )
         optional |= step.kernel.endswith((".codes", ".dense")) and index == R.SW
         return -1 if optional else value
 
@@ -87,7 +89,9 @@ class CudaExecutor(NamedParameters):
         """A function that launches record k for the step that `control` names."""
         family, _, kind = step.kernel.rpartition(".")
         if not kernels.is_known(step.kernel):
-            raise NotImplementedError(f"{step.kernel} ({step.text}) does not run on device='cuda' yet; use device='cpu'.")
+            raise NotImplementedError(
+                f"{step.kernel} ({step.text}) does not run on device='cuda' yet; use device='cpu'."
+            )
         if step.kernel == "product":
             return self._product(k, step)
         if step.kernel in ("weight_gradient", "bias_gradient"):
@@ -104,9 +108,7 @@ class CudaExecutor(NamedParameters):
             tail = (y, weights, self._numbers, self._work, self._row_losses)
             blocks = _blocks(rows)
             head = (self._control, self._table)
-            return lambda: kernel[blocks, threads](
-                head[0], self._steps, self._scalars, head[1], k, self._order, *tail
-            )
+            return lambda: kernel[blocks, threads](head[0], self._steps, self._scalars, head[1], k, self._order, *tail)
         columns = fields[R.N_OUT] if R.N_OUT in fields else (fields[R.N_PANELS]) * SIMD.panel(dtype)
         blocks = _blocks(rows * columns)
         if step.kernel == "dropout":

@@ -23,6 +23,9 @@ from fastmlp import (
     Residual,
     Sequential,
     Tanh,
+    devices,
+    losses,
+    optimizers,
 )
 from fastmlp.activations import ELU, Logistic
 from fastmlp.errors import DivergenceError
@@ -58,7 +61,7 @@ def assert_equal_but_for_rounding(cpu, cuda, dtype="float32", factor=1.0):
         np.testing.assert_allclose(cuda[1][name], array, rtol=20 * rtol, atol=20 * rtol, err_msg=name)
 
 
-# 25 epochs of 2 steps each, the second of fewer rows than the first: 50 steps, several panels and tiles
+# An epoch is 2 steps, the second of fewer rows than the first. Layers have several panels and tiles
 CASES = {
     "softmax, Adam": ([Dense(11), ReLU(), Dense(3)], "codes", {"optimizer": "adam"}),
     "two hidden, AdamW, smoothing": (
@@ -93,6 +96,8 @@ CASES = {
     "gated, NAdam, Huber": ([SwiGLU(5), Dense(2)], "numbers", {"optimizer": NAdam(0.01), "loss": Huber(0.3)}),
 }
 
+LONG = ["softmax, Adam", "dropout, momentum", "binary, weights, Nesterov, average"]  # 50 steps
+
 
 def case(name):
     layers, kind, options = CASES[name]
@@ -107,19 +112,20 @@ def case(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_50_steps_follow_the_cpu_but_for_rounding(name):
+def test_steps_follow_the_cpu_but_for_rounding(name):
     layers, X, y, options = case(name)
     if name.startswith("gated"):
         with pytest.raises(NotImplementedError, match="SwiGLU as the first layer"):
             Sequential(*layers).fit(X, y, device="cuda", **options)
         layers = [Dense(4), ReLU(), *layers]
-    cpu, cuda = both(layers, X, y, **options)
+    epochs = 25 if name in LONG else 6
+    cpu, cuda = both(layers, X, y, epochs=epochs, **options)
     assert_equal_but_for_rounding(cpu, cuda)
 
 
 def test_float64_follows_the_cpu_to_its_last_digits():
     layers, X, y, options = case("two hidden, AdamW, smoothing")
-    cpu, cuda = both(layers, X.astype(np.float64), np.eye(3)[y], "float64", epochs=10, **options)
+    cpu, cuda = both(layers, X.astype(np.float64), np.eye(3)[y], "float64", epochs=4, **options)
     assert_equal_but_for_rounding(cpu, cuda, "float64")
 
 
@@ -229,13 +235,8 @@ def test_estimators(early_stopping):
 
 
 def test_auto_looks_for_a_device_only_from_enough_work_on(monkeypatch):
-    from fastmlp import devices
-
     X, y, _ = data()
-    layers = (Dense(4), ReLU(), Dense(3))
-    model = Sequential(*layers)
-    from fastmlp import losses, optimizers
-
+    model = Sequential(Dense(4), ReLU(), Dense(3))
     given = (losses.get("softmax_cross_entropy"), optimizers.get("adam"), X, 8)
     assert devices.choose("auto", model.layers, *given) == "cpu"
     monkeypatch.setattr(devices, "ENOUGH", 1.0)
