@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from . import losses, optimizers, schedules
+from .devices import executor_of
 from .engine import records as R
 from .engine.simd import ITEMSIZE
 from .engine.threads import Chooser
 from .errors import DivergenceError, check_range
 from .evaluation import Evaluation
-from .devices import executor_of
 from .inputs import engine_data, engine_targets, engine_weights, source_of
 from .layers import Dense, flatten
 from .lowering import training_plan

@@ -1,4 +1,4 @@
-"""device="cuda" without a device: names, errors, imports; and the tests in Numba's simulator, in a process of their own."""
+"""device="cuda" without a device: names, errors, imports; and the tests in Numba's simulator, in their own process."""
 
 import os
 import subprocess
@@ -50,14 +50,17 @@ def test_everything_in_the_simulator():
 
 
 def test_nothing_of_cuda_is_imported_before_it_is_asked_for():
-    code = (
-        "import sys, numpy as np, fastmlp\n"
-        "from fastmlp import Dense, Sequential, MLPClassifier\n"
-        "for device in ('cpu', 'auto'):\n"
-        "    Sequential(Dense(2)).fit(np.eye(4), [0, 1, 0, 1], loss='softmax_cross_entropy', verbose=0, device=device)\n"
-        "    MLPClassifier((2,), max_iter=1, tol=0, device=device, n_iter_no_change=1).partial_fit(np.eye(4), [0, 1, 0, 1], [0, 1])\n"
-        "print([m for m in sys.modules if m.startswith(('numba.cuda', 'numba_cuda', 'fastmlp.cuda.k', 'fastmlp.cuda.e'))])"
-    )
+    code = """
+import sys
+import numpy as np
+from fastmlp import Dense, MLPClassifier, Sequential
+X, y = np.eye(4), [0, 1, 0, 1]
+for device in ("cpu", "auto"):
+    Sequential(Dense(2)).fit(X, y, loss="softmax_cross_entropy", verbose=0, device=device)
+    MLPClassifier((2,), batch_size=4, device=device).partial_fit(X, y, classes=[0, 1])
+of_cuda = ("numba.cuda", "numba_cuda", "fastmlp.cuda.kernels", "fastmlp.cuda.executor")
+print([name for name in sys.modules if name.startswith(of_cuda)])
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -19,11 +19,11 @@ def require() -> None:
         from numba import cuda
     except ImportError as error:
         raise ImportError(
-            f"device='cuda' needs the package numba-cuda, which is missing ({error}); install it with {INSTALL}, or use "
-            "device='cpu'."
+            f"device='cuda' needs the package numba-cuda, which is missing ({error}); install it with {INSTALL}, or "
+            "use device='cpu'."
         ) from error
     if not cuda.is_available():
         raise RuntimeError(
-            "device='cuda' needs an NVIDIA GPU, its driver and the CUDA libraries, and Numba finds no such device here: "
-            f"check that `nvidia-smi` lists one, and install the package with {INSTALL}, or use device='cpu'."
+            "device='cuda' needs an NVIDIA GPU, its driver and the CUDA libraries, and Numba finds no such device "
+            f"here: check that `nvidia-smi` lists one, and install the package with {INSTALL}, or use device='cpu'."
         )

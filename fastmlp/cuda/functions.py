@@ -1,9 +1,9 @@
-"""The plain functions of activations, losses and rules as device functions, with NumPy's names bound to the device's."""
+"""The plain functions of activations, losses and rules as device functions; NumPy's names are bound to the device's."""
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -84,7 +84,7 @@ def functions(dtype: str) -> SimpleNamespace:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(function, dtype: str):
     """A declaration's plain function for the device."""
     return device_function(typed(function, dtype, vars(functions(dtype))))

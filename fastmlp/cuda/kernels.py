@@ -12,7 +12,7 @@ Every number has one writer and a fixed order of summation, so the same device g
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numba import cuda
@@ -54,10 +54,10 @@ else:
     TILE, SIMD = Tile(64, 64, 16, 4, 4, threads=256, most_blocks=4096), Simd("CUDA", 64, 1)
 
 
-# What follows a product or a copy: finish(items, at, other, value, number) writes where it belongs ---------------------
+# What follows a product or a copy: finish(items, at, other, value, number) writes where it belongs --------------------
 
 
-@lru_cache(maxsize=None)
+@cache
 def epilogue(name: str, dtype: str):
     """By the name that the plan has for the CPU's kernel: "relu.value", "gelu.apart", "tanh.derivative", "add"..."""
     if name in FIXED:
@@ -104,10 +104,10 @@ def _multiply(items, at, other, z, number):
 FIXED = {"": _store, "add": _add, "multiply": _multiply}
 
 
-# What follows a gradient: update(state, at, slot, g, scalars, s) --------------------------------------------------------
+# What follows a gradient: update(state, at, slot, g, scalars, s) ------------------------------------------------------
 
 
-@lru_cache(maxsize=None)
+@cache
 def update(penalty: str, clip: bool, decay: bool, rule: str, average: bool, n_slots: int, dtype: str):
     """Penalty, clipping, decay, the optimiser and the average of one parameter, in the CPU's order.
 
@@ -174,10 +174,10 @@ def update(penalty: str, clip: bool, decay: bool, rule: str, average: bool, n_sl
     return device_function((no_slot, one_slot, two_slots)[rules.RULES[rule].n_slots])
 
 
-# Products ---------------------------------------------------------------------------------------------------------------
+# Products -------------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=None)
+@cache
 def product(dtype: str, finish, tile: Tile = TILE):
     """C = finish(init + A B) for the rows of the batch: the forward product, and the input gradient.
 
@@ -254,7 +254,7 @@ def product(dtype: str, finish, tile: Tile = TILE):
     return product
 
 
-@lru_cache(maxsize=None)
+@cache
 def weight_gradient(dtype: str, change, tile: Tile = TILE):
     """The gradient A^T dz of a matrix over all rows of the batch, the update of each weight, and its transposed copy.
 
@@ -327,7 +327,7 @@ def weight_gradient(dtype: str, change, tile: Tile = TILE):
     return weight_gradient
 
 
-@lru_cache(maxsize=None)
+@cache
 def bias_gradient(dtype: str, change, threads: int = TILE.threads):
     """The sum of dz over the rows for one panel of a vector, and its update; a block for each panel.
 
@@ -363,10 +363,10 @@ def bias_gradient(dtype: str, change, threads: int = TILE.threads):
     return bias_gradient, parts * panel
 
 
-# Values: a thread for each of the batch's ------------------------------------------------------------------------------
+# Values: a thread for each of the batch's -----------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=None)
+@cache
 def gather(dtype: str, scaled: bool):
     """Rows of X into the batch, converted and scaled."""
     T, item = getattr(np, dtype), ITEMSIZE[dtype]
@@ -389,7 +389,7 @@ def gather(dtype: str, scaled: bool):
     return gather
 
 
-@lru_cache(maxsize=None)
+@cache
 def elementwise(dtype: str, finish):
     """C = finish(IN), item by item of the same panels."""
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
@@ -409,7 +409,7 @@ def elementwise(dtype: str, finish):
     return elementwise
 
 
-@lru_cache(maxsize=None)
+@cache
 def dropout(dtype: str):
     """C = IN * mask / (1 - rate), by the hash of the CPU's kernel; row-major in place where XB_STRIDE is not 0."""
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
@@ -443,7 +443,7 @@ def dropout(dtype: str):
     return dropout
 
 
-@lru_cache(maxsize=None)
+@cache
 def scatter(dtype: str):
     """The logits out of their panels into the rows of `out`."""
     item, panel = ITEMSIZE[dtype], SIMD.panel(dtype)
@@ -463,10 +463,10 @@ def scatter(dtype: str):
     return scatter
 
 
-# Losses: a thread for each row; the logits are overwritten with their gradient ------------------------------------------
+# Losses: a thread for each row; the logits are overwritten with their gradient ----------------------------------------
 
 
-@lru_cache(maxsize=None)
+@cache
 def softmax_cross_entropy(dtype: str, codes: bool):
     """As the CPU's: y becomes (1 - s) y + s mass / K, the loss is mass log(sum exp(z - top)) - sum y (z - top)."""
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
@@ -533,7 +533,7 @@ def softmax_cross_entropy(dtype: str, codes: bool):
     return softmax_cross_entropy
 
 
-@lru_cache(maxsize=None)
+@cache
 def separable_loss(dtype: str, name: str):
     """A loss that is a sum over outputs, by its declaration's term and slope."""
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
@@ -571,7 +571,7 @@ def separable_loss(dtype: str, name: str):
     return separable_loss
 
 
-@lru_cache(maxsize=None)
+@cache
 def end_of_step(with_loss: bool, threads: int = TILE.threads):
     """One block, after everything else: the sum of the rows' losses, in a fixed order, and the next step's number."""
     D = item_type["float64"]

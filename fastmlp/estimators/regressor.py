@@ -73,8 +73,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     n_threads : int or None, default=None
         None measures which number of threads is fastest; the result does not depend on it.
     device : {'cpu', 'cuda', 'auto'}, default='cpu'
-        Where 'adam' and 'sgd' train: 'cuda' is an NVIDIA GPU (docs/cuda.md), 'auto' one where there is one and a step is
-        large. Prediction is on the CPU.
+        Where 'adam' and 'sgd' train: 'cuda' is an NVIDIA GPU (docs/cuda.md), 'auto' one where there is one and a step
+        is large. Prediction is on the CPU.
 
     Attributes
     ----------
