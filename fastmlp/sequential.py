@@ -191,8 +191,8 @@ class Sequential:
         shuffle : bool
             A new order of rows in each epoch.
         device : {"cpu", "cuda", "auto"}
-            "cuda": an NVIDIA GPU, for the layers, losses and optimisers that docs/cuda.md lists; the losses are those of
-            the CPU but for rounding. "auto": a GPU where there is one and a step is large. Prediction is on the CPU.
+            "cuda": an NVIDIA GPU, for the layers, losses and optimisers that docs/cuda.md lists; the losses are the
+            CPU's but for rounding. "auto": a GPU where there is one and a step is large. Prediction is on the CPU.
 
         Returns
         -------

@@ -44,6 +44,11 @@ class Tile:
     most_blocks: int
 
     @property
+    def shared(self) -> int:
+        """Numbers of shared memory: two operands, a column of padding for the first, and later the results."""
+        return max(self.depth * (self.rows + 1 + self.columns), self.rows * self.columns)
+
+    @property
     def block(self) -> int:
         return self.rows // self.own_rows * (self.columns // self.own_columns)
 
@@ -185,7 +190,8 @@ def product(dtype: str, finish, tile: Tile = TILE):
     """
     T, item, panel, D = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype]
     BM, BN, BK, RM, RN, threads = tile.rows, tile.columns, tile.depth, tile.own_rows, tile.own_columns, tile.block
-    TX, stored, slots_a, slots_b = BN // RN, BM + 1, BM * BK, BN * BK
+    TX, stored, slots_a, slots_b, slots_c, size = BN // RN, BM + 1, BM * BK, BN * BK, BM * BN, tile.shared
+    in_b = BK * stored  # where B begins
 
     @cuda.jit
     def product(control, steps, table, numbers, k, work, weights, state):
@@ -202,8 +208,7 @@ def product(dtype: str, finish, tile: Tile = TILE):
         a_last_panel = (depth - 1) // a_panel
         b, last_width = table[k, R.B] // item, table[k, R.LAST_WIDTH]
         tx, ty = cuda.threadIdx.x % TX, cuda.threadIdx.x // TX
-        a_tile = cuda.shared.array((BK, stored), D)  # one more: neighbours along depth lie in different banks
-        b_tile = cuda.shared.array((BK, BN), D)
+        shared = cuda.shared.array(size, D)  # A with one more a row: neighbours along depth lie in different banks
         sums = cuda.local.array((RM, RN), D)
         init = table[k, R.INIT]  # -1: none
         for j in range(RN):
@@ -222,7 +227,7 @@ def product(dtype: str, finish, tile: Tile = TILE):
                     p = at // a_panel
                     stride = a_stride if p < a_last_panel else a_last_stride
                     value = work[a + p * a_panel_items + row * stride + at - p * a_panel]
-                a_tile[d, i] = value
+                shared[d * stored + i] = value
             for e in range(cuda.threadIdx.x, slots_b, threads):
                 d, j = e // BN, e % BN
                 column, at = first_column + j, begin + d
@@ -231,25 +236,28 @@ def product(dtype: str, finish, tile: Tile = TILE):
                     p = column // panel
                     width = panel if p < last_panel else last_width
                     value = weights[b + p * panel * depth + at * width + column - p * panel]
-                b_tile[d, j] = value
+                shared[in_b + d * BN + j] = value
             cuda.syncthreads()
             for d in range(BK):
                 for i in range(RM):
-                    x = a_tile[d, ty * RM + i]
+                    x = shared[d * stored + ty * RM + i]
                     for j in range(RN):
-                        sums[i, j] += x * b_tile[d, tx + j * TX]
+                        sums[i, j] += x * shared[in_b + d * BN + tx + j * TX]
             cuda.syncthreads()
         c, panel_items, other = table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item, table[k, R.OTHER] // item
         number = T(numbers[k])
+        # by way of shared memory: a long epilogue in a loop over `sums` would put them into slow memory from the start
         for i in range(RM):
-            row = first_row + ty * RM + i
             for j in range(RN):
-                column = first_column + tx + j * TX
-                if row < rows and column < columns:
-                    p = column // panel
-                    width = panel if p < last_panel else last_width
-                    at = p * panel_items + row * width + column - p * panel
-                    finish(work, c + at, other + at, sums[i, j], number)
+                shared[(ty * RM + i) * BN + tx + j * TX] = sums[i, j]
+        cuda.syncthreads()
+        for e in range(cuda.threadIdx.x, slots_c, threads):
+            row, column = first_row + e // BN, first_column + e % BN
+            if row < rows and column < columns:
+                p = column // panel
+                width = panel if p < last_panel else last_width
+                at = p * panel_items + row * width + column - p * panel
+                finish(work, c + at, other + at, shared[e], number)
 
     return product
 
@@ -262,7 +270,8 @@ def weight_gradient(dtype: str, change, tile: Tile = TILE):
     """
     T, item, panel, D = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype]
     BM, BN, BK, RM, RN, threads = tile.rows, tile.columns, tile.depth, tile.own_rows, tile.own_columns, tile.block
-    TX, slots_a, slots_b = BN // RN, BM * BK, BN * BK
+    TX, stored, slots_a, slots_b, slots_c, size = BN // RN, BM + 1, BM * BK, BN * BK, BM * BN, tile.shared
+    in_b = BK * stored  # where B begins
 
     @cuda.jit
     def weight_gradient(control, steps, scalars, table, k, work, state, transposed, slot):
@@ -277,8 +286,7 @@ def weight_gradient(dtype: str, change, tile: Tile = TILE):
         last_block = (n_in - 1) // panel
         dz, panel_items, last_width = table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item, table[k, R.LAST_WIDTH]
         tx, ty = cuda.threadIdx.x % TX, cuda.threadIdx.x // TX
-        a_tile = cuda.shared.array((BK, BM), D)  # on lines of their own: the simulator tells them apart by the line
-        b_tile = cuda.shared.array((BK, BN), D)
+        shared = cuda.shared.array(size, D)
         sums = cuda.local.array((RM, RN), D)
         for i in range(RM):
             for j in range(RN):
@@ -292,7 +300,7 @@ def weight_gradient(dtype: str, change, tile: Tile = TILE):
                     p = unit // panel
                     stride = a_stride if p < last_block else a_last_stride
                     value = work[a + p * block_items + row * stride + unit - p * panel]
-                a_tile[d, i] = value
+                shared[d * stored + i] = value
             for e in range(cuda.threadIdx.x, slots_b, threads):
                 d, j = e // BN, e % BN
                 row, column = begin + d, first_column + j
@@ -301,28 +309,31 @@ def weight_gradient(dtype: str, change, tile: Tile = TILE):
                     p = column // panel
                     width = panel if p < last_panel else last_width
                     value = work[dz + p * panel_items + row * width + column - p * panel]
-                b_tile[d, j] = value
+                shared[in_b + d * BN + j] = value
             cuda.syncthreads()
             for d in range(BK):
                 for i in range(RM):
-                    x = a_tile[d, ty * RM + i]
+                    x = shared[d * stored + ty * RM + i]
                     for j in range(RN):
-                        sums[i, j] += x * b_tile[d, tx + j * TX]
+                        sums[i, j] += x * shared[in_b + d * BN + tx + j * TX]
             cuda.syncthreads()
         w, wt, wt_last_width = table[k, R.W] // item, table[k, R.WT], table[k, R.WT_LAST_WIDTH]  # wt -1: no copy
+        # by way of shared memory: a long epilogue in a loop over `sums` would put them into slow memory from the start
         for i in range(RM):
-            unit = first_row + ty * RM + i
             for j in range(RN):
-                column = first_column + tx + j * TX
-                if unit < n_in and column < n_out:
-                    p = column // panel
-                    width = panel if p < last_panel else last_width
-                    at = w + p * panel * n_in + unit * width + column - p * panel
-                    change(state, at, slot, sums[i, j], scalars, s)
-                    if wt >= 0:
-                        q = unit // panel
-                        width = panel if q < last_block else wt_last_width
-                        transposed[wt // item + q * panel * n_out + column * width + unit - q * panel] = state[at]
+                shared[(ty * RM + i) * BN + tx + j * TX] = sums[i, j]
+        cuda.syncthreads()
+        for e in range(cuda.threadIdx.x, slots_c, threads):
+            unit, column = first_row + e // BN, first_column + e % BN
+            if unit < n_in and column < n_out:
+                p = column // panel
+                width = panel if p < last_panel else last_width
+                at = w + p * panel * n_in + unit * width + column - p * panel
+                change(state, at, slot, shared[e], scalars, s)
+                if wt >= 0:
+                    q = unit // panel
+                    width = panel if q < last_block else wt_last_width
+                    transposed[wt // item + q * panel * n_out + column * width + unit - q * panel] = state[at]
 
     return weight_gradient
 
