@@ -67,8 +67,7 @@ class CudaExecutor(NamedParameters):
         self._table = cuda.to_device(table)
         self._record_numbers = cuda.to_device(np.ascontiguousarray(table[:, R.NUMBER]).view(np.float64))
         self._launches = [self._launch(k, step) for k, step in enumerate(steps) if step.kernel != "sum_losses"]
-        end = kernels.end_of_step(any(step.kernel == "sum_losses" for step in steps))
-        self._launches.append(lambda: end[1, TILE.threads](self._control, self._steps, self._row_losses, self._sums))
+        self._launches.append(self._end_of_step(any(step.kernel == "sum_losses" for step in steps)))
 
     def _field(self, step: Step, index: int) -> int:
         """A record's number: places are bytes from the start of their buffer, and -1 is none."""
@@ -98,80 +97,78 @@ class CudaExecutor(NamedParameters):
             return self._gradient(k, step)
         if family == "gather":
             return self._gather(k)
-        fields, dtype = step.fields, self.plan.dtype
-        rows, threads = self.plan.batch_size, TILE.threads
         if step.has_loss:
-            codes = kind == "codes"
-            softmax = family == "softmax_cross_entropy"
-            kernel = kernels.softmax_cross_entropy(dtype, codes) if softmax else kernels.separable_loss(dtype, family)
-            y, weights = self._data["y"], self._data.get("sample_weight", self._nothing)
-            tail = (y, weights, self._numbers, self._work, self._row_losses)
-            blocks = _blocks(rows)
-            head = (self._control, self._table)
-            return lambda: kernel[blocks, threads](head[0], self._steps, self._scalars, head[1], k, self._order, *tail)
-        columns = fields[R.N_OUT] if R.N_OUT in fields else (fields[R.N_PANELS]) * SIMD.panel(dtype)
-        blocks = _blocks(rows * columns)
+            return self._loss(k, family, kind)
+        fields, dtype, control, table = step.fields, self.plan.dtype, self._control, self._table
+        numbers, work = self._record_numbers, self._work
+        columns = fields[R.N_OUT] if R.N_OUT in fields else fields[R.N_PANELS] * SIMD.panel(dtype)
         if step.kernel == "dropout":
-            kernel, numbers = kernels.dropout(dtype), self._record_numbers
-            return lambda: kernel[blocks, threads](
-                self._control, self._steps, self._scalars, self._table, numbers, k, self._work
-            )
+            launch = self._over(self.plan.batch_size * columns, kernels.dropout(dtype))
+            return lambda: launch(control, self._steps, self._scalars, table, numbers, k, work)
         if step.kernel == "scatter":
-            kernel, out = kernels.scatter(dtype), self._data["output"]
-            return lambda: kernel[blocks, threads](self._control, self._steps, self._table, k, self._work, out)
-        kernel, numbers = kernels.elementwise(dtype, self._epilogue(step)), self._record_numbers
-        return lambda: kernel[blocks, threads](self._control, self._steps, self._table, numbers, k, self._work)
+            launch, out = self._over(self.plan.batch_size * columns, kernels.scatter(dtype)), self._data["output"]
+            return lambda: launch(control, self._steps, table, k, work, out)
+        launch = self._over(self.plan.batch_size * columns, kernels.elementwise(dtype, self._epilogue(step)))
+        return lambda: launch(control, self._steps, table, numbers, k, work)
+
+    def _over(self, n: int, kernel):
+        """A kernel whose threads share out n numbers."""
+        blocks = max(1, min(TILE.most_blocks, -(-n // TILE.threads)))
+        return kernels.configured(kernel, blocks, TILE.threads)
 
     def _epilogue(self, step: Step):
         following = step.fields[R.EPILOGUE]
         return kernels.epilogue(following.name if isinstance(following, Kernel) else "", self.plan.dtype)
 
+    def _loss(self, k: int, family: str, kind: str):
+        dtype = self.plan.dtype
+        if family == "softmax_cross_entropy":
+            kernel = kernels.softmax_cross_entropy(dtype, kind == "codes")
+        else:
+            kernel = kernels.separable_loss(dtype, family)
+        launch, control, table = self._over(self.plan.batch_size, kernel), self._control, self._table
+        weights = self._data.get("sample_weight", self._nothing)
+        data = self._data["y"], weights, self._numbers, self._work, self._row_losses
+        return lambda: launch(control, self._steps, self._scalars, table, k, self._order, *data)
+
     def _product(self, k: int, step: Step):
-        kernel = kernels.product(self.plan.dtype, self._epilogue(step))
         columns = (step.fields[R.N_PANELS] - 1) * SIMD.panel(self.plan.dtype) + step.fields[R.LAST_WIDTH]
         grid = -(-columns // TILE.columns), -(-self.plan.batch_size // TILE.rows)
+        launch = kernels.configured(kernels.product(self.plan.dtype, self._epilogue(step)), grid, TILE.block)
         weights = {"parameters": self._state, "transposed": self._transposed}[step.fields[R.B].buffer]
-        return lambda: kernel[grid, TILE.block](
-            self._control, self._steps, self._table, self._record_numbers, k, self._work, weights, self._state
-        )
+        control, rest = self._control, (self._table, self._record_numbers, k, self._work, weights, self._state)
+        return lambda: launch(control, self._steps, *rest)
 
     def _gradient(self, k: int, step: Step):
         f, dtype = step.fields, self.plan.dtype
-        penalty, average = f[R.PENALTY], bool(f[R.AVERAGE_KERNEL])
         change = kernels.update(
-            penalty.name if penalty else "",
+            f[R.PENALTY].name if f[R.PENALTY] else "",
             bool(f[R.CLIP_KERNEL]),
             bool(f[R.DECAY_KERNEL]),
             f[R.OPTIMIZER].name,
-            average,
+            bool(f[R.AVERAGE_KERNEL]),
             self.plan.n_slots,
             dtype,
         )
         if step.kernel == "weight_gradient":
-            kernel, block = kernels.weight_gradient(dtype, change), TILE.block
             grid = -(-f[R.N_OUT] // TILE.columns), -(-f[R.DEPTH] // TILE.rows)
+            launch = kernels.configured(kernels.weight_gradient(dtype, change), grid, TILE.block)
         else:
             kernel, block = kernels.bias_gradient(dtype, change)
-            grid = f[R.N_PANELS]
-        return lambda: kernel[grid, block](
-            self._control,
-            self._steps,
-            self._scalars,
-            self._table,
-            k,
-            self._work,
-            self._state,
-            self._transposed,
-            self._n,
-        )
+            launch = kernels.configured(kernel, f[R.N_PANELS], block)
+        control, rest = self._control, (self._table, k, self._work, self._state, self._transposed, self._n)
+        return lambda: launch(control, self._steps, self._scalars, *rest)
 
     def _gather(self, k: int):
         kernel = kernels.gather(self.plan.dtype, self.plan.scaling is not None)
-        scale, offset = self.plan.scaling or (1.0, 0.0)
-        blocks, X = _blocks(self.plan.batch_size * self.plan.n_features), self._data["X"]
-        return lambda: kernel[blocks, TILE.threads](
-            self._control, self._steps, self._table, k, self._order, X, self._work, scale, offset
-        )
+        launch = self._over(self.plan.batch_size * self.plan.n_features, kernel)
+        control, table, (scale, offset) = self._control, self._table, self.plan.scaling or (1.0, 0.0)
+        X, work = self._data["X"], self._work
+        return lambda: launch(control, self._steps, table, k, self._order, X, work, scale, offset)
+
+    def _end_of_step(self, with_loss: bool):
+        launch = kernels.configured(kernels.end_of_step(with_loss), 1, TILE.threads)
+        return lambda: launch(self._control, self._steps, self._row_losses, self._sums)
 
     # Running ---------------------------------------------------------------------------------------------------------
 
@@ -261,10 +258,6 @@ class CudaExecutor(NamedParameters):
 def _rows(array: np.ndarray) -> np.ndarray:
     """As kernels index it: X and y by row and column."""
     return np.ascontiguousarray(array.reshape(-1, 1) if array.dtype == np.int64 else array)
-
-
-def _blocks(n: int) -> int:
-    return max(1, min(TILE.most_blocks, -(-n // TILE.threads)))
 
 
 def _check_memory(needed: int) -> None:

@@ -11,6 +11,7 @@ Every number has one writer and a fixed order of summation, so the same device g
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cache
 
@@ -610,6 +611,15 @@ def end_of_step(with_loss: bool, threads: int = TILE.threads):
             control[STEP] = step + 1
 
     return end_of_step
+
+
+def configured(kernel, grid, block):
+    """The kernel with its grid, to be called with its arguments."""
+    if config.ENABLE_CUDASIM:  # which keeps the last grid that a kernel was given
+        return lambda *arguments: kernel[grid, block](*arguments)
+    with warnings.catch_warnings():  # Numba warns of grids that do not fill the device: small networks have small ones
+        warnings.simplefilter("ignore")
+        return kernel[grid, block]
 
 
 def is_known(kernel: str) -> bool:
