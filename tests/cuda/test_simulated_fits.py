@@ -195,6 +195,26 @@ def test_divergence_keeps_the_last_finite_parameters(loss):
     assert all(np.array_equal(before[name], array) for name, array in model.parameters.items())
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_loss_that_is_not_finite_changes_no_parameter(monkeypatch):
+    """Without the host's restoring the last finite ones."""
+    X, y, _ = data()
+    X[13] = 3e38
+    model, reference = (Sequential(Dense(4), ReLU(), Dense(3)).build(5) for _ in range(2))
+    options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 7, "shuffle": False}
+    with Training(reference, X[:7], y[:7], **options, device="cuda") as training:
+        training.run(1)
+    monkeypatch.setattr(Training, "restore", lambda self, snapshot: None)
+    with Training(model, X, y, **options, device="cuda") as training:
+        training._seconds_per_step = (
+            1e-3  # both steps are one slice: the second is in the queue before the first is done
+        )
+        with pytest.raises(DivergenceError, match="diverged in epoch 1: the loss"):
+            training.run(1)
+    assert training.step == 1
+    assert all(np.array_equal(model.parameters[name], array) for name, array in reference.parameters.items())
+
+
 def test_ctrl_c_leaves_a_whole_step():
     X, y, _ = data()
     options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 5, "device": "cuda"}
