@@ -6,6 +6,7 @@ The way of the data, and where to find it::
          --> plan: layers, loss and optimiser as flat tables of steps              (lowering/ makes a plan.Plan)
          --> training: epochs, order of rows, state between epochs                  (training.py)
          --> engine: runs the steps on threads; kernels, compiled once and cached   (engine/)
+             or on an NVIDIA GPU, where that is asked for                           (cuda/, devices.py)
          --> history, fitted parameters
 
 Declarations: `layers`, `augmentation`, `activations`, `losses`, `optimizers`, `schedules`, `initializers`; to add an

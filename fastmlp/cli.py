@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
+from .devices import DEVICES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,6 +87,9 @@ def _add_train(commands) -> None:
     network.add_argument("--seed", type=_at_least(0), default=0, help="equal seeds give equal models (0)")
     network.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     network.add_argument("--threads", type=_at_least(1), metavar="N", help="by measurement, if not given")
+    network.add_argument(
+        "--device", choices=DEVICES, default="cpu", help="an NVIDIA GPU with cuda; see docs/cuda.md (cpu)"
+    )
     network.add_argument("--save", metavar="FILE", help="write the model, also after Ctrl-C: model.safetensors")
     network.add_argument("--quiet", action="store_true", help="no progress, only the result")
     table = parser.add_argument_group("tables")

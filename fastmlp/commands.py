@@ -171,6 +171,7 @@ def _fit(model, X, y, arguments: Namespace, extra: dict | None = None, **options
             batch_size=min(arguments.batch_size, len(X)),
             seed=arguments.seed,
             n_threads=arguments.threads,
+            device=arguments.device,
             verbose=0 if arguments.quiet else 1,
             **options,
         )

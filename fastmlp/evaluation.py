@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .devices import executor_of
 from .engine import records as R
-from .engine.executor import Executor
 from .engine.threads import Chooser
 from .inputs import engine_data, engine_targets, engine_weights, source_of
 from .losses import BLOCK
@@ -19,7 +19,9 @@ class Evaluation:
     parameters.
     """
 
-    def __init__(self, model, X, y=None, sample_weight=None, *, loss=None, n_threads=None, state=None, guard=0):
+    def __init__(
+        self, model, X, y=None, sample_weight=None, *, loss=None, n_threads=None, state=None, guard=0, device="cpu"
+    ):
         X = engine_data(X)
         dtype, self.n, self.K = model.dtype.name, X.shape[0], model.n_outputs
         self.rows = max(1, min(ROWS, self.n, BYTES // (model.dtype.itemsize * X.shape[1])))
@@ -28,6 +30,7 @@ class Evaluation:
         source, externals = source_of(X, dtype)
         common = {"n_features": model.n_features, "batch_size": self.rows, "source": source, "dtype": dtype}
         common["guard"] = guard
+        common["simd"], make_executor = executor_of(device)
         if loss is None:
             self.output = np.empty((self.n, self.K), dtype)
             plan = forward_plan(model.layers, **common)
@@ -40,18 +43,18 @@ class Evaluation:
             externals |= {"y": y} | ({} if weights is None else {"sample_weight": weights})
             self.total = float(self.n if weights is None else weights.astype(np.float64).sum())
         self._externals = externals
-        self.executor = Executor(plan, externals, state)
+        self.executor = make_executor(plan, externals, state)
         if state is None:
             self.executor.pack(model._arrays)
-        self._chooser = Chooser(n_threads, plan.flops)
+        self._chooser = Chooser(1 if device == "cuda" else n_threads, plan.flops)
 
     def _run(self) -> np.ndarray:
         starts = np.arange(0, self.n, self.rows)
         steps = np.zeros((len(starts), R.STEP), np.int64)
-        sums, scalars = np.zeros(len(starts)), np.ones(R.N_SCALARS)
+        sums, scalars = np.zeros(len(starts)), np.ones((len(starts), 1, R.N_SCALARS))
         steps[:, R.STEP_ROWS] = np.minimum(self.rows, self.n - starts)
-        steps[:, R.STEP_FIRST], steps[:, R.STEP_SCALARS] = starts, scalars.ctypes.data
-        steps[:, R.STEP_LOSS_AT] = sums.ctypes.data + 8 * np.arange(len(starts))
+        steps[:, R.STEP_FIRST] = starts
+        self.executor.bind(steps, None, scalars, sums)
         at, per_step = 0, None
         while at < len(starts):
             workers, trial = self._chooser.next()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import initializers, losses, optimizers
+from . import devices, initializers, losses, optimizers
 from ._arrays import check_count, check_targets, check_weights, check_X, class_weights
 from .activations import Activation
 from .errors import unknown_name
@@ -157,6 +157,7 @@ class Sequential:
         callbacks: Sequence = (),
         verbose: str | int = "auto",
         shuffle: bool = True,
+        device: str = "cpu",
     ):
         """Train; parameters that exist are the start, so a second call goes on (with a new optimiser).
 
@@ -189,6 +190,9 @@ class Sequential:
             "auto": a progress bar in a terminal, silence elsewhere.
         shuffle : bool
             A new order of rows in each epoch.
+        device : {"cpu", "cuda", "auto"}
+            "cuda": an NVIDIA GPU, for the layers, losses and optimisers that docs/cuda.md lists; the losses are the
+            CPU's but for rounding. "auto": a GPU where there is one and a step is large. Prediction is on the CPU.
 
         Returns
         -------
@@ -198,6 +202,9 @@ class Sequential:
         ------
         ValueError, TypeError
             Bad input, named, with what is accepted.
+        ImportError, RuntimeError
+            `device="cuda"` without the package numba-cuda, without a GPU, or (NotImplementedError) for what runs on the
+            CPU only.
         DivergenceError
             Loss or parameters became infinite or NaN; the last finite parameters are kept.
         """
@@ -222,6 +229,7 @@ class Sequential:
             )
         callbacks = _check_callbacks(callbacks)
         validation = self._validation(validation_data, X.shape[1], loss)
+        device = devices.choose(device, self.layers, loss, optimizer, X, batch_size)
         if verbose != 0:
             from .progress import progress_callbacks
 
@@ -231,6 +239,7 @@ class Sequential:
             self.build(X.shape[1], seed)
         self.loss = loss
         options = {"sample_weight": sample_weight, "seed": seed, "n_threads": n_threads, "shuffle": shuffle}
+        options["device"] = device
         try:
             with Training(self, X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, **options) as training:
                 if callbacks or validation:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from . import losses, optimizers, schedules
+from .devices import executor_of
 from .engine import records as R
-from .engine.executor import Executor
 from .engine.simd import ITEMSIZE
 from .engine.threads import Chooser
 from .errors import DivergenceError, check_range
@@ -46,6 +46,8 @@ class Training:
         For a look at gradients: no layer of dropout acts, none is frozen.
     state : dict, optional
         `Training.state` of an earlier fit: goes on from there.
+    device : {"cpu", "cuda"}
+        What `devices.choose` chose.
 
     Attributes
     ----------
@@ -76,6 +78,7 @@ class Training:
         l2=0.0,
         state=None,
         study=False,
+        device="cpu",
         _guard=0,
     ):
         self.model, self.loss, self.optimizer = model, losses.get(loss), optimizers.get(optimizer)
@@ -90,6 +93,8 @@ class Training:
         source, externals = source_of(X, dtype)
         targets, y = engine_targets(self.loss, y, model.n_outputs, dtype)
         self._weights, self._weight_unit = engine_weights(sample_weight, dtype)
+        self.device = device
+        simd, make_executor = executor_of(device)
         self.plan = training_plan(
             model.layers,
             self.loss,
@@ -108,17 +113,19 @@ class Training:
             average=self.optimizer.ema_decay is not None,
             study=study,
             guard=_guard,
+            simd=simd,
         )
         weights = [p.matrix for p in self.plan.parameters if len(p.shape) == 2]
         dense = [layer for layer in flatten(model.layers) if isinstance(layer, Dense)]
         self._penalised = [(d, m) for d, m in zip(dense, weights, strict=True) if d.l1 or d.l2]
         externals |= {"y": y} | ({} if self._weights is None else {"sample_weight": self._weights})
         self._externals = externals  # the arrays stay alive
-        self.executor = Executor(self.plan, externals)
+        self.executor = make_executor(self.plan, externals)
         self.executor.pack(model._arrays)
         if self._average is not None:
             self._average[:] = self.executor.parameters
-        self._chooser = Chooser(n_threads, self.plan.flops)
+            self.executor.refresh()
+        self._chooser = Chooser(1 if device == "cuda" else n_threads, self.plan.flops)
         self._last_finite = self.snapshot()
         self._unchecked = 0.0  # seconds
         self._evaluations = {}
@@ -201,18 +208,16 @@ class Training:
         if order is None:
             steps[:, R.STEP_FIRST] = np.tile(starts, epochs)
         else:
-            offsets = (np.arange(epochs)[:, None] * n + starts).ravel()
-            steps[:, R.STEP_INDEX] = order.ctypes.data + 8 * offsets
+            steps[:, R.STEP_INDEX] = (np.arange(epochs)[:, None] * n + starts).ravel()
         weights = self._batch_weights(order, starts, sizes, epochs)
         scalars = self._scalars(weights)
         sums = np.zeros(len(steps))
-        steps[:, R.STEP_SCALARS] = scalars.ctypes.data + scalars.strides[0] * np.arange(len(steps))
-        steps[:, R.STEP_LOSS_AT] = sums.ctypes.data + 8 * np.arange(len(steps))
         if self.plan.random:
             for k in range(epochs):
                 key = np.random.SeedSequence(self.seed, spawn_key=(2, self.epoch + k))
                 keys = np.random.Generator(np.random.Philox(key)).integers(0, 2**63 - 1, len(starts))
                 steps[k * len(starts) : (k + 1) * len(starts), R.STEP_KEY] = keys
+        self.executor.bind(steps, order, scalars, sums)
         self._run_steps(steps, len(starts))
         self.epoch += epochs
         return sums.reshape(epochs, -1).sum(axis=1) / weights.reshape(epochs, -1).sum(axis=1)
@@ -327,8 +332,8 @@ class Training:
             if len(self._evaluations) > 8:  # someone evaluates new arrays all the time: keep none of them
                 self._close_evaluations()
             loss = self.loss if kind == "loss" else None
-            state = self._kept.view(np.uint8)
-            options = {"n_threads": self.n_threads, "state": state, "guard": self.plan.guard}
+            state = self.executor.shared(None if self._average is None else -1)
+            options = {"n_threads": self.n_threads, "state": state, "guard": self.plan.guard, "device": self.device}
             evaluation = Evaluation(self.model, X, *data, loss=loss, **options)
             self._evaluations[key] = (evaluation, (X, *data))  # the arrays stay alive, so their ids stay theirs
         return self._evaluations[key][0]
@@ -384,7 +389,7 @@ class Training:
         self.executor.parameters[:] = snapshot[0]
         if self._average is not None:
             self._average[:] = snapshot[1]
-        self.executor.refresh_transposed()
+        self.executor.refresh()
 
     def save_parameters(self) -> None:
         """Write the parameters, or their average, back into the model."""
@@ -415,6 +420,7 @@ class Training:
             for p in self.plan.parameters:
                 array = named[p.name].reshape((1, *p.shape)[-2:])
                 p.matrix.pack(array, slot[p.matrix.at.offset // ITEMSIZE[self.plan.dtype] :])
+        self.executor.refresh()
         if self._average is not None:
             self.executor.pack(state["parameters"])
             self._last_finite = self.snapshot()

@@ -11,7 +11,7 @@ from numba import njit
 
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.engine.elementary import functions
-from fastmlp.engine.elementwise import _compiled
+from fastmlp.engine.elementwise import compiled
 
 BOUNDS = {
     "float32": {"exp": 1.25, "tanh": 3.0, "log": 1.0, "log1p_of_exp_minus_abs": 3.0, "expm1": 2.0},
@@ -125,7 +125,7 @@ def activation_errors(name, x):
     number = () if declaration.parameter is None else (np.float32(getattr(declaration, declaration.parameter)),)
 
     def errors(function, x, exact):
-        f = _compiled(function, "float32")
+        f = compiled(function, "float32")
 
         @njit(error_model="numpy")
         def loop(x, out):

@@ -13,19 +13,20 @@ from .ir import call, float64_at, int64_at, items_at
 from .simd import ITEMSIZE, Simd
 
 
-def _compiled(function, dtype: str):
-    """A plain function of one number, with its float constants in `dtype` and NumPy's names bound to our
-    polynomials.
-    """
+def typed(function, dtype: str, names: dict):
+    """A plain function of numbers with its float constants in `dtype` and some global names bound anew."""
     T = getattr(np, dtype)
     code = function.__code__
     constants = tuple(T(c) if isinstance(c, float) else c for c in code.co_consts)
-    names = {**function.__globals__, **vars(functions(dtype))}
-    typed = types.FunctionType(code.replace(co_consts=constants), names, function.__name__)
-    return njit(**SCALAR)(typed)
+    return types.FunctionType(code.replace(co_consts=constants), {**function.__globals__, **names}, function.__name__)
 
 
-def activation_value(declaration, apart: bool = False, compiled=_compiled):
+def compiled(function, dtype: str):
+    """A plain function of one number, compiled, with NumPy's names bound to our polynomials."""
+    return njit(**SCALAR)(typed(function, dtype, vars(functions(dtype))))
+
+
+def activation_value(declaration, apart: bool = False, compiled=compiled):
     """z = f(z), or with `apart` other = f(z) where z is needed again. One kernel for all values of its parameter."""
 
     def build(dtype, simd):
@@ -53,7 +54,7 @@ def activation_value(declaration, apart: bool = False, compiled=_compiled):
     return build
 
 
-def activation_derivative(declaration, compiled=_compiled):
+def activation_derivative(declaration, compiled=compiled):
     def build(dtype, simd):
         T, items, df = getattr(np, dtype), items_at[dtype], compiled(declaration.derivative, dtype)
 

@@ -10,6 +10,7 @@ import numpy as np
 from ..plan import Kernel, Plan, Ref
 from . import jit
 from . import records as R
+from .layout import NamedParameters
 from .threads import Team, yield_address
 
 GUARD = 0x5EED_FEED_5EED_FEED  # what is written between buffers in tests
@@ -38,7 +39,7 @@ def _physical_memory() -> float:
         return float("inf")
 
 
-class Executor:
+class Executor(NamedParameters):
     """A plan bound to memory, to data and to machine code.
 
     Parameters
@@ -127,8 +128,26 @@ class Executor:
             self._workers.append((record, arguments, memory))
         return self._workers[rank]
 
+    def bind(self, steps: np.ndarray, order: np.ndarray | None, scalars: np.ndarray, sums: np.ndarray) -> None:
+        """Let steps refer to these arrays, which must stay alive while they run.
+
+        Parameters
+        ----------
+        steps : ndarray (n_steps, records.STEP), int64
+            Written: STEP_INDEX, which holds where a step's rows begin in `order`, STEP_SCALARS and STEP_LOSS_AT.
+        order : ndarray of int64, or None
+            None: rows follow each other from STEP_FIRST.
+        scalars : ndarray (n_steps, n_groups, records.N_SCALARS)
+        sums : ndarray (n_steps,)
+            Where the sums of the rows' losses go.
+        """
+        each = np.arange(len(steps))
+        steps[:, R.STEP_INDEX] = 0 if order is None else order.ctypes.data + 8 * steps[:, R.STEP_INDEX]
+        steps[:, R.STEP_SCALARS] = scalars.ctypes.data + scalars.strides[0] * each
+        steps[:, R.STEP_LOSS_AT] = sums.ctypes.data + 8 * each
+
     def run(self, steps: np.ndarray, n_workers: int) -> tuple[int, float]:
-        """Run these steps (rows of `records.STEP_*`) on so many workers.
+        """Run these steps (rows of what `bind` was given) on so many workers.
 
         Returns
         -------
@@ -165,6 +184,10 @@ class Executor:
             self.team.run(self._run, jobs)
         return self.steps_done - before, time.perf_counter() - started
 
+    def shared(self, slot: int | None) -> np.ndarray:
+        """The parameters, or what lies in a slot, as the `state` of another executor."""
+        return (self.parameters if slot is None else self.slots[slot]).view(np.uint8)
+
     @property
     def steps_done(self) -> int:
         """Whole steps in all; counted by worker 0, so that an interrupt cannot come between a step and its count."""
@@ -181,31 +204,6 @@ class Executor:
         return "\n".join(
             f"{100 * share:5.1f} %  {text}" for share, text in zip(shares, [*steps, "barriers"], strict=True)
         )
-
-    def pack(self, parameters: dict[str, np.ndarray]) -> None:
-        """Write named arrays into the vector of parameters, and their transposed copies."""
-        for p in self.plan.parameters:
-            array = parameters[p.name].reshape((1, *p.shape)[-2:])
-            self._pack(p, array)
-
-    def _pack(self, p, array: np.ndarray) -> None:
-        at, item = p.matrix.at.offset, self.plan.item
-        p.matrix.pack(array, self.parameters[at // item :])
-        if p.transposed:
-            p.transposed.pack(array.T, self.transposed.view(self.plan.dtype)[p.transposed.at.offset // item :])
-
-    def refresh_transposed(self) -> None:
-        """The transposed copies from the vector of parameters, after that was written from outside."""
-        for p in self.plan.parameters:
-            if p.transposed:
-                self._pack(p, p.matrix.unpack(self.parameters[p.matrix.at.offset // self.plan.item :]))
-
-    def unpack(self, vector: np.ndarray) -> dict[str, np.ndarray]:
-        """Named arrays, copies, from a vector laid out like `parameters` (or like a slot)."""
-        item = self.plan.item
-        return {
-            p.name: p.matrix.unpack(vector[p.matrix.at.offset // item :]).reshape(p.shape) for p in self.plan.parameters
-        }
 
     def fill_guards(self) -> None:
         """Write the guard words behind every buffer; for plans with a guard."""

@@ -32,22 +32,18 @@ from .norm_kernels import (
     row_norm_gradient,
 )
 from .optimizer_kernels import (
-    adagrad,
-    adam,
     average,
     clip,
     decay,
     l1_l2_penalty,
     l2_penalty,
-    lion,
-    momentum_kernel,
-    nadam,
     rmsprop_kernel,
-    sgd,
     store_gradient,
+    update_kernel,
 )
 from .products import bias_gradient, product, weight_gradient
 from .rows import gather_csr_kernel, gather_kernel, scatter, to_panels
+from .rules import RULES
 from .softmax_layer import softmax_backward, softmax_forward
 from .update_kernels import clip_norm, max_norm, square_sums, update
 
@@ -83,17 +79,11 @@ KERNELS = {
     "update": update,
     "max_norm": max_norm,
     "store_gradient": store_gradient,
-    "sgd": sgd,
-    "momentum": momentum_kernel(nesterov=False),
-    "nesterov": momentum_kernel(nesterov=True),
-    "adam": adam,
-    "nadam": nadam,
-    "adagrad": adagrad,
     "rmsprop": rmsprop_kernel(momentum=False, centered=False),
     "rmsprop.momentum": rmsprop_kernel(momentum=True, centered=False),
     "rmsprop.centered": rmsprop_kernel(momentum=False, centered=True),
     "rmsprop.momentum.centered": rmsprop_kernel(momentum=True, centered=True),
-    "lion": lion,
+    **{name: update_kernel(rule) for name, rule in RULES.items()},
     "scatter": scatter,
     "sum_losses": sum_losses,
     "softmax_cross_entropy.codes": softmax_kernel(codes=True),

@@ -7,7 +7,7 @@ from numba import njit
 
 from . import records as R
 from .elementary import SCALAR, functions
-from .elementwise import _compiled
+from .elementwise import compiled
 from .ir import atomic_store, float64_at, int64_at, items_at
 from .simd import ITEMSIZE, Simd
 
@@ -125,7 +125,7 @@ def softmax_kernel(codes: bool):
     return build
 
 
-def separable_kernel(declaration, compiled=_compiled):
+def separable_kernel(declaration, compiled=compiled):
     """A loss that is a sum over outputs, in passes: targets into panels like the logits' own, one flat loop over each
     panel for the terms (over the targets) and the slopes (over the logits), then rows' sums (in float64) and weights.
 
@@ -200,7 +200,7 @@ def row_kernel(declaration):
 
     def build(dtype, simd):
         item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
-        T, row_loss = getattr(np, dtype), _compiled(declaration.row, dtype)
+        T, row_loss = getattr(np, dtype), compiled(declaration.row, dtype)
 
         def rows(record, lo, hi, worker):
             r, w = int64_at(record), int64_at(worker)

@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from .. import activations
+from .. import activations, devices
 from .._validation import DTYPES, check_features, check_targets, check_weights
 from ..errors import unknown_name
 from ..layers import Dense
@@ -54,8 +54,14 @@ class BaseMLP(BaseEstimator, ABC):
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "n_threads": [None, Interval(Integral, 1, None, closed="left")],
+        "device": [StrOptions(set(devices.DEVICES))],
     }
-    _names: dict = {"activation": ACTIVATIONS, "solver": solvers.SOLVERS, "learning_rate": LEARNING_RATES}
+    _names: dict = {
+        "activation": ACTIVATIONS,
+        "solver": solvers.SOLVERS,
+        "learning_rate": LEARNING_RATES,
+        "device": devices.DEVICES,
+    }
 
     @abstractmethod
     def _encode(self, y, *, fresh: bool, incremental: bool, name: str = "y") -> np.ndarray:
@@ -118,6 +124,7 @@ class BaseMLP(BaseEstimator, ABC):
         X = check_features(self, X, reset=fresh, dtypes=self._dtypes(fresh))
         y = check_targets(y, X, self, numeric=self._numeric_targets)
         sample_weight = check_weights(sample_weight, X)
+        devices.check_ready(self.device, X)
         if fresh:  # should anything fail from here on, there is no network, rather than one for other classes
             self.__dict__.pop("coefs_", None)
         targets = self._encode(y, fresh=fresh, incremental=incremental)
@@ -147,6 +154,8 @@ class BaseMLP(BaseEstimator, ABC):
             if isinstance(value, str) and value not in accepted:
                 raise unknown_name(argument, value, accepted)
         self._validate_params()
+        if self.solver == "lbfgs" and self.device == "cuda":
+            raise ValueError("device='cuda' is for solver 'adam' or 'sgd'; 'lbfgs' runs on the CPU: use device='cpu'.")
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
 

@@ -18,7 +18,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     It minimises the log-loss: softmax with several classes, logistic with two, and a logistic output for each label if
     y is an indicator matrix. Parameters, defaults and fitted attributes are those of scikit-learn's `MLPClassifier`;
-    `class_weight` and `n_threads` are added.
+    `class_weight`, `n_threads` and `device` are added.
 
     Parameters
     ----------
@@ -73,6 +73,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Weights of the classes, multiplied into `sample_weight`; 'balanced' is n_samples / (n_classes * count).
     n_threads : int or None, default=None
         None measures which number of threads is fastest; the result does not depend on it.
+    device : {'cpu', 'cuda', 'auto'}, default='cpu'
+        Where 'adam' and 'sgd' train: 'cuda' is an NVIDIA GPU (docs/cuda.md), 'auto' one where there is one and a step
+        is large. Prediction is on the CPU.
 
     Attributes
     ----------
@@ -154,6 +157,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         max_fun=15000,
         class_weight=None,
         n_threads=None,
+        device="cpu",
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -180,6 +184,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self.max_fun = max_fun
         self.class_weight = class_weight
         self.n_threads = n_threads
+        self.device = device
 
     @available_if(has_epochs)
     def partial_fit(self, X, y, sample_weight=None, classes=None):

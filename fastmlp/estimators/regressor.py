@@ -17,7 +17,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     """A multilayer perceptron that predicts numbers: scikit-learn's estimator, trained by fastmlp.
 
     It minimises half the squared error, summed over the outputs. Parameters, defaults and fitted attributes are those
-    of scikit-learn's `MLPRegressor`; `n_threads` is added.
+    of scikit-learn's `MLPRegressor`; `n_threads` and `device` are added.
 
     Parameters
     ----------
@@ -72,6 +72,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Loss evaluations of 'lbfgs' at most.
     n_threads : int or None, default=None
         None measures which number of threads is fastest; the result does not depend on it.
+    device : {'cpu', 'cuda', 'auto'}, default='cpu'
+        Where 'adam' and 'sgd' train: 'cuda' is an NVIDIA GPU (docs/cuda.md), 'auto' one where there is one and a step
+        is large. Prediction is on the CPU.
 
     Attributes
     ----------
@@ -144,6 +147,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         n_iter_no_change=10,
         max_fun=15000,
         n_threads=None,
+        device="cpu",
     ):
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -170,6 +174,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
         self.n_threads = n_threads
+        self.device = device
 
     @available_if(has_epochs)
     def partial_fit(self, X, y, sample_weight=None):

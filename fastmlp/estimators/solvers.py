@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from .. import optimizers
+from .. import devices, optimizers
 from ..errors import DivergenceError
 
 SOLVERS = ["lbfgs", "sgd", "adam"]
@@ -50,12 +50,12 @@ def fit_stochastic(estimator, X, targets, sample_weight, validation, incremental
     optimizer = _optimizer(estimator)
     n_samples = X.shape[0]
     batch_size = _batch_size(estimator, n_samples)
-    network = estimator._network()
+    network, loss = estimator._network(), estimator._loss()
     with Training(
         network,
         X,
         targets,
-        loss=estimator._loss(),
+        loss=loss,
         optimizer=optimizer,
         batch_size=batch_size,
         sample_weight=sample_weight,
@@ -64,6 +64,7 @@ def fit_stochastic(estimator, X, targets, sample_weight, validation, incremental
         shuffle=estimator.shuffle and batch_size < n_samples,  # the order of rows within one batch changes nothing
         l2=estimator.alpha,
         state=_state(estimator, optimizer),
+        device=devices.choose(estimator.device, network.layers, loss, optimizer, X, batch_size),
     ) as training:
         best = training.snapshot() if validation is not None else None
         n_batches = -(-n_samples // batch_size)

@@ -1,0 +1,95 @@
+"""The plain functions of activations, losses and rules as device functions; NumPy's names are bound to the device's."""
+
+from __future__ import annotations
+
+import math
+from functools import cache, lru_cache
+from types import SimpleNamespace
+
+import numpy as np
+from numba import cuda, types
+from numba.core import config
+
+from ..engine.dropout import U
+from ..engine.dropout import hashed as cpu_hashed
+from ..engine.elementwise import typed
+
+# The simulator runs Python, whose `math` raises where a device's gives infinity
+_library = np if config.ENABLE_CUDASIM else math
+_exp, _expm1, _tanh, _log, _log1p = (getattr(_library, name) for name in ("exp", "expm1", "tanh", "log", "log1p"))
+
+
+def device_function(function):
+    """Compiled where a kernel calls it, for the types that it is called with."""
+    return cuda.jit(device=True)(function)
+
+
+@lru_cache
+def functions(dtype: str) -> SimpleNamespace:
+    """The device's functions of one number, by the names that the declarations use."""
+    T = getattr(np, dtype)
+    one, half, minus_root_half = T(1), T(0.5), T(-math.sqrt(0.5))
+
+    @device_function
+    def exp(x):
+        return _exp(T(x))
+
+    @device_function
+    def expm1(x):
+        return _expm1(T(x))
+
+    @device_function
+    def tanh(x):
+        return _tanh(T(x))
+
+    @device_function
+    def log(x):
+        return _log(T(x))
+
+    @device_function
+    def sqrt(x):
+        return T(math.sqrt(x))
+
+    @device_function
+    def log1p_of_exp_minus_abs(x):
+        return _log1p(_exp(-abs(T(x))))
+
+    @device_function
+    def normal_cdf(x):
+        return half * T(math.erfc(minus_root_half * x))
+
+    @device_function
+    def sigmoid(x):
+        return one / (one + _exp(-T(x)))
+
+    @device_function
+    def maximum(a, b):
+        return b if a < b else a
+
+    @device_function
+    def where(condition, a, b):
+        return a if condition else b
+
+    return SimpleNamespace(
+        exp=exp,
+        expm1=expm1,
+        tanh=tanh,
+        log=log,
+        sqrt=sqrt,
+        log1p_of_exp_minus_abs=log1p_of_exp_minus_abs,
+        normal_cdf=normal_cdf,
+        sigmoid=sigmoid,
+        maximum=maximum,
+        where=where,
+    )
+
+
+@cache
+def compiled(function, dtype: str):
+    """A declaration's plain function for the device."""
+    return device_function(typed(function, dtype, vars(functions(dtype))))
+
+
+hashed = device_function(cpu_hashed.py_func)
+item_type = {"float32": types.float32, "float64": types.float64}
+__all__ = ["U", "compiled", "device_function", "functions", "hashed", "item_type"]

@@ -1,0 +1,70 @@
+"""Where a fit runs: the `device` of `Sequential.fit`, of the estimators and of the command line.
+
+CUDA is imported only where it is asked for.
+"""
+
+from __future__ import annotations
+
+from .errors import unknown_name
+
+DEVICES = ("cpu", "cuda", "auto")
+# Operations of a step from which "auto" looks for a GPU. Not measured on one: chosen so that the CPU, at 200 GFLOP/s,
+# needs 50 ms for a step that a GPU does in a fraction of it, however slow its launches are.
+ENOUGH = 1e10
+
+
+def check_device(device) -> str:
+    """The name, or ValueError with the accepted ones."""
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES)
+    return device
+
+
+def choose(device: str, layers, loss, optimizer, X, batch_size: int) -> str:
+    """ "cpu" or "cuda", for a fit of these layers to X.
+
+    Raises
+    ------
+    ImportError, RuntimeError
+        "cuda" without the package or without a GPU.
+    NotImplementedError
+        "cuda" for a layer, a loss or an optimiser that runs on the CPU only.
+    """
+    if check_device(device) == "cpu":
+        return "cpu"
+    from . import cuda
+    from .cuda import support
+
+    if device == "auto":
+        if support.work(layers, X.shape[1], min(batch_size, X.shape[0])) < ENOUGH:
+            return "cpu"
+        try:
+            support.check(layers, loss, optimizer, X)
+            cuda.require()
+        except (ImportError, RuntimeError):  # NotImplementedError is a RuntimeError
+            return "cpu"
+        return "cuda"
+    support.check(layers, loss, optimizer, X)
+    cuda.require()
+    return "cuda"
+
+
+def check_ready(device: str, X) -> None:
+    """Raise what `choose` would for "cuda" without a device, or for sparse X: before anything of a fit has changed."""
+    if device == "cuda":
+        from . import cuda
+        from .cuda import support
+
+        support.check_X(X)
+        cuda.require()
+
+
+def executor_of(device: str) -> tuple:
+    """The layout of a plan for the device (None: the host's), and the class that runs it."""
+    if device == "cpu":
+        from .engine.executor import Executor
+
+        return None, Executor
+    from .cuda.executor import SIMD, CudaExecutor
+
+    return SIMD, CudaExecutor

@@ -1,0 +1,82 @@
+"""On a real device, with `pytest -m gpu`: what the simulator cannot show, at sizes that fill the tiles."""
+
+import numpy as np
+import pytest
+
+from fastmlp import GELU, SGD, Adam, AdamW, Dense, Dropout, EarlyStopping, ReLU, Sequential
+from fastmlp.activations import ACTIVATIONS
+from fastmlp.losses import LOSSES
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def device():
+    """Skip without one: these tests are asked for by name."""
+    from fastmlp import cuda
+
+    try:
+        cuda.require()
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(str(error))
+
+
+def data(n=1000, n_features=100, classes=10, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n, n_features)).astype(dtype), rng.integers(0, classes, n)
+
+
+def fit(device, layers, X, y, dtype="float32", **options):
+    model = Sequential(*layers, dtype=dtype)
+    options = {"loss": "softmax_cross_entropy", "batch_size": 128, "verbose": 0, "epochs": 7, "seed": 1} | options
+    return model.fit(X, y, device=device, **options), model.parameters
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", [SGD(0.05, momentum=0.9, nesterov=True), Adam(1e-3), AdamW(1e-3, ema_decay=0.9)])
+@pytest.mark.parametrize("widths", [(33,), (128, 65), (300, 200)])
+def test_56_steps_follow_the_cpu_but_for_rounding(widths, optimizer, dtype):
+    X, y = data(dtype=dtype)
+    layers = [layer for width in widths for layer in (Dense(width, l2=1e-4), GELU(), Dropout(0.2))] + [Dense(10)]
+    (cpu, _), (cuda, _) = (fit(device, layers, X, y, dtype, optimizer=optimizer) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(cuda["loss"], cpu["loss"], rtol=1e-4 if dtype == "float32" else 1e-10)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_activation(name):
+    X, y = data(200, 20)
+    layers = [Dense(40), ACTIVATIONS[name](), Dense(10)]
+    (cpu, _), (cuda, _) = (fit(device, layers, X, y, epochs=3) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(cuda["loss"], cpu["loss"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.term is not None])
+def test_every_separable_loss(name):
+    X, y = data(200, 20, classes=2)
+    (cpu, _), (cuda, _) = (
+        fit(device, [Dense(40), ReLU(), Dense(1)], X, y, loss=name, epochs=3, optimizer=SGD(1e-3))
+        for device in ("cpu", "cuda")
+    )
+    np.testing.assert_allclose(cuda["loss"], cpu["loss"], rtol=1e-4)
+
+
+def test_the_same_bits_again():
+    X, y = data()
+    layers = [Dense(200), ReLU(), Dropout(0.5), Dense(10)]
+    runs = [fit("cuda", layers, X, y, optimizer="adam", validation_data=(X, y)) for _ in range(3)]
+    for history, parameters in runs[1:]:
+        assert list(history["loss"]) == list(runs[0][0]["loss"])
+        assert all(np.array_equal(parameters[name], array) for name, array in runs[0][1].items())
+
+
+def test_validation_and_early_stopping_follow_the_cpu():
+    X, y = data()
+    options = {"validation_data": (X[:300], y[:300]), "callbacks": [EarlyStopping(patience=1)], "epochs": 5}
+    (cpu, _), (cuda, _) = (fit(device, [Dense(64), ReLU(), Dense(10)], X, y, **options) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(cuda["val_loss"], cpu["val_loss"], rtol=1e-4)
+
+
+def test_too_large_a_fit_says_how_much_memory_it_needs():
+    X, y = data(100_000, 4)
+    with pytest.raises(MemoryError, match="bytes .* of the device's memory"):
+        fit("cuda", [Dense(1_000_000), ReLU(), Dense(10)], X, y, batch_size=100_000)

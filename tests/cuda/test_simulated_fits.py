@@ -1,0 +1,275 @@
+"""Fits on the (simulated) device beside the same fits on the CPU: losses, parameters, and everything around a fit."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from fastmlp import (
+    GELU,
+    SGD,
+    Adam,
+    AdamW,
+    Dense,
+    Dropout,
+    EarlyStopping,
+    Lion,
+    MLPClassifier,
+    MLPRegressor,
+    NAdam,
+    ReLU,
+    Rescaling,
+    Residual,
+    Sequential,
+    Tanh,
+    devices,
+    losses,
+    optimizers,
+)
+from fastmlp.activations import ELU, Logistic
+from fastmlp.errors import DivergenceError
+from fastmlp.layers import SwiGLU
+from fastmlp.losses import BinaryCrossEntropy, Huber, SoftmaxCrossEntropy
+from fastmlp.schedules import CosineDecay, StepDecay
+from fastmlp.training import Training
+
+# uint32 arithmetic wraps around on a device; NumPy's scalars warn of it
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in scalar:RuntimeWarning")
+
+
+def data(n=14, n_features=5, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, n_features)).astype(np.float32), rng.integers(0, classes, n), rng
+
+
+def both(layers, X, y, dtype="float32", epochs=25, **options):
+    """(losses, parameters) of the same fit on the CPU and on the device."""
+    out = []
+    for device in ("cpu", "cuda"):
+        model = Sequential(*layers, dtype=dtype)
+        options = {"batch_size": 8, "seed": 3, "verbose": 0} | options
+        history = model.fit(X, y, epochs=epochs, device=device, **options)
+        out.append((history["loss"], model.parameters, history))
+    return out
+
+
+def assert_equal_but_for_rounding(cpu, cuda, dtype="float32", factor=1.0):
+    rtol = factor * (2e-5 if dtype == "float32" else 1e-11)
+    np.testing.assert_allclose(cuda[0], cpu[0], rtol=rtol, atol=rtol)
+    for name, array in cpu[1].items():
+        np.testing.assert_allclose(cuda[1][name], array, rtol=20 * rtol, atol=20 * rtol, err_msg=name)
+
+
+# An epoch is 2 steps, the second of fewer rows than the first. Layers have several panels and tiles
+CASES = {
+    "softmax, Adam": ([Dense(11), ReLU(), Dense(3)], "codes", {"optimizer": "adam"}),
+    "two hidden, AdamW, smoothing": (
+        [Dense(9, l2=1e-3), GELU(), Dense(10, l1=1e-3, use_bias=False), Tanh(), Dense(3)],
+        "codes",
+        {"optimizer": AdamW(StepDecay(0.02, factor=0.5, epochs=5)), "loss": SoftmaxCrossEntropy(0.1)},
+    ),
+    "dropout, momentum": (
+        [Dropout(0.2), Dense(9), ReLU(), Dropout(0.4), Dense(3)],
+        "codes",
+        {"optimizer": SGD(0.05, momentum=0.9)},
+    ),
+    "binary, weights, Nesterov, average": (
+        [Dense(6), ELU(0.7), Dense(2)],
+        "binary",
+        {
+            "optimizer": SGD(CosineDecay(0.1, epochs=25), momentum=0.8, nesterov=True, ema_decay=0.9),
+            "loss": BinaryCrossEntropy(),
+            "sample_weight": np.linspace(0, 2, 14),
+        },
+    ),
+    "squared error, rescaled bytes, clipped": (
+        [Rescaling(1 / 255, -0.5), Dense(6), Logistic(), Dense(2), Tanh()],
+        "numbers",
+        {"optimizer": SGD(0.1, clip_value=0.02), "loss": "squared_error"},
+    ),
+    "residual, frozen, Lion": (
+        [Dense(6, trainable=False), Residual(ReLU(), Dense(6), Tanh(), Dense(6)), ReLU(), Dense(3)],
+        "codes",
+        {"optimizer": Lion(0.001)},
+    ),
+    "gated, NAdam, Huber": ([SwiGLU(5), Dense(2)], "numbers", {"optimizer": NAdam(0.01), "loss": Huber(0.3)}),
+}
+
+LONG = ["softmax, Adam", "dropout, momentum", "binary, weights, Nesterov, average"]  # 50 steps
+
+
+def case(name):
+    layers, kind, options = CASES[name]
+    X, y, rng = data()
+    if "bytes" in name:
+        X = rng.integers(0, 256, X.shape).astype(np.uint8)
+    if kind == "binary":
+        y = rng.integers(0, 2, (14, 2)).astype(np.float64)
+    if kind == "numbers":
+        y = rng.normal(size=(14, 2))
+    return layers, X, y, {"loss": "softmax_cross_entropy"} | options
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_steps_follow_the_cpu_but_for_rounding(name):
+    layers, X, y, options = case(name)
+    if name.startswith("gated"):
+        with pytest.raises(NotImplementedError, match="SwiGLU as the first layer"):
+            Sequential(*layers).fit(X, y, device="cuda", **options)
+        layers = [Dense(4), ReLU(), *layers]
+    epochs = 25 if name in LONG else 6
+    cpu, cuda = both(layers, X, y, epochs=epochs, **options)
+    assert_equal_but_for_rounding(cpu, cuda)
+
+
+def test_float64_follows_the_cpu_to_its_last_digits():
+    layers, X, y, options = case("two hidden, AdamW, smoothing")
+    cpu, cuda = both(layers, X.astype(np.float64), np.eye(3)[y], "float64", epochs=4, **options)
+    assert_equal_but_for_rounding(cpu, cuda, "float64")
+
+
+def test_the_same_masks_of_dropout():
+    """With a rate of 0.5 another mask would give quite other parameters after one step."""
+    X, y, _ = data()
+    layers = [Dropout(CosineDecay(0.5, epochs=4)), Dense(20), ReLU(), Dropout(0.5), Dense(3)]
+    cpu, cuda = both(layers, X, y, epochs=1, batch_size=14, loss="softmax_cross_entropy", optimizer=SGD(1.0))
+    assert_equal_but_for_rounding(cpu, cuda)
+    assert (cpu[1]["dense_1.weight"] != Sequential(*layers).build(5, 3).parameters["dense_1.weight"]).any()
+
+
+def test_the_same_bits_again():
+    layers, X, y, options = case("dropout, momentum")
+    first, second = (both(layers, X, y, epochs=3, **options)[1] for _ in range(2))
+    assert list(first[0]) == list(second[0])
+    assert all(np.array_equal(first[1][name], second[1][name]) for name in first[1])
+
+
+def test_validation_data_callbacks_and_early_stopping():
+    X, y, _ = data(24)
+    validation = (X[:7], y[:7], np.linspace(1, 2, 7))
+    options = {"loss": "softmax_cross_entropy", "optimizer": Adam(0.3, ema_decay=0.5)}
+    cpu, cuda = both(
+        [Dense(4), ReLU(), Dropout(0.3), Dense(3)],
+        X,
+        1 - y % 2,
+        epochs=12,
+        validation_data=(validation[0], 1 - validation[1] % 2, validation[2]),
+        callbacks=[EarlyStopping(patience=2)],
+        **options,
+    )
+    assert len(cpu[2]) == len(cuda[2]) < 12
+    np.testing.assert_allclose(cuda[2]["val_loss"], cpu[2]["val_loss"], rtol=1e-4)
+    assert list(cuda[2]["val_accuracy"]) == list(cpu[2]["val_accuracy"])
+    assert_equal_but_for_rounding(cpu, cuda, factor=5)
+
+
+def test_a_fit_goes_on_from_a_state():
+    X, y, _ = data()
+    options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 5, "device": "cuda"}
+    whole, parts = (Sequential(Dense(4), ReLU(), Dense(3)).build(5) for _ in range(2))
+    with Training(whole, X, y, **options) as training:
+        expected = training.run(4)
+    with Training(parts, X, y, **options) as training:
+        losses = [training.run(2)]
+        state = training.state
+    with Training(parts, X, y, **options, state=state) as training:
+        losses.append(training.run(2))
+    assert np.array_equal(np.concatenate(losses), expected)
+    assert all(np.array_equal(whole.parameters[name], array) for name, array in parts.parameters.items())
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("loss", ["squared_error", "softmax_cross_entropy"])
+def test_divergence_keeps_the_last_finite_parameters(loss):
+    X, y, _ = data()
+    X[13] = 3e38
+    model = Sequential(Dense(4), Dense(3)).build(5)
+    before = model.parameters
+    with pytest.raises(DivergenceError, match="diverged in epoch 1: the loss"):
+        with Training(
+            model, X, np.eye(3)[y], loss=loss, optimizer="adam", batch_size=14, device="cuda", shuffle=False
+        ) as training:
+            training.run(1)
+    assert training.step == 0
+    assert all(np.array_equal(before[name], array) for name, array in model.parameters.items())
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_loss_that_is_not_finite_changes_no_parameter(monkeypatch):
+    """Without the host's restoring the last finite ones."""
+    X, y, _ = data()
+    X[13] = 3e38
+    model, reference = (Sequential(Dense(4), ReLU(), Dense(3)).build(5) for _ in range(2))
+    options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 7, "shuffle": False}
+    with Training(reference, X[:7], y[:7], **options, device="cuda") as training:
+        training.run(1)
+    monkeypatch.setattr(Training, "restore", lambda self, snapshot: None)
+    with Training(model, X, y, **options, device="cuda") as training:
+        training._seconds_per_step = (
+            1e-3  # both steps are one slice: the second is in the queue before the first is done
+        )
+        with pytest.raises(DivergenceError, match="diverged in epoch 1: the loss"):
+            training.run(1)
+    assert training.step == 1
+    assert all(np.array_equal(model.parameters[name], array) for name, array in reference.parameters.items())
+
+
+def test_ctrl_c_leaves_a_whole_step():
+    X, y, _ = data()
+    options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 5, "device": "cuda"}
+    model = Sequential(Dense(4), ReLU(), Dense(3)).build(5)
+    training = Training(model, X, y, **options)
+    launches, count = training.executor._launches, [0]
+
+    def interrupting(launch):
+        def launch_it():
+            count[0] += 1
+            if count[0] == 2 * len(launches) + 6:  # within the third step
+                os.kill(os.getpid(), signal.SIGINT)
+            launch()
+
+        return launch_it
+
+    training.executor._launches = [interrupting(launch) for launch in launches]
+    with pytest.raises(KeyboardInterrupt):
+        with training:
+            training.run(4)
+    assert training.step == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    reference = Sequential(Dense(4), ReLU(), Dense(3)).build(5)
+    with Training(reference, X, y, **options) as whole:
+        whole.run(1)  # an epoch is three steps
+    assert all(np.array_equal(model.parameters[name], array) for name, array in reference.parameters.items())
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_estimators(early_stopping):
+    X, y, _ = data(40)
+    common = {"hidden_layer_sizes": (5,), "max_iter": 5, "random_state": 0, "early_stopping": early_stopping}
+    for make, targets in ((MLPClassifier, y), (MLPRegressor, X[:, 0])):
+        cpu, cuda = (make(**common, device=device).fit(X, targets) for device in ("cpu", "cuda"))
+        np.testing.assert_allclose(cuda.loss_curve_, cpu.loss_curve_, rtol=1e-4)
+        np.testing.assert_allclose(cuda.coefs_[0], cpu.coefs_[0], rtol=1e-3, atol=1e-5)
+
+
+def test_auto_looks_for_a_device_only_from_enough_work_on(monkeypatch):
+    X, y, _ = data()
+    model = Sequential(Dense(4), ReLU(), Dense(3))
+    given = (losses.get("softmax_cross_entropy"), optimizers.get("adam"), X, 8)
+    assert devices.choose("auto", model.layers, *given) == "cpu"
+    monkeypatch.setattr(devices, "ENOUGH", 1.0)
+    assert devices.choose("auto", model.layers, *given) == "cuda"
+    clipped = optimizers.Adam(clip_norm=1.0)
+    assert devices.choose("auto", model.layers, given[0], clipped, X, 8) == "cpu"
+
+
+def test_too_little_memory_says_how_much_was_needed(monkeypatch):
+    from numba import cuda
+
+    X, y, _ = data()
+    context = type(cuda.current_context())
+    monkeypatch.setattr(context, "get_memory_info", lambda self: (1000, 2000), raising=False)
+    with pytest.raises(MemoryError, match=r"needs [\d,]+ bytes .* of which 1,000 are free; try a smaller batch_size"):
+        Sequential(Dense(4), Dense(3)).fit(X, y, loss="softmax_cross_entropy", device="cuda", verbose=0)

@@ -1,0 +1,223 @@
+"""Each kernel by itself, on the simulated device, against NumPy in float64."""
+
+import numpy as np
+import pytest
+from numba import cuda
+
+from fastmlp.activations import ACTIVATIONS
+from fastmlp.cuda import kernels
+from fastmlp.cuda.kernels import SIMD, TILE
+from fastmlp.engine import records as R
+from fastmlp.losses import LOSSES, SoftmaxCrossEntropy
+from fastmlp.plan import Plan
+
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in scalar:RuntimeWarning")
+DTYPES = ["float32", "float64"]
+TOLERANCE = {"float32": 5e-6, "float64": 1e-13}
+
+
+class Device:
+    """Matrices in panels in one workspace of NaN, and a record with one step to launch kernels on."""
+
+    def __init__(self, dtype, rows, index=None, first=0):
+        self.plan, self.dtype = Plan(dtype, SIMD, 1, 1, rows), dtype
+        self.items, self.rows = np.full(5000, np.nan, dtype), rows
+        self.record, self.number = np.zeros((1, R.RECORD), np.int64), np.zeros(1)
+        self.steps = np.zeros((1, R.STEP), np.int64)
+        self.steps[0, R.STEP_ROWS], self.steps[0, R.STEP_FIRST] = rows, first
+        self.steps[0, R.STEP_INDEX] = -1 if index is None else 0
+        self.order = np.zeros(1, np.int64) if index is None else np.asarray(index)
+        self.scalars, self.control = np.ones(R.N_SCALARS), np.zeros(2, np.int64)
+        self.used = np.zeros(5000, bool)
+
+    def matrix(self, array=None, shape=None):
+        """A matrix with these values and padding of 0, or of NaN that a kernel may write to."""
+        shape = shape if array is None else array.shape
+        matrix = self.plan.matrix("workspace", *shape)
+        at = matrix.at.offset // matrix.item
+        if array is not None:
+            matrix.pack(np.asarray(array, self.dtype), self.items[at:])
+        self.used[at : at + matrix.items] = True
+        return matrix
+
+    def value(self, matrix):
+        return matrix.unpack(self.items[matrix.at.offset // matrix.item :])
+
+    def fields(self, **fields):
+        for name, value in fields.items():
+            self.record[0, getattr(R, name)] = value
+
+    def panels(self, c, other=None):
+        self.fields(C=c.at.offset, C_PANEL_BYTES=c.panel_bytes, N_PANELS=c.n_panels, LAST_WIDTH=c.last_width)
+        self.fields(N_OUT=c.columns, OTHER=(other or c).at.offset)
+
+    def operand(self, a):
+        self.fields(A=a.at.offset, A_STRIDE=a.panel * a.item, A_STRIDE_LAST=a.last_width * a.item)
+
+    def launch(self, kernel, grid, block, *arguments):
+        """Launch; the workspace may be given several times, and is one array on the device."""
+        items = cuda.to_device(self.items)
+        kernel[grid, block](*(items if argument is self.items else argument for argument in arguments))
+        items.copy_to_host(self.items)
+
+    def untouched(self):
+        """Whether nothing was written outside of the matrices."""
+        return np.isnan(self.items[~self.used]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "depth", "columns"), [(1, 1, 1), (5, 11, 3), (9, 7, 17)])
+def test_product(rng, dtype, rows, depth, columns):
+    A, B, bias = (rng.normal(size=shape) for shape in ((rows, depth), (depth, columns), (1, columns)))
+    device = Device(dtype, rows)
+    a, b, init, c, out = (*map(device.matrix, (A, B, bias)), *(device.matrix(shape=(rows, columns)) for _ in range(2)))
+    device.operand(a)
+    device.panels(c, out)
+    device.fields(A_PANEL=a.panel, A_PANEL_BYTES=a.panel_bytes, B=b.at.offset, DEPTH=depth, INIT=init.at.offset)
+    kernel = kernels.product(dtype, kernels.epilogue("gelu.apart", dtype))
+    grid = -(-columns // TILE.columns), -(-rows // TILE.rows)
+    record = device.control, device.steps, device.record, device.number, 0
+    device.launch(kernel, grid, TILE.block, *record, device.items, device.items, device.items)
+    expected = A @ B + bias
+    np.testing.assert_allclose(device.value(c), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    gelu = ACTIVATIONS["gelu"]()(expected)
+    np.testing.assert_allclose(device.value(out), gelu, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    assert device.untouched()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "n_in", "n_out"), [(1, 1, 1), (5, 11, 3), (4, 7, 17)])
+def test_weight_and_bias_gradients_and_the_transposed_copy(rng, dtype, rows, n_in, n_out):
+    A, dZ, W, b = (rng.normal(size=shape) for shape in ((rows, n_in), (rows, n_out), (n_in, n_out), (1, n_out)))
+    change = kernels.update("l2", False, False, "sgd", False, 0, dtype)
+    device = Device(dtype, rows)
+    device.scalars[R.RULE], device.scalars[R.L2] = 0.5, 0.1
+    a, dz, w, bias, wt = (*map(device.matrix, (A, dZ, W, b)), device.matrix(shape=(n_out, n_in)))
+    arguments = (device.control, device.steps, device.scalars, device.record, 0, device.items, device.items)
+    device.panels(dz)
+    device.operand(a)
+    device.fields(A_BLOCK_BYTES=a.panel_bytes, DEPTH=n_in, W=w.at.offset, WT=wt.at.offset, WT_LAST_WIDTH=wt.last_width)
+    grid = -(-n_out // TILE.columns), -(-n_in // TILE.rows)
+    device.launch(kernels.weight_gradient(dtype, change), grid, TILE.block, *arguments, device.items, 0)
+    expected = W - 0.5 * (A.T @ dZ + 0.1 * W)
+    np.testing.assert_allclose(device.value(w), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    assert np.array_equal(device.value(wt), device.value(w).T)
+
+    device.fields(W=bias.at.offset)
+    kernel, block = kernels.bias_gradient(dtype, change)
+    device.launch(kernel, dz.n_panels, block, *arguments, device.items, 0)
+    expected = b - 0.5 * (dZ.sum(axis=0) + 0.1 * b)
+    np.testing.assert_allclose(device.value(bias), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    assert device.untouched()
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_and_their_derivatives(name):
+    declared = ACTIVATIONS[name]()
+    z = np.linspace(-6, 6, 26).reshape(2, 13)
+    x = declared(z) if declared.from_output else z
+    for dtype in DTYPES:
+        for kind, source, other, expected in (
+            ("value", z, z, declared(z)),
+            ("derivative", 2 * np.ones_like(z), x, 2 * declared.slope(x)),
+        ):
+            device = Device(dtype, 2)
+            start, partner, c = device.matrix(source), device.matrix(other), device.matrix(shape=z.shape)
+            device.panels(c, partner)
+            device.fields(IN=start.at.offset)
+            device.number[0] = 0.0 if declared.parameter is None else getattr(declared, declared.parameter)
+            kernel = kernels.elementwise(dtype, kernels.epilogue(f"{name}.{kind}", dtype))
+            kernel[2, TILE.threads](device.control, device.steps, device.record, device.number, 0, device.items)
+            rtol, atol = (4e-6, 4e-6) if dtype == "float32" else (1e-12, 1e-14)
+            np.testing.assert_allclose(device.value(c), expected, rtol=rtol, atol=atol)
+            assert device.untouched()
+
+
+@pytest.mark.parametrize("source", ["float32", "float64", "uint8"])
+@pytest.mark.parametrize("index", [None, [3, 0, 4]])
+def test_gather(rng, source, index):
+    X = rng.integers(0, 255, (6, 5)).astype(source)
+    device = Device("float32", 3, index, first=2)
+    device.fields(N_FEATURES=5, XB=64, XB_STRIDE=40)
+    kernel = kernels.gather("float32", True)
+    kernel[2, TILE.threads](
+        device.control, device.steps, device.record, 0, device.order, X, device.items, 1 / 255, -0.5
+    )
+    got = device.items[16:46].reshape(3, 10)
+    expected = X[[2, 3, 4] if index is None else index] / np.float64(255) - 0.5
+    np.testing.assert_allclose(got[:, :5], expected, rtol=1e-6, atol=1e-7)
+    assert np.isnan(got[:, 5:]).all() and np.isnan(device.items[:16]).all() and np.isnan(device.items[46:]).all()
+
+
+def test_scatter(rng):
+    Z = rng.normal(size=(3, 11))
+    device = Device("float64", 3, first=2)
+    device.panels(device.matrix(Z))
+    out = np.zeros((6, 11))
+    kernels.scatter("float64")[2, TILE.threads](device.control, device.steps, device.record, 0, device.items, out)
+    assert np.array_equal(out[2:5], Z) and not out[[0, 1, 5]].any()
+
+
+SEPARABLE = [name for name, loss in LOSSES.items() if loss.term is not None]
+
+
+@pytest.mark.parametrize("name", [*SEPARABLE, "codes", "dense", "smoothed"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_losses_and_their_gradients(rng, name, dtype):
+    rows, K, n = 5, 9, 8
+    loss = LOSSES[name]() if name in LOSSES else SoftmaxCrossEntropy(0.2 if name == "smoothed" else 0.0)
+    y = np.abs(rng.normal(size=(n, K))) if "poisson" in name or "binomial" in name else rng.uniform(size=(n, K))
+    codes = name == "codes"
+    y = rng.integers(0, K, (n, 1)) if codes else y.astype(dtype)
+    y = np.where(y > 0.5, 1, -1).astype(dtype) if "hinge" in name else y
+    Z, weights, index = 2 * rng.normal(size=(rows, K)), rng.uniform(size=n).astype(dtype), [6, 0, 3, 3, 7]
+    Z = Z.astype(dtype)
+    for with_weights in (False, True):
+        device = Device(dtype, rows, index)
+        device.panels(device.matrix(Z))
+        device.scalars[R.SCALE] = 0.25
+        device.fields(SW=0 if with_weights else -1, WITH_GRADIENT=1)
+        losses, numbers = np.zeros(rows), np.array([*loss.numbers, 0.0, 0.0])
+        separable = name in LOSSES
+        kernel = kernels.separable_loss(dtype, name) if separable else kernels.softmax_cross_entropy(dtype, codes)
+        data = (device.order, y, weights, numbers, device.items, losses)
+        kernel[2, TILE.threads](device.control, device.steps, device.scalars, device.record, 0, *data)
+        w = weights[index].astype(np.float64) if with_weights else np.ones(rows)
+        tolerance = 20 * TOLERANCE[dtype]
+        np.testing.assert_allclose(losses, w * loss.rows(Z, y[index]), rtol=tolerance, atol=tolerance)
+        expected = 0.25 * w[:, None] * loss.gradient(Z, y[index])
+        c = Plan(dtype, SIMD, 1, 1, rows).matrix("workspace", rows, K)
+        np.testing.assert_allclose(device.value(c), expected, rtol=tolerance, atol=tolerance)
+        assert device.untouched() and not device.control[kernels.NOT_FINITE]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_loss_that_is_not_finite_stops_everything_after_it(bad):
+    Z = np.array([[0.0, bad], [1.0, 2.0]])
+    for kernel, y in (
+        (kernels.softmax_cross_entropy("float64", True), np.zeros((2, 1), np.int64)),
+        (kernels.separable_loss("float64", "squared_error"), np.zeros((2, 2))),
+    ):
+        device = Device("float64", 2)
+        device.panels(device.matrix(Z))
+        device.fields(SW=-1)
+        losses, sums = np.zeros(2), np.zeros(1)
+        data = (device.order, y, np.zeros(1), np.zeros(2), device.items, losses)
+        kernel[2, TILE.threads](device.control, device.steps, device.scalars, device.record, 0, *data)
+        if kernel is not kernels.softmax_cross_entropy("float64", True) or bad != -np.inf:  # p = 0 is no error there
+            assert device.control[kernels.NOT_FINITE] == 1
+            kernels.end_of_step(True)[1, TILE.threads](device.control, device.steps, losses, sums)
+            assert device.control[kernels.STEP] == 0 and sums[0] == 0
+
+
+def test_the_sum_of_losses_and_the_next_step(rng):
+    losses, sums = rng.normal(size=11), np.zeros(2)
+    device = Device("float64", 11)
+    kernels.end_of_step(True)[1, TILE.threads](device.control, device.steps, losses, sums)
+    assert sums[0] == pytest.approx(losses.sum(), rel=1e-14) and sums[1] == 0
+    assert list(device.control) == [0, 1]
+
+
+def test_the_simulator_is_what_runs():
+    assert TILE.threads == 4 and cuda.is_available()

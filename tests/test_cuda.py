@@ -1,0 +1,134 @@
+"""device="cuda" without a device: names, errors, imports; and the tests in Numba's simulator, in their own process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from fastmlp import (
+    SGD,
+    BatchNorm,
+    Dense,
+    MLPClassifier,
+    MLPRegressor,
+    PReLU,
+    ReLU,
+    Residual,
+    RMSprop,
+    Sequential,
+    Softmax,
+)
+from fastmlp.cli import main
+from fastmlp.losses import SoftmaxFocal
+
+X = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+Y = np.arange(12) % 3
+CODES = {"loss": "softmax_cross_entropy", "verbose": 0}
+
+
+@pytest.fixture
+def no_package(monkeypatch):
+    """As where `numba.cuda` cannot be imported."""
+    monkeypatch.setitem(sys.modules, "numba.cuda", None)
+    import numba
+
+    monkeypatch.delattr(numba, "cuda", raising=False)
+
+
+def test_everything_in_the_simulator():
+    """Numba looks at the variable once, when it is imported, so these tests have a process of their own."""
+    folder = Path(__file__).parent / "cuda"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:cov", str(folder)]
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+    done = subprocess.run(command, env=environment, cwd=folder.parent.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout and "skipped" not in done.stdout
+
+
+def test_nothing_of_cuda_is_imported_before_it_is_asked_for():
+    code = """
+import sys
+import numpy as np
+from fastmlp import Dense, MLPClassifier, Sequential
+X, y = np.eye(4), [0, 1, 0, 1]
+for device in ("cpu", "auto"):
+    Sequential(Dense(2)).fit(X, y, loss="softmax_cross_entropy", verbose=0, device=device)
+    MLPClassifier((2,), batch_size=4, device=device).partial_fit(X, y, classes=[0, 1])
+of_cuda = ("numba.cuda", "numba_cuda", "fastmlp.cuda.kernels", "fastmlp.cuda.executor")
+print([name for name in sys.modules if name.startswith(of_cuda)])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("device", ["gpu", "CUDA", None, 0])
+def test_unknown_names_are_refused_with_the_accepted_ones(device):
+    with pytest.raises(ValueError, match="`device` must be one of 'cpu', 'cuda', 'auto'; got"):
+        Sequential(Dense(3)).fit(X, Y, device=device, **CODES)
+
+
+def test_unknown_names_in_estimators_and_on_the_command_line(capsys):
+    for make in (MLPClassifier, MLPRegressor):
+        with pytest.raises(ValueError, match="`device` must be one of 'cpu', 'cuda', 'auto'; got 'gpu'"):
+            make(device="gpu").fit(X, Y)
+    assert main(["train", "digits", "--device", "gpu"]) == 2
+    assert "invalid choice: 'gpu'" in capsys.readouterr().err
+
+
+def test_without_the_package_the_error_says_how_to_install_it(no_package, capsys):
+    with pytest.raises(ImportError, match=r'numba-cuda, which is missing .* pip install "fastmlp\[cuda\]"'):
+        Sequential(Dense(3)).fit(X, Y, device="cuda", **CODES)
+    model = MLPClassifier(device="cuda")
+    with pytest.raises(ImportError, match="numba-cuda"):
+        model.fit(X, Y)
+    assert not hasattr(model, "coefs_")
+    assert main(["train", "digits", "--device", "cuda", "--epochs", "1", "--quiet"]) == 2
+    assert "device='cuda' needs the package numba-cuda" in capsys.readouterr().err
+
+
+def test_without_a_device_the_error_says_what_is_missing(monkeypatch):
+    cuda = pytest.importorskip("numba.cuda")
+    monkeypatch.setattr(cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="needs an NVIDIA GPU, its driver and the CUDA libraries.*nvidia-smi"):
+        Sequential(Dense(3)).fit(X, Y, device="cuda", **CODES)
+
+
+def test_auto_is_the_cpu_where_there_is_no_package(no_package, monkeypatch):
+    monkeypatch.setattr("fastmlp.devices.ENOUGH", 1.0)
+    histories = [Sequential(Dense(3)).fit(X, Y, device=device, **CODES) for device in ("cpu", "auto")]
+    assert histories[0]["loss"] == histories[1]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "options", "what"),
+    [
+        ([Dense(4), BatchNorm(), ReLU(), Dense(3)], {}, "BatchNorm"),
+        ([Dense(4), PReLU(), Dense(3)], {}, "PReLU"),
+        ([Dense(4), Softmax(), Dense(3)], {}, "Softmax"),
+        ([Dense(4), Residual(Dense(4), drop_rate=0.1), Dense(3)], {}, "drop_rate"),
+        ([Residual(Dense(4)), Dense(3)], {}, "Residual as the first layer"),
+        ([Dense(4, max_norm=1.0), Dense(3)], {}, "max_norm"),
+        ([Dense(3)], {"loss": SoftmaxFocal()}, "SoftmaxFocal"),
+        ([Dense(3)], {"optimizer": RMSprop()}, "RMSprop"),
+        ([Dense(3)], {"optimizer": SGD(clip_norm=1.0)}, "clip_norm"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_runs_on_the_cpu_only_is_named_at_once(layers, options, what):
+    model = Sequential(*layers)
+    with pytest.raises(NotImplementedError, match=rf"{what}.* does not run on device='cuda' yet; .* device='cpu'"):
+        model.fit(X, Y, device="cuda", **(CODES | options))
+    assert not model.built
+
+
+def test_sparse_x_and_lbfgs_run_on_the_cpu_only():
+    with pytest.raises(NotImplementedError, match="a sparse X does not run on device='cuda'"):
+        Sequential(Dense(3)).fit(scipy.sparse.csr_array(X), Y, device="cuda", **CODES)
+    with pytest.raises(NotImplementedError, match="a sparse X"):
+        MLPClassifier(device="cuda").fit(scipy.sparse.csr_array(X), Y)
+    with pytest.raises(ValueError, match="'lbfgs' runs on the CPU"):
+        MLPClassifier(solver="lbfgs", device="cuda").fit(X, Y)
