@@ -131,7 +131,8 @@ input, a the output; where the derivative is one of a, the engine keeps one buff
     "losses": (
         losses,
         """`Sequential.fit(loss=...)` takes the name or the object. l is the loss of a row, z its logits, y its targets;
-the loss of a batch is the (weighted) mean over its rows.""",
+the loss of a batch is the (weighted) mean over its rows. The losses that rank take `groups`, the query of each row;
+their loss is the mean over queries.""",
     ),
     "optimizers": (
         optimizers,

@@ -68,6 +68,8 @@ _HOME = {
     "Ordinal": "losses",
     "Contrastive": "losses",
     "Triplet": "losses",
+    "RankNet": "losses",
+    "ListNet": "losses",
     "Gaussian": "losses",
     "CustomLoss": "losses",
     "SGD": "optimizers",

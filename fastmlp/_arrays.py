@@ -94,6 +94,30 @@ def check_weights(weights, n: int, argument: str = "sample_weight") -> np.ndarra
     return weights
 
 
+def check_groups(groups, n: int, loss, sample_weight=None, argument: str = "groups") -> np.ndarray | None:
+    """The query of each row as codes (n,), int64, for losses of queries; None for the others.
+
+    Raises
+    ------
+    ValueError
+        A loss of queries without groups or with weights of rows, groups for another loss, or not one label for each
+        row.
+    """
+    if groups is None:
+        if loss.queries:
+            raise ValueError(f"`{argument}` must say which query each row belongs to for loss={loss.name!r}; got None.")
+        return None
+    if not loss.queries:
+        raise ValueError(f"`{argument}` is for losses of queries ('ranknet', 'listnet'); got loss={loss.name!r}.")
+    if sample_weight is not None:
+        raise ValueError(f"`sample_weight` must be None for loss={loss.name!r}: every query counts the same.")
+    groups = np.asarray(groups)
+    if groups.shape != (n,):
+        raise ValueError(f"`{argument}` must have one label for each of {n} rows; got shape {groups.shape}.")
+    check_finite(groups, argument)
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)
+
+
 def class_weights(class_weight, y: np.ndarray, loss) -> np.ndarray:
     """The weight of each row by its class, float64 (n,).
 

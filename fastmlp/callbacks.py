@@ -249,8 +249,8 @@ class GradientNorms(Callback):
         from .gradients import batch_gradients, weight_norms
 
         training.save_parameters()
-        X, y, weights = training.sample(self.n_rows)
-        _, gradients = batch_gradients(training.model, X, y, training.loss, weights, training.n_threads)
+        X, y, *rest = training.sample(self.n_rows)
+        _, gradients = batch_gradients(training.model, X, y, training.loss, *rest, training.n_threads)
         logs |= {f"gradient_norm_{layer}": norm for layer, norm in weight_norms(gradients).items()}
 
 

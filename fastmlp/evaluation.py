@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .batches import QueryBatches, RowBatches
 from .devices import executor_of
 from .engine import records as R
 from .engine.threads import Chooser
@@ -20,15 +21,29 @@ class Evaluation:
     """
 
     def __init__(
-        self, model, X, y=None, sample_weight=None, *, loss=None, n_threads=None, state=None, guard=0, device="cpu"
+        self,
+        model,
+        X,
+        y=None,
+        sample_weight=None,
+        groups=None,
+        *,
+        loss=None,
+        n_threads=None,
+        state=None,
+        guard=0,
+        device="cpu",
     ):
         X = engine_data(X)
         dtype, self.n, self.K = model.dtype.name, X.shape[0], model.n_outputs
-        self.rows = max(1, min(ROWS, self.n, BYTES // (model.dtype.itemsize * X.shape[1])))
-        if loss is not None and loss.across:
-            self.rows = min(BLOCK, self.n)
+        rows = max(1, min(ROWS, self.n, BYTES // (model.dtype.itemsize * X.shape[1])))
+        if loss is not None and loss.queries:
+            batches = QueryBatches.of_rows(groups, rows)
+        else:
+            batches = RowBatches(self.n, BLOCK if loss is not None and loss.across else rows)
+        self._epoch = batches.epochs(None, 1)
         source, externals = source_of(X, dtype)
-        common = {"n_features": model.n_features, "batch_size": self.rows, "source": source, "dtype": dtype}
+        common = {"n_features": model.n_features, "batch_size": batches.most_rows, "source": source, "dtype": dtype}
         common["guard"] = guard
         common["simd"], make_executor = executor_of(device)
         if loss is None:
@@ -38,10 +53,11 @@ class Evaluation:
             self.total = float(self.n)
         else:
             targets, y = engine_targets(loss, y, self.K, dtype)
-            weights, _ = engine_weights(sample_weight, dtype)
+            weights, _ = engine_weights(loss.row_weights(y, groups) if loss.queries else sample_weight, dtype)
             plan = loss_plan(model.layers, loss, targets, weighted=weights is not None, **common)
             externals |= {"y": y} | ({} if weights is None else {"sample_weight": weights})
-            self.total = float(self.n if weights is None else weights.astype(np.float64).sum())
+            externals |= {"queries": groups} if loss.queries else {}
+            self.total = float(batches.n if weights is None or loss.queries else weights.astype(np.float64).sum())
         self._externals = externals
         self.executor = make_executor(plan, externals, state)
         if state is None:
@@ -49,12 +65,12 @@ class Evaluation:
         self._chooser = Chooser(1 if device == "cuda" else n_threads, plan.flops)
 
     def _run(self) -> np.ndarray:
-        starts = np.arange(0, self.n, self.rows)
+        order, starts, sizes, _ = self._epoch
         steps = np.zeros((len(starts), R.STEP), np.int64)
         sums, scalars = np.zeros(len(starts)), np.ones((len(starts), 1, R.N_SCALARS))
-        steps[:, R.STEP_ROWS] = np.minimum(self.rows, self.n - starts)
-        steps[:, R.STEP_FIRST] = starts
-        self.executor.bind(steps, None, scalars, sums)
+        steps[:, R.STEP_ROWS] = sizes
+        steps[:, R.STEP_FIRST if order is None else R.STEP_INDEX] = starts
+        self.executor.bind(steps, order, scalars, sums)
         at, per_step = 0, None
         while at < len(starts):
             workers, trial = self._chooser.next()

@@ -84,12 +84,14 @@ def weight_norms(gradients: dict[str, np.ndarray]) -> dict[str, float]:
     return {name: float(np.linalg.norm(g.astype(np.float64))) for name, g in weights.items()}
 
 
-def batch_gradients(model, X, y, loss, sample_weight=None, n_threads=None) -> tuple[float, dict[str, np.ndarray]]:
+def batch_gradients(
+    model, X, y, loss, sample_weight=None, groups=None, n_threads=None
+) -> tuple[float, dict[str, np.ndarray]]:
     """Loss (with the layers' penalties) and gradients, by parameter name, of one batch made of all rows; NaN where the
     loss is not finite.
     """
     options = {"batch_size": X.shape[0], "shuffle": False, "sample_weight": sample_weight, "n_threads": n_threads}
-    options["study"] = True
+    options |= {"study": True, "groups": groups}
     training = Training(model, X, y, loss=loss, optimizer=_RULE, **options)
     try:
         return float(training.run(1)[0]), training.gradient()

@@ -45,7 +45,7 @@ def engine_targets(loss, y, n_outputs: int, dtype: str) -> tuple[str, np.ndarray
     y = np.asarray(y)
     if isinstance(loss, losses.SoftmaxCrossEntropy) and not (y.ndim == 2 and y.shape[1] == n_outputs and n_outputs > 1):
         return "codes", np.ascontiguousarray(y.reshape(-1), np.int64)
-    if loss.across:  # labels are only compared: numbered, so that the dtype can hold them
+    if loss.across and not loss.queries:  # labels are only compared: numbered, so that the dtype can hold them
         y = np.unique(y, return_inverse=True)[1]
     with np.errstate(over="ignore"):
         dense = np.ascontiguousarray(y.reshape(-1, loss.target_columns(n_outputs)), dtype)

@@ -167,7 +167,7 @@ class LiveProgress(Callback):
         text = TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
         left = TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5))
         bar_of_12 = BarColumn(bar_width=12, table_column=Column(min_width=12))
-        first, steps_per_epoch = self._first_step, -(-training.n_samples // training.batch_size)
+        first, steps_per_epoch = self._first_step, training.steps_per_epoch
         with Progress(bar_of_12, left, text, console=QuietConsole(file=sys.stdout), auto_refresh=False) as bar:
             task = bar.add_task("", total=self.epochs, text="")
             ended = False

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import devices, initializers, losses, optimizers
-from ._arrays import check_count, check_targets, check_weights, check_X, class_weights
+from ._arrays import check_count, check_groups, check_targets, check_weights, check_X, class_weights
 from .activations import Activation
 from .errors import unknown_name
 from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Switch, flatten, named
@@ -152,6 +152,7 @@ class Sequential:
         validation_data: tuple | None = None,
         sample_weight=None,
         class_weight: dict | str | None = None,
+        groups=None,
         seed: int = 0,
         n_threads: int | None = None,
         callbacks: Sequence = (),
@@ -175,12 +176,15 @@ class Sequential:
             With `ema_decay` the model gets the average of its parameters over the steps.
         epochs, batch_size : int
             The last batch of an epoch is smaller where batch_size does not divide n. A batch_size above n means n.
+            For losses of queries, batch_size counts queries, whose rows stay together.
         validation_data : (X, y) or (X, y, sample_weight), optional
-            Adds val_loss (and val_accuracy for classification) to every epoch.
+            Adds val_loss (and val_accuracy for classification) to every epoch. (X, y, groups) for losses of queries.
         sample_weight : array-like (n,), optional
         class_weight : dict or "balanced", optional
             Class -> weight, 1 where it is not given; "balanced": n / (number of classes * rows of the class). Times the
             sample weights, of the training rows only. For losses of one class per row.
+        groups : array-like (n,), optional
+            The query of each row, any labels: for the losses that rank the rows of a query, "ranknet" and "listnet".
         seed : int
             Of the initial parameters and of the order of rows.
         n_threads : int, optional
@@ -223,6 +227,7 @@ class Sequential:
         n = X.shape[0]
         y = check_targets(y, n, self.n_outputs, loss)
         sample_weight = check_weights(sample_weight, n)
+        groups = check_groups(groups, n, loss, sample_weight)
         if class_weight is not None:
             sample_weight = check_weights(
                 class_weights(class_weight, y, loss) * (1.0 if sample_weight is None else sample_weight), n
@@ -239,7 +244,7 @@ class Sequential:
             self.build(X.shape[1], seed)
         self.loss = loss
         options = {"sample_weight": sample_weight, "seed": seed, "n_threads": n_threads, "shuffle": shuffle}
-        options["device"] = device
+        options |= {"device": device, "groups": groups}
         try:
             with Training(self, X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, **options) as training:
                 if callbacks or validation:
@@ -257,14 +262,15 @@ class Sequential:
     def _validation(self, data, n_features: int, loss):
         if data is None:
             return None
+        third = "groups" if loss.queries else "sample_weight"
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
-            raise ValueError(
-                "`validation_data` must be (X, y) or (X, y, sample_weight); got " + type(data).__name__ + "."
-            )
+            raise ValueError(f"`validation_data` must be (X, y) or (X, y, {third}); got {type(data).__name__}.")
         X = check_X(data[0], "validation_data[0]", n_features)
         y = check_targets(data[1], X.shape[0], self.n_outputs, loss, "validation_data[1]")
-        weights = check_weights(data[2], X.shape[0], "validation_data[2]") if len(data) == 3 else None
-        return X, y, weights
+        third = data[2] if len(data) == 3 else None
+        if loss.queries:
+            return X, y, None, check_groups(third, X.shape[0], loss, argument="validation_data[2]")
+        return X, y, check_weights(third, X.shape[0], "validation_data[2]"), None
 
     # Looking at it ---------------------------------------------------------------------------------------------------
 
@@ -390,9 +396,9 @@ class Sequential:
         z = self.logits(X, n_threads)
         return z if self.loss is None else self.loss.output(z)
 
-    def evaluate(self, X, y, sample_weight=None, n_threads: int | None = None) -> dict[str, float]:
+    def evaluate(self, X, y, sample_weight=None, n_threads: int | None = None, *, groups=None) -> dict[str, float]:
         """{"loss": ..., "accuracy": ...} on these rows: the loss with the layers' penalties, accuracy for
-        classification only.
+        classification only. `groups` as in `fit`.
         """
         self._need_parameters()
         if self.loss is None:
@@ -400,15 +406,16 @@ class Sequential:
         X = check_X(X, n_features=self.n_features)
         y = check_targets(y, X.shape[0], self.n_outputs, self.loss)
         sample_weight = check_weights(sample_weight, X.shape[0])
+        groups = check_groups(groups, X.shape[0], self.loss, sample_weight)
         z = self.logits(X, n_threads)
         dense = [(name, layer) for name, layer in named(self.layers) if isinstance(layer, Dense)]
         penalties = [layer.penalty(self._arrays[f"{name}.weight"]) for name, layer in dense]
-        logs = {"loss": self.loss.value(z, y, sample_weight) + sum(penalties)}
+        logs = {"loss": self.loss.value(z, y, sample_weight, groups) + sum(penalties)}
         if self.loss.classification:
             logs["accuracy"] = accuracy(z, y, sample_weight, self.loss)
         return logs
 
-    def gradients(self, X, y, loss=None, sample_weight=None) -> tuple[float, dict[str, np.ndarray]]:
+    def gradients(self, X, y, loss=None, sample_weight=None, *, groups=None) -> tuple[float, dict[str, np.ndarray]]:
         """Loss and gradients of one batch made of all these rows: (loss, {name: array of the parameter's shape}).
 
         Dropout and augmentation are left out, penalties of layers are included, and frozen layers have gradients too.
@@ -427,7 +434,8 @@ class Sequential:
         loss = losses.get(self.loss if loss is None else loss)
         X = check_X(X, n_features=self.n_features)
         y = check_targets(y, X.shape[0], self.n_outputs, loss)
-        return batch_gradients(self, X, y, loss, check_weights(sample_weight, X.shape[0]))
+        sample_weight = check_weights(sample_weight, X.shape[0])
+        return batch_gradients(self, X, y, loss, sample_weight, check_groups(groups, X.shape[0], loss, sample_weight))
 
     def summary(self) -> str:
         """Print, and return, the layers with the shapes and numbers of their parameters."""
@@ -541,8 +549,8 @@ def _fit_with_callbacks(training, history, epochs: int, callbacks, validation) -
             started = time.perf_counter()
             logs = {"loss": float(training.run(1)[0])}
             if validation:
-                X, y, weights = validation
-                logs["val_loss"] = training.loss_of(X, y, weights)
+                X, y, weights, groups = validation
+                logs["val_loss"] = training.loss_of(X, y, weights, groups)
                 if training.loss.classification:
                     logs["val_accuracy"] = accuracy(training.logits(X), y, weights, training.loss)
             logs |= {"learning_rate": training.learning_rate, "seconds": time.perf_counter() - started}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import losses, optimizers, schedules
+from .batches import QueryBatches, RowBatches
 from .devices import executor_of
 from .engine import records as R
 from .engine.simd import ITEMSIZE
@@ -33,8 +34,10 @@ class Training:
         Targets as the loss takes them.
     loss, optimizer : object or str
     batch_size : int
-        The last batch of an epoch is smaller where it does not divide n.
+        Rows; the last batch of an epoch is smaller where it does not divide n. Queries for losses of queries.
     sample_weight : ndarray (n,), optional
+    groups : ndarray (n,), optional
+        The query of each row, for losses of queries.
     seed : int
         Key of the order of rows and of the dropout in each epoch.
     n_threads : int, optional
@@ -72,6 +75,7 @@ class Training:
         optimizer,
         batch_size,
         sample_weight=None,
+        groups=None,
         seed=0,
         n_threads=None,
         shuffle=True,
@@ -85,14 +89,18 @@ class Training:
         self._rate, self.n_threads = self.optimizer.learning_rate, n_threads
         self.seed, self.shuffle, self.l2, self.stop = seed, shuffle, l2, False
         self.epoch = self._steps_before = 0
-        self._data = X, y, sample_weight
+        self._data = X, y, sample_weight, groups
         X = engine_data(X)
         dtype = model.dtype.name
         self.n_samples = X.shape[0]
-        self.batch_size = int(min(batch_size, self.n_samples))
         source, externals = source_of(X, dtype)
         targets, y = engine_targets(self.loss, y, model.n_outputs, dtype)
-        self._weights, self._weight_unit = engine_weights(sample_weight, dtype)
+        of_rows = self.loss.row_weights(y, groups) if self.loss.queries else sample_weight
+        weights, self._weight_unit = engine_weights(of_rows, dtype)
+        if self.loss.queries:
+            self._batches = QueryBatches(groups, batch_size)
+        else:
+            self._batches = RowBatches(self.n_samples, batch_size, weights)
         self.device = device
         simd, make_executor = executor_of(device)
         self.plan = training_plan(
@@ -102,10 +110,10 @@ class Training:
             self.optimizer.rule,
             self.optimizer.n_slots + (self.optimizer.ema_decay is not None),
             n_features=model.n_features,
-            batch_size=self.batch_size,
+            batch_size=self._batches.most_rows,
             source=source,
             dtype=dtype,
-            weighted=self._weights is not None,
+            weighted=weights is not None,
             l2=l2 != 0,
             clip=self.optimizer.clip_value is not None,
             decay=self.optimizer.weight_decay != 0,
@@ -115,10 +123,11 @@ class Training:
             guard=_guard,
             simd=simd,
         )
-        weights = [p.matrix for p in self.plan.parameters if len(p.shape) == 2]
+        matrices = [p.matrix for p in self.plan.parameters if len(p.shape) == 2]
         dense = [layer for layer in flatten(model.layers) if isinstance(layer, Dense)]
-        self._penalised = [(d, m) for d, m in zip(dense, weights, strict=True) if d.l1 or d.l2]
-        externals |= {"y": y} | ({} if self._weights is None else {"sample_weight": self._weights})
+        self._penalised = [(d, m) for d, m in zip(dense, matrices, strict=True) if d.l1 or d.l2]
+        externals |= {"y": y} | ({} if weights is None else {"sample_weight": weights})
+        externals |= {"queries": groups} if self.loss.queries else {}
         self._externals = externals  # the arrays stay alive
         self.executor = make_executor(self.plan, externals)
         self.executor.pack(model._arrays)
@@ -142,8 +151,8 @@ class Training:
 
     @property
     def steps_per_epoch(self) -> int:
-        """ceil(n_samples / batch_size)."""
-        return -(-self.n_samples // self.batch_size)
+        """Batches of an epoch: ceil(n_samples / batch_size), or of queries."""
+        return self._batches.n_batches
 
     @property
     def schedule(self) -> schedules.Schedule | None:
@@ -199,26 +208,20 @@ class Training:
         return max(1, min(most, 64, int(Chooser.SLICE / seconds)))
 
     def _run_epochs(self, epochs: int) -> np.ndarray:
-        n, b = self.n_samples, self.batch_size
-        order = self._order(self.epoch, epochs)
-        starts = np.arange(0, n, b)
-        sizes = np.minimum(b, n - starts)
-        steps = np.zeros((epochs * len(starts), R.STEP), np.int64)
-        steps[:, R.STEP_ROWS] = np.tile(sizes, epochs)
-        if order is None:
-            steps[:, R.STEP_FIRST] = np.tile(starts, epochs)
-        else:
-            steps[:, R.STEP_INDEX] = (np.arange(epochs)[:, None] * n + starts).ravel()
-        weights = self._batch_weights(order, starts, sizes, epochs)
+        order, starts, sizes, weights = self._batches.epochs(self._permutations(self.epoch, epochs), epochs)
+        n_batches = self.steps_per_epoch
+        steps = np.zeros((len(starts), R.STEP), np.int64)
+        steps[:, R.STEP_ROWS] = sizes
+        steps[:, R.STEP_FIRST if order is None else R.STEP_INDEX] = starts
         scalars = self._scalars(weights)
         sums = np.zeros(len(steps))
         if self.plan.random:
             for k in range(epochs):
                 key = np.random.SeedSequence(self.seed, spawn_key=(2, self.epoch + k))
-                keys = np.random.Generator(np.random.Philox(key)).integers(0, 2**63 - 1, len(starts))
-                steps[k * len(starts) : (k + 1) * len(starts), R.STEP_KEY] = keys
+                keys = np.random.Generator(np.random.Philox(key)).integers(0, 2**63 - 1, n_batches)
+                steps[k * n_batches : (k + 1) * n_batches, R.STEP_KEY] = keys
         self.executor.bind(steps, order, scalars, sums)
-        self._run_steps(steps, len(starts))
+        self._run_steps(steps, n_batches)
         self.epoch += epochs
         return sums.reshape(epochs, -1).sum(axis=1) / weights.reshape(epochs, -1).sum(axis=1)
 
@@ -297,30 +300,23 @@ class Training:
             epoch,
         )
 
-    def _order(self, first: int, epochs: int) -> np.ndarray | None:
-        """The rows of these epochs, each a permutation that depends on the seed and the epoch's number only."""
-        if not self.shuffle or self.batch_size == self.n_samples:  # one batch holds all rows: their order means nothing
+    def _permutations(self, first: int, epochs: int) -> np.ndarray | None:
+        """Of the rows, or queries, in these epochs: each depends on the seed and the epoch's number only."""
+        if not self.shuffle or self._batches.n_batches == 1:  # one batch holds all: their order means nothing
             return None
-        order = np.empty((epochs, self.n_samples), np.int64)
+        order = np.empty((epochs, self._batches.n), np.int64)
         for k in range(epochs):
             key = np.random.SeedSequence(self.seed, spawn_key=(1, first + k))
-            order[k] = np.random.Generator(np.random.Philox(key)).permutation(self.n_samples)
+            order[k] = np.random.Generator(np.random.Philox(key)).permutation(self._batches.n)
         return order
-
-    def _batch_weights(self, order, starts, sizes, epochs: int) -> np.ndarray:
-        if self._weights is None:
-            return np.tile(sizes.astype(np.float64), epochs)
-        weights = self._weights.astype(np.float64)
-        shuffled = [weights] * epochs if order is None else weights[order]
-        return np.concatenate([np.add.reduceat(w, starts) for w in shuffled])
 
     # Looking at the model --------------------------------------------------------------------------------------------
 
-    def loss_of(self, X, y, sample_weight=None) -> float:
+    def loss_of(self, X, y, sample_weight=None, groups=None) -> float:
         """The mean loss of other rows under the present parameters. The arrays must not change during the fit: what the
         engine made of them is kept for the next epoch. Penalties of layers are included, and with an average, it is the
         average's loss."""
-        return self._evaluation("loss", X, y, sample_weight).loss() + self._penalty(self._kept)
+        return self._evaluation("loss", X, y, sample_weight, groups).loss() + self._penalty(self._kept)
 
     def logits(self, X) -> np.ndarray:
         """The last layer's values for other rows, (n, K)."""
@@ -339,8 +335,14 @@ class Training:
         return self._evaluations[key][0]
 
     def sample(self, n: int) -> tuple:
-        """X, y and the weights (or None) of n rows, spread evenly over the training data; of all, if they are fewer."""
-        rows = np.unique(np.linspace(0, self.n_samples - 1, min(n, self.n_samples)).astype(np.intp))
+        """X, y, the weights and the groups (or None) of n rows, spread evenly over the training data; of all, if they
+        are fewer. Of whole queries, one at least, where rows belong to queries.
+        """
+        if self.loss.queries:
+            rows = QueryBatches.of_rows(self._data[3], n).epochs(None, 1)
+            rows = rows.order[: rows.sizes[0]]
+        else:
+            rows = np.unique(np.linspace(0, self.n_samples - 1, min(n, self.n_samples)).astype(np.intp))
         return tuple(array if array is None else array[rows] for array in self._data)
 
     def _penalty(self, vector: np.ndarray | None = None) -> float:

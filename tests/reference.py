@@ -212,6 +212,21 @@ def triplet(z, y, margin=1.0):
 LOSSES_ACROSS_ROWS = {f.__name__: f for f in (contrastive, triplet)}
 
 
+def ranknet(z, y):
+    """Of one query, pair by pair."""
+    pairs = [np.log1p(np.exp(-(z[i] - z[j]))) for i in range(len(z)) for j in range(len(z)) if y[i] > y[j]]
+    return np.mean(pairs) if pairs else 0.0
+
+
+def listnet(z, y):
+    """Of one query, by its definition."""
+    p, q = np.exp(y) / np.exp(y).sum(), np.exp(z) / np.exp(z).sum()
+    return -sum(p[i] * np.log(q[i]) for i in range(len(z)))
+
+
+LOSSES_OF_QUERIES = {"ranknet": ranknet, "listnet": listnet}
+
+
 # as LOSSES, with targets of their own (n, columns); see test_losses.py
 _MORE = (absolute_error, huber, poisson, negative_binomial, focal, softmax_focal, ordinal, quantile, gaussian, hinge)
 MORE_LOSSES = {f.__name__: f for f in _MORE}

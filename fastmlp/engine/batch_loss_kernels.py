@@ -11,13 +11,13 @@ import numpy as np
 from numba import njit
 
 from . import records as R
-from .elementary import INLINE
+from .elementary import INLINE, functions
 from .ir import atomic_store, float64_at, int64_at, items_at
 from .simd import ITEMSIZE, Simd
 
 
 def collect(dtype: str, simd: Simd):
-    """Rows lo..hi: columns[k] = z_k of every row; labels and weights in the order of the batch."""
+    """Rows lo..hi: columns[k] = z_k of every row; labels, weights and queries in the order of the batch."""
     item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
     T = getattr(np, dtype)
 
@@ -26,8 +26,11 @@ def collect(dtype: str, simd: Simd):
         n_panels, n_out, last, stride = r[R.N_PANELS], r[R.N_OUT], r[R.LAST_WIDTH], r[R.COLUMN_STRIDE]
         index, columns = int64_at(w[R.INDEX]), items(r[R.COLUMNS])
         labels, weights = items(r[R.LABELS]), items(r[R.WEIGHTS])
+        queries, chosen = int64_at(r[R.QUERIES]), int64_at(r[R.CHOSEN])
         for i in range(lo, hi):
             row = w[R.FIRST] + i if w[R.INDEX] == 0 else index[i]
+            if r[R.QUERIES] != 0:
+                chosen[i] = queries[row]
             labels[i] = items(r[R.Y])[row]
             weights[i] = T(1) if r[R.SW] == 0 else items(r[R.SW])[row]
             for j in range(n_panels):
@@ -189,3 +192,87 @@ def triplet_gradient(dtype: str, simd: Simd):
                     add_difference(record, i, chosen[k], slopes[k])
 
     return triplet_gradient
+
+
+def ranknet(dtype: str, simd: Simd):
+    """Row i with all rows of its query, which lie around it: half of each pair's loss, and its own g_i."""
+    item, items = ITEMSIZE[dtype], items_at[dtype]
+    T, block, exp = getattr(np, dtype), simd.panel(dtype) ** 2 // 2, functions(dtype).exp
+    log1p_of_exp_minus_abs = functions(dtype).log1p_of_exp_minus_abs
+
+    def ranknet(record, lo, hi, worker):
+        r, w = int64_at(record), int64_at(worker)
+        rows, scale = w[R.ROWS], T(float64_at(w[R.SCALARS])[R.SCALE])
+        labels, weights, losses = items(r[R.LABELS]), items(r[R.WEIGHTS]), float64_at(r[R.ROW_LOSS])
+        z, query, width = items(r[R.COLUMNS]), int64_at(r[R.CHOSEN]), r[R.LAST_WIDTH]
+        terms, slopes = items(w[R.SCRATCH]), items(w[R.SCRATCH] + block * item)
+        not_finite = 0
+        for i in range(lo, min(hi, rows)):
+            first, end = i, i + 1
+            while first > 0 and query[first - 1] == query[i]:
+                first -= 1
+            while end < rows and query[end] == query[i]:
+                end += 1
+            own, label, total, slope = z[i], labels[i], 0.0, 0.0
+            for start in range(first, end, block):
+                n = min(block, end - start)
+                others, their = items(r[R.COLUMNS] + start * item), items(r[R.LABELS] + start * item)
+                for j in range(n):
+                    sign = T(1) if label > their[j] else (T(-1) if label < their[j] else T(0))
+                    x = -sign * (own - others[j])
+                    e = exp(-abs(x))
+                    terms[j] = abs(sign) * ((x if x > T(0) else T(0)) + log1p_of_exp_minus_abs(x))
+                    slopes[j] = -sign * (e if x < T(0) else T(1)) / (T(1) + e)
+                for j in range(n):
+                    total += np.float64(terms[j])
+                    slope += np.float64(slopes[j])
+            losses[i] = 0.5 * np.float64(weights[i]) * total + np.float64(own - own)  # NaN too where a row has no pairs
+            not_finite += 1 if losses[i] - losses[i] != 0.0 else 0
+            if r[R.WITH_GRADIENT] != 0:
+                g = items(r[R.DZ] + i * width * item)
+                for k in range(width):
+                    g[k] = T(0)
+                g[0] = scale * weights[i] * T(slope)
+        if not_finite:
+            atomic_store(w[R.CONTROL] + 8 * R.NOT_FINITE, 1)
+
+    return ranknet
+
+
+def listnet(dtype: str, simd: Simd):
+    """The first row of a query does all of it: its rows' losses and gradients; the units of the others do nothing."""
+    item, items = ITEMSIZE[dtype], items_at[dtype]
+    T, exp, log = getattr(np, dtype), functions(dtype).exp, functions("float64").log
+
+    def listnet(record, lo, hi, worker):
+        r, w = int64_at(record), int64_at(worker)
+        rows, scale = w[R.ROWS], float64_at(w[R.SCALARS])[R.SCALE]
+        z, y, losses = items(r[R.COLUMNS]), items(r[R.LABELS]), float64_at(r[R.ROW_LOSS])
+        query, width = int64_at(r[R.CHOSEN]), r[R.LAST_WIDTH]
+        not_finite = 0
+        for i in range(lo, min(hi, rows)):
+            if i > 0 and query[i - 1] == query[i]:
+                continue
+            end, top_z, top_y = i, z[i], y[i]
+            while end < rows and query[end] == query[i]:
+                top_z = z[end] if z[end] > top_z else top_z
+                top_y = y[end] if y[end] > top_y else top_y
+                end += 1
+            mass_z, mass_y = 0.0, 0.0
+            for j in range(i, end):
+                mass_z += np.float64(exp(z[j] - top_z))
+                mass_y += np.float64(exp(y[j] - top_y))
+            log_mass = log(mass_z)
+            for j in range(i, end):
+                p, q = np.float64(exp(y[j] - top_y)) / mass_y, np.float64(exp(z[j] - top_z)) / mass_z
+                losses[j] = -p * (np.float64(z[j] - top_z) - log_mass)
+                not_finite += 1 if losses[j] - losses[j] != 0.0 else 0
+                if r[R.WITH_GRADIENT] != 0:
+                    g = items(r[R.DZ] + j * width * item)
+                    for k in range(width):
+                        g[k] = T(0)
+                    g[0] = T(scale * (q - p))
+        if not_finite:
+            atomic_store(w[R.CONTROL] + 8 * R.NOT_FINITE, 1)
+
+    return listnet

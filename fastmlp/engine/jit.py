@@ -53,8 +53,8 @@ def _hash_sources() -> str:
     """A hash of all files that kernels are made from."""
     h = hashlib.blake2b(digest_size=12)
     here = Path(__file__).parent
-    above = ("activations.py", "losses.py", "user_functions.py")
-    for path in sorted([*here.glob("*.py"), *(here.parent / name for name in above)]):
+    above = [here.parent / name for name in ("activations.py", "user_functions.py")]
+    for path in sorted([*here.glob("*.py"), *here.parent.glob("losses/*.py"), *above]):
         h.update(path.name.encode() + b"\0" + path.read_bytes())
     return h.hexdigest()
 

@@ -10,7 +10,7 @@ from ..activations import ACTIVATIONS
 from ..losses import LOSSES
 from . import custom
 from .augmentation_kernels import gaussian_noise, mix_kernel, random_affine
-from .batch_loss_kernels import collect, contrastive, triplet_choose, triplet_gradient
+from .batch_loss_kernels import collect, contrastive, listnet, ranknet, triplet_choose, triplet_gradient
 from .dropout import drop_rows, dropout
 from .elementwise import (
     activation_derivative,
@@ -94,6 +94,8 @@ KERNELS = {
     "contrastive": contrastive,
     "triplet.choose": triplet_choose,
     "triplet.gradient": triplet_gradient,
+    "ranknet": ranknet,
+    "listnet": listnet,
     "run": run,
     **{f"gather.{t}": gather_kernel(t) for t in ("float32", "float64", "uint8")},
     **{f"gather.csr.{t}.{i}": gather_csr_kernel(t, i) for t in ("float32", "float64") for i in ("int32", "int64")},

@@ -50,8 +50,9 @@ NUMBERS, ROW_DATA = 12, 13
 IN_BATCH = 14
 
 # losses across the rows of a batch, on C: values by column, labels and weights in the batch's order (all of the dtype),
-# the gradient in C's panels, and for every anchor two rows that it chose (int64) with their slopes. Units are rows
-COLUMNS, COLUMN_STRIDE, LABELS, WEIGHTS, DZ, CHOSEN, SLOPES = 13, 14, 6, 7, 15, 16, 17
+# the gradient in C's panels, and for every anchor two rows that it chose (int64) with their slopes. Units are rows.
+# With QUERIES (of the data's rows, int64; or 0), CHOSEN has the query of each row of the batch
+COLUMNS, COLUMN_STRIDE, LABELS, WEIGHTS, DZ, CHOSEN, SLOPES, QUERIES = 13, 14, 6, 7, 15, 16, 17, 19
 
 # scatter: logits out of their panels into OUT, row-major (OUT_STRIDE in bytes)
 OUT, OUT_STRIDE = 1, 2

@@ -277,6 +277,7 @@ def loss_across_rows(plan: Plan, z: Matrix, loss: Loss, weighted: bool, gradient
         R.DZ: gradient.at if gradient else 0,
         R.CHOSEN: plan.place("workspace", 16 * n),
         R.SLOPES: plan.place("workspace", 2 * n * item),
+        R.QUERIES: Ref("queries", 0) if loss.queries else 0,
     }
     first, *others = loss.across
     text = "loss of every row of the batch, and dz"

@@ -1,0 +1,104 @@
+"""Losses from logits: each declared once, with its formula, its slope, its natural output and the targets it takes.
+
+`term` and `slope` (one logit, one target) or `row` (the logits of a row together) are plain functions written with
+NumPy's names: called on arrays they are the NumPy implementation, and the engine compiles the same code, with those
+names bound to polynomials that vectorise. A loss's own numbers (`numbers`) are arguments: another one compiles nothing.
+
+All are means over rows, weighted: L = sum_i w_i l_i / sum_i w_i, where l_i sums over the outputs of row i. The
+gradients below are those of l_i. Logits Z have shape (n, K). Computation is in float64 here: this is the reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy import exp, where
+
+
+def sigmoid(z):
+    """1 / (1 + exp(-z)); never overflows."""
+    e = exp(-abs(z))
+    return where(z >= 0, 1, e) / (1 + e)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of the last layer's logits; see `LOSSES`."""
+
+    term: ClassVar = None  # l_k(z_k, y_k, a, b) of a sum over outputs, and its slope; a and b are `numbers`
+    slope: ClassVar = None
+    name: ClassVar[str] = ""
+    targets: ClassVar[str] = ""  # what y may be, in words
+    classification: ClassVar[bool] = False
+
+    across: ClassVar[tuple[str, ...]] = ()  # or kernels that see all rows of a batch, a barrier after each
+    queries: ClassVar[bool] = False  # whether rows belong to queries: `groups` says to which, a batch has whole ones
+    row: ClassVar = None  # or l(z, y, g, n, numbers) of whole rows: indexed by column; writes dl/dz into g
+
+    @property
+    def kernel(self) -> str:
+        """What the names of its kernels begin with."""
+        return self.name
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """What the formulas' numbers are now, as `term`, `slope` and `row` take them."""
+        return ()
+
+    def target_columns(self, n_outputs: int) -> int:
+        """How many columns the targets of so many outputs have; ValueError where `Dense(units)` does not fit."""
+        return n_outputs
+
+    def bad_targets(self, y: np.ndarray, n_outputs: int) -> np.ndarray:
+        """Where finite targets are outside what the loss takes."""
+        return (y < 0) | (y > 1) if self.classification else np.zeros(y.shape, bool)
+
+    def best_class(self, logits: np.ndarray) -> np.ndarray:
+        """The likeliest class of each row, (n,), where the targets are codes."""
+        return logits.argmax(axis=1)
+
+    def rows(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """l_i for every row, float64, shape (n,)."""
+        if self.row is not None:
+            return self._by_rows(logits, targets)[0]
+        z = np.asarray(logits, np.float64)
+        return self.term(z, dense_targets(targets, z.shape), *(*self.numbers, 0.0, 0.0)[:2]).sum(axis=1)
+
+    def gradient(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """dl_i / dz_i, float64, shape (n, K)."""
+        if self.row is not None:
+            return self._by_rows(logits, targets)[1]
+        z = np.asarray(logits, np.float64)
+        return self.slope(z, dense_targets(targets, z.shape), *(*self.numbers, 0.0, 0.0)[:2])
+
+    def _by_rows(self, logits, targets):
+        z = np.asarray(logits, np.float64)
+        y = dense_targets(targets, (len(z), self.target_columns(z.shape[1])))
+        g = np.zeros(z.T.shape)
+        return self.row(z.T, y.T, g, z.shape[1], self.numbers), g.T
+
+    def output(self, logits: np.ndarray) -> np.ndarray:
+        """What `predict` returns for these logits, in their dtype, shape (n, K)."""
+        raise NotImplementedError
+
+    def value(
+        self, logits: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray | None = None, groups=None
+    ) -> float:
+        """The weighted mean of the rows' losses; that of the queries' where rows belong to queries (`groups`).
+
+        >>> round(SquaredError().value(np.array([[3.0], [1.0]]), np.array([1.0, 1.0])), 3)
+        1.0
+        """
+        return float(np.average(self.rows(logits, targets), weights=sample_weight))
+
+
+def dense_targets(targets: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return np.asarray(targets, np.float64).reshape(shape)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    z = np.asarray(logits, np.float64)
+    z = z - z.max(axis=1, keepdims=True)
+    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))

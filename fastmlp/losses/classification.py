@@ -1,0 +1,311 @@
+"""Losses of classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy import exp, log, maximum, where
+
+from ..activations import log1p_of_exp_minus_abs
+from ..errors import check_range
+from .base import Loss, log_softmax, sigmoid
+
+
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy(Loss):
+    """l = -sum_k y_k log p_k with p = softmax(z); dl/dz = p sum_k y_k - y. Output: the probabilities p.
+
+    When to use: one class of several.
+
+    Parameters
+    ----------
+    label_smoothing : float
+        s in [0, 1]: y becomes (1 - s) y + s / K sum_k y_k (Szegedy et al., 2016).
+    """
+
+    name: ClassVar[str] = "softmax_cross_entropy"
+    targets: ClassVar[str] = "integer codes (n,) in [0, K), or one-hot rows or probabilities (n, K)"
+    classification: ClassVar[bool] = True
+    label_smoothing: float = 0.0
+
+    def __post_init__(self):
+        check_range("label_smoothing", self.label_smoothing, 0, 1, high_closed=True)
+
+    @property
+    def numbers(self):
+        return (self.label_smoothing,)
+
+    def _one_hot(self, logits, targets):
+        targets, k = np.asarray(targets), np.shape(logits)[1]
+        if targets.ndim == 2 and targets.shape == np.shape(logits) and k > 1:
+            y = targets.astype(np.float64)
+        else:
+            y = np.eye(k)[targets.reshape(-1).astype(np.intp)]
+        s = self.label_smoothing
+        return (1 - s) * y + s / k * y.sum(axis=1, keepdims=True) if s else y
+
+    def rows(self, logits, targets):
+        return -(self._one_hot(logits, targets) * log_softmax(logits)).sum(axis=1)
+
+    def gradient(self, logits, targets):
+        y = self._one_hot(logits, targets)
+        return np.exp(log_softmax(logits)) * y.sum(axis=1, keepdims=True) - y
+
+    def output(self, logits):
+        e = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
+
+
+def cross_entropy_term(z, y, a, b):
+    y = y * (1.0 - a) + 0.5 * a
+    return where(z > 0.0, 1.0 - y, -y) * z + log1p_of_exp_minus_abs(z)
+
+
+def cross_entropy_slope(z, y, a, b):
+    return sigmoid(z) - (y * (1.0 - a) + 0.5 * a)
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(Loss):
+    """l = sum_k softplus(z_k) - y_k z_k; dl/dz = sigmoid(z) - y. Output: the probabilities sigmoid(z). Multi-label
+    too.
+
+    When to use: yes or no, one or several labels at once.
+
+    Parameters
+    ----------
+    label_smoothing : float
+        s in [0, 1]: y becomes (1 - s) y + s / 2.
+    """
+
+    name: ClassVar[str] = "binary_cross_entropy"
+    targets: ClassVar[str] = "numbers in [0, 1] of shape (n,) or (n, K)"
+    classification: ClassVar[bool] = True
+    term: ClassVar = staticmethod(cross_entropy_term)
+    slope: ClassVar = staticmethod(cross_entropy_slope)
+    label_smoothing: float = 0.0
+
+    def __post_init__(self):
+        check_range("label_smoothing", self.label_smoothing, 0, 1, high_closed=True)
+
+    @property
+    def numbers(self):
+        return (self.label_smoothing,)
+
+    def output(self, logits):
+        return sigmoid(logits)
+
+
+def focal_term(z, y, a, b):
+    tail = log1p_of_exp_minus_abs(z)
+    plus, minus = maximum(z, 0.0) + tail, maximum(-z, 0.0) + tail  # softplus(z), softplus(-z)
+    return y * minus * exp(-a * plus) + (1.0 - y) * plus * exp(-a * minus)
+
+
+def focal_slope(z, y, a, b):
+    tail = log1p_of_exp_minus_abs(z)
+    plus, minus = maximum(z, 0.0) + tail, maximum(-z, 0.0) + tail
+    p, q = sigmoid(z), sigmoid(-z)
+    return (1.0 - y) * exp(-a * minus) * (p + a * q * plus) - y * exp(-a * plus) * (q + a * p * minus)
+
+
+@dataclass(frozen=True)
+class Focal(Loss):
+    """l = sum_k -y_k (1 - p_k)^gamma log p_k - (1 - y_k) p_k^gamma log(1 - p_k), p = sigmoid(z): the binary form.
+
+    When to use: rare positives among many easy negatives.
+
+    dl/dz = (1 - y) p^gamma (p - gamma (1 - p) log(1 - p)) - y (1 - p)^gamma (1 - p - gamma p log p). Output: p.
+    gamma = 0 is binary cross-entropy. `SoftmaxFocal` is for classes. Lin et al., 2017, without their alpha.
+
+    Parameters
+    ----------
+    gamma : float
+        At least 0.
+
+    Examples
+    --------
+    >>> round(Focal(gamma=0.0).value(np.array([[0.0]]), np.array([1.0])), 4)
+    0.6931
+    """
+
+    name: ClassVar[str] = "focal"
+    targets: ClassVar[str] = "numbers in [0, 1] of shape (n,) or (n, K)"
+    classification: ClassVar[bool] = True
+    term: ClassVar = staticmethod(focal_term)
+    slope: ClassVar = staticmethod(focal_slope)
+    gamma: float = 2.0
+
+    def __post_init__(self):
+        check_range("gamma", self.gamma, 0, np.inf)
+
+    @property
+    def numbers(self):
+        return (self.gamma,)
+
+    def output(self, logits):
+        return sigmoid(logits)
+
+
+def softmax_focal_row(z, y, g, n, numbers):
+    own, top, total = 0.0 * z[0], 0.0 * z[0] - 3e38, 0.0 * z[0]
+    for k in range(n):
+        mine = y[0] == k
+        own, other = where(mine, z[k], own), where(mine, top, z[k])
+        top = where(other > top, other, top)
+    for k in range(n):
+        mine = y[0] == k
+        g[k] = where(mine, 0.0, exp(where(mine, 0.0, z[k] - top)))
+        total = total + g[k]
+    m = own - top - log(total)
+    tail = log1p_of_exp_minus_abs(m)
+    plus, minus = maximum(m, 0.0) + tail, maximum(-m, 0.0) + tail  # softplus(m), softplus(-m)
+    focus = exp(-numbers[0] * plus)
+    slope = -focus * (sigmoid(-m) + numbers[0] * sigmoid(m) * minus)
+    for k in range(n):
+        g[k] = where(y[0] == k, slope, -slope * (g[k] / total))
+    return minus * focus
+
+
+@dataclass(frozen=True)
+class SoftmaxFocal(Loss):
+    """l = -(1 - p_y)^gamma log p_y, p = softmax(z), y the class: the form for K classes. Output: p.
+
+    With m = z_y - log sum_{k != y} exp(z_k) it is p_y = sigmoid(m), the binary form; dl/dz_y = dl/dm and
+    dl/dz_k = -dl/dm p_k / (1 - p_y). gamma = 0 is softmax cross-entropy. Lin et al., 2017, without their alpha: pass
+    `class_weight` to `fit`.
+
+    When to use: many easy rows drown the hard ones.
+
+    Parameters
+    ----------
+    gamma : float
+        At least 0.
+
+    Examples
+    --------
+    >>> round(SoftmaxFocal(gamma=2.0).value(np.array([[0.0, 0.0]]), np.array([1])), 4)
+    0.1733
+    """
+
+    name: ClassVar[str] = "softmax_focal"
+    targets: ClassVar[str] = "integer codes (n,) in [0, K)"
+    classification: ClassVar[bool] = True
+    row: ClassVar = staticmethod(softmax_focal_row)
+    gamma: float = 2.0
+
+    def __post_init__(self):
+        check_range("gamma", self.gamma, 0, np.inf)
+
+    @property
+    def numbers(self):
+        return (self.gamma,)
+
+    def target_columns(self, n_outputs):
+        if n_outputs < 2:
+            raise ValueError(f"`loss`={self.name!r} needs Dense(K), K >= 2, as the last layer; got {n_outputs} output.")
+        return 1
+
+    def bad_targets(self, y, n_outputs):
+        return _no_codes(y, n_outputs)
+
+    def output(self, logits):
+        return SoftmaxCrossEntropy().output(logits)
+
+
+def ordinal_row(z, y, g, n, numbers):
+    total = 0.0 * z[0]
+    for k in range(n):
+        asked, above = where(y[0] >= k, 1.0, 0.0), where(y[0] > k, 1.0, 0.0)
+        total = total + asked * (maximum(where(above > 0.0, -z[k], z[k]), 0.0) + log1p_of_exp_minus_abs(z[k]))
+        g[k] = asked * (sigmoid(z[k]) - above)
+    return total
+
+
+@dataclass(frozen=True)
+class Ordinal(Loss):
+    """l = -log P(y) for K + 1 ordered classes from K logits, where sigmoid(z_k) = P(y > k | y >= k).
+
+    dl/dz_k = sigmoid(z_k) - [y > k] for k <= y, else 0. The cumulative P(y > k) = prod_{j <= k} sigmoid(z_j) fall with
+    k whatever the logits are. Output: the probabilities (n, K + 1). Fienberg, 1980 (continuation ratios); Shi, Cao and
+    Raschka, 2023 (CORN).
+
+    When to use: classes in an order: grades, stages, stars.
+
+    >>> Ordinal().output(np.array([[0.0, 0.0]])).tolist()
+    [[0.5, 0.25, 0.25]]
+    """
+
+    name: ClassVar[str] = "ordinal"
+    targets: ClassVar[str] = "integer codes (n,) in [0, K], in the order of the classes"
+    classification: ClassVar[bool] = True
+    row: ClassVar = staticmethod(ordinal_row)
+
+    def target_columns(self, n_outputs):
+        return 1
+
+    def bad_targets(self, y, n_outputs):
+        return _no_codes(y, n_outputs + 1)
+
+    def best_class(self, logits):
+        return self.output(logits).argmax(axis=1)
+
+    def output(self, logits):
+        above = np.cumprod(sigmoid(logits), axis=1)
+        reached = np.hstack([np.ones_like(above[:, :1]), above[:, :-1]])
+        return np.hstack([reached * sigmoid(-logits), above[:, -1:]])
+
+
+def _no_codes(y, n_classes: int):
+    """Where y is none of 0 to n_classes - 1."""
+    return (y < 0) | (y >= n_classes) | (y != np.floor(y))
+
+
+def hinge_row(z, y, g, n, numbers):
+    if n == 1:
+        t = where(y[0] > 0.0, 1.0, -1.0)
+        total = maximum(1.0 - t * z[0], 0.0)
+        g[0] = where(total > 0.0, -t, 0.0)
+        return total
+    own, best, rival = 0.0 * z[0], 0.0 * z[0] - 3e38, 0.0 * z[0]
+    for k in range(n):
+        mine = y[0] == k
+        own = where(mine, z[k], own)
+        better = where(mine, best, z[k]) > best
+        best, rival = where(better, z[k], best), where(better, 1.0 * k, rival)
+    total = maximum(1.0 + best - own, 0.0)
+    for k in range(n):
+        g[k] = where(total > 0.0, where(rival == k, 1.0, 0.0) - where(y[0] == k, 1.0, 0.0), 0.0)
+    return total
+
+
+@dataclass(frozen=True)
+class Hinge(Loss):
+    """l = max(0, 1 - t z), t = 1 or -1, with one output; l = max(0, 1 + max_{k != y} z_k - z_y) with several.
+
+    When to use: classes where only the decision matters, not its probability.
+
+    dl/dz: 1 at the best rival and -1 at the class where l > 0 (-t with one output). Output: z, the decision values.
+    Cortes and Vapnik, 1995; Crammer and Singer, 2001.
+
+    >>> Hinge().value(np.array([[2.0, 1.5, 0.0]]), np.array([0]))
+    0.5
+    """
+
+    name: ClassVar[str] = "hinge"
+    targets: ClassVar[str] = "0 and 1, or -1 and 1, for one output; integer codes (n,) in [0, K) for several"
+    classification: ClassVar[bool] = True
+    row: ClassVar = staticmethod(hinge_row)
+
+    def target_columns(self, n_outputs):
+        return 1
+
+    def bad_targets(self, y, n_outputs):
+        if n_outputs == 1:
+            return (abs(y) != 1) & (y != 0)
+        return _no_codes(y, n_outputs)
+
+    def output(self, logits):
+        return logits
