@@ -47,7 +47,7 @@ class Times:
         return statistic(self.steps[slow]) / statistic(self.steps[fast])
 
 
-def validate(network, labels):
+def validate(network, labels, contenders=CONTENDERS):
     """Let everybody do the same few updates in float32, and compare the loss with that of a float64 run.
 
     Returns {label: reason} of those who are not installed; raises AssertionError for whoever computes something else.
@@ -64,7 +64,7 @@ def validate(network, labels):
         judge.run(orders)
         expected[convention] = loss_of(network, judge.parameters(), X, y)
     for label in labels:
-        make, n_threads = CONTENDERS[label]
+        make, n_threads = contenders[label]
         try:
             contender = make(network, X, y, parameters, n_threads, shuffle=False)
             contender.run(orders)

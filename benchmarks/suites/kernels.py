@@ -5,6 +5,7 @@ import time
 import numpy as np
 
 from benchmarks import fma_peak
+from benchmarks.measure import validate
 from benchmarks.networks import Network
 from benchmarks.peers import FastMLP
 from fastmlp.activations import ACTIVATIONS
@@ -22,6 +23,7 @@ class Product:
     def setup(self, product, shape):
         self.n_in, self.n_out = map(int, shape.split())
         network = Network((16, self.n_in, self.n_out, 10), BATCH)
+        validate(network, ["fastmlp 1"])
         self.steps = max(1, int(2e9 / network.flop))
         X, y = network.data(BATCH * self.steps)
         self.contender = FastMLP(network, X, y, network.parameters(), 1)
@@ -67,7 +69,16 @@ class Function:
         self.worker, function = worker, jit.function(name, "float32")
         arguments = self.target.ctypes.data, self.other.ctypes.data, n, worker.ctypes.data
         self.call = lambda: function(*arguments)
+        activation, part = name.split(".")
+        declaration = ACTIVATIONS[activation]
+        x, parameter = self.other.astype(float), () if declaration.parameter is None else (0.5,)
+        if part == "value":
+            self.target[:] = x
+            expected = declaration.value(x, *parameter)
+        else:
+            expected = self.target * declaration.derivative(x, *parameter)
         self.call()
+        np.testing.assert_allclose(self.target, expected, rtol=1e-4, atol=1e-6)
 
     def track_gigabytes_per_second(self, name, n):
         touched, best = self.target.nbytes * (3 if name.endswith("derivative") else 2), np.inf

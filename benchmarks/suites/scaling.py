@@ -2,6 +2,7 @@
 
 import os
 
+from benchmarks.measure import validate
 from benchmarks.networks import BY_NAME, Network
 from benchmarks.peers import FastMLP
 
@@ -14,6 +15,7 @@ class Epoch:
 
     def setup(self, value):
         network, rows, n_threads = self.work(value)
+        validate(network, ["fastmlp"], {"fastmlp": (FastMLP, n_threads)})
         X, y = network.data(rows)
         self.contender = FastMLP(network, X, y, network.parameters(), n_threads)
         self.contender.run([None])
@@ -60,7 +62,8 @@ class Depth(Epoch):
 
 
 class Batch(Epoch):
-    params = [1, 8, 32, 128, 1280, 12_800]
+    rows = 60_000
+    params = [1, 8, 32, 128, 1280, 60_000]
     param_names = ["batch size"]
 
     def work(self, batch_size):

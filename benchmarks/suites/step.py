@@ -13,6 +13,6 @@ class Step:
 
     def track_peak_fraction(self, name, n_threads):
         label = f"fastmlp {n_threads}"
-        return median(measure_network(BY_NAME[name], [label], rounds=7).peak_fractions[label])
+        return median(measure_network(BY_NAME[name], [label], rounds=3).peak_fractions[label])
 
     track_peak_fraction.unit = "of the FMA peak"
