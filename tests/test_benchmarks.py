@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import gate, measure, phases, report, tasks, time_to_accuracy
+from benchmarks import costs, gate, measure, phases, report, tasks, time_to_accuracy
 from benchmarks.networks import BY_NAME, Network, loss_of
 from benchmarks.peers import CONTENDERS, NumPy
 
@@ -256,3 +256,14 @@ def test_time_to_accuracy_resumes_and_says_what_was_not_reached(tmp_path, monkey
     with pytest.raises(SystemExit):
         time_to_accuracy.main([*arguments, "3", "--limit", "1"])
     assert "another recipe" in capsys.readouterr().err
+
+
+def test_costs_are_written_between_the_marks_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(costs, "ROOT", tmp_path)
+    page = tmp_path / "docs" / "performance.md"
+    page.parent.mkdir()
+    page.write_text("before\n<!-- costs:begin -->\nold\n<!-- costs:end -->\nafter\n")
+    costs.main(["--smoke", "--docs", "--only", "dropout"])
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert text.count("| Dropout(0.5)") == 1 and "| +10% |" in text
