@@ -136,6 +136,17 @@ def _emit_prefetch(builder, address, for_writing: bool, locality: int):
     builder.call(fn, [builder.inttoptr(address, pointer), *kind])
 
 
+@intrinsic
+def prefetch(typingctx, address):
+    """Ask for the cache line at this address, to be read soon."""
+
+    def codegen(context, builder, sig, args):
+        _emit_prefetch(builder, args[0], False, 3)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
 def _emit_touch(builder, address):
     """Write the item at `address` as it is: its line becomes this core's own. No other worker may write that item."""
     pointer = builder.inttoptr(address, I32.as_pointer())

@@ -6,9 +6,10 @@ import numpy as np
 from numba import njit
 
 from . import records as R
-from .elementary import SCALAR, functions
+from .elementary import INLINE, SCALAR, functions
 from .elementwise import compiled
 from .ir import atomic_store, float64_at, int64_at, items_at
+from .rows import AHEAD, data_row, prefetch_row
 from .simd import ITEMSIZE, Simd
 
 
@@ -17,7 +18,21 @@ def target_row(r, w, index, i):
     """Where the targets and the weight of row i of the batch are."""
     if r[R.IN_BATCH] != 0:
         return i
-    return w[R.FIRST] + i if w[R.INDEX] == 0 else index[i]
+    return data_row(w, index, i)
+
+
+@njit(**SCALAR)
+def last_to_ask_for(r, w, lo, hi):
+    """Up to which row targets are asked for: the processor sees those that lie in order coming by itself."""
+    return lo if w[R.INDEX] == 0 or r[R.IN_BATCH] != 0 else hi
+
+
+@njit(**SCALAR)
+def prefetch_target(r, index, i, n_bytes, item):
+    """Ask for the targets, so many bytes, and the weight of row i of a shuffled batch."""
+    prefetch_row(r[R.Y] + index[i] * n_bytes, n_bytes)
+    if r[R.SW] != 0:
+        prefetch_row(r[R.SW] + index[i] * item, item)
 
 
 def softmax_kernel(codes: bool):
@@ -31,6 +46,7 @@ def softmax_kernel(codes: bool):
         item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
         T, exp, log = getattr(np, dtype), functions(dtype).exp, functions("float64").log
         nothing = T(-1e4)  # exp of it is 0
+        lanes = min(simd.widths(dtype))  # divides the width of every panel: loops over so many need no tails
 
         def softmax(record, lo, hi, worker):
             r, w = int64_at(record), int64_at(worker)
@@ -40,7 +56,13 @@ def softmax_kernel(codes: bool):
             smoothing = T(float64_at(r[R.NUMBERS])[0])  # y becomes (1 - smoothing) y + smoothing mass / n_out
             only_width = last if n_panels == 1 else panel_width  # of the first panel
 
+            n_bytes = 8 if codes else r[R.Y_STRIDE] * item
+            asked = last_to_ask_for(r, w, lo, hi)
+            for i in range(lo, min(lo + AHEAD, asked)):
+                prefetch_target(r, index, i, n_bytes, item)
             for i in range(lo, hi):  # z -= max of the row
+                if i + AHEAD < asked:
+                    prefetch_target(r, index, i + AHEAD, n_bytes, item)
                 row = target_row(r, w, index, i)
                 weight = T(1) if r[R.SW] == 0 else items(r[R.SW])[row]
                 top = items(c + i * only_width * item)[0]
@@ -54,10 +76,9 @@ def softmax_kernel(codes: bool):
                     width = panel_width if j < n_panels - 1 else last
                     columns = min(width, n_out - j * panel_width)
                     z = items(c + j * c_panel + i * width * item)
-                    for k in range(columns):
-                        z[k] = z[k] - top
-                    for k in range(columns, width):
-                        z[k] = nothing
+                    for at in range(0, width, lanes):
+                        for k in range(lanes):
+                            z[at + k] = z[at + k] - top if at + k < columns else nothing
                     if not codes:
                         y = items(r[R.Y] + (row * r[R.Y_STRIDE] + j * panel_width) * item)
                         for k in range(columns):
@@ -99,8 +120,9 @@ def softmax_kernel(codes: bool):
                     for j in range(n_panels):
                         width = panel_width if j < n_panels - 1 else last
                         z = items(c + j * c_panel + i * width * item)
-                        for k in range(width):
-                            z[k] = z[k] * share
+                        for at in range(0, width, lanes):
+                            for k in range(lanes):
+                                z[at + k] = z[at + k] * share
                         if floor != T(0):
                             for k in range(min(width, n_out - j * panel_width)):
                                 z[k] -= floor
@@ -137,6 +159,12 @@ def separable_kernel(declaration, compiled=compiled):
         T = getattr(np, dtype)
         term, slope = compiled(declaration.term, dtype), compiled(declaration.slope, dtype)
 
+        @njit(**INLINE)
+        def clear_padding(z, rows, columns, width):
+            for i in range(rows):
+                for k in range(columns, width):
+                    z[i * width + k] = T(0)
+
         def separable(record, lo, hi, worker):
             r, w = int64_at(record), int64_at(worker)
             n_panels, n_out, last, c_panel = r[R.N_PANELS], r[R.N_OUT], r[R.LAST_WIDTH], r[R.C_PANEL_BYTES]
@@ -151,10 +179,13 @@ def separable_kernel(declaration, compiled=compiled):
                 if columns < width:  # padding that is not 0 could overflow
                     for k in range(n):
                         t[k] = T(0)
-                    for i in range(hi - lo):
-                        for k in range(columns, width):
-                            z[i * width + k] = T(0)
+                    clear_padding(z, hi - lo, columns, width)
+                asked = last_to_ask_for(r, w, lo, hi)
+                for i in range(lo, min(lo + AHEAD, asked)):
+                    prefetch_target(r, index, i, r[R.Y_STRIDE] * item, item)
                 for i in range(lo, hi):
+                    if i + AHEAD < asked:
+                        prefetch_target(r, index, i + AHEAD, r[R.Y_STRIDE] * item, item)
                     row = target_row(r, w, index, i)
                     y = items(r[R.Y] + (row * r[R.Y_STRIDE] + j * panel_width) * item)
                     for k in range(columns):
@@ -163,27 +194,27 @@ def separable_kernel(declaration, compiled=compiled):
                     for k in range(n):
                         zk, yk = z[k], t[k]
                         t[k] = term(zk, yk, a, b)
-                        z[k] = slope(zk, yk, a, b)
+                        z[k] = scale * slope(zk, yk, a, b)
+                    if columns < width:
+                        clear_padding(z, hi - lo, columns, width)
                 else:
                     for k in range(n):
                         t[k] = term(z[k], t[k], a, b)
             not_finite = 0
             for i in range(lo, hi):
-                row = target_row(r, w, index, i)
-                weight = T(1) if r[R.SW] == 0 else items(r[R.SW])[row]
-                factor, loss = scale * weight, 0.0
+                weight, loss = T(1), 0.0
+                if r[R.SW] != 0:
+                    weight = items(r[R.SW])[target_row(r, w, index, i)]
                 for j in range(n_panels):
                     width = panel_width if j < n_panels - 1 else last
                     columns = min(width, n_out - j * panel_width)
-                    z = items(r[R.C] + j * c_panel + i * width * item)
                     t = items(r[R.ROW_DATA] + j * c_panel + i * width * item)
                     for k in range(columns):
                         loss += np.float64(t[k])
-                    if r[R.WITH_GRADIENT] != 0:
+                    if r[R.SW] != 0 and r[R.WITH_GRADIENT] != 0:
+                        z = items(r[R.C] + j * c_panel + i * width * item)
                         for k in range(columns):
-                            z[k] = factor * z[k]
-                        for k in range(columns, width):
-                            z[k] = T(0)
+                            z[k] = weight * z[k]
                 loss *= np.float64(weight)
                 losses[i] = loss
                 not_finite += 1 if loss - loss != 0.0 else 0
@@ -208,7 +239,12 @@ def row_kernel(declaration):
             index, scale = int64_at(w[R.INDEX]), T(float64_at(w[R.SCALARS])[R.SCALE])
             losses, numbers = float64_at(r[R.ROW_LOSS]), float64_at(r[R.NUMBERS])
             not_finite = 0
+            asked = last_to_ask_for(r, w, lo, hi)
+            for i in range(lo, min(lo + AHEAD, asked)):
+                prefetch_target(r, index, i, r[R.Y_STRIDE] * item, item)
             for i in range(lo, hi):
+                if i + AHEAD < asked:
+                    prefetch_target(r, index, i + AHEAD, r[R.Y_STRIDE] * item, item)
                 row = target_row(r, w, index, i)
                 weight = T(1) if r[R.SW] == 0 else items(r[R.SW])[row]
                 z, g = items(r[R.ROW_DATA] + 2 * i * n_out * item), items(r[R.ROW_DATA] + (2 * i + 1) * n_out * item)

@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
 from . import records as R
-from .ir import float32_at, float64_at, int32_at, int64_at, items_at, uint8_at
+from .elementary import SCALAR
+from .ir import float32_at, float64_at, int32_at, int64_at, items_at, prefetch, uint8_at
 from .simd import ITEMSIZE, Simd
+
+AHEAD = 16  # rows: shuffled ones lie anywhere, and a core waits for a few of them at a time only
+LINE, MOST = 64, 256  # bytes of a cache line, and of a row that is asked for: of longer ones, the processor sees more
+
+
+@njit(**SCALAR)
+def data_row(w, index, i):
+    """Where row i of the batch is in the data."""
+    return w[R.FIRST] + i if w[R.INDEX] == 0 else index[i]
+
+
+@njit(**SCALAR)
+def prefetch_row(address, n_bytes):
+    """Ask for a short row of the data."""
+    if n_bytes <= MOST:
+        for at in range(0, n_bytes, LINE):
+            prefetch(address + at)
+        prefetch(address + n_bytes - 1)
 
 
 def gather_kernel(source: str):
     def build(dtype, simd):
         T, items = getattr(np, dtype), items_at[dtype]
         source_at = {"float32": float32_at, "float64": float64_at, "uint8": uint8_at}[source]
+        itemsize = np.dtype(source).itemsize
 
         def gather(record, lo, hi, worker):
             r, w = int64_at(record), int64_at(worker)
-            index, first, n, scaling = int64_at(w[R.INDEX]), w[R.FIRST], r[R.N_FEATURES], r[R.SCALING]
+            index, n, scaling = int64_at(w[R.INDEX]), r[R.N_FEATURES], r[R.SCALING]
+            n_bytes, asked = n * itemsize, lo if w[R.INDEX] == 0 else hi  # rows in order are seen coming
+            for i in range(lo, min(lo + AHEAD, asked)):
+                prefetch_row(r[R.X] + index[i] * r[R.X_STRIDE], n_bytes)
             for i in range(lo, hi):
-                row = first + i if w[R.INDEX] == 0 else index[i]
-                x, out = source_at(r[R.X] + row * r[R.X_STRIDE]), items(r[R.XB] + i * r[R.XB_STRIDE])
+                if i + AHEAD < asked:
+                    prefetch_row(r[R.X] + index[i + AHEAD] * r[R.X_STRIDE], n_bytes)
+                x, out = source_at(r[R.X] + data_row(w, index, i) * r[R.X_STRIDE]), items(r[R.XB] + i * r[R.XB_STRIDE])
                 if scaling == 0:
                     for k in range(n):
                         out[k] = T(x[k])
