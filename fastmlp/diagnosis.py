@@ -115,6 +115,8 @@ def diagnose(model, X, y, *, loss=None, seed: int = 0) -> Report:
     if not isinstance(model, sequential.Sequential):
         raise TypeError(f"`model` must be a Sequential; got {type(model).__name__}.")
     loss = losses.get(model.loss if loss is None else loss)
+    if loss.queries:
+        raise ValueError(f"`loss` must be one of single rows, to be diagnosed; got {loss.name!r}, which ranks queries.")
     X = check_X(X, n_features=model.n_features)
     y = check_targets(y, X.shape[0], model.n_outputs, loss)
     if loss.name != "softmax_cross_entropy" and loss.target_columns(model.n_outputs) != model.n_outputs:

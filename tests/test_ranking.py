@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
-from fastmlp import SGD, Adam, BatchNorm, Dense, GradientNorms, ListNet, RankNet, ReLU, Sequential, Tanh
+from fastmlp import SGD, Adam, BatchNorm, Dense, GradientNorms, ListNet, RankNet, ReLU, Sequential, Tanh, diagnose
 from fastmlp.batches import QueryBatches
 from fastmlp.training import Training
 
@@ -227,6 +227,7 @@ def test_bad_input(rng):
         (lambda: model.fit(X, y, groups=groups, validation_data=X, **options), ["(X, y, groups)"]),
         (lambda: Sequential(Dense(2)).fit(X, y, groups=groups, **options), ["Dense(1)", "2 outputs"]),
         (lambda: model.build(6).gradients(X, y, "listnet"), ["groups", "'listnet'"]),
+        (lambda: diagnose(model, X, y, loss="listnet"), ["loss", "'listnet'", "queries"]),
     ):
         with pytest.raises(ValueError) as error:
             call()
