@@ -2,7 +2,8 @@
 
 The same network, first parameters and recipe for everybody: Adam whose rate falls by the same factor after each epoch,
 without dropout or weight decay, which scikit-learn's MLP does not have or has in another form. With `--output` each run
-is kept as soon as it is measured; the same command takes up where it was stopped, and prints the table from the file.
+is kept as soon as it is measured; the same command takes up where it was stopped, and prints the table from the file;
+`--docs` puts it into docs/performance.md.
 `--tune` is for choosing the recipe, by the accuracy on the last 5 000 training images, which it does not train on. The
 test accuracy is looked at after each epoch, outside of the time; what compiles in the first epoch (JAX) counts. Without
 FASTMLP_DATA it is scikit-learn's digits, which says nothing but that the command runs.
@@ -22,6 +23,8 @@ import numpy as np
 
 from benchmarks.networks import Network
 from benchmarks.peers import CONTENDERS
+from benchmarks.processes import ROOT
+from benchmarks.report import machine, versions, write_into
 from benchmarks.tasks import images, score
 
 LIBRARIES = {"fastmlp": "fastmlp auto", "JAX": "jax", "PyTorch": "torch 2", "scikit-learn": "sklearn"}
@@ -127,6 +130,7 @@ def main(arguments=None):
     parser.add_argument("--libraries", nargs="*", default=list(LIBRARIES), choices=list(LIBRARIES))
     parser.add_argument("--output", type=Path, help="a line of JSON for each run; runs that it has are not repeated")
     parser.add_argument("--limit", type=float, default=30, help="seconds of training that a run may take; default 30")
+    parser.add_argument("--docs", action="store_true", help="put the table into docs/performance.md")
     parser.add_argument("--tune", action="store_true", help="choose the recipe instead")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")  # scikit-learn's one epoch at a time is not converged
@@ -159,7 +163,11 @@ def main(arguments=None):
                 with options.output.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
         print(f"seed {seed} done: {estimate(rows, options.libraries, options.seeds)}", file=sys.stderr, flush=True)
-    print(f"{network.name}. {markdown(rows, options.libraries, options.seeds)}")
+    table = f"{network.name}. {markdown(rows, options.libraries, options.seeds)}"
+    print(table)
+    if options.docs:
+        page = f"{machine()}; {versions()}.\n\n{table}\n"
+        write_into(ROOT / "docs" / "performance.md", page, "accuracy")
 
 
 if __name__ == "__main__":

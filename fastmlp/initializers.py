@@ -17,11 +17,11 @@ from growing.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
+from . import configs
 from .errors import check_range, unknown_name
 
 
@@ -305,21 +305,14 @@ def to_config(initializer: Initializer) -> dict:
     >>> to_config(Scaled("he_normal", 0.5))
     {'type': 'Scaled', 'initializer': 'he_normal', 'factor': 0.5}
     """
-    if type(initializer) not in CLASSES.values():
-        raise TypeError(f"`initializer` must be one of {', '.join(CLASSES)}; got {initializer!r}.")
-    values = {f.name: getattr(initializer, f.name) for f in dataclasses.fields(initializer)}
-    config = {name: to_config(v) if isinstance(v, Initializer) else v for name, v in values.items()}
-    return {"type": type(initializer).__name__, **config}
+    return configs.describe(initializer, CLASSES, "initializer", _to_config)
 
 
 def from_config(config: dict) -> Initializer:
     """The initialiser that `to_config` described; ValueError or TypeError for anything else."""
-    fields = dict(config)
-    kind = fields.pop("type", None)
-    if not isinstance(kind, str) or kind not in CLASSES:
-        raise unknown_name("type", kind, CLASSES)
-    known = [f.name for f in dataclasses.fields(CLASSES[kind])]
-    for name in fields:
-        if name not in known:
-            raise unknown_name(f"{kind} field", name, known)
-    return CLASSES[kind](**{name: from_config(v) if isinstance(v, dict) else v for name, v in fields.items()})
+    cls, fields = configs.checked(config, CLASSES)
+    return cls(**{name: from_config(v) if isinstance(v, dict) else v for name, v in fields.items()})
+
+
+def _to_config(value):
+    return to_config(value) if isinstance(value, Initializer) else value

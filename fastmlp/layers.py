@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
 import numpy as np
 
-from . import initializers, schedules, user_functions
+from . import configs, initializers, schedules, user_functions
 from .activations import ACTIVATIONS, GELU, Activation, CustomActivation, Logistic, SiLU
 from .augmentation import CutMix, GaussianNoise, MixUp, RandomAffine
-from .errors import check_range, unknown_name
+from .errors import check_range
 from .initializers import Initializer
 from .normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from .schedules import Schedule
@@ -461,14 +460,10 @@ def to_config(layer: Layer) -> dict:
     """
     if isinstance(layer, CustomActivation):
         return user_functions.describe(layer, layer.samples)
-    values = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer)}
-    for name, value in values.items():
-        if isinstance(value, (Initializer, Schedule)):
-            module = initializers if isinstance(value, Initializer) else schedules
-            values[name] = module.to_config(value)
+    config = configs.describe(layer, LAYERS, "layer", _to_config)
     if isinstance(layer, Residual):
-        values["layers"] = [to_config(inner) for inner in layer.layers]
-    return {"type": type(layer).__name__, **values}
+        config["layers"] = [to_config(inner) for inner in layer.layers]
+    return config
 
 
 def from_config(config: dict, custom_objects: dict | None = None) -> Layer:
@@ -477,17 +472,15 @@ def from_config(config: dict, custom_objects: dict | None = None) -> Layer:
     """
     if config.get("type") == CustomActivation.__name__:
         return user_functions.recall(config, custom_objects, CustomActivation)
-    fields = dict(config)
-    kind = fields.pop("type", None)
-    if kind not in LAYERS:
-        raise unknown_name("type", kind, LAYERS)
-    known = [f.name for f in dataclasses.fields(LAYERS[kind])]
-    for name in fields:
-        if name not in known:
-            raise unknown_name(f"{kind} field", name, known)
-    if kind == "Residual":
+    cls, fields = configs.checked(config, LAYERS)
+    if cls is Residual:
         layers = [from_config(inner, custom_objects) for inner in fields.pop("layers", ())]
         return Residual(*layers, **fields)
-    module = schedules if kind == "Dropout" else initializers
-    values = {name: module.from_config(v) if isinstance(v, dict) else v for name, v in fields.items()}
-    return LAYERS[kind](**values)
+    module = schedules if cls is Dropout else initializers
+    return cls(**{name: module.from_config(v) if isinstance(v, dict) else v for name, v in fields.items()})
+
+
+def _to_config(value):
+    if isinstance(value, (Initializer, Schedule)):
+        return (initializers if isinstance(value, Initializer) else schedules).to_config(value)
+    return value

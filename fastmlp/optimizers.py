@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from . import schedules
+from . import configs, schedules
 from .errors import check_range, unknown_name
 from .schedules import Schedule, check_rate
 
@@ -490,22 +490,17 @@ def to_config(optimizer: Optimizer) -> dict:
     >>> to_config(AdaGrad(0.1))["learning_rate"]
     0.1
     """
-    if type(optimizer) not in OPTIMIZERS.values():
-        raise TypeError(f"`optimizer` must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}.")
-    values = {f.name: getattr(optimizer, f.name) for f in fields(optimizer)}
-    config = {name: schedules.to_config(v) if isinstance(v, Schedule) else v for name, v in values.items()}
-    return {"type": type(optimizer).__name__, **config}
+    return configs.describe(optimizer, _CLASSES, "optimizer", _to_config)
 
 
 def from_config(config: dict) -> Optimizer:
     """The optimiser that `to_config` described; ValueError or TypeError for anything else."""
-    values, classes = dict(config), {cls.__name__: cls for cls in OPTIMIZERS.values()}
-    kind = values.pop("type", None)
-    if not isinstance(kind, str) or kind not in classes:
-        raise unknown_name("type", kind, classes)
-    known = [f.name for f in fields(classes[kind])]
-    for name in values:
-        if name not in known:
-            raise unknown_name(f"{kind} field", name, known)
-    read = {name: schedules.from_config(v) if isinstance(v, dict) else v for name, v in values.items()}
-    return classes[kind](**read)
+    cls, values = configs.checked(config, _CLASSES)
+    return cls(**{name: schedules.from_config(v) if isinstance(v, dict) else v for name, v in values.items()})
+
+
+_CLASSES = {cls.__name__: cls for cls in OPTIMIZERS.values()}
+
+
+def _to_config(value):
+    return schedules.to_config(value) if isinstance(value, Schedule) else value

@@ -12,13 +12,13 @@ the steps nothing and compiles nothing.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from .errors import check_range, unknown_name
+from . import configs
+from .errors import check_range
 
 
 @dataclass(frozen=True)
@@ -448,21 +448,14 @@ def to_config(schedule: Schedule) -> dict:
     >>> to_config(Warmup(0.1, steps=3))
     {'type': 'Warmup', 'steps': 3, 'epochs': None, 'schedule': {'type': 'Constant', 'learning_rate': 0.1}}
     """
-    if type(schedule) not in SCHEDULES.values():
-        raise TypeError(f"`schedule` must be one of {', '.join(SCHEDULES)}; got {schedule!r}.")
-    values = {f.name: getattr(schedule, f.name) for f in dataclasses.fields(schedule)}
-    config = {name: to_config(v) if isinstance(v, Schedule) else v for name, v in values.items()}
-    return {"type": type(schedule).__name__, **config}
+    return configs.describe(schedule, SCHEDULES, "schedule", _to_config)
 
 
 def from_config(config: dict) -> Schedule:
     """The schedule that `to_config` described; ValueError or TypeError for anything else."""
-    fields = dict(config)
-    kind = fields.pop("type", None)
-    if not isinstance(kind, str) or kind not in SCHEDULES:
-        raise unknown_name("type", kind, SCHEDULES)
-    known = [f.name for f in dataclasses.fields(SCHEDULES[kind])]
-    for name in fields:
-        if name not in known:
-            raise unknown_name(f"{kind} field", name, known)
-    return SCHEDULES[kind](**{name: from_config(v) if isinstance(v, dict) else v for name, v in fields.items()})
+    cls, fields = configs.checked(config, SCHEDULES)
+    return cls(**{name: from_config(v) if isinstance(v, dict) else v for name, v in fields.items()})
+
+
+def _to_config(value):
+    return to_config(value) if isinstance(value, Schedule) else value

@@ -1,0 +1,29 @@
+"""Declarations (layers, initialisers, schedules, optimisers) as dictionaries that JSON can hold, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+
+from .errors import unknown_name
+
+
+def describe(declaration, classes: Mapping[str, type], argument: str, convert: Callable = lambda value: value) -> dict:
+    """{"type": name of the class, field: `convert` of its value, ...}; TypeError for what is none of the classes."""
+    if type(declaration) not in classes.values():
+        raise TypeError(f"`{argument}` must be one of {', '.join(classes)}; got {declaration!r}.")
+    values = {f.name: convert(getattr(declaration, f.name)) for f in fields(declaration)}
+    return {"type": type(declaration).__name__, **values}
+
+
+def checked(config: Mapping, classes: Mapping[str, type]) -> tuple[type, dict]:
+    """The class and the fields that `describe` described; ValueError for another type or another class's field."""
+    values = dict(config)
+    kind = values.pop("type", None)
+    if not isinstance(kind, str) or kind not in classes:
+        raise unknown_name("type", kind, classes)
+    known = [f.name for f in fields(classes[kind])]
+    for name in values:
+        if name not in known:
+            raise unknown_name(f"{kind} field", name, known)
+    return classes[kind], values
