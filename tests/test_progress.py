@@ -28,7 +28,7 @@ class ClosedPipe(Terminal):
 
 
 class Training:
-    step, n_samples, batch_size = 0, 10, 4
+    step, steps_per_epoch = 0, 3
 
 
 def run(callbacks, epochs, seconds_per_epoch=0.0):
