@@ -9,19 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from fastmlp import (
-    SGD,
-    BatchNorm,
-    Dense,
-    MLPClassifier,
-    MLPRegressor,
-    PReLU,
-    ReLU,
-    Residual,
-    RMSprop,
-    Sequential,
-    Softmax,
-)
+from fastmlp import CustomActivation, Dense, MLPClassifier, MLPRegressor, RandomAffine, Sequential
 from fastmlp.cli import main
 from fastmlp.losses import SoftmaxFocal
 
@@ -106,15 +94,9 @@ def test_auto_is_the_cpu_where_there_is_no_package(no_package, monkeypatch):
 @pytest.mark.parametrize(
     ("layers", "options", "what"),
     [
-        ([Dense(4), BatchNorm(), ReLU(), Dense(3)], {}, "BatchNorm"),
-        ([Dense(4), PReLU(), Dense(3)], {}, "PReLU"),
-        ([Dense(4), Softmax(), Dense(3)], {}, "Softmax"),
-        ([Dense(4), Residual(Dense(4), drop_rate=0.1), Dense(3)], {}, "drop_rate"),
-        ([Residual(Dense(4)), Dense(3)], {}, "Residual as the first layer"),
-        ([Dense(4, max_norm=1.0), Dense(3)], {}, "max_norm"),
+        ([RandomAffine((2, 2)), Dense(3)], {}, "RandomAffine"),
+        ([Dense(4), CustomActivation(lambda z: 2.0 * z, lambda z: 2.0), Dense(3)], {}, "CustomActivation"),
         ([Dense(3)], {"loss": SoftmaxFocal()}, "SoftmaxFocal"),
-        ([Dense(3)], {"optimizer": RMSprop()}, "RMSprop"),
-        ([Dense(3)], {"optimizer": SGD(clip_norm=1.0)}, "clip_norm"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 from numba import cuda
@@ -17,8 +18,17 @@ from numba import cuda
 from ..engine import records as R
 from ..engine.layout import NamedParameters
 from ..plan import Kernel, Plan, Ref, Step
-from . import kernels
+from . import constraints, kernels, layers, norms
 from .kernels import SIMD, STEP, TILE
+
+# Fields of places that a record need not have
+OPTIONAL = {
+    "product": (R.INIT,),
+    "weight_gradient": (R.WT,),
+    "update": (R.WT,),
+    "max_norm": (R.WT,),
+    "row_norm": (R.SHIFT,),
+}
 
 
 class CudaExecutor(NamedParameters):
@@ -66,6 +76,9 @@ class CudaExecutor(NamedParameters):
         table = np.array([[self._field(step, index) for index in range(R.RECORD)] for step in steps], np.int64)
         self._table = cuda.to_device(table)
         self._record_numbers = cuda.to_device(np.ascontiguousarray(table[:, R.NUMBER]).view(np.float64))
+        self._clip_norm = next((step for step in steps if step.kernel == "clip_norm"), None)
+        n_squares = self._clip_norm.fields[R.N_SUMS] if self._clip_norm else 0
+        self._squares = cuda.to_device(np.zeros(n_squares + 1))  # of gradients; the last is the coefficient
         self._launches = [self._launch(k, step) for k, step in enumerate(steps) if step.kernel != "sum_losses"]
         self._launches.append(self._end_of_step(any(step.kernel == "sum_losses" for step in steps)))
 
@@ -76,52 +89,113 @@ class CudaExecutor(NamedParameters):
             return 0
         if isinstance(value, Ref):
             return value.offset
-        optional = (step.kernel == "product" and index == R.INIT) or (
-            step.kernel == "weight_gradient" and index == R.WT
-        )
-        optional |= step.kernel.endswith((".codes", ".dense")) and index == R.SW
+        optional = index == R.SW if step.has_loss else index in OPTIONAL.get(step.kernel, ())
         return -1 if optional else value
 
     # Launches --------------------------------------------------------------------------------------------------------
 
     def _launch(self, k: int, step: Step):
         """A function that launches record k for the step that `control` names."""
-        family, _, kind = step.kernel.rpartition(".")
-        if not kernels.is_known(step.kernel):
+        make = _LAUNCHES.get(step.kernel)
+        if make is None and kernels.is_loss(step.kernel):
+            make = CudaExecutor._loss
+        if make is None:
             raise NotImplementedError(
                 f"{step.kernel} ({step.text}) does not run on device='cuda' yet; use device='cpu'."
             )
-        if step.kernel == "product":
-            return self._product(k, step)
-        if step.kernel in ("weight_gradient", "bias_gradient"):
-            return self._gradient(k, step)
-        if family == "gather":
-            return self._gather(k)
-        if step.has_loss:
-            return self._loss(k, family, kind)
-        fields, dtype, control, table = step.fields, self.plan.dtype, self._control, self._table
-        numbers, work = self._record_numbers, self._work
-        columns = fields[R.N_OUT] if R.N_OUT in fields else fields[R.N_PANELS] * SIMD.panel(dtype)
-        if step.kernel == "dropout":
-            launch = self._over(self.plan.batch_size * columns, kernels.dropout(dtype))
-            return lambda: launch(control, self._steps, self._scalars, table, numbers, k, work)
-        if step.kernel == "scatter":
-            launch, out = self._over(self.plan.batch_size * columns, kernels.scatter(dtype)), self._data["output"]
-            return lambda: launch(control, self._steps, table, k, work, out)
-        launch = self._over(self.plan.batch_size * columns, kernels.elementwise(dtype, self._epilogue(step)))
-        return lambda: launch(control, self._steps, table, numbers, k, work)
+        return make(self, k, step)
 
     def _over(self, n: int, kernel):
         """A kernel whose threads share out n numbers."""
         blocks = max(1, min(TILE.most_blocks, -(-n // TILE.threads)))
         return kernels.configured(kernel, blocks, TILE.threads)
 
+    def _over_values(self, step: Step, kernel):
+        """A kernel whose threads share out a matrix of the batch."""
+        columns = (
+            step.fields[R.N_OUT] if R.N_OUT in step.fields else step.fields[R.N_PANELS] * SIMD.panel(self.plan.dtype)
+        )
+        return self._over(self.plan.batch_size * columns, kernel)
+
+    def _over_panels(self, step: Step, kernel):
+        """A kernel with a block for each panel of a matrix."""
+        dtype = self.plan.dtype
+        return kernels.configured(kernel, step.fields[R.N_PANELS], norms.parts(dtype) * SIMD.panel(dtype))
+
+    def _with_everything(self, k: int, launch, *more):
+        """A launch with the arguments that most kernels share, and more."""
+        control, rest = self._control, (self._table, self._record_numbers, k, self._work, self._state, *more)
+        return lambda: launch(control, self._steps, self._scalars, *rest)
+
     def _epilogue(self, step: Step):
         following = step.fields[R.EPILOGUE]
         return kernels.epilogue(following.name if isinstance(following, Kernel) else "", self.plan.dtype)
 
-    def _loss(self, k: int, family: str, kind: str):
+    def _update(self, step: Step, rule: str | None = None):
+        """What a record does with a gradient, a device function."""
+        f = step.fields
+        if rule is None:
+            rule = f[R.OPTIMIZER].name if f.get(R.OPTIMIZER) else "store"
+        return kernels.update(
+            f[R.PENALTY].name if f.get(R.PENALTY) else "",
+            bool(f.get(R.CLIP_KERNEL)),
+            bool(f.get(R.DECAY_KERNEL)),
+            rule,
+            bool(f.get(R.AVERAGE_KERNEL)),
+            self.plan.n_slots,
+            self.plan.dtype,
+        )
+
+    def _elementwise(self, k: int, step: Step):
+        launch = self._over_values(step, kernels.elementwise(self.plan.dtype, self._epilogue(step)))
+        control, rest = self._control, (self._table, self._record_numbers, k, self._work)
+        return lambda: launch(control, self._steps, *rest)
+
+    def _dropout(self, k: int, step: Step):
+        launch = self._over_values(step, kernels.dropout(self.plan.dtype))
+        control, rest = self._control, (self._table, self._record_numbers, k, self._work)
+        return lambda: launch(control, self._steps, self._scalars, *rest)
+
+    def _scatter(self, k: int, step: Step):
+        launch = self._over_values(step, kernels.scatter(self.plan.dtype))
+        control, rest = self._control, (self._table, k, self._work, self._data["output"])
+        return lambda: launch(control, self._steps, *rest)
+
+    def _values(self, k: int, step: Step):
+        kernel = {
+            "to_panels": layers.to_panels,
+            "prelu": partial(layers.prelu, gradient=False),
+            "prelu.gradient": partial(layers.prelu, gradient=True),
+            "drop_rows": layers.drop_rows,
+        }[step.kernel]
+        return self._with_everything(k, self._over_values(step, kernel(self.plan.dtype)))
+
+    def _softmax(self, k: int, step: Step):
+        kernel = layers.softmax_forward if step.kernel == "softmax.forward" else layers.softmax_backward
+        return self._with_everything(k, self._over(self.plan.batch_size, kernel(self.plan.dtype)))
+
+    def _row_norm(self, k: int, step: Step):
+        n, dtype = self.plan.batch_size * step.fields[R.GROUPS], self.plan.dtype
+        if step.kernel == "row_norm":
+            launch = self._over(n, norms.row_norm(dtype, self._epilogue(step)))
+            return self._with_everything(k, launch, _epsilon(step))
+        return self._with_everything(k, self._over(n, norms.row_norm_gradient(dtype)))
+
+    def _batch_norm(self, k: int, step: Step):
         dtype = self.plan.dtype
+        if step.kernel == "batch_norm":
+            launch = self._over_panels(step, norms.batch_norm(dtype, self._epilogue(step)))
+            return self._with_everything(k, launch, _epsilon(step))
+        if step.kernel == "batch_norm.predict":
+            launch = self._over_values(step, norms.batch_norm_predict(dtype, self._epilogue(step)))
+            return self._with_everything(k, launch, _epsilon(step))
+        if step.kernel == "batch_norm.running":
+            kernel = norms.batch_norm_running(dtype, self._update(step, "assign"))
+            return self._with_everything(k, self._over(step.fields[R.N_OUT], kernel), self._n)
+        return self._with_everything(k, self._over_panels(step, norms.batch_norm_gradient(dtype)))
+
+    def _loss(self, k: int, step: Step):
+        dtype, (family, _, kind) = self.plan.dtype, step.kernel.rpartition(".")
         if family == "softmax_cross_entropy":
             kernel = kernels.softmax_cross_entropy(dtype, kind == "codes")
         else:
@@ -140,16 +214,7 @@ class CudaExecutor(NamedParameters):
         return lambda: launch(control, self._steps, *rest)
 
     def _gradient(self, k: int, step: Step):
-        f, dtype = step.fields, self.plan.dtype
-        change = kernels.update(
-            f[R.PENALTY].name if f[R.PENALTY] else "",
-            bool(f[R.CLIP_KERNEL]),
-            bool(f[R.DECAY_KERNEL]),
-            f[R.OPTIMIZER].name,
-            bool(f[R.AVERAGE_KERNEL]),
-            self.plan.n_slots,
-            dtype,
-        )
+        f, dtype, change = step.fields, self.plan.dtype, self._update(step)
         if step.kernel == "weight_gradient":
             grid = -(-f[R.N_OUT] // TILE.columns), -(-f[R.DEPTH] // TILE.rows)
             launch = kernels.configured(kernels.weight_gradient(dtype, change), grid, TILE.block)
@@ -159,7 +224,26 @@ class CudaExecutor(NamedParameters):
         control, rest = self._control, (self._table, k, self._work, self._state, self._transposed, self._n)
         return lambda: launch(control, self._steps, self._scalars, *rest)
 
-    def _gather(self, k: int):
+    def _square_sums(self, k: int, step: Step):
+        launch = self._over_panels(step, constraints.square_sums(self.plan.dtype))
+        first = (step.fields[R.SUMS].offset - self._clip_norm.fields[R.SUMS].offset) // 8
+        return self._with_everything(k, launch, self._squares, first)
+
+    def _clip_norm_of_all(self, k: int, step: Step):
+        launch = kernels.configured(constraints.clip_norm(), 1, TILE.threads)
+        return self._with_everything(k, launch, self._squares, step.fields[R.N_SUMS])
+
+    def _stored_update(self, k: int, step: Step):
+        f = step.fields
+        launch = self._over(f[R.DEPTH] * f[R.N_OUT], constraints.update(self.plan.dtype, self._update(step)))
+        n_sums = self._clip_norm.fields[R.N_SUMS]
+        return self._with_everything(k, launch, self._transposed, self._n, self._squares, n_sums)
+
+    def _max_norm(self, k: int, step: Step):
+        launch = self._over_panels(step, constraints.max_norm(self.plan.dtype, self._update(step, "assign")))
+        return self._with_everything(k, launch, self._transposed, self._n)
+
+    def _gather(self, k: int, step: Step):
         kernel = kernels.gather(self.plan.dtype, self.plan.scaling is not None)
         launch = self._over(self.plan.batch_size * self.plan.n_features, kernel)
         control, table, (scale, offset) = self._control, self._table, self.plan.scaling or (1.0, 0.0)
@@ -253,6 +337,33 @@ class CudaExecutor(NamedParameters):
         self._pull()
         self._launches, self._data = [], {}
         self._work = self._state = self._transposed = None
+
+
+# How the records of each kernel are launched; losses aside
+_LAUNCHES = {
+    "product": CudaExecutor._product,
+    "weight_gradient": CudaExecutor._gradient,
+    "bias_gradient": CudaExecutor._gradient,
+    "elementwise": CudaExecutor._elementwise,
+    "dropout": CudaExecutor._dropout,
+    "scatter": CudaExecutor._scatter,
+    **dict.fromkeys(("to_panels", "prelu", "prelu.gradient", "drop_rows"), CudaExecutor._values),
+    **dict.fromkeys(("softmax.forward", "softmax.backward"), CudaExecutor._softmax),
+    **dict.fromkeys(("row_norm", "row_norm.gradient"), CudaExecutor._row_norm),
+    **dict.fromkeys(
+        ("batch_norm", "batch_norm.gradient", "batch_norm.running", "batch_norm.predict"), CudaExecutor._batch_norm
+    ),
+    "square_sums": CudaExecutor._square_sums,
+    "clip_norm": CudaExecutor._clip_norm_of_all,
+    "update": CudaExecutor._stored_update,
+    "max_norm": CudaExecutor._max_norm,
+    **{f"gather.{t}": CudaExecutor._gather for t in ("float32", "float64", "uint8")},
+}
+
+
+def _epsilon(step: Step) -> float:
+    """The float64 whose bits a record of a norm has."""
+    return float(np.int64(step.fields[R.EPSILON]).view(np.float64))
 
 
 def _rows(array: np.ndarray) -> np.ndarray:

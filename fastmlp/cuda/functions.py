@@ -90,6 +90,23 @@ def compiled(function, dtype: str):
     return device_function(typed(function, dtype, vars(functions(dtype))))
 
 
+@device_function
+def place(i, column, panel, last_panel, panel_items, last_width):
+    """Where row i of a column lies in a matrix in panels: items from its start."""
+    p = column // panel
+    width = panel if p < last_panel else last_width
+    return p * panel_items + i * width + column - p * panel
+
+
 hashed = device_function(cpu_hashed.py_func)
+GOLDEN = U(0x9E3779B9)
+
+
+@device_function
+def mask_keys(key, layer):
+    """What the hash of a layer's mask starts from, of the step's 64 random bits."""
+    return U(U(key & 0xFFFFFFFF) + U(layer) * GOLDEN), U((key >> 32) & 0xFFFFFFFF)
+
+
 item_type = {"float32": types.float32, "float64": types.float64}
-__all__ = ["U", "compiled", "device_function", "functions", "hashed", "item_type"]
+__all__ = ["U", "compiled", "device_function", "functions", "hashed", "item_type", "mask_keys", "place"]

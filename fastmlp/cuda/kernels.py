@@ -24,7 +24,7 @@ from ..engine import records as R
 from ..engine import rules
 from ..engine.simd import ITEMSIZE, Simd
 from ..losses import LOSSES
-from .functions import U, compiled, device_function, functions, hashed, item_type
+from .functions import U, compiled, device_function, functions, hashed, item_type, mask_keys, place
 
 NOT_FINITE, STEP = 0, 1  # of `control`: whether a loss was not finite, and the number of the step
 
@@ -110,7 +110,7 @@ def _multiply(items, at, other, z, number):
 FIXED = {"": _store, "add": _add, "multiply": _multiply}
 
 
-# What follows a gradient: update(state, at, slot, g, scalars, s) ------------------------------------------------------
+# What follows a gradient: update(state, at, slot, g, scalars, s, work, kept) ------------------------------------------
 
 
 @cache
@@ -118,21 +118,20 @@ def update(penalty: str, clip: bool, decay: bool, rule: str, average: bool, n_sl
     """Penalty, clipping, decay, the optimiser and the average of one parameter, in the CPU's order.
 
     `at` is the parameter's place in `state`, whose slots follow at distances of `slot`; `s` the place of the step's
-    numbers for the layer's group in `scalars`.
+    numbers for the layer's group in `scalars`. The rule "store" keeps the gradient at `kept` in `work` and changes
+    nothing; "assign" takes what it is given for the parameter itself.
     """
     T = getattr(np, dtype)
     tiny = T(np.finfo(dtype).tiny)
     l2_penalty, l1_l2_penalty, clipped, decayed, averaged = (
         compiled(f, dtype) for f in (rules.l2_penalty, rules.l1_l2_penalty, rules.clip, rules.decay, rules.average)
     )
-    step = compiled(rules.RULES[rule].function, dtype)
+    with_l2, with_l1_l2 = penalty == "l2", penalty == "l1_l2"
 
     @device_function
     def numbers(scalars, s):
         s += R.RULE
         return T(scalars[s]), T(scalars[s + 1]), T(scalars[s + 2]), T(scalars[s + 3]), T(scalars[s + 4])
-
-    with_l2, with_l1_l2 = penalty == "l2", penalty == "l1_l2"
 
     @device_function
     def gradient(g, p, scalars, s):
@@ -155,20 +154,30 @@ def update(penalty: str, clip: bool, decay: bool, rule: str, average: bool, n_sl
             a = at + n_slots * slot
             state[a] = averaged(state[a], p, T(scalars[s + R.AVERAGE]))
 
-    def no_slot(state, at, slot, g, scalars, s):
+    def store(state, at, slot, g, scalars, s, work, kept):
+        work[kept] = gradient(g, state[at], scalars, s)
+
+    def assign(state, at, slot, p, scalars, s, work, kept):
+        finish(state, at, slot, p, scalars, s)
+
+    if rule in ("store", "assign"):
+        return device_function(store if rule == "store" else assign)
+    step = compiled(rules.RULES[rule].function, dtype)
+
+    def no_slot(state, at, slot, g, scalars, s, work, kept):
         p = state[at]
         g = gradient(g, p, scalars, s)
         p = step(shrunk(p, scalars, s), g, numbers(scalars, s), tiny)
         finish(state, at, slot, p, scalars, s)
 
-    def one_slot(state, at, slot, g, scalars, s):
+    def one_slot(state, at, slot, g, scalars, s, work, kept):
         p = state[at]
         g = gradient(g, p, scalars, s)
         p, v = step(shrunk(p, scalars, s), g, state[at + slot], numbers(scalars, s), tiny)
         state[at + slot] = v
         finish(state, at, slot, p, scalars, s)
 
-    def two_slots(state, at, slot, g, scalars, s):
+    def two_slots(state, at, slot, g, scalars, s, work, kept):
         p = state[at]
         g = gradient(g, p, scalars, s)
         m, v = state[at + slot], state[at + 2 * slot]
@@ -177,7 +186,17 @@ def update(penalty: str, clip: bool, decay: bool, rule: str, average: bool, n_sl
         state[at + 2 * slot] = v
         finish(state, at, slot, p, scalars, s)
 
-    return device_function((no_slot, one_slot, two_slots)[rules.RULES[rule].n_slots])
+    def three_slots(state, at, slot, g, scalars, s, work, kept):
+        p = state[at]
+        g = gradient(g, p, scalars, s)
+        m, v, c = state[at + slot], state[at + 2 * slot], state[at + 3 * slot]
+        p, m, v, c = step(shrunk(p, scalars, s), g, m, v, c, numbers(scalars, s), tiny)
+        state[at + slot] = m
+        state[at + 2 * slot] = v
+        state[at + 3 * slot] = c
+        finish(state, at, slot, p, scalars, s)
+
+    return device_function((no_slot, one_slot, two_slots, three_slots)[rules.RULES[rule].n_slots])
 
 
 # Products -------------------------------------------------------------------------------------------------------------
@@ -330,7 +349,7 @@ def weight_gradient(dtype: str, change, tile: Tile = TILE):
                 p = column // panel
                 width = panel if p < last_panel else last_width
                 at = w + p * panel * n_in + unit * width + column - p * panel
-                change(state, at, slot, shared[e], scalars, s)
+                change(state, at, slot, shared[e], scalars, s, work, table[k, R.GRADIENT] // item + at - w)
                 if wt >= 0:
                     q = unit // panel
                     width = panel if q < last_block else wt_last_width
@@ -370,7 +389,9 @@ def bias_gradient(dtype: str, change, threads: int = TILE.threads):
                 sums[part, column] += sums[part + half, column]
             half //= 2
         if part == 0 and column < width:
-            change(state, table[k, R.W] // item + p * panel + column, slot, sums[0, column], scalars, s)
+            unit = p * panel + column
+            at, kept = table[k, R.W] // item + unit, table[k, R.GRADIENT] // item + unit
+            change(state, at, slot, sums[0, column], scalars, s, work, kept)
 
     return bias_gradient, parts * panel
 
@@ -425,7 +446,6 @@ def elementwise(dtype: str, finish):
 def dropout(dtype: str):
     """C = IN * mask / (1 - rate), by the hash of the CPU's kernel; row-major in place where XB_STRIDE is not 0."""
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
-    golden = U(0x9E3779B9)
 
     @cuda.jit
     def dropout(control, steps, scalars, table, numbers, k, work):
@@ -437,7 +457,7 @@ def dropout(dtype: str):
         if table[k, R.GROUP] != 0:  # it follows a schedule
             rate = scalars[steps[step, R.STEP_SCALARS] + table[k, R.GROUP] // 8 + R.DROPOUT]
         scale, least = T(1 / (1 - rate)), U(rate * 4294967296.0)
-        key_1, key_2 = U(U(key & 0xFFFFFFFF) + U(table[k, R.LAYER]) * golden), U((key >> 32) & 0xFFFFFFFF)
+        key_1, key_2 = mask_keys(key, table[k, R.LAYER])
         stride, c = table[k, R.XB_STRIDE] // item, table[k, R.C] // item
         source = table[k, R.IN] // item if stride == 0 else c
         last_panel, panel_items = table[k, R.N_PANELS] - 1, table[k, R.C_PANEL_BYTES] // item
@@ -446,9 +466,7 @@ def dropout(dtype: str):
             column = e - i * columns
             at = i * stride + column
             if stride == 0:
-                p = column // panel
-                width = panel if p < last_panel else table[k, R.LAST_WIDTH]
-                at = p * panel_items + i * width + column - p * panel
+                at = place(i, column, panel, last_panel, panel_items, table[k, R.LAST_WIDTH])
             kept = hashed(U(e), key_1, key_2) >= least
             work[c + at] = work[source + at] * scale if kept else T(0)
 
@@ -468,9 +486,8 @@ def scatter(dtype: str):
         for e in range(cuda.grid(1), rows * columns, cuda.gridsize(1)):
             i = e // columns
             column = e - i * columns
-            p = column // panel
-            width = panel if p < table[k, R.N_PANELS] - 1 else table[k, R.LAST_WIDTH]
-            out[first + i, column] = work[c + p * panel_items + i * width + column - p * panel]
+            at = place(i, column, panel, table[k, R.N_PANELS] - 1, panel_items, table[k, R.LAST_WIDTH])
+            out[first + i, column] = work[c + at]
 
     return scatter
 
@@ -496,18 +513,13 @@ def softmax_cross_entropy(dtype: str, codes: bool):
         for i in range(cuda.grid(1), rows, cuda.gridsize(1)):
             row = order[index + i] if index >= 0 else first + i
             weight = T(1) if table[k, R.SW] < 0 else weights[row]
-            only_width = last_width if last_panel == 0 else panel
-            top = work[c + i * only_width]
+            top = work[c + place(i, 0, panel, last_panel, panel_items, last_width)]
             for j in range(columns):
-                p = j // panel
-                width = panel if p < last_panel else last_width
-                z = work[c + p * panel_items + i * width + j - p * panel]
+                z = work[c + place(i, j, panel, last_panel, panel_items, last_width)]
                 top = z if z > top else top
             mass, pick, total, sum_z = T(0), T(0), T(0), T(0)
             for j in range(columns):
-                p = j // panel
-                width = panel if p < last_panel else last_width
-                at = c + p * panel_items + i * width + j - p * panel
+                at = c + place(i, j, panel, last_panel, panel_items, last_width)
                 z = work[at] - top
                 target = T(0)
                 if codes:
@@ -530,9 +542,7 @@ def softmax_cross_entropy(dtype: str, codes: bool):
                 share, floor = scale * weight * mass / total, scale * weight * mass * smoothing / T(columns)
                 factor = scale * weight * (T(1) - smoothing)
                 for j in range(last_panel * panel + last_width):
-                    p = j // panel
-                    width = panel if p < last_panel else last_width
-                    at = c + p * panel_items + i * width + j - p * panel
+                    at = c + place(i, j, panel, last_panel, panel_items, last_width)
                     g = T(0)  # padding
                     if j < columns:
                         if codes:
@@ -565,9 +575,7 @@ def separable_loss(dtype: str, name: str):
             weight = T(1) if table[k, R.SW] < 0 else weights[row]
             loss = 0.0
             for j in range(last_panel * panel + last_width):
-                p = j // panel
-                width = panel if p < last_panel else last_width
-                at = c + p * panel_items + i * width + j - p * panel
+                at = c + place(i, j, panel, last_panel, panel_items, last_width)
                 g = T(0)  # padding
                 if j < columns:
                     z, target = work[at], T(y[row, j])
@@ -622,13 +630,9 @@ def configured(kernel, grid, block):
         return kernel[grid, block]
 
 
-def is_known(kernel: str) -> bool:
-    """Whether there is a CUDA kernel for records of that kind."""
+def is_loss(kernel: str) -> bool:
+    """Whether there is a CUDA kernel for that loss and kind of targets."""
     family, _, kind = kernel.rpartition(".")
-    if kernel in ("product", "weight_gradient", "bias_gradient", "elementwise", "dropout", "scatter", "sum_losses"):
-        return True
-    if family == "gather":
-        return kind in ("float32", "float64", "uint8")
     return family == "softmax_cross_entropy" or (
         kind == "dense" and family in LOSSES and LOSSES[family].term is not None
     )

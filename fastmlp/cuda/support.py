@@ -4,30 +4,22 @@ from __future__ import annotations
 
 from ..activations import ACTIVATIONS, Activation
 from ..engine.rules import RULES
-from ..layers import Dense, Dropout, Join, Mark, Rescaling, flatten
+from ..layers import Dense, Dropout, Mark, PReLU, Rescaling, Softmax, flatten
 from ..losses import LOSSES
+from ..normalization import Norm
 
 
 def check(layers, loss, optimizer, X) -> None:
     """Raise NotImplementedError for the first layer, loss, optimiser or kind of X that only the CPU knows."""
     for layer in flatten(layers):
-        if isinstance(layer, Join) and layer.drop_rate:
-            _refuse("Residual(drop_rate=...)")
         declared = isinstance(layer, Activation) and type(layer) in ACTIVATIONS.values()
-        if not declared and not isinstance(layer, (Dense, Dropout, Mark, Rescaling)):
+        if not declared and not isinstance(layer, (Dense, Dropout, Mark, Norm, PReLU, Rescaling, Softmax)):
             _refuse(f"the layer {layer!r}")
-        if isinstance(layer, Dense) and layer.max_norm is not None:
-            _refuse(f"max_norm of {layer!r}")
-    first = next(layer for layer in flatten(layers) if not isinstance(layer, (Rescaling, Dropout)))
-    if isinstance(first, Mark):
-        _refuse(f"{first.name} as the first layer")
     softmax = loss.name == "softmax_cross_entropy" and type(loss) is LOSSES["softmax_cross_entropy"]
     if not softmax and (loss.term is None or type(loss) not in LOSSES.values()):
         _refuse(f"the loss {loss!r}")
     if optimizer.rule not in RULES:
         _refuse(f"the optimiser {optimizer!r}")
-    if optimizer.clip_norm is not None:
-        _refuse(f"clip_norm of {optimizer!r}")
     check_X(X)
 
 

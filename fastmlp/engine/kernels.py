@@ -37,7 +37,6 @@ from .optimizer_kernels import (
     decay,
     l1_l2_penalty,
     l2_penalty,
-    rmsprop_kernel,
     store_gradient,
     update_kernel,
 )
@@ -79,10 +78,6 @@ KERNELS = {
     "update": update,
     "max_norm": max_norm,
     "store_gradient": store_gradient,
-    "rmsprop": rmsprop_kernel(momentum=False, centered=False),
-    "rmsprop.momentum": rmsprop_kernel(momentum=True, centered=False),
-    "rmsprop.centered": rmsprop_kernel(momentum=False, centered=True),
-    "rmsprop.momentum.centered": rmsprop_kernel(momentum=True, centered=True),
     **{name: update_kernel(rule) for name, rule in RULES.items()},
     "scatter": scatter,
     "sum_losses": sum_losses,

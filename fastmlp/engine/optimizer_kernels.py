@@ -6,8 +6,6 @@ happens to one number is in `rules.py`, for the CPU and CUDA alike.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numba import njit
 
@@ -127,46 +125,12 @@ def update_kernel(rule: rules.Rule):
             for i in range(n):
                 p[i], m[i], v[i] = update(p[i], g[i], m[i], v[i], s, tiny)
 
-        return (no_slot, one_slot, two_slots)[rule.n_slots]
-
-    return build
-
-
-def rmsprop_kernel(momentum: bool, centered: bool):
-    """v += a (g^2 - v); b = mu b + g / (sqrt(v) + eps); p -= rate b. Centered: c += a (g - c), v - c^2 in v's place.
-
-    Slots in this order: v, then b with momentum, then c where centered.
-    """
-
-    def build(dtype, simd):
-        T, items = getattr(np, dtype), items_at[dtype]
-        tiny = T(np.finfo(dtype).tiny)
-
-        def rmsprop(parameters, gradient, n, worker):
-            w = int64_at(worker)
-            slot = w[R.SLOT_BYTES]
-            p, g, v, b = items(parameters), items(gradient), items(parameters + slot), items(parameters + 2 * slot)
-            c = items(parameters + (3 if momentum else 2) * slot)
-            s = float64_at(w[R.SCALARS])
-            rate, a, eps, mu = T(s[R.RULE]), T(s[R.RULE + 1]), T(s[R.RULE + 2]), T(s[R.RULE + 3])
+        def three_slots(parameters, gradient, n, worker):
+            p, g, s, slot = items(parameters), items(gradient), numbers(worker), int64_at(worker)[R.SLOT_BYTES]
+            m, v, c = items(parameters + slot), items(parameters + 2 * slot), items(parameters + 3 * slot)
             for i in range(n):
-                gi = g[i]
-                vi = v[i] + a * (gi * gi - v[i])
-                vi = T(0) if vi < tiny else vi
-                v[i] = vi
-                if centered:
-                    ci = c[i] + a * (gi - c[i])
-                    ci = T(0) if abs(ci) < tiny else ci
-                    c[i] = ci
-                    vi = vi - ci * ci
-                    vi = T(0) if vi < T(0) else vi  # a variance, but for rounding
-                change = gi / (math.sqrt(vi) + eps)
-                if momentum:
-                    change = mu * b[i] + change
-                    change = T(0) if abs(change) < tiny else change
-                    b[i] = change
-                p[i] -= rate * change
+                p[i], m[i], v[i], c[i] = update(p[i], g[i], m[i], v[i], c[i], s, tiny)
 
-        return rmsprop
+        return (no_slot, one_slot, two_slots, three_slots)[rule.n_slots]
 
     return build

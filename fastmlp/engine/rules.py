@@ -95,6 +95,46 @@ def lion(p, g, m, s, tiny):
     return p - s[0] * sign, m
 
 
+def rmsprop(p, g, v, s, tiny):
+    """v += a (g^2 - v); p -= rate g / (sqrt(v) + eps)."""
+    v = v + s[1] * (g * g - v)
+    v = 0.0 if v < tiny else v
+    return p - s[0] * (g / (sqrt(v) + s[2])), v
+
+
+def rmsprop_momentum(p, g, v, b, s, tiny):
+    """As RMSprop; b = mu b + g / (sqrt(v) + eps); p -= rate b."""
+    v = v + s[1] * (g * g - v)
+    v = 0.0 if v < tiny else v
+    b = s[3] * b + g / (sqrt(v) + s[2])
+    b = 0.0 if abs(b) < tiny else b
+    return p - s[0] * b, v, b
+
+
+def rmsprop_centered(p, g, v, c, s, tiny):
+    """As RMSprop; c += a (g - c), and v - c^2, a variance but for rounding, in v's place."""
+    v = v + s[1] * (g * g - v)
+    v = 0.0 if v < tiny else v
+    c = c + s[1] * (g - c)
+    c = 0.0 if abs(c) < tiny else c
+    variance = v - c * c
+    variance = 0.0 if variance < 0.0 else variance
+    return p - s[0] * (g / (sqrt(variance) + s[2])), v, c
+
+
+def rmsprop_momentum_centered(p, g, v, b, c, s, tiny):
+    """Both."""
+    v = v + s[1] * (g * g - v)
+    v = 0.0 if v < tiny else v
+    c = c + s[1] * (g - c)
+    c = 0.0 if abs(c) < tiny else c
+    variance = v - c * c
+    variance = 0.0 if variance < 0.0 else variance
+    b = s[3] * b + g / (sqrt(variance) + s[2])
+    b = 0.0 if abs(b) < tiny else b
+    return p - s[0] * b, v, b, c
+
+
 @dataclass(frozen=True)
 class Rule:
     """A function above and how many slots it has."""
@@ -111,4 +151,8 @@ RULES = {
     "nadam": Rule(nadam, 2),
     "adagrad": Rule(adagrad, 1),
     "lion": Rule(lion, 1),
+    "rmsprop": Rule(rmsprop, 1),
+    "rmsprop.momentum": Rule(rmsprop_momentum, 2),
+    "rmsprop.centered": Rule(rmsprop_centered, 2),
+    "rmsprop.momentum.centered": Rule(rmsprop_momentum_centered, 3),
 }

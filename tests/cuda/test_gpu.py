@@ -3,7 +3,25 @@
 import numpy as np
 import pytest
 
-from fastmlp import GELU, SGD, Adam, AdamW, Dense, Dropout, EarlyStopping, ReLU, Sequential
+from fastmlp import (
+    GELU,
+    SGD,
+    Adam,
+    AdamW,
+    BatchNorm,
+    Dense,
+    Dropout,
+    EarlyStopping,
+    GroupNorm,
+    LayerNorm,
+    PReLU,
+    ReLU,
+    Residual,
+    RMSNorm,
+    RMSprop,
+    Sequential,
+    Softmax,
+)
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.losses import LOSSES
 
@@ -40,6 +58,29 @@ def test_56_steps_follow_the_cpu_but_for_rounding(widths, optimizer, dtype):
     layers = [layer for width in widths for layer in (Dense(width, l2=1e-4), GELU(), Dropout(0.2))] + [Dense(10)]
     (cpu, _), (cuda, _) = (fit(device, layers, X, y, dtype, optimizer=optimizer) for device in ("cpu", "cuda"))
     np.testing.assert_allclose(cuda["loss"], cpu["loss"], rtol=1e-4 if dtype == "float32" else 1e-10)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "layer", [BatchNorm(), LayerNorm(), RMSNorm(), GroupNorm(4), PReLU(), Softmax()], ids=lambda it: type(it).__name__
+)
+def test_layers_that_look_at_rows_or_columns(layer, dtype):
+    X, y = data(dtype=dtype)
+    layers = [Dense(200, use_bias=False), layer, GELU(), Residual(Dense(200), ReLU(), drop_rate=0.2), Dense(10)]
+    (cpu, _), (cuda, _) = (fit(device, layers, X, y, dtype, epochs=3) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(cuda["loss"], cpu["loss"], rtol=1e-4 if dtype == "float32" else 1e-9)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [RMSprop(1e-3, momentum=0.9, centered=True), RMSprop(1e-3, ema_decay=0.9), AdamW(1e-3, clip_norm=0.5)],
+    ids=["three slots", "average", "clip_norm"],
+)
+def test_rmsprop_clip_norm_and_max_norm(optimizer):
+    X, y = data()
+    layers = [Dense(130, max_norm=1.0), ReLU(), Dense(70, max_norm=0.8), ReLU(), Dense(10)]
+    (cpu, _), (cuda, _) = (fit(device, layers, X, y, optimizer=optimizer) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(cuda["loss"], cpu["loss"], rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

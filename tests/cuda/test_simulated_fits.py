@@ -11,17 +11,24 @@ from fastmlp import (
     SGD,
     Adam,
     AdamW,
+    BatchNorm,
     Dense,
     Dropout,
     EarlyStopping,
+    GroupNorm,
+    LayerNorm,
     Lion,
     MLPClassifier,
     MLPRegressor,
     NAdam,
+    PReLU,
     ReLU,
     Rescaling,
     Residual,
+    RMSNorm,
+    RMSprop,
     Sequential,
+    Softmax,
     Tanh,
     devices,
     losses,
@@ -93,7 +100,43 @@ CASES = {
         "codes",
         {"optimizer": Lion(0.001)},
     ),
-    "gated, NAdam, Huber": ([SwiGLU(5), Dense(2)], "numbers", {"optimizer": NAdam(0.01), "loss": Huber(0.3)}),
+    "gated first, NAdam, Huber": ([SwiGLU(5), Dense(2)], "numbers", {"optimizer": NAdam(0.01), "loss": Huber(0.3)}),
+    "BatchNorm, RMSprop of three slots, average": (
+        # a bias before BatchNorm has a gradient of 0, but for rounding, which RMSprop and Adam would blow up
+        [
+            Dense(11, use_bias=False),
+            BatchNorm(momentum=0.7),
+            ReLU(),
+            Dense(9, use_bias=False),
+            BatchNorm(),
+            GELU(),
+            Dense(3),
+        ],
+        "codes",
+        {"optimizer": RMSprop(0.002, momentum=0.5, centered=True, ema_decay=0.8)},
+    ),
+    "row norms first, clipped by the norm": (
+        [LayerNorm(), Dense(10), GroupNorm(5), Tanh(), Dense(9), RMSNorm(), ReLU(), Dense(3)],
+        "codes",
+        {"optimizer": AdamW(0.01, clip_norm=0.3, weight_decay=0.1, ema_decay=0.9)},
+    ),
+    "residual first, dropped rows, PReLU, max_norm": (
+        [
+            Residual(LayerNorm(), Dense(5), PReLU(), drop_rate=0.3),
+            Dense(9, max_norm=0.9),
+            PReLU(),
+            Dense(3, max_norm=1.1),
+        ],
+        "codes",
+        {"optimizer": RMSprop(0.01, ema_decay=0.5)},
+    ),
+    "Softmax as a layer, clipped by the norm, max_norm": (
+        [Dense(9, l2=1e-2, max_norm=0.8), Softmax(), Dense(3, use_bias=False)],
+        "codes",
+        {"optimizer": SGD(0.3, momentum=0.9, clip_norm=0.2)},
+    ),
+    "RMSprop with momentum": ([Dense(4), ReLU(), Dense(3)], "codes", {"optimizer": RMSprop(0.01, momentum=0.9)}),
+    "RMSprop, centered": ([Dense(4), ReLU(), Dense(3)], "codes", {"optimizer": RMSprop(0.01, centered=True)}),
 }
 
 LONG = ["softmax, Adam", "dropout, momentum", "binary, weights, Nesterov, average"]  # 50 steps
@@ -114,10 +157,6 @@ def case(name):
 @pytest.mark.parametrize("name", CASES)
 def test_steps_follow_the_cpu_but_for_rounding(name):
     layers, X, y, options = case(name)
-    if name.startswith("gated"):
-        with pytest.raises(NotImplementedError, match="SwiGLU as the first layer"):
-            Sequential(*layers).fit(X, y, device="cuda", **options)
-        layers = [Dense(4), ReLU(), *layers]
     epochs = 25 if name in LONG else 6
     cpu, cuda = both(layers, X, y, epochs=epochs, **options)
     assert_equal_but_for_rounding(cpu, cuda)
@@ -162,6 +201,22 @@ def test_validation_data_callbacks_and_early_stopping():
     np.testing.assert_allclose(cuda[2]["val_loss"], cpu[2]["val_loss"], rtol=1e-4)
     assert list(cuda[2]["val_accuracy"]) == list(cpu[2]["val_accuracy"])
     assert_equal_but_for_rounding(cpu, cuda, factor=5)
+
+
+def test_validation_with_batch_norm_takes_the_running_averages():
+    X, y, _ = data(20)
+    layers = [BatchNorm(), Tanh(), Dense(9, use_bias=False), BatchNorm(momentum=0.5), Tanh(), Dense(3)]
+    options = {"loss": "softmax_cross_entropy", "optimizer": Adam(0.05, ema_decay=0.7)}
+    cpu, cuda = both(layers, X, y, epochs=4, validation_data=(X[:9], y[:9]), **options)
+    np.testing.assert_allclose(cuda[2]["val_loss"], cpu[2]["val_loss"], rtol=1e-4)
+    assert_equal_but_for_rounding(cpu, cuda, factor=5)
+
+
+@pytest.mark.parametrize("name", ["BatchNorm, RMSprop of three slots, average", "row norms first, clipped by the norm"])
+def test_norms_in_float64_follow_the_cpu_to_its_last_digits(name):
+    layers, X, y, options = case(name)
+    cpu, cuda = both(layers, X.astype(np.float64), y, "float64", epochs=3, **options)
+    assert_equal_but_for_rounding(cpu, cuda, "float64", factor=10)
 
 
 def test_a_fit_goes_on_from_a_state():
@@ -261,8 +316,8 @@ def test_auto_looks_for_a_device_only_from_enough_work_on(monkeypatch):
     assert devices.choose("auto", model.layers, *given) == "cpu"
     monkeypatch.setattr(devices, "ENOUGH", 1.0)
     assert devices.choose("auto", model.layers, *given) == "cuda"
-    clipped = optimizers.Adam(clip_norm=1.0)
-    assert devices.choose("auto", model.layers, given[0], clipped, X, 8) == "cpu"
+    focal = losses.get("softmax_focal")
+    assert devices.choose("auto", model.layers, focal, *given[1:]) == "cpu"
 
 
 def test_too_little_memory_says_how_much_was_needed(monkeypatch):

@@ -1,0 +1,149 @@
+"""CUDA kernels of layers that are neither a product nor one function of a number: PReLU, Softmax, dropped rows."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numba import cuda
+
+from ..engine import records as R
+from ..engine.simd import ITEMSIZE
+from .functions import U, functions, hashed, mask_keys, place
+from .kernels import NOT_FINITE, SIMD, STEP
+
+
+@cache
+def to_panels(dtype: str):
+    """The gathered rows in panels, for a layer that no product reads."""
+    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+
+    @cuda.jit
+    def to_panels(control, steps, scalars, table, numbers, k, work, state):
+        if control[NOT_FINITE] != 0:
+            return
+        rows, n, last_panel = steps[control[STEP], R.STEP_ROWS], table[k, R.N_OUT], table[k, R.N_PANELS] - 1
+        source, stride, c = table[k, R.IN] // item, table[k, R.XB_STRIDE] // item, table[k, R.C] // item
+        columns = last_panel * panel + table[k, R.LAST_WIDTH]
+        for e in range(cuda.grid(1), rows * columns, cuda.gridsize(1)):
+            i = e // columns
+            q = e - i * columns
+            value = T(0)  # padding
+            if q < n:
+                value = work[source + i * stride + q]
+            at = place(i, q, panel, last_panel, table[k, R.C_PANEL_BYTES] // item, table[k, R.LAST_WIDTH])
+            work[c + at] = value
+
+    return to_panels
+
+
+@cache
+def prelu(dtype: str, gradient: bool):
+    """C = z where z > 0, else the unit's slope W times z. The gradient: C = da, or W da, and NORMED = 0, or da z."""
+    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+
+    @cuda.jit
+    def prelu(control, steps, scalars, table, numbers, k, work, state):
+        if control[NOT_FINITE] != 0:
+            return
+        rows, last_panel = steps[control[STEP], R.STEP_ROWS], table[k, R.N_PANELS] - 1
+        columns, panel_items = last_panel * panel + table[k, R.LAST_WIDTH], table[k, R.C_PANEL_BYTES] // item
+        source, c, w = table[k, R.IN] // item, table[k, R.C] // item, table[k, R.W] // item
+        for e in range(cuda.grid(1), rows * columns, cuda.gridsize(1)):
+            i = e // columns
+            q = e - i * columns
+            at = place(i, q, panel, last_panel, panel_items, table[k, R.LAST_WIDTH])
+            value, slope = work[source + at], state[w + q]
+            if gradient:
+                z = work[table[k, R.Z] // item + at]
+                work[c + at] = value if z > T(0) else slope * value
+                work[table[k, R.NORMED] // item + at] = T(0) if z > T(0) else value * z
+            else:
+                work[c + at] = value if value > T(0) else slope * value
+
+    return prelu
+
+
+@cache
+def softmax_forward(dtype: str):
+    """C = softmax of each row of IN; a thread for each row."""
+    T, item, panel, exp = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), functions(dtype).exp
+
+    @cuda.jit
+    def softmax_forward(control, steps, scalars, table, numbers, k, work, state):
+        if control[NOT_FINITE] != 0:
+            return
+        rows, n, last_panel = steps[control[STEP], R.STEP_ROWS], table[k, R.N_OUT], table[k, R.N_PANELS] - 1
+        last_width, panel_items = table[k, R.LAST_WIDTH], table[k, R.C_PANEL_BYTES] // item
+        z, c = table[k, R.IN] // item, table[k, R.C] // item
+        for i in range(cuda.grid(1), rows, cuda.gridsize(1)):
+            top = work[z + place(i, 0, panel, last_panel, panel_items, last_width)]
+            for q in range(1, n):
+                value = work[z + place(i, q, panel, last_panel, panel_items, last_width)]
+                top = value if value > top else top
+            total = T(0)
+            for q in range(n):
+                at = place(i, q, panel, last_panel, panel_items, last_width)
+                value = exp(work[z + at] - top)
+                work[c + at] = value
+                total += value
+            share = T(1) / total
+            for q in range(last_panel * panel + last_width):
+                at = c + place(i, q, panel, last_panel, panel_items, last_width)
+                value = T(0)  # padding
+                if q < n:
+                    value = work[at] * share
+                work[at] = value
+
+    return softmax_forward
+
+
+@cache
+def softmax_backward(dtype: str):
+    """C = a (C - sum over the row of C a), with a = OTHER, the layer's output; a thread for each row."""
+    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+
+    @cuda.jit
+    def softmax_backward(control, steps, scalars, table, numbers, k, work, state):
+        if control[NOT_FINITE] != 0:
+            return
+        rows, n, last_panel = steps[control[STEP], R.STEP_ROWS], table[k, R.N_OUT], table[k, R.N_PANELS] - 1
+        last_width, panel_items = table[k, R.LAST_WIDTH], table[k, R.C_PANEL_BYTES] // item
+        c, a = table[k, R.C] // item, table[k, R.OTHER] // item
+        for i in range(cuda.grid(1), rows, cuda.gridsize(1)):
+            mean = T(0)
+            for q in range(n):
+                at = place(i, q, panel, last_panel, panel_items, last_width)
+                mean += work[c + at] * work[a + at]
+            for q in range(last_panel * panel + last_width):
+                at = place(i, q, panel, last_panel, panel_items, last_width)
+                value = T(0)  # padding
+                if q < n:
+                    value = work[a + at] * (work[c + at] - mean)
+                work[c + at] = value
+
+    return softmax_backward
+
+
+@cache
+def drop_rows(dtype: str):
+    """C = IN / (1 - rate), or 0 for the rows that the hash leaves out."""
+    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+
+    @cuda.jit
+    def drop_rows(control, steps, scalars, table, numbers, k, work, state):
+        if control[NOT_FINITE] != 0:
+            return
+        step = control[STEP]
+        rows, last_panel, rate = steps[step, R.STEP_ROWS], table[k, R.N_PANELS] - 1, numbers[k]
+        columns, panel_items = last_panel * panel + table[k, R.LAST_WIDTH], table[k, R.C_PANEL_BYTES] // item
+        source, c = table[k, R.IN] // item, table[k, R.C] // item
+        scale, least = T(1 / (1 - rate)), U(rate * 4294967296.0)
+        key_1, key_2 = mask_keys(steps[step, R.STEP_KEY], table[k, R.LAYER])
+        for e in range(cuda.grid(1), rows * columns, cuda.gridsize(1)):
+            i = e // columns
+            at = place(i, e - i * columns, panel, last_panel, panel_items, table[k, R.LAST_WIDTH])
+            kept = hashed(U(i), key_1, key_2) >= least
+            work[c + at] = work[source + at] * scale if kept else T(0)
+
+    return drop_rows
