@@ -84,6 +84,26 @@ NETWORKS = [
 BY_NAME = {network.name: network for network in NETWORKS}
 
 
+def network_of(name):
+    """One of the above by its name, or any other by its widths and batch size: "64-64-1000/128" (of 128 rows if not said).
+
+    Raises
+    ------
+    ValueError
+        No name of a network.
+    """
+    if name in BY_NAME:
+        return BY_NAME[name]
+    widths, _, batch_size = name.partition("/")
+    try:
+        widths, batch_size = tuple(map(int, widths.split("-"))), int(batch_size or 128)
+    except ValueError:
+        widths = ()
+    if len(widths) < 2 or min(*widths, batch_size) < 1:
+        raise ValueError(f"{name!r} is no network: one of {', '.join(BY_NAME)}, or widths and a batch size: 64-8-3/128.")
+    return Network(widths, batch_size)
+
+
 def logits_of(network, parameters, X):
     """The last layer's values in float64, from parameters that any contender returned: one judge for all."""
     a = X.astype(np.float64)

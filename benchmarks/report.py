@@ -17,7 +17,7 @@ from statistics import median
 from benchmarks import processes
 from benchmarks.fma_peak import lanes
 from benchmarks.measure import measure_network
-from benchmarks.networks import BY_NAME, NETWORKS
+from benchmarks.networks import BY_NAME, network_of
 from benchmarks.peers import CONTENDERS
 
 OURS = "fastmlp auto"  # what a user gets who asks for nothing: it stands for fastmlp in the ratios
@@ -118,10 +118,10 @@ def memory(network, label):
     code = f"""
 import warnings
 import numpy as np
-from benchmarks.networks import BY_NAME
+from benchmarks.networks import Network
 from benchmarks.peers import CONTENDERS
 warnings.simplefilter("ignore")
-network, (make, n_threads) = BY_NAME[{network.name!r}], CONTENDERS[{label!r}]
+network, (make, n_threads) = {network!r}, CONTENDERS[{label!r}]
 X, y = network.data(network.plan()[0])
 contender = make(network, X, y, network.parameters(), n_threads, network.batch_size < len(X))
 contender.run(np.tile(np.arange(len(X)), (2, 1)))
@@ -238,7 +238,7 @@ def versions():
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round: only that everything runs")
-    parser.add_argument("--networks", nargs="*", help="only these, for example 784-128-64-10")
+    parser.add_argument("--networks", nargs="*", help="only these, or any others: 784-128-64-10, 64-64-1000/128")
     parser.add_argument("--peers", nargs="*", help=f"only these of: {', '.join(CONTENDERS)} (a first word names all)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-processes", action="store_true", help="only the training steps")
@@ -247,13 +247,14 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")  # peers that did not converge
     names = options.networks or (SMOKE if options.smoke else list(BY_NAME))
-    unknown = set(names) - BY_NAME.keys()
-    if unknown:
-        parser.error(f"unknown networks {sorted(unknown)}; there are {list(BY_NAME)}")
+    try:
+        networks = [network_of(name) for name in names]
+    except ValueError as error:
+        parser.error(str(error))
     labels = [k for k in CONTENDERS if not options.peers or {k, k.split()[0]} & set(options.peers)]
     print(versions())
     targets, measured = Targets(options.smoke), []
-    for network in (network for network in NETWORKS if network.name in names):
+    for network in networks:
         times = measure_network(network, labels, 1 if options.smoke else options.rounds, options.smoke)
         print_times(times)
         check_network(times, targets)

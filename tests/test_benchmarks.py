@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import costs, gate, measure, phases, report, tasks, time_to_accuracy
-from benchmarks.networks import BY_NAME, Network, loss_of
+from benchmarks.networks import BY_NAME, Network, loss_of, network_of
 from benchmarks.peers import CONTENDERS, NumPy
 
 ROOT = Path(__file__).parent.parent
@@ -267,3 +267,13 @@ def test_costs_are_written_between_the_marks_of_the_page(tmp_path, monkeypatch):
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert text.count("| Dropout(0.5)") == 1 and "| +10% |" in text
+
+
+def test_any_network_can_be_named():
+    assert network_of("784-128-64-10") is BY_NAME["784-128-64-10"]
+    network = network_of("64-8-1000/32")
+    assert (network.widths, network.batch_size) == ((64, 8, 1000), 32)
+    assert network_of("4-3-2").batch_size == 128
+    for wrong in ("784", "4-x-2", "4--2", "4-3-2/0", "4-3-2/many"):
+        with pytest.raises(ValueError, match=r"is no network: one of 784-128-64-10.*widths and a batch size"):
+            network_of(wrong)
