@@ -85,7 +85,7 @@ BY_NAME = {network.name: network for network in NETWORKS}
 
 
 def network_of(name):
-    """One of the above by its name, or any other by its widths and batch size: "64-64-1000/128" (of 128 rows if not said).
+    """One of the above by its name, or any other by its widths and batch size (128 if not said): "64-64-1000/128".
 
     Raises
     ------
@@ -100,7 +100,9 @@ def network_of(name):
     except ValueError:
         widths = ()
     if len(widths) < 2 or min(*widths, batch_size) < 1:
-        raise ValueError(f"{name!r} is no network: one of {', '.join(BY_NAME)}, or widths and a batch size: 64-8-3/128.")
+        raise ValueError(
+            f"{name!r} is no network: one of {', '.join(BY_NAME)}, or widths and a batch size: 64-8-3/128."
+        )
     return Network(widths, batch_size)
 
 

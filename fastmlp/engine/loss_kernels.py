@@ -38,8 +38,9 @@ def prefetch_target(r, index, i, n_bytes, item):
 def softmax_kernel(codes: bool):
     """Softmax cross-entropy; targets are integer codes or rows of probabilities.
 
-    In passes over all rows, so that the exponentials and the logarithms are taken many at a time even where a row has
-    two classes: with y summing to `mass`, l = mass log(sum exp(z - top)) - sum y (z - top).
+    In passes over panels, whose rows are neighbours: the chains of additions of many rows run side by side, and the
+    exponentials and the logarithms are taken many at a time even where a row has two classes. With y summing to `mass`,
+    l = mass log(sum exp(z - top)) - sum y (z - top).
     """
 
     def build(dtype, simd):
@@ -55,85 +56,100 @@ def softmax_kernel(codes: bool):
             losses, masses, picks = float64_at(r[R.ROW_LOSS]), float64_at(r[R.ROW_MASS]), float64_at(r[R.ROW_PICK])
             smoothing = T(float64_at(r[R.NUMBERS])[0])  # y becomes (1 - smoothing) y + smoothing mass / n_out
             only_width = last if n_panels == 1 else panel_width  # of the first panel
+            tops = float64_at(r[R.ROW_DATA])  # then each row's share in its gradient
+            sums = float64_at(r[R.ROW_DATA] + r[R.ROW_BYTES])
+
+            for i in range(lo, hi):
+                tops[i] = np.float64(items(c + i * only_width * item)[0])
+            for j in range(n_panels):
+                width = panel_width if j < n_panels - 1 else last
+                columns = min(width, n_out - j * panel_width)
+                for i in range(lo, hi):
+                    z, top = items(c + j * c_panel + i * width * item), T(tops[i])
+                    for k in range(columns):
+                        top = z[k] if z[k] > top else top
+                    tops[i] = np.float64(top)
 
             n_bytes = 8 if codes else r[R.Y_STRIDE] * item
             asked = last_to_ask_for(r, w, lo, hi)
             for i in range(lo, min(lo + AHEAD, asked)):
                 prefetch_target(r, index, i, n_bytes, item)
-            for i in range(lo, hi):  # z -= max of the row
+            for i in range(lo, hi):
                 if i + AHEAD < asked:
                     prefetch_target(r, index, i + AHEAD, n_bytes, item)
-                row = target_row(r, w, index, i)
-                weight = T(1) if r[R.SW] == 0 else items(r[R.SW])[row]
-                top = items(c + i * only_width * item)[0]
-                for j in range(n_panels):
+                masses[i] = picks[i] = losses[i] = sums[i] = 0.0
+                if codes:
+                    label = labels[target_row(r, w, index, i)]
+                    j = label // panel_width
                     width = panel_width if j < n_panels - 1 else last
-                    z = items(c + j * c_panel + i * width * item)
-                    for k in range(min(width, n_out - j * panel_width)):
-                        top = z[k] if z[k] > top else top
-                mass, pick = T(0), T(0)
-                for j in range(n_panels):
-                    width = panel_width if j < n_panels - 1 else last
-                    columns = min(width, n_out - j * panel_width)
-                    z = items(c + j * c_panel + i * width * item)
+                    z = items(c + j * c_panel + i * width * item)[label - j * panel_width]
+                    masses[i], picks[i] = 1.0, np.float64(z - T(tops[i]))
+
+            for j in range(n_panels):  # exp(z - top), and what a row adds up
+                width = panel_width if j < n_panels - 1 else last
+                columns, first = min(width, n_out - j * panel_width), c + j * c_panel + lo * width * item
+                for i in range(lo, hi):
+                    z, top = items(c + j * c_panel + i * width * item), T(tops[i])
                     for at in range(0, width, lanes):
                         for k in range(lanes):
                             z[at + k] = z[at + k] - top if at + k < columns else nothing
                     if not codes:
+                        row = target_row(r, w, index, i)
                         y = items(r[R.Y] + (row * r[R.Y_STRIDE] + j * panel_width) * item)
+                        mass, pick = T(masses[i]), T(picks[i])
                         for k in range(columns):
                             mass += y[k]
                             pick += y[k] * z[k]
-                if codes:
-                    j = labels[row] // panel_width
-                    width = panel_width if j < n_panels - 1 else last
-                    mass, pick = T(1), items(c + j * c_panel + i * width * item)[labels[row] - j * panel_width]
-                if smoothing != T(0):
-                    total = T(0)
-                    for j in range(n_panels):
-                        width = panel_width if j < n_panels - 1 else last
-                        z = items(c + j * c_panel + i * width * item)
-                        for k in range(min(width, n_out - j * panel_width)):
+                        masses[i], picks[i] = np.float64(mass), np.float64(pick)
+                    if smoothing != T(0):
+                        total = T(sums[i])
+                        for k in range(columns):
                             total += z[k]
-                    pick = (T(1) - smoothing) * pick + smoothing * mass * total / T(n_out)
-                masses[i], picks[i] = np.float64(weight * mass), np.float64(weight) * np.float64(pick)
-
-            for j in range(n_panels):  # the rows of a panel are neighbours
-                width = panel_width if j < n_panels - 1 else last
-                z = items(c + j * c_panel + lo * width * item)
+                        sums[i] = np.float64(total)
+                z = items(first)
                 for k in range((hi - lo) * width):
                     z[k] = exp(z[k])
+                for i in range(lo, hi):
+                    z, total = items(c + j * c_panel + i * width * item), T(losses[i])
+                    for k in range(columns):
+                        total += z[k]
+                    losses[i] = np.float64(total)
 
             for i in range(lo, hi):  # the gradient: weight (mass p - y)
-                row = target_row(r, w, index, i)
-                total = T(0)
+                weight = T(1) if r[R.SW] == 0 else items(r[R.SW])[target_row(r, w, index, i)]
+                mass, pick = T(masses[i]), T(picks[i])
+                if smoothing != T(0):
+                    pick = (T(1) - smoothing) * pick + smoothing * mass * T(sums[i]) / T(n_out)
+                masses[i], picks[i] = np.float64(weight * mass), np.float64(weight) * np.float64(pick)
+                tops[i] = np.float64(scale * T(masses[i]) / T(losses[i]))
+            if r[R.WITH_GRADIENT] != 0:
                 for j in range(n_panels):
                     width = panel_width if j < n_panels - 1 else last
-                    z = items(c + j * c_panel + i * width * item)
-                    for k in range(min(width, n_out - j * panel_width)):
-                        total += z[k]
-                losses[i] = np.float64(total)
-                if r[R.WITH_GRADIENT] != 0:
-                    factor = scale if r[R.SW] == 0 else scale * items(r[R.SW])[row]
-                    factor *= T(1) - smoothing
-                    share, floor = scale * T(masses[i]) / total, scale * T(masses[i]) * smoothing / T(n_out)
-                    for j in range(n_panels):
-                        width = panel_width if j < n_panels - 1 else last
-                        z = items(c + j * c_panel + i * width * item)
+                    columns = min(width, n_out - j * panel_width)
+                    for i in range(lo, hi):
+                        z, share = items(c + j * c_panel + i * width * item), T(tops[i])
                         for at in range(0, width, lanes):
                             for k in range(lanes):
                                 z[at + k] = z[at + k] * share
-                        if floor != T(0):
-                            for k in range(min(width, n_out - j * panel_width)):
+                        if smoothing != T(0):
+                            floor = scale * T(masses[i]) * smoothing / T(n_out)
+                            for k in range(columns):
                                 z[k] -= floor
                         if not codes:
+                            row = target_row(r, w, index, i)
                             y = items(r[R.Y] + (row * r[R.Y_STRIDE] + j * panel_width) * item)
-                            for k in range(min(width, n_out - j * panel_width)):
+                            factor = scale if r[R.SW] == 0 else scale * items(r[R.SW])[row]
+                            factor *= T(1) - smoothing
+                            for k in range(columns):
                                 z[k] -= factor * y[k]
-                    if codes:
+                if codes:
+                    for i in range(lo, hi):
+                        row = target_row(r, w, index, i)
+                        factor = scale if r[R.SW] == 0 else scale * items(r[R.SW])[row]
                         j = labels[row] // panel_width
                         width = panel_width if j < n_panels - 1 else last
-                        items(c + j * c_panel + i * width * item)[labels[row] - j * panel_width] -= factor
+                        z = items(c + j * c_panel + i * width * item)
+                        z[labels[row] - j * panel_width] -= factor * (T(1) - smoothing)
 
             not_finite = 0
             for i in range(lo, hi):

@@ -43,8 +43,9 @@ X, X_STRIDE, N_FEATURES, XB, XB_STRIDE, INDICES, INDPTR, SCALING = 1, 2, 3, 4, 5
 
 # losses, in place on C: targets Y (row stride in items), weights SW or 0, per-row losses ROW_LOSS (float64)
 Y, Y_STRIDE, SW, ROW_LOSS, WITH_GRADIENT, ROW_MASS, ROW_PICK = 1, 2, 3, 4, 5, 6, 7
-# the loss's own numbers (float64); workspace: targets in panels, or logits and gradients row by row
-NUMBERS, ROW_DATA = 12, 13
+# the loss's own numbers (float64); workspace: targets in panels, or logits and gradients row by row, or two more
+# float64 numbers of each row, the second ROW_BYTES behind the first
+NUMBERS, ROW_DATA, ROW_BYTES = 12, 13, 15
 
 # 1 where targets and weights lie in the batch's order, mixed, and not in the data's
 IN_BATCH = 14

@@ -254,6 +254,7 @@ def loss_step(
         fields[R.ROW_DATA] = plan.place("workspace", 2 * plan.batch_size * z.columns * plan.item)
     else:
         fields |= {field: plan.place("workspace", 8 * plan.batch_size) for field in (R.ROW_MASS, R.ROW_PICK)}
+        fields |= {R.ROW_DATA: plan.place("workspace", 16 * plan.batch_size), R.ROW_BYTES: 8 * plan.batch_size}
     text = "loss of every row" + (", dz over the logits" if with_gradient else "")
     return Step(f"{loss.kernel}.{targets}", fields, text, has_loss=True), row_losses
 
