@@ -19,6 +19,16 @@ from .kernels import NOT_FINITE, SIMD, STEP, TILE
 from .norms import column_sum, parts
 
 
+@device_function
+def _squares(items, at, width, depth, part, n):
+    """A thread's share of the sum of a column's squares: every n-th row."""
+    total = 0.0
+    for i in range(part, depth, n):
+        x = np.float64(items[at + i * width])
+        total += x * x
+    return total
+
+
 @cache
 def square_sums(dtype: str):
     """A block for each panel of a stored gradient: the sums of the squares of its columns, from `first` on."""
@@ -35,9 +45,7 @@ def square_sums(dtype: str):
         sums = cuda.shared.array((n, panel), D)
         total = 0.0
         if column < width:
-            for i in range(part, depth, n):
-                x = np.float64(work[g + i * width])
-                total += x * x
+            total = _squares(work, g, width, depth, part, n)
         total = column_sum(sums, total, part, column, n)
         if part == 0 and column < width:
             squares[first + p * panel + column] = total
@@ -117,9 +125,7 @@ def max_norm(dtype: str, assign):
         sums = cuda.shared.array((n, panel), D)
         total = 0.0
         if column < width:
-            for i in range(part, depth, n):
-                x = np.float64(state[w + i * width])
-                total += x * x
+            total = _squares(state, w, width, depth, part, n)
         norm = math.sqrt(column_sum(sums, total, part, column, n))
         factor = T(most / norm) if norm > most else T(1)
         if p * panel + column < n_out:
