@@ -8,7 +8,7 @@ Matrices lie in panels (see `engine/records.py`): panel j holds columns j*width 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -51,6 +51,7 @@ class Matrix:
     panel: int  # columns of a full panel
     last_width: int  # columns of the last panel, padding included
     item: int
+    pitch: int  # rows from the start of a panel to that of the next
 
     @property
     def n_panels(self) -> int:
@@ -58,28 +59,30 @@ class Matrix:
 
     @property
     def panel_bytes(self) -> int:
-        return self.panel * self.rows * self.item
+        return self.panel * self.pitch * self.item
 
     @property
     def items(self) -> int:
-        return self.rows * ((self.n_panels - 1) * self.panel + self.last_width)
+        return self.pitch * (self.n_panels - 1) * self.panel + self.rows * self.last_width
+
+    def _panels(self, flat: np.ndarray):
+        """(first column, the panel's rows and columns in `flat`), panel by panel."""
+        for j in range(self.n_panels):
+            width = self.panel if j < self.n_panels - 1 else self.last_width
+            yield j * self.panel, flat[j * self.panel * self.pitch :][: width * self.rows].reshape(self.rows, width)
 
     def pack(self, array: np.ndarray, out: np.ndarray) -> None:
         """Write an array (rows, columns) into `out`, the flat items of this matrix; padding becomes 0."""
-        for j in range(self.n_panels):
-            width = self.panel if j < self.n_panels - 1 else self.last_width
-            block = out[j * self.panel * self.rows :][: width * self.rows].reshape(self.rows, width)
-            columns = array[:, j * self.panel : j * self.panel + width]
+        for first, block in self._panels(out):
+            columns = array[:, first : first + block.shape[1]]
             block[:, : columns.shape[1]] = columns
             block[:, columns.shape[1] :] = 0
 
     def unpack(self, flat: np.ndarray) -> np.ndarray:
         """The array (rows, columns) from the flat items of this matrix."""
         array = np.empty((self.rows, self.columns), flat.dtype)
-        for j in range(self.n_panels):
-            width = self.panel if j < self.n_panels - 1 else self.last_width
-            block = flat[j * self.panel * self.rows :][: width * self.rows].reshape(self.rows, width)
-            columns = array[:, j * self.panel : j * self.panel + width]
+        for first, block in self._panels(flat):
+            columns = array[:, first : first + block.shape[1]]
             columns[:] = block[:, : columns.shape[1]]
         return array
 
@@ -167,7 +170,7 @@ class Plan:
     guards: list[Ref] = field(default_factory=list)
     scaling: tuple[float, float] | None = None
     numbers: tuple[float, ...] = ()  # the loss's own
-    input: Ref = Ref("workspace", 0)  # the gathered rows, row-major
+    input: Matrix | None = None  # the rows that the first layer reads
     chunk: int = 64
     random: bool = False  # whether steps need random bits of their own
     flops: int = 0
@@ -193,18 +196,28 @@ class Plan:
         self.sizes[buffer] = -(-end // ALIGN) * ALIGN
         return at
 
-    def matrix(self, buffer: str, rows: int, columns: int) -> Matrix:
-        """Place a matrix in panels."""
+    def _shape(self, rows: int, columns: int, pitch: int) -> Matrix:
         last = self.simd.last_width(columns, self.dtype)
-        shape = Matrix(Ref(buffer, 0), rows, columns, self.simd.panel(self.dtype), last, self.item)
-        at = self.place(buffer, shape.items * self.item)
-        return Matrix(at, rows, columns, shape.panel, last, self.item)
+        return Matrix(Ref("", 0), rows, columns, self.simd.panel(self.dtype), last, self.item, pitch)
+
+    def matrix(self, buffer: str, rows: int, columns: int) -> Matrix:
+        """Place a matrix in panels that follow each other."""
+        shape = self._shape(rows, columns, rows)
+        return replace(shape, at=self.place(buffer, shape.items * self.item))
+
+    def values(self, columns: int) -> Matrix:
+        """Place a matrix in panels with a row for each of the batch.
+
+        Panels that lay a power of two apart would share a few sets of the first-level cache: gathering rows of 784
+        columns into them took twice as long.
+        """
+        rows, panel_bytes = self.batch_size, self.batch_size * self.simd.panel(self.dtype) * self.item
+        shape = self._shape(rows, columns, rows + (panel_bytes % (4 * ALIGN) == 0))
+        return replace(shape, at=self.place("workspace", shape.items * self.item))
 
     def matrix_bytes(self, rows: int, columns: int) -> int:
         """Memory of a matrix in panels, in whole cache lines."""
-        last = self.simd.last_width(columns, self.dtype)
-        items = Matrix(Ref("", 0), rows, columns, self.simd.panel(self.dtype), last, self.item).items
-        return -(-items * self.item // ALIGN) * ALIGN
+        return -(-self._shape(rows, columns, rows).items * self.item // ALIGN) * ALIGN
 
     @property
     def n_bytes(self) -> int:

@@ -139,10 +139,8 @@ def twin(layers, X, Y, weights, epoch=0):
 def batch(training):
     """Rows, targets and weights of the last step as the first layer and the loss saw them; 0 for what is not mixed."""
     plan, memory = training.plan, training.executor.workspace
-    n, dtype, n_features = plan.batch_size, np.dtype(plan.dtype), plan.n_features
-    stride = next(s for p in plan.phases for s in p.steps if s.kernel.startswith("gather")).fields[R.XB_STRIDE]
-    rows = memory[plan.input.offset :][: n * stride].reshape(n, stride)[:, : n_features * dtype.itemsize].copy()
-    found = [rows.view(dtype)]
+    n, dtype = plan.batch_size, np.dtype(plan.dtype)
+    found = [plan.input.unpack(memory.view(dtype)[plan.input.at.offset // dtype.itemsize :])]
     mix = [s.fields for p in plan.phases for s in p.steps if s.kernel in ("mixup", "cutmix")]
     for place, width in ((R.TO_TARGETS, plan.n_outputs), (R.TO_WEIGHTS, 1)):
         at = mix[0][place] if mix else 0

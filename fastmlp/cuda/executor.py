@@ -163,7 +163,6 @@ class CudaExecutor(NamedParameters):
 
     def _values(self, k: int, step: Step):
         kernel = {
-            "to_panels": layers.to_panels,
             "prelu": partial(layers.prelu, gradient=False),
             "prelu.gradient": partial(layers.prelu, gradient=True),
             "drop_rows": layers.drop_rows,
@@ -347,7 +346,7 @@ _LAUNCHES = {
     "elementwise": CudaExecutor._elementwise,
     "dropout": CudaExecutor._dropout,
     "scatter": CudaExecutor._scatter,
-    **dict.fromkeys(("to_panels", "prelu", "prelu.gradient", "drop_rows"), CudaExecutor._values),
+    **dict.fromkeys(("prelu", "prelu.gradient", "drop_rows"), CudaExecutor._values),
     **dict.fromkeys(("softmax.forward", "softmax.backward"), CudaExecutor._softmax),
     **dict.fromkeys(("row_norm", "row_norm.gradient"), CudaExecutor._row_norm),
     **dict.fromkeys(

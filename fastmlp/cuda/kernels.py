@@ -223,9 +223,8 @@ def product(dtype: str, finish, tile: Tile = TILE):
             return
         depth, last_panel = table[k, R.DEPTH], table[k, R.N_PANELS] - 1
         columns = last_panel * panel + table[k, R.LAST_WIDTH]  # the padding of B is 0
-        a, a_panel, a_panel_items = table[k, R.A] // item, table[k, R.A_PANEL], table[k, R.A_PANEL_BYTES] // item
-        a_stride, a_last_stride = table[k, R.A_STRIDE] // item, table[k, R.A_STRIDE_LAST] // item
-        a_last_panel = (depth - 1) // a_panel
+        a, a_panel_items = table[k, R.A] // item, table[k, R.A_PANEL_BYTES] // item
+        a_last_panel, a_last_width = (depth - 1) // panel, table[k, R.A_STRIDE_LAST] // item
         b, last_width = table[k, R.B] // item, table[k, R.LAST_WIDTH]
         tx, ty = cuda.threadIdx.x % TX, cuda.threadIdx.x // TX
         shared = cuda.shared.array(size, D)  # A with one more a row: neighbours along depth lie in different banks
@@ -244,9 +243,7 @@ def product(dtype: str, finish, tile: Tile = TILE):
                 row, at = first_row + i, begin + d
                 value = T(0)
                 if row < rows and at < depth:
-                    p = at // a_panel
-                    stride = a_stride if p < a_last_panel else a_last_stride
-                    value = work[a + p * a_panel_items + row * stride + at - p * a_panel]
+                    value = work[a + place(row, at, panel, a_last_panel, a_panel_items, a_last_width)]
                 shared[d * stored + i] = value
             for e in range(cuda.threadIdx.x, slots_b, threads):
                 d, j = e // BN, e % BN
@@ -301,9 +298,8 @@ def weight_gradient(dtype: str, change, tile: Tile = TILE):
         rows, s = steps[step, R.STEP_ROWS], steps[step, R.STEP_SCALARS] + table[k, R.GROUP] // 8
         first_row, first_column = cuda.blockIdx.y * BM, cuda.blockIdx.x * BN  # of W: inputs, outputs
         n_in, n_out, last_panel = table[k, R.DEPTH], table[k, R.N_OUT], table[k, R.N_PANELS] - 1
-        a, block_items = table[k, R.A] // item, table[k, R.A_BLOCK_BYTES] // item
-        a_stride, a_last_stride = table[k, R.A_STRIDE] // item, table[k, R.A_STRIDE_LAST] // item
-        last_block = (n_in - 1) // panel
+        a, a_panel_items = table[k, R.A] // item, table[k, R.A_PANEL_BYTES] // item
+        a_last_panel, a_last_width = (n_in - 1) // panel, table[k, R.A_STRIDE_LAST] // item
         dz, panel_items, last_width = table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item, table[k, R.LAST_WIDTH]
         tx, ty = cuda.threadIdx.x % TX, cuda.threadIdx.x // TX
         shared = cuda.shared.array(size, D)
@@ -317,9 +313,7 @@ def weight_gradient(dtype: str, change, tile: Tile = TILE):
                 row, unit = begin + d, first_row + i
                 value = T(0)
                 if row < rows and unit < n_in:
-                    p = unit // panel
-                    stride = a_stride if p < last_block else a_last_stride
-                    value = work[a + p * block_items + row * stride + unit - p * panel]
+                    value = work[a + place(row, unit, panel, a_last_panel, a_panel_items, a_last_width)]
                 shared[d * stored + i] = value
             for e in range(cuda.threadIdx.x, slots_b, threads):
                 d, j = e // BN, e % BN
@@ -351,9 +345,8 @@ def weight_gradient(dtype: str, change, tile: Tile = TILE):
                 at = w + p * panel * n_in + unit * width + column - p * panel
                 change(state, at, slot, shared[e], scalars, s, work, table[k, R.GRADIENT] // item + at - w)
                 if wt >= 0:
-                    q = unit // panel
-                    width = panel if q < last_block else wt_last_width
-                    transposed[wt // item + q * panel * n_out + column * width + unit - q * panel] = state[at]
+                    to = place(column, unit, panel, a_last_panel, panel * n_out, wt_last_width)
+                    transposed[wt // item + to] = state[at]
 
     return weight_gradient
 
@@ -402,7 +395,7 @@ def bias_gradient(dtype: str, change, threads: int = TILE.threads):
 @cache
 def gather(dtype: str, scaled: bool):
     """Rows of X into the batch, converted and scaled."""
-    T, item = getattr(np, dtype), ITEMSIZE[dtype]
+    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
 
     @cuda.jit
     def gather(control, steps, table, k, order, x, work, scale, offset):
@@ -410,14 +403,19 @@ def gather(dtype: str, scaled: bool):
             return
         step = control[STEP]
         rows, index, first = steps[step, R.STEP_ROWS], steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
-        n, to, stride = table[k, R.N_FEATURES], table[k, R.XB] // item, table[k, R.XB_STRIDE] // item
-        for e in range(cuda.grid(1), rows * n, cuda.gridsize(1)):
-            i = e // n
-            row = order[index + i] if index >= 0 else first + i
-            value = T(x[row, e - i * n])
-            if scaled:
-                value = value * T(scale) + T(offset)
-            work[to + i * stride + e - i * n] = value
+        n, to, panel_items = table[k, R.N_FEATURES], table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item
+        last_panel, last_width = table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
+        columns = last_panel * panel + last_width
+        for e in range(cuda.grid(1), rows * columns, cuda.gridsize(1)):
+            i = e // columns
+            column = e - i * columns
+            value = T(0)  # padding
+            if column < n:
+                row = order[index + i] if index >= 0 else first + i
+                value = T(x[row, column])
+                if scaled:
+                    value = value * T(scale) + T(offset)
+            work[to + place(i, column, panel, last_panel, panel_items, last_width)] = value
 
     return gather
 
@@ -444,7 +442,7 @@ def elementwise(dtype: str, finish):
 
 @cache
 def dropout(dtype: str):
-    """C = IN * mask / (1 - rate), by the hash of the CPU's kernel; row-major in place where XB_STRIDE is not 0."""
+    """C = IN * mask / (1 - rate), by the hash of the CPU's kernel."""
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
 
     @cuda.jit
@@ -458,15 +456,11 @@ def dropout(dtype: str):
             rate = scalars[steps[step, R.STEP_SCALARS] + table[k, R.GROUP] // 8 + R.DROPOUT]
         scale, least = T(1 / (1 - rate)), U(rate * 4294967296.0)
         key_1, key_2 = mask_keys(key, table[k, R.LAYER])
-        stride, c = table[k, R.XB_STRIDE] // item, table[k, R.C] // item
-        source = table[k, R.IN] // item if stride == 0 else c
+        source, c = table[k, R.IN] // item, table[k, R.C] // item
         last_panel, panel_items = table[k, R.N_PANELS] - 1, table[k, R.C_PANEL_BYTES] // item
         for e in range(cuda.grid(1), rows * columns, cuda.gridsize(1)):
             i = e // columns
-            column = e - i * columns
-            at = i * stride + column
-            if stride == 0:
-                at = place(i, column, panel, last_panel, panel_items, table[k, R.LAST_WIDTH])
+            at = place(i, e - i * columns, panel, last_panel, panel_items, table[k, R.LAST_WIDTH])
             kept = hashed(U(e), key_1, key_2) >= least
             work[c + at] = work[source + at] * scale if kept else T(0)
 

@@ -14,30 +14,6 @@ from .kernels import NOT_FINITE, SIMD, STEP
 
 
 @cache
-def to_panels(dtype: str):
-    """The gathered rows in panels, for a layer that no product reads."""
-    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
-
-    @cuda.jit
-    def to_panels(control, steps, scalars, table, numbers, k, work, state):
-        if control[NOT_FINITE] != 0:
-            return
-        rows, n, last_panel = steps[control[STEP], R.STEP_ROWS], table[k, R.N_OUT], table[k, R.N_PANELS] - 1
-        source, stride, c = table[k, R.IN] // item, table[k, R.XB_STRIDE] // item, table[k, R.C] // item
-        columns = last_panel * panel + table[k, R.LAST_WIDTH]
-        for e in range(cuda.grid(1), rows * columns, cuda.gridsize(1)):
-            i = e // columns
-            q = e - i * columns
-            value = T(0)  # padding
-            if q < n:
-                value = work[source + i * stride + q]
-            at = place(i, q, panel, last_panel, table[k, R.C_PANEL_BYTES] // item, table[k, R.LAST_WIDTH])
-            work[c + at] = value
-
-    return to_panels
-
-
-@cache
 def prelu(dtype: str, gradient: bool):
     """C = z where z > 0, else the unit's slope W times z. The gradient: C = da, or W da, and NORMED = 0, or da z."""
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)

@@ -1,4 +1,4 @@
-"""Kernels of augmentation, on gathered rows (row-major): noise, affine maps of images, mixtures of two rows.
+"""Kernels of augmentation, on gathered rows: noise, affine maps of images, mixtures of two rows.
 
 Random numbers are hashes of the step's key, the layer, the row of the batch and the column, as in `dropout.py`: the
 same whoever computes a row. What a batch has in common, such as the share of a mixture, is in the step's scalars.
@@ -15,7 +15,8 @@ from . import records as R
 from .dropout import _GOLDEN, U, hashed
 from .elementary import INLINE, SCALAR, functions
 from .ir import float64_at, int64_at, items_at
-from .simd import Simd
+from .rows import place
+from .simd import ITEMSIZE, Simd
 
 _8 = U(8)
 
@@ -35,6 +36,7 @@ def share_of(bits):
 
 def gaussian_noise(dtype: str, simd: Simd):
     """Rows lo..hi of C: x += NUMBER e, with e = sqrt(-2 log u) cos(2 pi v) (Box and Muller, 1958) of 24 bits each."""
+    item, panel_width = ITEMSIZE[dtype], simd.panel(dtype)
     items, T, log = items_at[dtype], getattr(np, dtype), functions(dtype).log
     unit, half, minus_two = T(2.0**-24), T(0.5), T(-2)
     # cos(2 pi v) = -cos(t), t = 2 pi (v - 1 / 2) in [-pi, pi): Taylor's series in t^2, within 1.5e-7
@@ -53,19 +55,23 @@ def gaussian_noise(dtype: str, simd: Simd):
         r, w = int64_at(record), int64_at(worker)
         stddev, n = T(float64_at(record)[R.NUMBER]), r[R.N_OUT]
         key_1, key_2 = keys(r, w)
-        for i in range(lo, hi):
-            x, first = items(r[R.C] + i * r[R.XB_STRIDE]), U(U(i) * U(2 * n))
-            for k in range(n):
-                e = U(first + U(2 * k))
-                u = T(np.int32(hashed(e, key_1, key_2) >> _8)) * unit + unit  # in (0, 1]
-                v = T(np.int32(hashed(U(e + U(1)), key_1, key_2) >> _8)) * unit
-                x[k] += stddev * (math.sqrt(minus_two * log(u)) * minus_cosine(v))
+        for j in range(r[R.N_PANELS]):
+            width, left = panel_width if j < r[R.N_PANELS] - 1 else r[R.LAST_WIDTH], j * panel_width
+            for i in range(lo, hi):
+                x = items(r[R.C] + j * r[R.C_PANEL_BYTES] + i * width * item)
+                first = U(U(i) * U(2 * n) + U(2 * left))
+                for k in range(min(width, n - left)):
+                    e = U(first + U(2 * k))
+                    u = T(np.int32(hashed(e, key_1, key_2) >> _8)) * unit + unit  # in (0, 1]
+                    v = T(np.int32(hashed(U(e + U(1)), key_1, key_2) >> _8)) * unit
+                    x[k] += stddev * (math.sqrt(minus_two * log(u)) * minus_cosine(v))
 
     return gaussian_noise
 
 
 def random_affine(dtype: str, simd: Simd):
-    """Rows lo..hi: the images IN, each turned, scaled and shifted by its own numbers, into C."""
+    """Rows lo..hi: the images C, each turned, scaled and shifted by its own numbers; what they were is in IMAGES."""
+    item, panel_width = ITEMSIZE[dtype], simd.panel(dtype)
     items, T = items_at[dtype], getattr(np, dtype)
     one = T(1)
 
@@ -84,8 +90,13 @@ def random_affine(dtype: str, simd: Simd):
         r, w, f = int64_at(record), int64_at(worker), float64_at(record)
         height, width, channels, fill = r[R.HEIGHT], r[R.WIDTH], r[R.CHANNELS], T(f[R.FILL])
         key_1, key_2 = keys(r, w)
+        n, last, last_width, panel_items = r[R.N_OUT], r[R.N_PANELS] - 1, r[R.LAST_WIDTH], r[R.C_PANEL_BYTES] // item
         for i in range(lo, hi):
-            x, out = items(r[R.IN] + i * r[R.XB_STRIDE]), items(r[R.C] + i * r[R.XB_STRIDE])
+            x, out = items(r[R.IMAGES] + i * n * item), items(r[R.C])
+            for j in range(last + 1):
+                left, at = j * panel_width, place(i, j * panel_width, panel_width, last, panel_items, last_width)
+                for k in range(min(panel_width, n - left)):
+                    x[left + k] = out[at + k]
             e = U(U(i) * U(4))
             turned = share_of(hashed(e, key_1, key_2))
             across = 2 * share_of(hashed(U(e + U(1)), key_1, key_2)) - 1
@@ -106,7 +117,7 @@ def random_affine(dtype: str, simd: Simd):
                     to = (row * width + column) * channels
                     if not (at_x > -one and at_y > -one and at_x < T(width) and at_y < T(height)):
                         for k in range(channels):
-                            out[to + k] = fill
+                            out[place(i, to + k, panel_width, last, panel_items, last_width)] = fill
                         continue
                     x0, y0 = np.int64(at_x + one) - 1, np.int64(at_y + one) - 1  # floors: both are above -1
                     part_x, part_y = at_x - T(x0), at_y - T(y0)
@@ -120,7 +131,8 @@ def random_affine(dtype: str, simd: Simd):
                         d = x[below + k] if has_bottom and has_left else fill
                         g = x[below + channels + k] if has_bottom and has_right else fill
                         upper, lower = a + part_x * (b - a), d + part_x * (g - d)
-                        out[to + k] = upper + part_y * (lower - upper)
+                        y = upper + part_y * (lower - upper)
+                        out[place(i, to + k, panel_width, last, panel_items, last_width)] = y
 
     return random_affine
 
@@ -130,6 +142,7 @@ def mix_kernel(cut: bool):
     and weights. MixUp blends them; with `cut` a part comes from the other."""
 
     def build(dtype, simd):
+        item, panel_width = ITEMSIZE[dtype], simd.panel(dtype)
         items, T = items_at[dtype], getattr(np, dtype)
         zero, one = T(0), T(1)
 
@@ -160,33 +173,40 @@ def mix_kernel(cut: bool):
 
         def mix(record, lo, hi, worker):
             r, w = int64_at(record), int64_at(worker)
-            rows, n, stride = w[R.ROWS], r[R.N_OUT], r[R.XB_STRIDE]
+            rows, n = w[R.ROWS], r[R.N_OUT]
+            last, last_width, panel_bytes = r[R.N_PANELS] - 1, r[R.LAST_WIDTH], r[R.C_PANEL_BYTES]
             numbers = float64_at(w[R.SCALARS] + r[R.GROUP])
             share = T(numbers[R.SHARE])
+            key_1, key_2 = keys(r, w)
+            least = numbers[R.SHARE] * 4294967296.0
             for i in range(lo, min(hi, rows)):
-                j = i + 1 if i + 1 < rows else 0
-                x, other, out = items(r[R.IN] + i * stride), items(r[R.IN] + j * stride), items(r[R.C] + i * stride)
-                exact = share
-                if not cut:
-                    for k in range(n):
-                        out[k] = x[k] + share * (other[k] - x[k])
-                elif r[R.HEIGHT] != 0:
-                    for k in range(n):
-                        out[k] = x[k]
-                    left, right = np.int64(numbers[R.CUT_LEFT]), np.int64(numbers[R.CUT_RIGHT])
-                    channels = r[R.CHANNELS]
+                partner, taken = i + 1 if i + 1 < rows else 0, 0
+                for j in range(last + 1):
+                    width, left, at = panel_width if j < last else last_width, j * panel_width, j * panel_bytes
+                    x, out = items(r[R.IN] + at + i * width * item), items(r[R.C] + at + i * width * item)
+                    other = items(r[R.IN] + at + partner * width * item)
+                    if not cut:
+                        for k in range(width):
+                            out[k] = x[k] + share * (other[k] - x[k])
+                    elif r[R.HEIGHT] != 0:
+                        for k in range(width):
+                            out[k] = x[k]
+                    else:
+                        for k in range(min(width, n - left)):
+                            takes = np.float64(hashed(U(left + k), key_1, key_2)) < least  # the same for all rows
+                            out[k] = other[k] if takes else x[k]
+                            taken += 1 if takes else 0
+                        for k in range(min(width, n - left), width):
+                            out[k] = zero
+                if cut and r[R.HEIGHT] != 0:
+                    first, behind = np.int64(numbers[R.CUT_LEFT]), np.int64(numbers[R.CUT_RIGHT])
+                    channels, image, given = r[R.CHANNELS], items(r[R.C]), items(r[R.IN])
                     for row in range(np.int64(numbers[R.CUT_TOP]), np.int64(numbers[R.CUT_BOTTOM])):
-                        for k in range((row * r[R.WIDTH] + left) * channels, (row * r[R.WIDTH] + right) * channels):
-                            out[k] = other[k]
-                else:
-                    key_1, key_2 = keys(r, w)
-                    least, taken = numbers[R.SHARE] * 4294967296.0, 0
-                    for k in range(n):
-                        takes = np.float64(hashed(U(k), key_1, key_2)) < least  # the same columns for all rows
-                        out[k] = other[k] if takes else x[k]
-                        taken += 1 if takes else 0
-                    exact = T(taken) / T(n)
-                mix_targets(r, w, i, j, exact)
+                        for k in range((row * r[R.WIDTH] + first) * channels, (row * r[R.WIDTH] + behind) * channels):
+                            to = place(i, k, panel_width, last, panel_bytes // item, last_width)
+                            image[to] = given[place(partner, k, panel_width, last, panel_bytes // item, last_width)]
+                exact = T(taken) / T(n) if cut and r[R.HEIGHT] == 0 else share
+                mix_targets(r, w, i, partner, exact)
 
         return mix
 

@@ -40,7 +40,7 @@ def element(n, first, shift, rest, columns):
 
 
 def dropout(dtype: str, simd: Simd):
-    """Rows lo..hi: C = IN * mask / (1 - rate). In panels, or row-major where XB_STRIDE is not 0."""
+    """Rows lo..hi: C = IN * mask / (1 - rate)."""
     item, panel_width, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
 
     @njit(**SCALAR)
@@ -58,13 +58,6 @@ def dropout(dtype: str, simd: Simd):
             rate = float64_at(w[R.SCALARS] + r[R.GROUP])[R.DROPOUT]
         columns, scale, least = U(r[R.N_OUT]), T(1 / (1 - rate)), U(rate * 4294967296.0)
         key_1, key_2 = U(U(key & 0xFFFFFFFF) + U(r[R.LAYER]) * _GOLDEN), U((key >> 32) & 0xFFFFFFFF)
-        if r[R.XB_STRIDE] != 0:
-            for i in range(lo, hi):
-                x = items(r[R.C] + i * r[R.XB_STRIDE])
-                first = U(U(i) * columns)
-                for k in range(r[R.N_OUT]):
-                    x[k] = x[k] * scale if hashed(U(first + U(k)), key_1, key_2) >= least else T(0)
-            return
         for j in range(n_panels):
             width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
             shift = U(0)

@@ -12,6 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
+UNROLLED = 4  # terms of a product between two looks at a counter
 LINE = 64  # bytes of a cache line on most machines; another size costs time, not correctness
 IP = types.intp
 SCALAR = {"float32": (ir.FloatType(), "f32", 4), "float64": (ir.DoubleType(), "f64", 8)}
@@ -189,7 +190,9 @@ class Vectors:
         self.b.store(value, self.b.inttoptr(address, self.type.as_pointer())).align = self.item
 
     def broadcast(self, address):
-        item = self.b.load(self.b.inttoptr(address, self.scalar.as_pointer()))
+        return self.spread(self.b.load(self.b.inttoptr(address, self.scalar.as_pointer())))
+
+    def spread(self, item):
         one = self.b.insert_element(self.undef, item, ir.Constant(I32, 0))
         return self.b.shuffle_vector(one, self.undef, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
 
@@ -206,67 +209,62 @@ def _least(builder, x, y):
     return builder.select(builder.icmp_signed("<", x, y), x, y)
 
 
-def _while(builder, condition, body):
-    """while condition(): body()"""
-    check, inside, after = (builder.append_basic_block(n) for n in ("while", "do", "done"))
-    builder.branch(check)
-    builder.position_at_end(check)
-    builder.cbranch(condition(), inside, after)
-    builder.position_at_end(inside)
-    body()
-    builder.branch(check)
-    builder.position_at_end(after)
+def tile_of_rows(dtype: str, rows: int, vectors: int, lanes: int, panel: int):
+    """C[i, :] = start + sum_k A[i, k] B[k, :] for `rows` rows and vectors * lanes columns, in registers.
 
+    A lies in panels of `panel` columns, `panel_bytes` apart; the rows of the last one, if it is narrower, are
+    `stride_last` bytes apart. Row i of A is `row + i`. `start` is the row at `init` (0: zeros) or, with `more`, what C
+    holds. Each element of C is one chain of FMAs over k.
 
-def tile_of_rows(dtype: str, rows: int, vectors: int, lanes: int):
-    """C[i, :] = init + sum_k A[i, k] B[k, :] for `rows` rows and vectors * lanes columns, in registers.
-
-    A's items along k are neighbours; A may lie in panels of `panel` values of k, `panel_bytes` apart, its rows `stride`
-    bytes apart (`stride_last` in the last panel). Row i of A is `row + i`. Each element of C is one chain of FMAs
-    over k.
+    Within a panel all places are known beforehand, so nothing but loads and FMAs is left: with strides that came as
+    arguments a third of the instructions worked out addresses. That costs little on a core of its own and a quarter of
+    the speed on one whose instruction decoder is shared with a busy sibling.
     """
     item = SCALAR[dtype][2]
     width = vectors * lanes * item
 
     @intrinsic
-    def tile(typingctx, a, row, panel, panel_bytes, stride, stride_last, b, depth, c, init):
+    def tile(typingctx, a, row, panel_bytes, stride_last, b, depth, c, init, more):
         def codegen(context, builder, sig, args):
-            a, row, panel, panel_bytes, stride, stride_last, b, depth, c, init = args
+            a, row, panel_bytes, stride_last, b, depth, c, init, more = args
             v = Vectors(builder, dtype, lanes)
             acc = _accumulators(v, rows, vectors, init)
-            left, a_at, b_at = (cgutils.alloca_once_value(builder, x) for x in (depth, a, b))
+            _load_tile(v, acc, c, width, more)
 
-            def one_panel():
-                k_left, a_panel, b_rows = builder.load(left), builder.load(a_at), builder.load(b_at)
-                is_last = builder.icmp_signed("<=", k_left, panel)
-                n = builder.select(is_last, k_left, panel)
-                a_stride = builder.select(is_last, stride_last, stride)
-                first = builder.add(a_panel, builder.mul(row, a_stride))
-                a_rows = [builder.add(first, builder.mul(a_stride, _i64(i))) for i in range(rows)]
-                with cgutils.for_range(builder, n) as loop:
-                    b_row = builder.add(b_rows, builder.mul(loop.index, _i64(width)))
-                    b_values = [v.load(builder.add(b_row, _i64(j * lanes * item))) for j in range(vectors)]
-                    k = builder.mul(loop.index, _i64(item))
-                    for i in range(rows):
-                        x = v.broadcast(builder.add(a_rows[i], k))
-                        for j in range(vectors):
-                            builder.store(v.fma(x, b_values[j], builder.load(acc[i][j])), acc[i][j])
-                builder.store(builder.sub(k_left, n), left)
-                builder.store(builder.add(a_panel, panel_bytes), a_at)
-                builder.store(builder.add(b_rows, builder.mul(n, _i64(width))), b_at)
+            def step(a_rows, b_row):
+                b_values = [v.load(builder.add(b_row, _i64(j * lanes * item))) for j in range(vectors)]
+                for i in range(rows):
+                    x = v.broadcast(a_rows[i])
+                    for j in range(vectors):
+                        builder.store(v.fma(x, b_values[j], builder.load(acc[i][j])), acc[i][j])
 
-            _while(builder, lambda: builder.icmp_signed(">", builder.load(left), _i64(0)), one_panel)
+            whole = builder.sdiv(depth, _i64(panel))
+            first = builder.add(a, builder.mul(row, _i64(panel * item)))
+            with cgutils.for_range(builder, whole) as panels:
+                a_panel = builder.add(first, builder.mul(panels.index, panel_bytes))
+                b_panel = builder.add(b, builder.mul(panels.index, _i64(panel * width)))
+                with cgutils.for_range(builder, _i64(panel // UNROLLED)) as loop:
+                    a_at = builder.add(a_panel, builder.mul(loop.index, _i64(UNROLLED * item)))
+                    b_at = builder.add(b_panel, builder.mul(loop.index, _i64(UNROLLED * width)))
+                    for k in range(UNROLLED):
+                        places = [builder.add(a_at, _i64((i * panel + k) * item)) for i in range(rows)]
+                        step(places, builder.add(b_at, _i64(k * width)))
+            a_panel = builder.add(a, builder.mul(whole, panel_bytes))
+            a_rows = [builder.add(a_panel, builder.mul(builder.add(row, _i64(i)), stride_last)) for i in range(rows)]
+            b_panel = builder.add(b, builder.mul(whole, _i64(panel * width)))
+            with cgutils.for_range(builder, builder.srem(depth, _i64(panel))) as loop:
+                k = builder.mul(loop.index, _i64(item))
+                step([builder.add(at, k) for at in a_rows], builder.add(b_panel, builder.mul(loop.index, _i64(width))))
             _store_tile(v, acc, c, width)
             return context.get_dummy_value()
 
-        return types.void(*[IP] * 10), codegen
+        return types.void(*[IP] * 9), codegen
 
     return tile
 
 
 def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: bool = False):
-    """C[i, :] = sum_k A[k, i] B[k, :]: as above, with A's items along i neighbours and k `stride` bytes apart. With
-    `more` the sum goes on from what C holds.
+    """C[i, :] = sum_k A[k, i] B[k, :]: as above, with A's items along i neighbours and k `stride` bytes apart.
 
     With `ask_ahead` the loop sees to it that things have come when they are needed:
 
@@ -274,10 +272,11 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
     - the lines that the optimiser will write at `update` and at `transposed` are written with what they hold. Every
       worker has read them since, and the write that takes them back takes 15 ns (measured on a Zen 4 whose cores share
       the last cache); in the middle of a product nobody waits for it. A prefetch for writing does not do it.
-    - With tiles for 32 registers also what lies `a_ahead` bytes further on in A, from the cores that wrote it, and the
-      tile's part of the optimiser's `slots`. AVX2 has no cycles to spare for these: they cost 4 % of a step.
+    - the tile's part of the optimiser's `slots` is prefetched.
+    - With tiles for 32 registers also what lies `a_ahead` bytes further on in A, from the cores that wrote it. AVX2 has
+      no cycles to spare for that: it cost 4 % of a step.
 
-    All of it line by line: a burst of prefetches before the product stalled it.
+    All of it line by line, one between two stretches of the product: a burst of prefetches before it stalled it.
     """
     item = SCALAR[dtype][2]
     width = vectors * lanes * item
@@ -285,10 +284,7 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
     def emit(builder, a, stride, b, depth, c, more, ahead=None):
         v = Vectors(builder, dtype, lanes)
         acc = _accumulators(v, rows, vectors, None)
-        with builder.if_then(builder.icmp_signed("!=", more, _i64(0))):
-            for i in range(rows):
-                for j in range(vectors):
-                    builder.store(v.load(builder.add(c, _i64(i * width + j * lanes * item))), acc[i][j])
+        _load_tile(v, acc, c, width, more)
 
         def step(k):
             b_row = builder.add(b, builder.mul(k, _i64(width)))
@@ -300,31 +296,40 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
                     builder.store(v.fma(x, b_values[j], builder.load(acc[i][j])), acc[i][j])
             return a_row
 
+        def steps(first, n):
+            """n terms from `first` on, a few at a time."""
+            with cgutils.for_range(builder, builder.sdiv(n, _i64(UNROLLED))) as loop:
+                at = builder.add(first, builder.mul(loop.index, _i64(UNROLLED)))
+                for k in range(UNROLLED):
+                    a_row = step(builder.add(at, _i64(k)))
+                    if ahead and rows * vectors >= 16:
+                        _emit_prefetch(builder, builder.add(a_row, ahead[0]), False, 3)
+            rest = builder.srem(n, _i64(UNROLLED))
+            at = builder.add(first, builder.sub(n, rest))
+            with cgutils.for_range(builder, rest) as loop:
+                step(builder.add(at, loop.index))
+
         if not ahead:
-            with cgutils.for_range(builder, depth) as loop:
-                step(loop.index)
-        else:  # what need not be asked for at every k stays out of the inner loop
-            a_ahead, upcoming, n_upcoming, update, slot_bytes, slots, transposed = ahead
-            roomy, n_lines = rows * vectors >= 16, rows * width // LINE
-            pace = builder.zext(builder.icmp_signed(">=", depth, _i64(128)), I64)  # a line in every 4 or 8 rows
-            with cgutils.for_range(builder, builder.lshr(builder.add(depth, _i64(3)), _i64(2))) as four:
-                first = builder.shl(four.index, _i64(2))
-                line = builder.lshr(four.index, pace)
-                is_new = builder.icmp_signed("==", builder.shl(line, pace), four.index)
-                with builder.if_then(builder.and_(is_new, builder.icmp_signed("<", line, _i64(n_lines)))):
-                    at = builder.mul(line, _i64(LINE))
+            steps(_i64(0), depth)
+        else:
+            _, upcoming, n_upcoming, update, slot_bytes, slots, transposed = ahead
+            n_lines = rows * width // LINE
+            stretches = builder.select(builder.icmp_signed("<", n_upcoming, _i64(n_lines)), _i64(n_lines), n_upcoming)
+            length = builder.mul(builder.sdiv(depth, builder.mul(stretches, _i64(UNROLLED))), _i64(UNROLLED))
+            with cgutils.for_range(builder, stretches) as loop:
+                line = loop.index
+                at = builder.mul(line, _i64(LINE))
+                with builder.if_then(builder.icmp_signed("<", line, _i64(n_lines))):
                     _emit_touch(builder, builder.add(update, at))
                     _emit_touch(builder, builder.add(transposed, at))
                     for i in range(1, 3):
                         slot = builder.mul(_least(builder, slots, _i64(i)), slot_bytes)
                         _emit_prefetch(builder, builder.add(builder.add(update, slot), at), True, 3)
-                with builder.if_then(builder.icmp_signed("<", four.index, n_upcoming)):
-                    _emit_prefetch(builder, builder.add(upcoming, builder.mul(four.index, _i64(LINE))), False, 2)
-                n = _least(builder, builder.sub(depth, first), _i64(4))
-                with cgutils.for_range(builder, n) as loop:
-                    a_row = step(builder.add(first, loop.index))
-                    if roomy:
-                        _emit_prefetch(builder, builder.add(a_row, a_ahead), False, 3)
+                with builder.if_then(builder.icmp_signed("<", line, n_upcoming)):
+                    _emit_prefetch(builder, builder.add(upcoming, at), False, 2)
+                steps(builder.mul(line, length), length)
+            done = builder.mul(stretches, length)
+            steps(done, builder.sub(depth, done))
         _store_tile(v, acc, c, width)
 
     @intrinsic
@@ -360,10 +365,53 @@ def _accumulators(v: Vectors, rows: int, vectors: int, init):
     return acc
 
 
+def _load_tile(v: Vectors, acc, c, width: int, more):
+    """Where `more` is not 0, go on from what the tile at `c` holds."""
+    with v.b.if_then(v.b.icmp_signed("!=", more, _i64(0))):
+        for i, row in enumerate(acc):
+            for j, register in enumerate(row):
+                v.b.store(v.load(v.b.add(c, _i64(i * width + j * v.lanes * v.item))), register)
+
+
 def _store_tile(v: Vectors, acc, c, width: int):
     for i, row in enumerate(acc):
         for j, register in enumerate(row):
             v.store(v.b.load(register), v.b.add(c, _i64(i * width + j * v.lanes * v.item)))
+
+
+def convert_vectors(source: str, dtype: str, vectors: int, lanes: int):
+    """dst[k] = src[k] or, where `scaled` is not 0, scale src[k] + offset: vectors * lanes numbers of another type."""
+    from_type, from_item = {"uint8": (ir.IntType(8), 1)}.get(source) or (SCALAR[source][0], SCALAR[source][2])
+    numba_float = getattr(types, dtype)
+
+    @intrinsic
+    def convert(typingctx, src, dst, scaled, scale, offset):
+        def codegen(context, builder, sig, args):
+            src, dst, scaled, scale, offset = args
+            v = Vectors(builder, dtype, lanes)
+            vector = ir.VectorType(from_type, lanes).as_pointer()
+            values = []
+            for j in range(vectors):
+                x = builder.load(builder.inttoptr(builder.add(src, _i64(j * lanes * from_item)), vector))
+                x.align = from_item
+                if source == "uint8":
+                    x = builder.uitofp(x, v.type)
+                elif source != dtype:
+                    x = (builder.fpext if v.item > from_item else builder.fptrunc)(x, v.type)
+                values.append(x)
+            with builder.if_else(builder.icmp_signed("==", scaled, _i64(0))) as (plain, with_scale):
+                with plain:
+                    for j, x in enumerate(values):
+                        v.store(x, builder.add(dst, _i64(j * lanes * v.item)))
+                with with_scale:
+                    factor, shift = v.spread(scale), v.spread(offset)
+                    for j, x in enumerate(values):
+                        v.store(v.fma(x, factor, shift), builder.add(dst, _i64(j * lanes * v.item)))
+            return context.get_dummy_value()
+
+        return types.void(IP, IP, IP, numba_float, numba_float), codegen
+
+    return convert
 
 
 def transpose_square(dtype: str, lanes: int):

@@ -41,7 +41,7 @@ from .optimizer_kernels import (
     update_kernel,
 )
 from .products import bias_gradient, product, weight_gradient
-from .rows import gather_csr_kernel, gather_kernel, scatter, to_panels
+from .rows import gather_csr_kernel, gather_kernel, scatter
 from .rules import RULES
 from .softmax_layer import softmax_backward, softmax_forward
 from .update_kernels import clip_norm, max_norm, square_sums, update
@@ -67,7 +67,6 @@ KERNELS = {
     "batch_norm.gradient": batch_norm_gradient,
     "batch_norm.running": batch_norm_running,
     "batch_norm.predict": batch_norm_predict,
-    "to_panels": to_panels,
     "l2": l2_penalty,
     "l1_l2": l1_l2_penalty,
     "clip": clip,

@@ -9,9 +9,10 @@ from .elementary import INLINE
 from .ir import LINE, call, int64_at, items_at, tile_of_columns, tile_of_rows, transpose_square
 from .simd import ITEMSIZE, Simd
 
-BATCH_CHUNK = (
-    128  # rows of dz and of a block of A that stay in a first-level cache together: 1 to 2 % of a batch of 256
-)
+# rows of dz and of a block of A that stay in a first-level cache together: 1 to 2 % of a batch of 256
+BATCH_CHUNK = 128
+# of a panel of B that stays in a first-level cache while all rows go by, beside A: 5 % of a product 1024 deep
+BLOCK_BYTES = 2**14
 
 
 def _shapes(dtype: str, simd: Simd) -> list[tuple[int, int, int]]:
@@ -23,23 +24,22 @@ def _shapes(dtype: str, simd: Simd) -> list[tuple[int, int, int]]:
 def _strip(dtype: str, simd: Simd, width: int, vectors: int, lanes: int):
     """All rows lo..hi of one panel of C, tile by tile."""
     item, tallest = ITEMSIZE[dtype], simd.rows
-    tall = tile_of_rows(dtype, simd.rows, vectors, lanes)
-    four, two, one = (tile_of_rows(dtype, r, vectors, lanes) for r in (4, 2, 1))
+    tall, four, two, one = (tile_of_rows(dtype, r, vectors, lanes, simd.panel(dtype)) for r in (tallest, 4, 2, 1))
 
     @njit(**INLINE)
-    def strip(a, lo, hi, panel, panel_bytes, stride, stride_last, b, depth, c, init):
+    def strip(a, lo, hi, panel_bytes, stride_last, b, depth, c, init, more):
         i = lo
         while i + tallest <= hi and (tallest % 4 == 0 or hi - i != 8):  # 4 + 4 is faster than 6 + 2
-            tall(a, i, panel, panel_bytes, stride, stride_last, b, depth, c + i * width * item, init)
+            tall(a, i, panel_bytes, stride_last, b, depth, c + i * width * item, init, more)
             i += tallest
         while i + 4 <= hi:
-            four(a, i, panel, panel_bytes, stride, stride_last, b, depth, c + i * width * item, init)
+            four(a, i, panel_bytes, stride_last, b, depth, c + i * width * item, init, more)
             i += 4
         if i + 2 <= hi:
-            two(a, i, panel, panel_bytes, stride, stride_last, b, depth, c + i * width * item, init)
+            two(a, i, panel_bytes, stride_last, b, depth, c + i * width * item, init, more)
             i += 2
         if i < hi:
-            one(a, i, panel, panel_bytes, stride, stride_last, b, depth, c + i * width * item, init)
+            one(a, i, panel_bytes, stride_last, b, depth, c + i * width * item, init, more)
 
     return strip
 
@@ -52,31 +52,31 @@ def product(dtype: str, simd: Simd):
     widths = [shape[0] for shape in shapes]
     full, half, quarter, eighth = (strips + strips[-1:] * 3)[:4]
     half_width, quarter_width = (widths + [0] * 3)[1:3]
+    most = BLOCK_BYTES // (2 * simd.vector_bytes)
 
     def product(record, lo, hi, worker):
         r = int64_at(record)
-        a, panel, panel_bytes, stride, stride_last = (
-            r[R.A],
-            r[R.A_PANEL],
-            r[R.A_PANEL_BYTES],
-            r[R.A_STRIDE],
-            r[R.A_STRIDE_LAST],
-        )
+        panel_bytes, stride_last = r[R.A_PANEL_BYTES], r[R.A_STRIDE_LAST]
         depth, n_panels, init = r[R.DEPTH], r[R.N_PANELS], r[R.INIT]
+        n_blocks = (depth + most - 1) // most
+        block = ((depth + n_blocks - 1) // n_blocks + panel_width - 1) // panel_width * panel_width
         int64_at(worker)[R.EPILOGUE_NUMBER] = r[R.NUMBER]
         for j in range(n_panels):
             width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
-            b = r[R.B] + j * panel_width * depth * item
             c = r[R.C] + j * r[R.C_PANEL_BYTES]
             bias = init + j * panel_width * item if init != 0 else 0
-            if width == panel_width:
-                full(a, lo, hi, panel, panel_bytes, stride, stride_last, b, depth, c, bias)
-            elif width == half_width:
-                half(a, lo, hi, panel, panel_bytes, stride, stride_last, b, depth, c, bias)
-            elif width == quarter_width:
-                quarter(a, lo, hi, panel, panel_bytes, stride, stride_last, b, depth, c, bias)
-            else:
-                eighth(a, lo, hi, panel, panel_bytes, stride, stride_last, b, depth, c, bias)
+            for first in range(0, depth, block):
+                a = r[R.A] + first // panel_width * panel_bytes
+                b = r[R.B] + (j * panel_width * depth + first * width) * item
+                n = min(block, depth - first)
+                if width == panel_width:
+                    full(a, lo, hi, panel_bytes, stride_last, b, n, c, bias, first)
+                elif width == half_width:
+                    half(a, lo, hi, panel_bytes, stride_last, b, n, c, bias, first)
+                elif width == quarter_width:
+                    quarter(a, lo, hi, panel_bytes, stride_last, b, n, c, bias, first)
+                else:
+                    eighth(a, lo, hi, panel_bytes, stride_last, b, n, c, bias, first)
             if r[R.EPILOGUE] != 0:
                 at = lo * width * item
                 other = r[R.OTHER] + j * r[R.C_PANEL_BYTES] + at
@@ -208,8 +208,8 @@ def weight_gradient(dtype: str, simd: Simd):
             p, j = unit // n_panels, unit % n_panels
             width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
             n = min(panel_width, depth - p * panel_width)
-            a = r[R.A] + p * r[R.A_BLOCK_BYTES]
-            stride = r[R.A_STRIDE] if p < n_blocks - 1 else r[R.A_STRIDE_LAST]
+            a = r[R.A] + p * r[R.A_PANEL_BYTES]
+            stride = panel_width * item if p < n_blocks - 1 else r[R.A_STRIDE_LAST]
             b = r[R.C] + j * r[R.C_PANEL_BYTES]
             weights = r[R.W] + (j * panel_width * depth + p * panel_width * width) * item
             wt_width = panel_width if p < n_blocks - 1 else r[R.WT_LAST_WIDTH]

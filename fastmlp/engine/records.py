@@ -12,16 +12,16 @@ ADDRESS = 0
 NUMBER = 29  # a float64's bits: the parameter of an activation, such as a slope
 UNITS, COST = 30, 31  # of records in a "tiles" phase: number of units and the relative cost of one
 
-# product: C = epilogue(init + A B) for rows lo..hi; A row-major or in panels, B and C in panels
-A, A_PANEL, A_PANEL_BYTES, A_STRIDE, A_STRIDE_LAST = 1, 2, 3, 4, 5
+# product: C = epilogue(init + A B) for rows lo..hi; A_STRIDE_LAST are bytes between the rows of A's last panel
+A, A_PANEL_BYTES, A_STRIDE_LAST = 1, 2, 5
 B, DEPTH = 6, 7
 C, C_PANEL_BYTES, N_PANELS, LAST_WIDTH = 8, 9, 10, 11
 INIT, EPILOGUE, OTHER = 12, 13, 14
 
-# weight_gradient: unit u is the block (p, j) of W: block p of inputs, panel j of outputs. Uses A, A_STRIDE,
+# weight_gradient: unit u is the block (p, j) of W: panel p of inputs, panel j of outputs. Uses A, A_PANEL_BYTES,
 # A_STRIDE_LAST (rows of the batch), DEPTH (number of inputs), N_PANELS, LAST_WIDTH (of outputs) and C, C_PANEL_BYTES
 # (dz) as above.
-A_BLOCK_BYTES, N_BLOCKS = 2, 6
+N_BLOCKS = 6
 W, WT, WT_LAST_WIDTH, N_OUT, PENALTY, OPTIMIZER, SLOTS, A_AHEAD, GATHERS = range(15, 24)
 CLIP_KERNEL, DECAY_KERNEL = 24, 25  # 0 or kernels: of the gradient before the optimiser, and of the weights
 GROUP = 26  # bytes from a step's scalars to those of the layer's group
@@ -38,8 +38,8 @@ ONES = 1
 # max_norm: unit j is panel j of W, whose columns get a norm of NUMBER at most
 SUMS, N_SUMS, COEFFICIENT = 1, 2, 3
 
-# gather: rows of X into the batch, converted. X, X_STRIDE in bytes; CSR: X = data, INDICES, INDPTR
-X, X_STRIDE, N_FEATURES, XB, XB_STRIDE, INDICES, INDPTR, SCALING = 1, 2, 3, 4, 5, 6, 7, 8
+# gather: N_FEATURES columns of rows of X into C, converted. X, X_STRIDE in bytes; CSR: X = data, INDICES, INDPTR
+X, X_STRIDE, N_FEATURES, INDICES, INDPTR, SCALING = 1, 2, 3, 4, 5, 6
 
 # losses, in place on C: targets Y (row stride in items), weights SW or 0, per-row losses ROW_LOSS (float64)
 Y, Y_STRIDE, SW, ROW_LOSS, WITH_GRADIENT, ROW_MASS, ROW_PICK = 1, 2, 3, 4, 5, 6, 7
@@ -69,19 +69,17 @@ EPSILON, RUNNING_MEAN, RUNNING_VAR = 12, 16, 17
 # prelu: IN -> C with the slopes W. prelu.gradient: IN (da), Z -> C, and NORMED
 Z = 3
 
-# to_panels: the gathered input IN (XB_STRIDE), N_OUT columns -> C
-
-# dropout: IN -> C in panels, or in place on the gathered input (XB_STRIDE); NUMBER is the rate, or that of GROUP
-# where there is one; N_OUT the columns
+# dropout: IN -> C in panels; NUMBER is the rate, or that of GROUP where there is one; N_OUT the columns
 LAYER = 15
 
-# augmentation of rows of N_OUT columns, row-major (XB_STRIDE), random numbers by LAYER. gaussian_noise: in place on C,
-# NUMBER is the deviation. random_affine: images IN -> C, with intervals of each row's numbers (float64). mixup, cutmix:
-# IN -> C by the numbers of GROUP, of images where there is a HEIGHT; targets (CODES, or rows of the dtype) and weights
-# (or 0) from the data's order into the batch's. Units are rows
+# augmentation of rows of N_OUT columns in panels, random numbers by LAYER. gaussian_noise: in place on C, NUMBER is the
+# deviation. random_affine: images in place on C, with intervals of each row's numbers (float64); IMAGES has room for
+# the batch. mixup, cutmix: IN -> C by the numbers of GROUP, of images where there is a HEIGHT; targets (CODES, or
+# rows of the dtype) and weights (or 0) from the data's order into the batch's. Units are rows
 HEIGHT, WIDTH, CHANNELS = 19, 20, 21
 LEAST_ANGLE, MOST_ANGLE, MOST_SHIFT_X, MOST_SHIFT_Y, LEAST_SCALE, MOST_SCALE, FILL = range(22, 29)
-FROM_TARGETS, TO_TARGETS, N_TARGETS, FROM_WEIGHTS, TO_WEIGHTS, CODES = 9, 10, 11, 12, 13, 14
+IMAGES = 2
+FROM_TARGETS, TO_TARGETS, N_TARGETS, FROM_WEIGHTS, TO_WEIGHTS, CODES = 2, 3, 4, 5, 6, 7
 
 # a worker's private record
 ROWS, INDEX, FIRST, SCALARS, SCRATCH, CONTROL, STEP_LOSS, SLOT_BYTES = 0, 1, 2, 3, 4, 5, 6, 7

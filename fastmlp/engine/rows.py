@@ -1,4 +1,4 @@
-"""Kernels that bring rows of X into a batch, converted, and into panels; and logits out of their panels."""
+"""Kernels that bring rows of X into a batch, converted, in panels; and logits out of their panels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numba import njit
 
 from . import records as R
 from .elementary import SCALAR
-from .ir import float32_at, float64_at, int32_at, int64_at, items_at, prefetch, uint8_at
+from .ir import convert_vectors, float32_at, float64_at, int32_at, int64_at, items_at, prefetch, uint8_at
 from .simd import ITEMSIZE, Simd
 
 AHEAD = 16  # rows: shuffled ones lie anywhere, and a core waits for a few of them at a time only
@@ -29,29 +29,49 @@ def prefetch_row(address, n_bytes):
         prefetch(address + n_bytes - 1)
 
 
+@njit(**SCALAR)
+def place(i, column, panel_width, last_panel, panel_items, last_width):
+    """Where row i of a column lies in a matrix in panels: items from its start."""
+    p = column // panel_width
+    width = panel_width if p < last_panel else last_width
+    return p * panel_items + i * width + column - p * panel_width
+
+
 def gather_kernel(source: str):
     def build(dtype, simd):
+        item, panel_width = ITEMSIZE[dtype], simd.panel(dtype)
         T, items = getattr(np, dtype), items_at[dtype]
         source_at = {"float32": float32_at, "float64": float64_at, "uint8": uint8_at}[source]
         itemsize = np.dtype(source).itemsize
+        lanes = simd.vector_bytes // item
+        convert = convert_vectors(source, dtype, panel_width // lanes, lanes)  # LLVM would ask whether the two overlap
 
         def gather(record, lo, hi, worker):
             r, w = int64_at(record), int64_at(worker)
             index, n, scaling = int64_at(w[R.INDEX]), r[R.N_FEATURES], r[R.SCALING]
             n_bytes, asked = n * itemsize, lo if w[R.INDEX] == 0 else hi  # rows in order are seen coming
+            panel_bytes, last_width = r[R.C_PANEL_BYTES], r[R.LAST_WIDTH]
+            n_last = n - (r[R.N_PANELS] - 1) * panel_width
+            scale, offset = T(1), T(0)
+            if scaling != 0:
+                scale, offset = T(float64_at(scaling)[0]), T(float64_at(scaling)[1])
             for i in range(lo, min(lo + AHEAD, asked)):
                 prefetch_row(r[R.X] + index[i] * r[R.X_STRIDE], n_bytes)
             for i in range(lo, hi):
                 if i + AHEAD < asked:
                     prefetch_row(r[R.X] + index[i + AHEAD] * r[R.X_STRIDE], n_bytes)
-                x, out = source_at(r[R.X] + data_row(w, index, i) * r[R.X_STRIDE]), items(r[R.XB] + i * r[R.XB_STRIDE])
-                if scaling == 0:
-                    for k in range(n):
-                        out[k] = T(x[k])
-                else:
-                    scale, offset = T(float64_at(scaling)[0]), T(float64_at(scaling)[1])
-                    for k in range(n):
-                        out[k] = T(x[k]) * scale + offset
+                x, out = r[R.X] + data_row(w, index, i) * r[R.X_STRIDE], r[R.C]
+                for _ in range(r[R.N_PANELS] - 1):
+                    convert(x, out + i * panel_width * item, scaling, scale, offset)
+                    x, out = x + panel_width * itemsize, out + panel_bytes
+                if n_last == panel_width:
+                    convert(x, out + i * panel_width * item, scaling, scale, offset)
+                    continue
+                given, rest = source_at(x), items(out + i * last_width * item)
+                for k in range(n_last):
+                    rest[k] = T(given[k]) if scaling == 0 else T(given[k]) * scale + offset
+                for k in range(n_last, last_width):
+                    rest[k] = T(0)
 
         return gather
 
@@ -60,52 +80,39 @@ def gather_kernel(source: str):
 
 def gather_csr_kernel(source: str, index_type: str):
     def build(dtype, simd):
+        item, panel_width = ITEMSIZE[dtype], simd.panel(dtype)
         T, items = getattr(np, dtype), items_at[dtype]
         source_at = {"float32": float32_at, "float64": float64_at}[source]
         index_at = {"int32": int32_at, "int64": int64_at}[index_type]
 
         def gather_csr(record, lo, hi, worker):
             r, w = int64_at(record), int64_at(worker)
-            order, first, n = int64_at(w[R.INDEX]), w[R.FIRST], r[R.N_FEATURES]
+            order, first = int64_at(w[R.INDEX]), w[R.FIRST]
             data, indices, indptr = source_at(r[R.X]), index_at(r[R.INDICES]), index_at(r[R.INDPTR])
+            last, last_width, panel_bytes = r[R.N_PANELS] - 1, r[R.LAST_WIDTH], r[R.C_PANEL_BYTES]
+            out, panel_items = items(r[R.C]), panel_bytes // item
             scale, offset = T(1), T(0)
             if r[R.SCALING] != 0:
                 scale, offset = T(float64_at(r[R.SCALING])[0]), T(float64_at(r[R.SCALING])[1])
+            for j in range(last + 1):
+                width = panel_width if j < last else last_width
+                panel = items(r[R.C] + j * panel_bytes + lo * width * item)
+                for k in range((hi - lo) * width):
+                    panel[k] = T(0)
             for i in range(lo, hi):
                 row = first + i if w[R.INDEX] == 0 else order[i]
-                out = items(r[R.XB] + i * r[R.XB_STRIDE])
-                for k in range(n):
-                    out[k] = T(0)
-                for e in range(indptr[row], indptr[row + 1]):
-                    out[indices[e]] += T(data[e])  # entries given twice add up, as in SciPy
-                if r[R.SCALING] != 0:
-                    for k in range(n):
-                        out[k] = out[k] * scale + offset
+                for e in range(indptr[row], indptr[row + 1]):  # entries given twice add up, as in SciPy
+                    out[place(i, indices[e], panel_width, last, panel_items, last_width)] += T(data[e])
+            if r[R.SCALING] != 0:
+                for j in range(last + 1):
+                    width = panel_width if j < last else last_width
+                    panel = items(r[R.C] + j * panel_bytes + lo * width * item)
+                    for k in range((hi - lo) * width):
+                        panel[k] = panel[k] * scale + offset
 
         return gather_csr
 
     return build
-
-
-def to_panels(dtype: str, simd: Simd):
-    """Rows lo..hi of the gathered input into panels."""
-    item, panel_width, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
-
-    def to_panels(record, lo, hi, worker):
-        r = int64_at(record)
-        n_panels, n = r[R.N_PANELS], r[R.N_OUT]
-        for j in range(n_panels):
-            width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
-            columns = min(width, n - j * panel_width)
-            for i in range(lo, hi):
-                x = items(r[R.IN] + i * r[R.XB_STRIDE] + j * panel_width * item)
-                out = items(r[R.C] + j * r[R.C_PANEL_BYTES] + i * width * item)
-                for k in range(columns):
-                    out[k] = x[k]
-                for k in range(columns, width):
-                    out[k] = T(0)
-
-    return to_panels
 
 
 def scatter(dtype: str, simd: Simd):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from ..activations import Activation
+from ..augmentation import Mixing
 from ..engine import records as R
 from ..engine.simd import Simd
 from ..layers import Dense, Layer, Softmax
@@ -20,7 +21,7 @@ from ..plan import Kernel, Parameter, Phase, Plan, Ref, Step
 from .augmentation import augmentation_steps
 from .backward import Backward
 from .network import check_layers, parameter_shapes, place_network
-from .steps import Op, elementwise, forward_steps, loss_across_rows, loss_step, panels
+from .steps import Op, elementwise, forward_steps, gather_step, loss_across_rows, loss_step, panels
 from .updates import Updates
 
 __all__ = ["check_layers", "forward_plan", "loss_plan", "parameter_shapes", "training_plan"]
@@ -75,19 +76,23 @@ def training_plan(
     simd : Simd, optional
         The host's by default.
     """
-    plan, ops, gather = place_network(layers, n_features, batch_size, source, dtype, guard, simd, n_slots, True, study)
+    plan, ops = place_network(layers, n_features, batch_size, dtype, guard, simd, n_slots, True, study)
     if not any(op.learns for op in ops):
         raise ValueError("there is nothing to train: every Dense has trainable=False.")
     updates = Updates(plan, rule, l2, clip, decay, clip_norm, average)
-    augmentation, mixed = ([], {}) if study else augmentation_steps(plan, layers, loss, targets, weighted)
-    steps = [gather, *augmentation, *forward_steps(plan, ops, training=True)]
+    rows, augmentation, mixed = plan.input, [], {}
+    if not study:
+        mixes = any(isinstance(layer, Mixing) for layer in layers)
+        rows = plan.values(n_features) if mixes else plan.input
+        augmentation, mixed = augmentation_steps(plan, rows, layers, loss, targets, weighted)
+    steps = [gather_step(plan, source, rows), *augmentation, *forward_steps(plan, ops, training=True)]
     gradient = ops[-1].target
     if loss.across:
-        gradient = plan.matrix("workspace", batch_size, plan.n_outputs)
+        gradient = plan.values(plan.n_outputs)
         loss_steps, row_losses = loss_across_rows(plan, ops[-1].target, loss, weighted, gradient)
         steps += loss_steps
     elif isinstance(ops[-1].layer, (Activation, Softmax)):  # its derivative needs the output, which the loss overwrites
-        gradient = plan.matrix("workspace", batch_size, plan.n_outputs)
+        gradient = plan.values(plan.n_outputs)
         kernel = {R.EPILOGUE: Kernel("identity.value")}
         steps.append(elementwise(ops[-1].target, gradient, kernel, ops[-1].target, "copy of the output"))
     if not loss.across:
@@ -109,10 +114,11 @@ def training_plan(
 
 def forward_plan(layers, *, n_features, batch_size, source, dtype, guard=0, simd=None) -> Plan:
     """The plan of a prediction: the logits of `batch_size` rows into a row-major array, the buffer "output"."""
-    plan, ops, gather = place_network(layers, n_features, batch_size, source, dtype, guard, simd)
+    plan, ops = place_network(layers, n_features, batch_size, dtype, guard, simd)
     z = ops[-1].target
     fields = {**panels(z), R.N_OUT: z.columns, R.OUT: Ref("output", 0), R.OUT_STRIDE: z.columns * plan.item}
-    plan.phases = _phases([gather, *forward_steps(plan, ops), Step("scatter", fields, "output = logits, row-major")])
+    gather, scatter = gather_step(plan, source, plan.input), Step("scatter", fields, "output = logits, row-major")
+    plan.phases = _phases([gather, *forward_steps(plan, ops), scatter])
     plan.flops = batch_size * sum(2 * w.matrix.rows * w.matrix.columns for w in _weights(ops))
     return plan
 
@@ -121,13 +127,14 @@ def loss_plan(
     layers, loss, targets, *, n_features, batch_size, source, dtype, weighted=False, guard=0, simd=None
 ) -> Plan:
     """The plan of an evaluation: forward and the loss, no gradient."""
-    plan, ops, gather = place_network(layers, n_features, batch_size, source, dtype, guard, simd)
+    plan, ops = place_network(layers, n_features, batch_size, dtype, guard, simd)
     if loss.across:
         loss_steps, row_losses = loss_across_rows(plan, ops[-1].target, loss, weighted)
     else:
         step, row_losses = loss_step(plan, ops[-1].target, loss, targets, weighted, with_gradient=False)
         loss_steps = [step]
     total = Step("sum_losses", {R.ROW_LOSS: row_losses}, "loss of the step = sum over rows", 1, 1)
+    gather = gather_step(plan, source, plan.input)
     plan.phases = _phases([gather, *forward_steps(plan, ops), *loss_steps, total])
     plan.flops = batch_size * sum(2 * w.matrix.rows * w.matrix.columns for w in _weights(ops))
     return plan

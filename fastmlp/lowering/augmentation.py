@@ -9,27 +9,31 @@ from ..augmentation import CutMix, GaussianNoise, Mixing, RandomAffine
 from ..engine import records as R
 from ..layers import Layer
 from ..losses import Loss
-from ..plan import Group, Plan, Ref, Step
-from .steps import bits, input_stride
+from ..plan import Group, Matrix, Plan, Ref, Step
+from .steps import bits, panels
 
 # losses that are right for targets between those of two rows
 MIXABLE = ("softmax_cross_entropy", "binary_cross_entropy", "squared_error", "absolute_error", "huber")
 
 
 def augmentation_steps(
-    plan: Plan, layers: Sequence[Layer], loss: Loss, targets: str, weighted: bool
+    plan: Plan, rows: Matrix, layers: Sequence[Layer], loss: Loss, targets: str, weighted: bool
 ) -> tuple[list[Step], dict]:
-    """The steps, which leave the rows at `plan.input`, and the fields by which a loss finds mixed targets, if any."""
+    """The steps from the gathered `rows` to `plan.input`, and the fields by which a loss finds mixed targets, if any.
+
+    The two are one matrix unless rows are mixed, which cannot be done in place.
+    """
     steps, of_loss = [], {}
     for i, layer in enumerate(layers):
-        fields = {R.XB_STRIDE: input_stride(plan), R.N_OUT: plan.n_features, R.LAYER: 2**16 + i}  # behind all others
+        fields = {**panels(rows), R.N_OUT: plan.n_features, R.LAYER: 2**16 + i}  # behind all others
         if isinstance(layer, GaussianNoise):
             plan.random = True
-            fields |= {R.C: plan.input, R.NUMBER: bits(layer.stddev)}
+            fields |= {R.NUMBER: bits(layer.stddev)}
             steps.append(Step("gaussian_noise", fields, f"x = x + {layer.stddev:g} e, e normal"))
         elif isinstance(layer, RandomAffine):
             plan.random = True
-            steps.append(Step("random_affine", fields | _moved(plan) | _affine_fields(layer), f"x = {layer!r}(x)"))
+            fields |= {R.IMAGES: plan.place("workspace", plan.batch_size * plan.n_features * plan.item)}
+            steps.append(Step("random_affine", fields | _affine_fields(layer), f"x = {layer!r}(x)"))
         elif isinstance(layer, Mixing):
             if loss.name not in MIXABLE:
                 raise ValueError(
@@ -37,7 +41,9 @@ def augmentation_steps(
                     f"{', '.join(MIXABLE)}."
                 )
             of_loss = _places_of_targets(plan, weighted)
-            fields |= _moved(plan) | {
+            fields |= {
+                **panels(plan.input),
+                R.IN: rows.at,
                 R.FROM_TARGETS: Ref("y", 0),
                 R.TO_TARGETS: of_loss[R.Y],
                 R.N_TARGETS: plan.n_outputs,
@@ -49,16 +55,10 @@ def augmentation_steps(
             if isinstance(layer, CutMix):
                 plan.random = True
                 fields |= _image_fields(layer.image_shape) if layer.image_shape else {}
-            name = type(layer).__name__
+            name, rows = type(layer).__name__, plan.input
             # over units, so that it begins when all rows are there: the next row may be another worker's
             steps.append(Step(name.lower(), fields, f"x, y = {name} of a row and the next", plan.batch_size, 1))
     return steps, of_loss
-
-
-def _moved(plan: Plan) -> dict:
-    """From where the rows are to another place, which is `plan.input` from now on."""
-    source, plan.input = plan.input, plan.place("workspace", input_stride(plan) * plan.batch_size)
-    return {R.IN: source, R.C: plan.input}
 
 
 def _places_of_targets(plan: Plan, weighted: bool) -> dict:

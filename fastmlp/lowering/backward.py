@@ -40,7 +40,7 @@ class Backward:
             elif isinstance(op.layer, PReLU):
                 self._prelu(op)
             elif isinstance(op.layer, Multiply):
-                other = self.plan.matrix("workspace", self.plan.batch_size, self.gradient.columns)
+                other = self.plan.values(self.gradient.columns)
                 kernel = {R.EPILOGUE: Kernel("multiply")}
                 self.steps.append(elementwise(self.gradient, other, kernel, op.source, "da of the gate = da * a"))
                 self.skips.append(other)
@@ -69,7 +69,7 @@ class Backward:
 
     def _writable(self) -> Matrix:
         """Where the next elementwise step writes its result."""
-        target = self.plan.matrix("workspace", self.plan.batch_size, self.gradient.columns) if self.shared else None
+        target = self.plan.values(self.gradient.columns) if self.shared else None
         self.shared = False
         return target or self.gradient
 
@@ -81,7 +81,7 @@ class Backward:
     def _input_gradient(self, op: Op, before: Op) -> int:
         """dz W^T, with what comes next in the epilogue; returns 1 if that was what lies before, else 0."""
         weight = op.parameters["weight"]
-        dz = self.plan.matrix("workspace", self.plan.batch_size, weight.shape[0])
+        dz = self.plan.values(weight.shape[0])
         epilogue, other, text, done = {R.EPILOGUE: 0}, dz, "", 0
         if isinstance(before.layer, Fork):
             epilogue, other, text, done = {R.EPILOGUE: Kernel("add")}, self.skips.pop(), " + da of the skip", 1
@@ -90,7 +90,7 @@ class Backward:
             if before.layer.name != "identity":
                 (epilogue, other), text = derivative(before), f" * {before.layer.name}'"
         fields = {
-            **operand(self.plan, self.gradient),
+            **operand(self.gradient),
             **panels(dz),
             R.B: weight.transposed.at,
             R.DEPTH: weight.shape[1],
@@ -105,7 +105,7 @@ class Backward:
 
     def _prelu(self, op: Op) -> None:
         """dz, and da z where z < 0, whose sums over the rows are the slopes' gradient."""
-        dz = self.plan.matrix("workspace", self.plan.batch_size, op.source.columns)
+        dz = self.plan.values(op.source.columns)
         weight = op.parameters["weight"]
         fields = {**panels(dz), R.IN: self.gradient.at, R.Z: op.source.at, R.NORMED: op.normed.at}
         self.steps.append(Step("prelu.gradient", {**fields, R.W: weight.matrix.at}, "dz = da * prelu'"))
@@ -114,7 +114,7 @@ class Backward:
 
     def _norm(self, op: Op) -> None:
         """dz, and da times the normed value where that was: its sums over the rows are the scale's gradient."""
-        dz = self.plan.matrix("workspace", self.plan.batch_size, op.source.columns)
+        dz = self.plan.values(op.source.columns)
         fields = {**norm_fields(self.plan, op), R.IN: self.gradient.at, R.C: dz.at}
         kind = type(op.layer).__name__
         text = f"dz = da * {kind}'"
@@ -144,24 +144,21 @@ def _update_steps(plan: Plan, op: Op, gradient: Matrix, updates: Updates) -> lis
     """The weights' gradient and update in blocks of panel x panel, and the bias's in panels."""
     weight, panel = op.parameters["weight"], plan.simd.panel(plan.dtype)
     n_in, n_out = weight.shape
-    source, n_blocks = operand(plan, op.source), -(-n_in // panel)
+    n_blocks = -(-n_in // panel)
     units = n_blocks * gradient.n_panels
     following, text = updates.fields(weight, op.layer, weight=True)
     fields = {
         **panels(gradient),
         **following,
-        R.A: source[R.A],
-        R.A_STRIDE: source[R.A_STRIDE],
-        R.A_STRIDE_LAST: source[R.A_STRIDE_LAST],
-        R.A_BLOCK_BYTES: panel * plan.item if op.source is None else op.source.panel_bytes,
+        **operand(op.source),
         R.DEPTH: n_in,
         R.N_BLOCKS: n_blocks,
         R.N_OUT: n_out,
         R.W: weight.matrix.at,
         # tiles among which the prefetches of the next step's rows are shared out
-        R.GATHERS: units * (panel // plan.simd.rows) if op.source is None else 0,
-        # the next line of a row, or the next block of columns; 0 where nothing need be asked for ahead
-        R.A_AHEAD: 0 if _fits_the_caches(plan) else 64 if op.source is None else op.source.panel_bytes,
+        R.GATHERS: units * (panel // plan.simd.rows) if op.source is plan.input else 0,
+        # the next panel; 0 where nothing need be asked for ahead
+        R.A_AHEAD: 0 if _fits_the_caches(plan) else op.source.panel_bytes,
     }
     rows = plan.batch_size
     width = gradient.last_width if gradient.n_panels == 1 else panel

@@ -25,8 +25,8 @@ from ..layers import (
     named,
 )
 from ..normalization import BatchNorm, Norm
-from ..plan import Matrix, Parameter, Plan, Step
-from .steps import Op, ToPanels, gather_step
+from ..plan import Matrix, Parameter, Plan
+from .steps import Op
 
 
 def check_layers(layers: Sequence[Layer]) -> None:
@@ -85,9 +85,9 @@ def parameter_shapes(layers: Sequence[Layer], n_features: int) -> dict[str, tupl
 
 
 def place_network(
-    layers, n_features, batch_size, source, dtype, guard, simd, n_slots=0, training=False, study=False
-) -> tuple[Plan, list[Op], Step]:
-    """A plan with its parameters and values placed, its operations, and the step that gathers the input."""
+    layers, n_features, batch_size, dtype, guard, simd, n_slots=0, training=False, study=False
+) -> tuple[Plan, list[Op]]:
+    """A plan with its parameters and values placed, and its operations."""
     check_layers(layers)
     simd = simd or host_simd()
     units = [layer.units for layer in flatten(layers) if isinstance(layer, Dense)]
@@ -97,45 +97,39 @@ def place_network(
     row_bytes = plan.item * (n_features + 2 * sum(units))
     rows = max(64, min(256, 2**18 // row_bytes))  # a chunk's values stay in a second-level cache
     plan.chunk = rows // simd.rows * simd.rows
-    gather = gather_step(plan, source)
-    ops, value, skips = [], None, []
-
-    def place(*, like=None, columns=None):
-        return plan.matrix("workspace", batch_size, like.columns if columns is None else columns)
+    plan.input = value = plan.values(n_features)
+    ops, skips = [], []
 
     dropout = training and not study
     left_out = (Rescaling, *AUGMENTATIONS) if dropout else (Rescaling, *AUGMENTATIONS, Dropout)
     for name, layer in named(layers):
         if isinstance(layer, left_out):
             continue
-        if value is None and not isinstance(layer, (Dense, Dropout)) and not (isinstance(layer, Fork) and layer.gates):
-            value = place(columns=n_features)
-            ops.append(Op(ToPanels(), None, value))
         fresh = bool(ops) and isinstance(ops[-1].layer, (Dense, Norm))  # nobody else needs the value as it is
         if isinstance(layer, Dense):
-            shapes = layer.parameter_shapes(n_features if value is None else value.columns)
-            learned_before = training and value is not None and any(op.learns for op in ops)
+            shapes = layer.parameter_shapes(value.columns)
+            learned_before = training and any(op.learns for op in ops)
             parameters = {
                 key: _parameter(plan, f"{name}.{key}", shape, learned_before and key == "weight")
                 for key, shape in shapes.items()
             }
-            ops.append(Op(layer, value, place(columns=layer.units), parameters, learns=layer.trainable or study))
+            ops.append(Op(layer, value, plan.values(layer.units), parameters, learns=layer.trainable or study))
         elif isinstance(layer, Norm):
             shapes = layer.parameter_shapes(value.columns)
             parameters = {
                 key: _parameter(plan, f"{name}.{key}", shape, learned=not key.startswith("running"))
                 for key, shape in shapes.items()
             }
-            ops.append(_norm_op(plan, layer, value, place(like=value), place(like=value), parameters))
+            ops.append(_norm_op(plan, layer, value, plan.values(value.columns), plan.values(value.columns), parameters))
         elif isinstance(layer, PReLU):
             weight = _parameter(plan, f"{name}.weight", (value.columns,))
-            normed = place(like=value) if training else None
-            ops.append(Op(layer, value, place(like=value), {"weight": weight}, normed=normed, learns=True))
+            normed = plan.values(value.columns) if training else None
+            ops.append(Op(layer, value, plan.values(value.columns), {"weight": weight}, normed=normed, learns=True))
         elif isinstance(layer, Softmax):
-            ops.append(Op(layer, value, place(like=value)))
+            ops.append(Op(layer, value, plan.values(value.columns)))
         elif isinstance(layer, Dropout):
             plan.random = True
-            ops.append(Op(layer, value, value and place(like=value)))
+            ops.append(Op(layer, value, plan.values(value.columns)))
         elif isinstance(layer, Fork):
             skips.append(value)
             ops.append(Op(layer, value, value))
@@ -143,18 +137,18 @@ def place_network(
             value, skips[-1] = skips[-1], value
             ops.append(Op(layer, value, value))
         elif isinstance(layer, Multiply):
-            ops.append(Op(layer, value, place(like=value), skip=skips.pop()))
+            ops.append(Op(layer, value, plan.values(value.columns), skip=skips.pop()))
         elif isinstance(layer, Join):
             drops = dropout and layer.drop_rate > 0
             plan.random = plan.random or drops
             if drops:
-                ops.append(Op(layer, value, place(like=value)))
+                ops.append(Op(layer, value, plan.values(value.columns)))
                 value = ops[-1].target
-            ops.append(Op(Join(0.0), value, value if fresh or drops else place(like=value), skip=skips.pop()))
+            ops.append(Op(Join(0.0), value, value if fresh or drops else plan.values(value.columns), skip=skips.pop()))
         else:
-            ops.append(Op(layer, value, value if layer.from_output and fresh else place(like=value)))
+            ops.append(Op(layer, value, value if layer.from_output and fresh else plan.values(value.columns)))
         value = ops[-1].target
-    return plan, ops, gather
+    return plan, ops
 
 
 def _norm_op(plan: Plan, layer: Norm, source: Matrix, normed: Matrix, target: Matrix, parameters: dict) -> Op:

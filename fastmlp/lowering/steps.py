@@ -11,26 +11,21 @@ from ..engine import records as R
 from ..layers import Dense, Dropout, Join, Layer, Mark, Multiply, PReLU, Softmax
 from ..losses import Loss
 from ..normalization import BatchNorm, Norm
-from ..plan import ALIGN, Group, Kernel, Matrix, Parameter, Plan, Ref, Step
+from ..plan import Group, Kernel, Matrix, Parameter, Plan, Ref, Step
 from ..schedules import Schedule
 
 
 @dataclass(frozen=True)
-class ToPanels:
-    """The gathered rows, for a layer that no product reads."""
-
-
-@dataclass(frozen=True)
 class Op:
-    """A layer with the values around it: `source` and `target` are the plan's matrices; None is the gathered input.
+    """A layer with the values around it: `source` and `target` are the plan's matrices.
 
     `parameters` by the layer's own names; `skip` is the other branch, which a `Join` adds; `normed` and `sums` are the
     workspace of a norm.
     """
 
-    layer: Layer | Mark | ToPanels
-    source: Matrix | None
-    target: Matrix | None
+    layer: Layer | Mark
+    source: Matrix
+    target: Matrix
     parameters: dict[str, Parameter] = field(default_factory=dict)
     skip: Matrix | None = None
     normed: Matrix | None = None
@@ -43,23 +38,13 @@ class Op:
         return self.parameters["weight"]
 
 
-def input_stride(plan: Plan) -> int:
-    """Bytes between rows of the gathered input: whole cache lines, but no power of two, whose rows would share a
-    set.
-    """
-    stride = -(-plan.n_features * plan.item // ALIGN) * ALIGN
-    return stride + ALIGN if stride % 512 == 0 else stride
-
-
-def gather_step(plan: Plan, source: str) -> Step:
-    stride = input_stride(plan)
-    plan.input = plan.place("workspace", stride * plan.batch_size)
+def gather_step(plan: Plan, source: str, rows: Matrix) -> Step:
+    """Rows of X into `rows`."""
     fields = {
+        **panels(rows),
         R.X: Ref("X", 0),
         R.X_STRIDE: Ref("X_stride", 0),
         R.N_FEATURES: plan.n_features,
-        R.XB: plan.input,
-        R.XB_STRIDE: stride,
         R.SCALING: Ref("scaling", 0) if plan.scaling else 0,
     }
     if source.startswith("csr"):
@@ -68,18 +53,9 @@ def gather_step(plan: Plan, source: str) -> Step:
     return Step(f"gather.{source}", fields, f"x = rows of X ({plan.n_features} columns){scaled}")
 
 
-def operand(plan: Plan, value: Matrix | None) -> dict[int, int | Ref]:
-    """Fields by which kernels read a value row by row: the gathered input is row-major, the others lie in panels."""
-    if value is None:
-        stride = input_stride(plan)
-        return {R.A: plan.input, R.A_PANEL: plan.n_features, R.A_STRIDE: stride, R.A_STRIDE_LAST: stride}
-    return {
-        R.A: value.at,
-        R.A_PANEL: value.panel,
-        R.A_PANEL_BYTES: value.panel_bytes,
-        R.A_STRIDE: value.panel * value.item,
-        R.A_STRIDE_LAST: value.last_width * value.item,
-    }
+def operand(value: Matrix) -> dict[int, int | Ref]:
+    """Fields by which products read a value row by row."""
+    return {R.A: value.at, R.A_PANEL_BYTES: value.panel_bytes, R.A_STRIDE_LAST: value.last_width * value.item}
 
 
 def panels(value: Matrix) -> dict[int, int | Ref]:
@@ -105,8 +81,6 @@ def forward_steps(plan: Plan, ops: list[Op], training: bool = False) -> list[Ste
             steps.append(make(plan, op, epilogue, name, training))
         elif isinstance(layer, Dropout) or drops(op):
             steps.append(dropout_step(plan, op, i, op.source, op.target, "a = a"))
-        elif isinstance(layer, ToPanels):
-            steps.append(_to_panels_step(plan, op))
         elif isinstance(layer, Join):
             steps.append(elementwise(op.source, op.target, {R.EPILOGUE: Kernel("add")}, op.skip, "a = a + skip"))
         elif isinstance(layer, Multiply):
@@ -144,7 +118,7 @@ def _product_step(plan: Plan, op: Op, epilogue: dict, name: str, training: bool)
     weight, bias = op.parameters["weight"], op.parameters.get("bias")
     n_in, units = weight.shape
     fields = {
-        **operand(plan, op.source),
+        **operand(op.source),
         **panels(op.target),
         R.B: weight.matrix.at,
         R.DEPTH: n_in,
@@ -152,13 +126,8 @@ def _product_step(plan: Plan, op: Op, epilogue: dict, name: str, training: bool)
         **epilogue,
     }
     k = weight.name.removeprefix("dense_").removesuffix(".weight")
-    product = f"{'x' if op.source is None else 'a'} W{k} + b{k}" if bias else f"a W{k}"
+    product = f"{'x' if op.source is plan.input else 'a'} W{k} + b{k}" if bias else f"a W{k}"
     return Step("product", fields, f"{n_in} -> {units}: {name}({product})")
-
-
-def _to_panels_step(plan: Plan, op: Op) -> Step:
-    fields = {**panels(op.target), R.IN: plan.input, R.XB_STRIDE: input_stride(plan), R.N_OUT: op.target.columns}
-    return Step("to_panels", fields, "a = x, in panels")
 
 
 def norm_fields(plan: Plan, op: Op) -> dict:
@@ -211,16 +180,12 @@ def elementwise(source: Matrix, target: Matrix, kernel: dict, other: Matrix, tex
     return Step("elementwise", {**panels(target), **kernel, R.IN: source.at, R.OTHER: other.at}, text)
 
 
-def dropout_step(plan: Plan, op: Op, i: int, source: Matrix | None, target: Matrix | None, text: str) -> Step:
+def dropout_step(plan: Plan, op: Op, i: int, source: Matrix, target: Matrix, text: str) -> Step:
     rows = isinstance(op.layer, Join)  # of a branch, for stochastic depth
     rate = op.layer.drop_rate if rows else op.layer.rate
     scheduled = isinstance(rate, Schedule)
     fields = {R.GROUP: plan.group(Group(dropout=rate))} if scheduled else {R.NUMBER: bits(rate)}
-    fields[R.LAYER] = i
-    if source is None:
-        fields |= {R.C: plan.input, R.XB_STRIDE: input_stride(plan), R.N_OUT: plan.n_features}
-    else:
-        fields |= {**panels(target), R.IN: source.at, R.N_OUT: target.columns}
+    fields |= {**panels(target), R.IN: source.at, R.N_OUT: target.columns, R.LAYER: i}
     text = f"{text} * mask / {'(1 - rate)' if scheduled else f'{1 - rate:g}'}"
     return Step("drop_rows" if rows else "dropout", fields, text)
 
@@ -249,7 +214,7 @@ def loss_step(
         **(mixed or {}),
     }
     if loss.term is not None:
-        fields[R.ROW_DATA] = plan.matrix("workspace", plan.batch_size, z.columns).at
+        fields[R.ROW_DATA] = plan.values(z.columns).at
     elif loss.row is not None:
         fields[R.ROW_DATA] = plan.place("workspace", 2 * plan.batch_size * z.columns * plan.item)
     else:
