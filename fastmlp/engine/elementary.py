@@ -25,6 +25,12 @@ _FORMAT = {
     "float32": (23, 127, 7, 6, 0.693359375, -2.12194440054690583e-4, -110.0, 89.0, 10.0),
     "float64": (52, 1023, 13, 12, 6.93147180369123816490e-01, 1.90821492927058770002e-10, -760.0, 710.0, 23.0),
 }
+# tanh(x) = x P(t) / Q(t) with t = x^2, |x| <= 9.011, highest power first: weighted least squares with 40 digits, until
+# the largest relative error, 2.2e-8, was the least. Beyond, tanh is 1 in float32.
+_TANH = (
+    (1.33994693955247949e-8, 2.06466817486923143e-5, 0.00349811435911454253, 0.133832393408942181, 1.0),
+    (7.79643191996385324e-7, 3.28959338658462836e-4, 0.0258868564818695102, 0.467165607109452392, 1.0),
+)
 # Q of normal_cdf, highest power first: Q(s) = erfcx(y) / t with s = 2 t - 1, t = 2 / (2 + y), y >= 0, interpolated in
 # Chebyshev's points with 40 digits; largest relative error 1.8e-8 and 1.4e-17.
 _ERFCX = {
@@ -60,6 +66,7 @@ def functions(dtype: str) -> SimpleNamespace:
     atanh = tuple(T(2 / (2 * k + 1)) for k in range(terms, 0, -1))  # highest first, down to 2/3 s^2
     erfcx, root_half = tuple(T(c) for c in _ERFCX[dtype]), T(math.sqrt(0.5))
     middle = len(erfcx) // 2
+    most_rational, (numerator, denominator) = T(9.011), (tuple(T(c) for c in p) for p in _TANH)
     zero, one, two, half = T(0), T(1), T(2), T(0.5)
     least_expm1 = -two * tanh_most - two * tanh_most  # exp of it is far below one ulp of 1
     half_sqrt2_bits = I(np.array(math.sqrt(0.5), dtype).view(I))
@@ -101,7 +108,20 @@ def functions(dtype: str) -> SimpleNamespace:
         return scale * expm1_reduced(r) + (scale - one)
 
     @njit(**SCALAR)
-    def tanh(x):
+    def rational_tanh(x):
+        """x P(x^2) / Q(x^2): a third of the time of the other one."""
+        y = most_rational if x > most_rational else x
+        y = -most_rational if y < -most_rational else y
+        t = y * y
+        p, q = numerator[0], denominator[0]
+        for k in range(1, len(numerator)):
+            p, q = p * t + numerator[k], q * t + denominator[k]
+        y = y * p / q
+        y = one if y > one else y
+        return -one if y < -one else y
+
+    @njit(**SCALAR)
+    def tanh_of_exp(x):
         y = -abs(x)
         y = -tanh_most if y < -tanh_most else y
         n, r = reduce(two * y)
@@ -166,7 +186,7 @@ def functions(dtype: str) -> SimpleNamespace:
     return SimpleNamespace(
         exp=exp,
         expm1=expm1,
-        tanh=tanh,
+        tanh=rational_tanh if dtype == "float32" else tanh_of_exp,
         log=log,
         log1p_of_exp_minus_abs=log1p_of_exp_minus_abs,
         normal_cdf=normal_cdf,

@@ -414,6 +414,21 @@ def convert_vectors(source: str, dtype: str, vectors: int, lanes: int):
     return convert
 
 
+def store_zeros(dtype: str, lanes: int):
+    """dst[k] = 0 for `lanes` numbers: LLVM would call memset for a loop over a few."""
+
+    @intrinsic
+    def clear(typingctx, dst):
+        def codegen(context, builder, sig, args):
+            v = Vectors(builder, dtype, lanes)
+            v.store(v.zeros, args[0])
+            return context.get_dummy_value()
+
+        return types.void(IP), codegen
+
+    return clear
+
+
 def transpose_square(dtype: str, lanes: int):
     """dst[j][i] = src[i][j] for lanes x lanes items, rows `src_stride` and `dst_stride` bytes apart: log2(lanes)
     rounds of shuffles in registers. Done by scalars it took a quarter of the step of a 64-wide network."""

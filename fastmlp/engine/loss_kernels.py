@@ -9,7 +9,7 @@ from . import records as R
 from .elementary import INLINE, SCALAR, functions
 from .elementwise import compiled
 from .ir import atomic_store, float64_at, int64_at, items_at
-from .rows import AHEAD, data_row, prefetch_row
+from .rows import AHEAD, copy_columns, data_row, prefetch_row
 from .simd import ITEMSIZE, Simd
 
 
@@ -174,6 +174,7 @@ def separable_kernel(declaration, compiled=compiled):
         item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
         T = getattr(np, dtype)
         term, slope = compiled(declaration.term, dtype), compiled(declaration.slope, dtype)
+        copy = copy_columns(dtype, dtype, simd)
 
         @njit(**INLINE)
         def clear_padding(z, rows, columns, width):
@@ -203,9 +204,8 @@ def separable_kernel(declaration, compiled=compiled):
                     if i + AHEAD < asked:
                         prefetch_target(r, index, i + AHEAD, r[R.Y_STRIDE] * item, item)
                     row = target_row(r, w, index, i)
-                    y = items(r[R.Y] + (row * r[R.Y_STRIDE] + j * panel_width) * item)
-                    for k in range(columns):
-                        t[(i - lo) * width + k] = y[k]
+                    y = r[R.Y] + (row * r[R.Y_STRIDE] + j * panel_width) * item
+                    copy(y, r[R.ROW_DATA] + at + (i - lo) * width * item, columns, 0, T(1), T(0))
                 if r[R.WITH_GRADIENT] != 0:
                     for k in range(n):
                         zk, yk = z[k], t[k]

@@ -95,8 +95,9 @@ def place_network(
     if isinstance(layers[0], Rescaling):
         plan.scaling = (layers[0].scale, layers[0].offset)
     row_bytes = plan.item * (n_features + 2 * sum(units))
-    rows = max(64, min(256, 2**18 // row_bytes))  # a chunk's values stay in a second-level cache
-    plan.chunk = rows // simd.rows * simd.rows
+    # a chunk's values stay in a second-level cache; but each chunk reads all weights, which is worth 128 rows at least
+    rows = max(128, min(1024, 2**18 // row_bytes))
+    plan.chunk = -(-rows // simd.rows) * simd.rows
     plan.input = value = plan.values(n_features)
     ops, skips = [], []
 
