@@ -90,7 +90,9 @@ def _facts(value, declaration, path: tuple, code: CodeType | None = None):
         return _facts(value.__code__, declaration, path), _facts(value.__defaults__, declaration, path), used
     if isinstance(value, ModuleType):
         return value.__name__, [(n, _facts(v, declaration, path, code)) for n, v in attributes(value, code).items()]
-    if isinstance(value, (np.ufunc, type, BuiltinFunctionType)) or getattr(value, "__module__", None) == "numpy":
+    package = str(getattr(value, "__module__", "")).partition(".")[0]  # np.emath.log is of numpy.lib.scimath
+    of_numpy = package == "numpy" and hasattr(value, "__name__")  # an instance of a class has its class's module
+    if of_numpy or isinstance(value, (np.ufunc, type, BuiltinFunctionType)):
         return kind, getattr(value, "__module__", ""), value.__name__
     raise TypeError(
         f"{declaration!r} refers to {value!r}; its functions may refer to numbers, to functions of NumPy and to other "

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -283,6 +284,7 @@ def asserting(z):
 
 
 THING = object()
+LINE = np.polynomial.Polynomial([0.0, 1.0])
 
 
 @pytest.mark.parametrize(
@@ -296,6 +298,7 @@ THING = object()
         (lambda: CustomActivation(lambda z, w: z, one), ["`value`", "raised TypeError"]),
         (lambda: CustomActivation(asserting, one), ["`value`", "assert"]),
         (lambda: CustomActivation(lambda z: z + 0 * (THING is None), one), ["refers to <object"]),
+        (lambda: CustomActivation(lambda z: z + 0 * (LINE is None), one), ["refers to Polynomial"]),
         (lambda: CustomActivation(ok, one, "relu"), ["`name`", "built-in", "'relu'"]),
         (lambda: CustomActivation(ok, one, 3), ["`name`", "got 3"]),
         (lambda: CustomLoss(log_cosh, lambda z, y: z - y), ["`slope`", "CustomLoss", "not the derivative of `term`"]),
@@ -308,6 +311,18 @@ def test_what_cannot_be_declared(build, words):
     with pytest.raises((TypeError, ValueError)) as error:
         build()
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_module_may_offer_other_things_by_the_names_that_are_used():
+    """As SciPy 1.11's `log` is NumPy's for complex numbers, which has a module of its own."""
+    tools = types.ModuleType("tools")
+    tools.square, tools.log = np.square, np.emath.log
+    log_square = CustomActivation(
+        lambda z: np.log(tools.square(z) + 1.0), lambda z: 2.0 * z / (z * z + 1.0), "log_square"
+    )
+    model = Sequential(Dense(1, use_bias=False), log_square, dtype="float64").build(1)
+    model.set_parameters({"dense_0.weight": [[1.0]]})
+    assert model.predict([[2.0]]).item() == pytest.approx(np.log(5.0))
 
 
 def test_a_derivative_that_is_meant_to_differ_is_accepted():
