@@ -161,12 +161,12 @@ def check_targets(y, n: int, n_outputs: int, loss, argument: str = "y") -> np.nd
         bad = (codes != y) | (codes < 0) | (codes >= n_outputs)
         if bad.any():
             row = int(np.argmax(bad))
-            raise ValueError(f"{expected}; got {y[row]!r} in row {row}.")
+            raise ValueError(f"{expected}; got {y[row].item()!r} in row {row}.")
         return codes
     bad = loss.bad_targets(y, n_outputs)
     if bad.any():
         where = np.argwhere(bad)[0]
-        raise ValueError(f"{expected}; got {y[tuple(where)]!r} in row {where[0]}.")
+        raise ValueError(f"{expected}; got {y[tuple(where)].item()!r} in row {where[0]}.")
     if codes_only and (bad := abs(y.sum(axis=1) - 1) > 1e-3).any():
         row = int(np.argmax(bad))
         raise ValueError(f"{expected}; row {row} sums to {y[row].sum():g}, not to 1.")
