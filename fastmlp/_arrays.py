@@ -4,6 +4,8 @@ nothing.
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 
 from .errors import check_range
@@ -40,16 +42,25 @@ def check_X(X, argument: str = "X", n_features: int | None = None):
             raise TypeError(
                 f"`{argument}` must not be a masked array; fill it (`{argument}.filled(...)`) or drop rows."
             )
-        X = np.asarray(X)  # a memory map becomes a view of itself
+        try:
+            X = np.asarray(X)  # a memory map becomes a view of itself
+        except ValueError as error:  # rows of several lengths
+            raise ValueError(f"`{argument}` must have shape (n_samples, n_features): {error}") from None
         if X.dtype.kind == "O":
             try:
                 X = X.astype(np.float64)
-            except (TypeError, ValueError):
-                raise TypeError(f"`{argument}` must hold numbers; got dtype object.") from None
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"`{argument}` must hold numbers; got dtype object ({error}).") from None
         if X.dtype.kind not in "biuf":
             raise TypeError(f"`{argument}` must hold real numbers; got dtype {X.dtype}.")
         if X.ndim != 2:
-            hint = f" For a single column use {argument}.reshape(-1, 1)." if X.ndim == 1 else ""
+            hint = ""
+            if X.ndim == 1:
+                one_row = n_features is not None and X.shape == (n_features,)
+                hint = f" For a single {'row' if one_row else 'column'} use {argument}"
+                hint += ".reshape(1, -1)." if one_row else ".reshape(-1, 1)."
+            elif X.ndim > 2:
+                hint = f" A row for each image, say, is {argument}.reshape(len({argument}), -1)."
             raise ValueError(f"`{argument}` must have shape (n_samples, n_features); got shape {X.shape}.{hint}")
     if X.shape[0] < 1 or X.shape[1] < 1:
         raise ValueError(f"`{argument}` must have at least one row and one column; got shape {X.shape}.")
@@ -136,6 +147,8 @@ def class_weights(class_weight, y: np.ndarray, loss) -> np.ndarray:
         raise TypeError(f"`class_weight` must be a dictionary class -> weight, or 'balanced'; got {class_weight!r}.")
     weights = np.ones(len(labels))
     for label, weight in class_weight.items():
+        if not isinstance(label, Real):
+            raise TypeError(f"`class_weight` must have numbers for classes, as y has; got {label!r}.")
         check_range(f"class_weight[{label!r}]", weight, 0, np.inf)
         weights[labels == label] = weight
     return weights
@@ -161,12 +174,12 @@ def check_targets(y, n: int, n_outputs: int, loss, argument: str = "y") -> np.nd
         bad = (codes != y) | (codes < 0) | (codes >= n_outputs)
         if bad.any():
             row = int(np.argmax(bad))
-            raise ValueError(f"{expected}; got {y[row]!r} in row {row}.")
+            raise ValueError(f"{expected}; got {y[row].item()!r} in row {row}.")
         return codes
     bad = loss.bad_targets(y, n_outputs)
     if bad.any():
         where = np.argwhere(bad)[0]
-        raise ValueError(f"{expected}; got {y[tuple(where)]!r} in row {where[0]}.")
+        raise ValueError(f"{expected}; got {y[tuple(where)].item()!r} in row {where[0]}.")
     if codes_only and (bad := abs(y.sum(axis=1) - 1) > 1e-3).any():
         row = int(np.argmax(bad))
         raise ValueError(f"{expected}; row {row} sums to {y[row].sum():g}, not to 1.")

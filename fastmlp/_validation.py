@@ -48,7 +48,14 @@ def check_features(estimator, X, *, reset: bool, name: str = "X", dtypes=DTYPES)
     """
     if not reset and _is_ready(estimator, X):
         return X
-    X = validate_data(estimator, X, reset=reset, accept_sparse="csr", dtype=dtypes, order="C", ensure_all_finite=False)
+    try:
+        X = validate_data(
+            estimator, X, reset=reset, accept_sparse="csr", dtype=dtypes, order="C", ensure_all_finite=False
+        )
+    except (ValueError, TypeError) as error:
+        if (column := _column_without_numbers(X)) is None:
+            raise
+        raise ValueError(f"`{name}` must hold numbers; {column}. Encode it first, or leave it out.") from error
     if issparse(X) and X.dtype == np.uint8:
         X = X.astype(np.float32)
     check_finite(X, name, estimator)
@@ -70,6 +77,21 @@ def _is_ready(estimator, X) -> bool:
         return False
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(X.sum()))
+
+
+def _column_without_numbers(X) -> str | None:
+    """The first column of a data frame that cannot become floats, with its dtype and why; None if all can."""
+    columns = getattr(X, "columns", [])
+    if len(set(columns)) == len(columns):
+        for column in columns:
+            values, what = np.asarray(X[column]), f"column {str(column)!r} has dtype {X[column].dtype}"
+            if values.dtype.kind in "mM":
+                return what
+            try:
+                values.astype(np.float64)
+            except (ValueError, TypeError) as error:
+                return f"{what} ({error})"
+    return None
 
 
 def check_targets(y, X, estimator, *, numeric: bool, name: str = "y") -> np.ndarray:
@@ -102,9 +124,24 @@ def check_targets(y, X, estimator, *, numeric: bool, name: str = "y") -> np.ndar
         y = y.toarray()
     if y.ndim != 2 or y.shape[1] == 1:
         y = column_or_1d(y, warn=True)
+    if y.dtype.kind == "O":
+        _check_labels(y, name)
     check_finite(y, name, estimator)
     check_consistent_length(X, y)
     return y
+
+
+def _check_labels(y, name: str) -> None:
+    """Raise where a label of objects is missing, and where texts and others are mixed, which have no order."""
+    kinds = set()
+    for i, label in enumerate(y.ravel()):
+        kind = type(label).__name__
+        if kind in ("NoneType", "NAType"):  # None, pandas.NA
+            raise ValueError(f"`{name}` must hold a label in every row; row {i * len(y) // y.size} holds {label}.")
+        if label == label:  # not NaN, which `check_finite` finds
+            kinds.add(kind)
+    if "str" in kinds and len(kinds) > 1:
+        raise TypeError(f"`{name}` must hold labels of one kind; it holds {', '.join(sorted(kinds))}.")
 
 
 def check_weights(sample_weight, X, name: str = "sample_weight") -> np.ndarray | None:
@@ -114,7 +151,8 @@ def check_weights(sample_weight, X, name: str = "sample_weight") -> np.ndarray |
     try:
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
     except ValueError as error:
-        raise ValueError(str(error).replace("sample_weight", name)) from None
+        message = str(error).replace("sample_weight", name)
+        raise ValueError(message if name in message else f"`{name}`: {message}") from None
     if not weights.any():
         raise ValueError(f"Sample weights must contain at least one non-zero number; `{name}` has none.")
     return weights

@@ -41,15 +41,14 @@ class _Watching(Callback):
     def __init__(self, monitor, patience, min_delta, mode):
         if isinstance(patience, bool) or not hasattr(patience, "__index__") or patience < 1:
             raise ValueError(f"`patience` must be an integer of at least 1; got {patience!r}.")
-        if not 0 <= min_delta < math.inf:
-            raise ValueError(f"`min_delta` must be in [0, inf); got {min_delta!r}.")
+        check_range("min_delta", min_delta, 0, math.inf)
         if mode not in ("auto", "min", "max"):
             raise unknown_name("mode", mode, ["auto", "min", "max"])
         self.monitor, self.patience, self.min_delta, self.mode = monitor, patience, min_delta, mode
 
     def _value(self, logs) -> float:
         if self.monitor not in logs:
-            hint = " Give fit `validation_data`." if self.monitor.startswith("val_") else ""
+            hint = " Give fit `validation_data`." if self.monitor.startswith("val_") and "val_loss" not in logs else ""
             raise ValueError(str(unknown_name("monitor", self.monitor, logs)) + hint)
         return float(logs[self.monitor])
 

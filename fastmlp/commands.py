@@ -18,10 +18,12 @@ IMAGES = ("mnist", "digits")
 
 def train(arguments: Namespace) -> None:
     """`fastmlp train`: on images by name, else on a table."""
-    if arguments.save and not os.access(Path(arguments.save).parent, os.W_OK):
-        raise FileNotFoundError(
-            f"`--save` must name a file in a folder that can be written to; got {arguments.save!r}."
-        )
+    if arguments.save:
+        folder = Path(arguments.save).parent
+        if Path(arguments.save).is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise FileNotFoundError(
+                f"`--save` must name a file in a folder that can be written to; got {arguments.save!r}."
+            )
     if arguments.data in IMAGES:
         if arguments.target or arguments.drop:
             raise ValueError(f"`--target` and `--drop` are for tables; got them for {arguments.data}.")
@@ -53,8 +55,10 @@ def predict(arguments: Namespace) -> None:
     target = preprocess["target"]["name"]
     if target in table.column_names:
         known = np.asarray(table[target].is_valid())
-        if known.any():
-            y = encode_target(table.filter(known), preprocess)
+        y = encode_target(table, preprocess)[known]
+        if preprocess["target"]["task"] == "classification" and len(y) and (y < 0).all():
+            print(f"not scored: no {target!r} in the table is a class that was learned", file=sys.stderr)
+        elif len(y):
             print(_score(output[known], y, preprocess), file=sys.stderr)
 
 
@@ -87,7 +91,7 @@ def _train_images(arguments: Namespace) -> None:
 def _train_table(arguments: Namespace) -> None:
     from . import EarlyStopping
     from .preprocessing import encode_features, encode_target, find_task, fit_preprocess
-    from .tables import read_table
+    from .tables import kind_of, numbers, read_table, stray_text
 
     if arguments.target is None:
         raise ValueError("`--target` must name the column to learn.")
@@ -95,6 +99,15 @@ def _train_table(arguments: Namespace) -> None:
     for option, name in [("--target", arguments.target), *(("--drop", name) for name in arguments.drop)]:
         if name not in table.column_names:
             raise unknown_name(option, name, table.column_names)
+    if arguments.target in arguments.drop:
+        raise ValueError(f"`--drop` must not name the target; got {arguments.target!r}.")
+    for name in table.column_names:
+        if name in arguments.drop:
+            continue
+        if kind_of(table[name]) == "number":
+            numbers(table[name], name)  # infinity is an error, before a long fit and with its row in the file
+        elif name != arguments.target and (stray := stray_text(table[name])) is not None:
+            print(f"took {name!r} for text: {stray!r} is not a number")
     known = table[arguments.target].is_valid()
     n_missing = table.num_rows - known.to_numpy().sum()
     if n_missing:

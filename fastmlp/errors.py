@@ -35,6 +35,17 @@ def unknown_name(argument: str, value: object, accepted: Iterable[str]) -> Value
     return ValueError(message + (f" Did you mean {nearest[0]!r}?" if nearest else ""))
 
 
+def check_flag(argument: str, value: bool) -> None:
+    """Raise unless it is True or False.
+
+    >>> check_flag("use_bias", "relu")
+    Traceback (most recent call last):
+    TypeError: `use_bias` must be True or False; got 'relu'.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"`{argument}` must be True or False; got {value!r}.")
+
+
 def check_range(
     argument: str, value: float, low: float, high: float, *, low_open: bool = False, high_closed: bool = False
 ) -> None:

@@ -122,7 +122,8 @@ class History:
             ax.plot(self.epochs, values, marker="." if len(self) < 50 else "", label=name)
         ax.set_xlabel("epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.legend()
+        if curves:
+            ax.legend()
         return ax
 
     def to_frame(self):

@@ -11,7 +11,7 @@ import numpy as np
 from . import configs, initializers, schedules, user_functions
 from .activations import ACTIVATIONS, GELU, Activation, CustomActivation, Logistic, SiLU
 from .augmentation import CutMix, GaussianNoise, MixUp, RandomAffine
-from .errors import check_range
+from .errors import check_flag, check_range
 from .initializers import Initializer
 from .normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from .schedules import Schedule
@@ -79,8 +79,8 @@ class Dense:
             check_range(name, getattr(self, name), 0, float("inf"))
         if self.max_norm is not None:
             check_range("max_norm", self.max_norm, 0, float("inf"), low_open=True)
-        if not isinstance(self.trainable, bool):
-            raise TypeError(f"`trainable` must be True or False; got {self.trainable!r}.")
+        for name in ("use_bias", "trainable"):
+            check_flag(name, getattr(self, name))
 
     def penalty(self, weight: np.ndarray) -> float:
         """l1 sum |W| + l2 sum W^2, summed in float64."""
@@ -226,7 +226,7 @@ class _Gated:
     gate: ClassVar[Activation]
 
     def __post_init__(self):
-        object.__setattr__(self, "units", Dense(self.units).units)
+        object.__setattr__(self, "units", Dense(self.units, self.use_bias).units)
 
     @property
     def branches(self) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
@@ -252,7 +252,7 @@ class GLU(_Gated):
     Raises
     ------
     ValueError, TypeError
-        `units` is no integer of at least 1.
+        `units` is no integer of at least 1, or `use_bias` not True or False.
 
     Examples
     --------

@@ -479,7 +479,12 @@ def get(optimizer: str | Optimizer, argument: str = "optimizer") -> Optimizer:
     """The optimiser of that name with its defaults, or the object itself."""
     if isinstance(optimizer, Optimizer):
         return optimizer
-    if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
+    if not isinstance(optimizer, str):
+        raise TypeError(
+            f"`{argument}` must be one of {', '.join(map(repr, OPTIMIZERS))}, or an optimiser such as Adam(); got "
+            f"{optimizer!r}."
+        )
+    if optimizer not in OPTIMIZERS:
         raise unknown_name(argument, optimizer, OPTIMIZERS)
     return OPTIMIZERS[optimizer]()
 

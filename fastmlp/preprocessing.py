@@ -79,7 +79,8 @@ def fit_preprocess(table: pa.Table, target: str, task: str, drop: Collection[str
         else:
             features.append(feature)
     if not features:
-        raise ValueError(f"no column but {target!r} can be learned from: {ignored}.")
+        why = "; ".join(f"{name!r}: {reason}" for name, reason in ignored.items()) or "there is no other"
+        raise ValueError(f"no column but {target!r} can be learned from ({why}).")
     return {"features": features, "target": _fit_target(target, table[target], task), "ignored": ignored}
 
 
@@ -180,9 +181,9 @@ def _fit_target(name: str, column: pa.ChunkedArray, task: str) -> dict:
         classes = sorted(column.unique().to_pylist())
         if len(classes) < 2:
             raise ValueError(f"the target {name!r} must have at least two classes; every row holds {classes[0]!r}.")
-        if kind == "text" and len(classes) > max(len(column) // 2, 2):
+        if (kind == "text" or pa.types.is_floating(column.type)) and len(classes) > max(len(column) // 2, 2):
             raise ValueError(
-                f"the target {name!r} holds {len(classes)} texts in {len(column)} rows: too many for classes."
+                f"the target {name!r} holds {len(classes)} {kind}s in {len(column)} rows: too many for classes."
             )
         return {"name": name, "task": task, "classes": classes}
     if kind == "text":

@@ -10,7 +10,6 @@ import sys
 import threading
 
 from .callbacks import Callback
-from .errors import unknown_name
 
 SHOW_AFTER = 0.25  # seconds
 REFRESHES_PER_SECOND = 4
@@ -41,7 +40,7 @@ def progress_callbacks(verbose: str | int, epochs: int, n_samples: int) -> list[
     []
     """
     if verbose not in ("auto", 0, 1):
-        raise unknown_name("verbose", verbose, ["auto", "0", "1"])
+        raise ValueError(f"`verbose` must be 'auto', 0 or 1; got {verbose!r}.")
     if verbose == 0 or sys.stdout is None:  # pythonw has no stdout
         return []
     if _is_terminal() and not _is_worker_process():

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
 from . import devices, initializers, losses, optimizers
 from ._arrays import check_count, check_groups, check_targets, check_weights, check_X, class_weights
-from .activations import Activation
-from .errors import unknown_name
-from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Switch, flatten, named
+from .activations import Activation, Logistic
+from .errors import check_flag, unknown_name
+from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Softmax, Switch, flatten, named
 from .lowering import check_layers, parameter_shapes
 from .normalization import Norm
 from .prediction import numpy_forward
@@ -223,6 +224,8 @@ class Sequential:
         epochs, batch_size = check_count(epochs, "epochs"), check_count(batch_size, "batch_size")
         n_threads = n_threads if n_threads is None else check_count(n_threads, "n_threads")
         seed = _check_seed(seed)
+        check_flag("shuffle", shuffle)
+        _warn_of_logits(self.layers[-1], loss)
         X = check_X(X, n_features=self.n_features)
         n = X.shape[0]
         y = check_targets(y, n, self.n_outputs, loss)
@@ -512,6 +515,20 @@ def _check_callbacks(callbacks) -> list:
     if wrong:
         raise TypeError(f"`callbacks` must be a list of Callback objects; got {callbacks!r}.")
     return list(callbacks)
+
+
+def _warn_of_logits(last: Layer, loss) -> None:
+    """Warn where the last layer does what the loss does itself."""
+    own = {
+        "softmax_cross_entropy": Softmax,
+        "softmax_focal": Softmax,
+        "binary_cross_entropy": Logistic,
+        "focal": Logistic,
+    }
+    if isinstance(last, own.get(loss.name, ())):
+        warnings.warn(
+            f"`loss`={loss.name!r} takes logits and has its own {last!r}; leave out the last layer.", stacklevel=3
+        )
 
 
 def accuracy(logits: np.ndarray, y: np.ndarray, sample_weight, loss) -> float:

@@ -5,6 +5,7 @@ What becomes of the columns is decided in preprocessing.py.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
 from collections import Counter
@@ -27,8 +28,8 @@ def read_table(path: str | os.PathLike, text_columns: Collection[str] = ()) -> p
     Parameters
     ----------
     path : path
-        Ends in .csv, .csv.gz, .tsv, .tsv.gz, .parquet or .pq. A CSV file has a header; its columns may be separated by
-        comma, semicolon, tab or bar.
+        Ends in .csv, .csv.gz, .tsv, .tsv.gz, .parquet or .pq. A CSV file has a header and is UTF-8; its columns may be
+        separated by comma, semicolon, tab or bar. Where semicolons do, "1,5" is a number.
     text_columns : names, default=()
         Columns of a CSV file that stay text though they look like numbers ("007").
 
@@ -56,9 +57,11 @@ def read_table(path: str | os.PathLike, text_columns: Collection[str] = ()) -> p
         raise FileNotFoundError(f"there is no file {str(path)!r}.")
     is_parquet = path.suffix.lower() in (".parquet", ".pq")
     try:
-        table = _read_parquet(path) if is_parquet else _read_csv(path)
+        delimiter = None if is_parquet else _delimiter(path)
+        table = _read_parquet(path) if is_parquet else _read_csv(path, delimiter)
     except (pa.ArrowException, OSError, EOFError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as a table: {error}") from error
+        advice = ". Save it in UTF-8." if "UTF8" in str(error) else ""
+        raise ValueError(f"{str(path)!r} cannot be read as a table: {error}{advice}") from error
     names = table.column_names
     name, count = Counter(names).most_common(1)[0] if names else ("", 0)
     if count > 1:
@@ -67,7 +70,8 @@ def read_table(path: str | os.PathLike, text_columns: Collection[str] = ()) -> p
         raise ValueError(f"{str(path)!r} has no rows.")
     columns = {name: _clean(table[name]) for name in names}
     if not is_parquet:
-        columns |= {name: _infer(column) for name, column in columns.items() if name not in text_columns}
+        comma = delimiter == ";"
+        columns |= {name: _infer(column, comma) for name, column in columns.items() if name not in text_columns}
     return pa.table(columns)
 
 
@@ -102,6 +106,18 @@ def numbers(column: pa.ChunkedArray, name: str) -> np.ndarray:
     return values
 
 
+def stray_text(column: pa.ChunkedArray) -> str | None:
+    """The first text that is no number in a column that holds mostly numbers, else None: a slip, perhaps."""
+    import pyarrow.compute as pc
+
+    if kind_of(column) != "text":
+        return None
+    texts = column.drop_null()
+    is_number = pc.match_substring_regex(texts, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
+    others = texts.filter(pc.invert(is_number))
+    return others[0].as_py() if 0 < len(others) < len(texts) / 2 else None
+
+
 def _pyarrow():
     try:
         import pyarrow
@@ -113,16 +129,24 @@ def _pyarrow():
 def _read_parquet(path: Path) -> pa.Table:
     from pyarrow import parquet
 
-    return parquet.read_table(path)
+    with parquet.ParquetFile(path) as file:  # parquet.read_table fails where two columns have one name
+        return file.read()
 
 
-def _read_csv(path: Path) -> pa.Table:
+def _delimiter(path: Path) -> str:
+    """What separates the columns of a CSV file: the most frequent candidate in its header."""
+    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as lines:
+        header = lines.readline(1 << 20)
+    if header.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(f"{str(path)!r} must be UTF-8 to be read as a table; it is UTF-16.")
+    return max(",;\t|", key=header.decode(errors="replace").count)
+
+
+def _read_csv(path: Path, delimiter: str) -> pa.Table:
     """Every column as text: PyArrow would infer types from the first megabyte and fail on what comes later."""
     from pyarrow import csv, string
 
-    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as lines:
-        header = lines.readline(1 << 20).decode(errors="replace")
-    parse = csv.ParseOptions(delimiter=max(",;\t|", key=header.count), newlines_in_values=True)
+    parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     with csv.open_csv(path, parse_options=parse) as blocks:
         names = blocks.schema.names
     convert = csv.ConvertOptions(column_types={name: string() for name in names})
@@ -136,6 +160,8 @@ def _clean(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if str(column.type) == "string_view":  # for which PyArrow has few functions
+        column = column.cast(pa.string())
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = pc.utf8_trim_whitespace(column)
         return pc.if_else(pc.is_in(column, pa.array(MISSING, column.type)), pa.scalar(None, column.type), column)
@@ -145,13 +171,17 @@ def _clean(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
-def _infer(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _infer(column: pa.ChunkedArray, decimal_comma: bool) -> pa.ChunkedArray:
     """A text column as the first type that all its values fit (int64 if all are missing)."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    for kind in (pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us")):
+    for kind in (pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us"), pa.timestamp("us", "UTC")):
         try:
             return column.cast(kind)
         except pa.ArrowInvalid:
             pass
+    pattern = r"^[+-]?\d*,?\d+([eE][+-]?\d+)?$"
+    if decimal_comma and pc.all(pc.match_substring_regex(column, pattern)).as_py():
+        return pc.replace_substring(column, ",", ".").cast(pa.float64())
     return column

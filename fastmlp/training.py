@@ -294,9 +294,11 @@ class Training:
         self.executor.slots[:] = 0
         self.restore(self._last_finite)  # finite parameters may be far off by now, too
         self.save_parameters()
+        standardised = "inputs" if self.loss.classification else "inputs and targets"
         raise DivergenceError(
             f"training diverged in epoch {epoch}: {what} is no longer finite. The last finite parameters are kept. "
-            f"Try a smaller learning_rate (now {self.learning_rate:g}), standardised inputs, or a larger batch_size.",
+            f"Try a smaller learning_rate (now {self.learning_rate:g}), standardised {standardised}, or a larger "
+            "batch_size.",
             epoch,
         )
 

@@ -49,6 +49,19 @@ def test_a_bad_value_far_down_in_a_memory_map_is_located(tmp_path):
         MLPRegressor(**FAST).fit(np.load(tmp_path / "X.npy", mmap_mode="r"), np.zeros(10_000))
 
 
+def test_a_column_that_holds_no_numbers_is_named(data):
+    frame = pytest.importorskip("pandas").DataFrame(data[0], columns=list("abcd"))
+    for column, message in [
+        (["1", "2", "oops"] * 10, "'c' has dtype .*could not convert string to float: 'oops'"),
+        (np.datetime64("2020-01-01"), r"'c' has dtype datetime64\[.*\]\. Encode it"),
+    ]:
+        for estimator in ESTIMATORS:
+            with pytest.raises(ValueError, match=f"`X` must hold numbers; column {message}"):
+                estimator(**FAST).fit(frame.assign(c=column), data[1])
+    with pytest.raises(ValueError, match="`X_val` must hold numbers; column 'c'"):
+        MLPRegressor(**FAST, early_stopping=True).fit(frame, data[1], X_val=frame.assign(c="x"), y_val=data[1])
+
+
 @pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinity")])
 def test_a_bad_value_in_y_is_located(value, word, data):
     X, y = data[0], data[1].astype(float)
@@ -183,6 +196,7 @@ def test_a_batch_larger_than_the_data_is_clipped_with_a_warning(estimator, data)
         (np.zeros(30), "at least one non-zero"),
         (np.r_[-1.0, np.ones(29)], "Negative values in data passed to `sample_weight`"),
         (np.r_[np.nan, np.ones(29)], "sample_weight contains NaN"),
+        (["heavy"] * 30, "`sample_weight`: could not convert string to float: 'heavy'"),
     ],
 )
 def test_bad_weights(estimator, weight, message, data):
@@ -194,6 +208,20 @@ def test_bad_weights(estimator, weight, message, data):
 
 
 # ------------------------------------------------------------------------------------------ labels
+
+
+@pytest.mark.parametrize("missing", [None, "pandas.NA"])
+def test_a_missing_label_is_located(missing, data):
+    missing = pytest.importorskip("pandas").NA if missing == "pandas.NA" else missing
+    y = np.array(["a", "b", "c"], object)[data[1]]
+    y[5] = missing
+    with pytest.raises(ValueError, match=f"`y` must hold a label in every row; row 5 holds {missing}"):
+        MLPClassifier(**FAST).fit(data[0], y)
+
+
+def test_labels_of_several_kinds(data):
+    with pytest.raises(TypeError, match="`y` must hold labels of one kind; it holds float, str"):
+        MLPClassifier(**FAST).fit(data[0], np.array(["a", 1.5, "c"], object)[data[1]])
 
 
 def test_labels_that_are_numbers(data):
@@ -252,6 +280,8 @@ def test_class_weights(data):
         MLPClassifier(**FAST, class_weight="even").fit(X, y)
     with pytest.raises(ValueError, match=r"The classes, \[1, 2\], are not in class_weight"):
         MLPClassifier(**FAST, class_weight={0: 1.0, 5: 2.0}).fit(X, y)
+    with pytest.raises(ValueError, match=r"`class_weight`=\{0: 'x'\}: could not convert"):
+        MLPClassifier(**FAST, class_weight={0: "x"}).fit(X, y)
     with pytest.raises(ValueError, match="class_weight='balanced' needs all rows at once"):
         MLPClassifier(**FAST, class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2])
     for weight in (-1.0, np.nan, np.inf):
@@ -288,3 +318,10 @@ def test_validation_data(estimator, data):
 def test_an_absurd_network_names_what_it_needs(data):
     with pytest.raises(MemoryError, match=r"`hidden_layer_sizes`.* asks for 6,000,000,000,001 parameters, .* GiB"):
         MLPRegressor(hidden_layer_sizes=10**12).fit(*data)
+
+
+def test_a_validation_set_that_cannot_be_split_off_names_its_parameters(data):
+    X, y = data
+    for fraction, labels in [(0.0, y), (0.1, np.r_[7, y[1:] * 0])]:
+        with pytest.raises(ValueError, match=f"`early_stopping` cannot hold out validation_fraction={fraction:g} of y"):
+            MLPClassifier(**FAST, early_stopping=True, validation_fraction=fraction).fit(X, labels)

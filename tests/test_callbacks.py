@@ -98,6 +98,10 @@ def test_a_second_fit_starts_afresh():
 def test_unknown_monitor():
     with pytest.raises(ValueError, match="`monitor` must be one of 'loss'; got 'val_loss'.*validation_data"):
         EarlyStopping().on_epoch_end(FakeTraining(), 1, {"loss": 1.0})
+    with pytest.raises(ValueError, match="Did you mean 'val_accuracy'\\?$"):
+        EarlyStopping("val_acc").on_epoch_end(FakeTraining(), 1, {"val_loss": 1.0, "val_accuracy": 1.0})
+    with pytest.raises(TypeError, match="`min_delta` must be a number; got '0'"):
+        EarlyStopping(min_delta="0")
     with pytest.raises(ValueError, match="Did you mean 'loss'"):
         EarlyStopping("los").on_epoch_end(FakeTraining(), 1, {"loss": 1.0})
 

@@ -229,10 +229,44 @@ def test_bad_columns(run, flowers):
     for option, name, message in [
         ("--target", "knd", "Did you mean 'kind'?"),
         ("--drop", "rov", "Did you mean 'row'?"),
+        ("--drop", "kind", "`--drop` must not name the target; got 'kind'"),
         ("--task", "regression", "regression needs numbers"),
     ]:
         code, _, err = run("train", flowers[0], "--target", "kind", option, name)
         assert code == 2 and message in err and len(err.splitlines()) == 1
+
+
+def test_a_place_where_no_file_can_be_is_refused_before_training(run, tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "m.safetensors"):
+        code, out, err = run("train", "digits", "--save", path)
+        assert (code, out) == (2, "") and "`--save` must name a file in a folder" in err
+
+
+@needs_pyarrow
+def test_infinity_is_found_before_training_with_its_row(run, tmp_path):
+    rows = [{"x": x, "y": "" if x == 0 else x} for x in range(20)]
+    for name in ("x", "y"):
+        bad = write_csv(tmp_path / "bad.csv", rows[:7] + [{**rows[7], name: "inf"}] + rows[8:])
+        code, out, err = run("train", bad, "--target", "y", "--save", tmp_path / "m.safetensors")
+        assert (code, out) == (2, "") and f"column {name!r} holds an infinite number in row 8" in err
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+@needs_pyarrow
+def test_a_text_among_numbers_is_mentioned(run, flowers, tmp_path):
+    rows = [{**row, "length": row["length"] if i else "unknown"} for i, row in enumerate(flowers[1])]
+    _, out, _ = run("train", write_csv(tmp_path / "t.csv", rows), "--target", "kind", "--epochs", 1)
+    assert "took 'length' for text: 'unknown' is not a number\n" in out and "'colour'" not in out
+
+
+@needs_pyarrow
+def test_targets_that_are_no_class_are_not_scored(run, flowers, tmp_path):
+    path = tmp_path / "m.safetensors"
+    run("train", flowers[0], "--target", "kind", "--epochs", 1, "--save", path)
+    others = write_csv(tmp_path / "others.csv", [{**row, "kind": "daisy"} for row in flowers[1]])
+    code, _, err = run("predict", path, others)
+    assert code == 0 and err == "not scored: no 'kind' in the table is a class that was learned\n"
 
 
 @needs_pyarrow

@@ -118,6 +118,10 @@ def test_plot_draws_both_losses(axes):
     assert all(tick == int(tick) for tick in drawn.get_xticks())
 
 
+def test_an_empty_history_draws_an_empty_plot(axes):
+    assert not History().plot(ax=axes).get_lines()  # and warns of nothing
+
+
 def test_plot_draws_what_is_named(axes):
     assert filled(60).plot("val_accuracy", ax=axes) is axes
     assert [line.get_label() for line in axes.get_lines()] == ["val_accuracy"]

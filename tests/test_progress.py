@@ -89,7 +89,7 @@ def test_samples_per_second(rate, text):
 
 @pytest.mark.parametrize("verbose", ["on", 2, -1, None, "1"])
 def test_unknown_verbose(verbose):
-    with pytest.raises(ValueError, match="`verbose` must be one of 'auto', '0', '1'"):
+    with pytest.raises(ValueError, match="`verbose` must be 'auto', 0 or 1"):
         progress_callbacks(verbose, 1, 1)
 
 

@@ -8,7 +8,20 @@ import pytest
 import reference
 import scipy.sparse
 
-from fastmlp import SGD, Adam, Dense, Identity, Logistic, ReLU, Rescaling, Sequential, Tanh
+from fastmlp import (
+    GEGLU,
+    SGD,
+    Adam,
+    Dense,
+    Identity,
+    Logistic,
+    ReLU,
+    Rescaling,
+    Sequential,
+    Softmax,
+    SquaredError,
+    Tanh,
+)
 
 
 def classifier(**options):
@@ -326,7 +339,8 @@ def test_values_in_y_that_are_not_finite_are_named(value, word):
     ("change", "words"),
     [
         ({"X": np.zeros(60)}, ["X", "(60,)", "reshape(-1, 1)"]),
-        ({"X": np.zeros((60, 5, 2))}, ["X", "(60, 5, 2)"]),
+        ({"X": np.zeros((60, 5, 2))}, ["X", "(60, 5, 2)", "X.reshape(len(X), -1)"]),
+        ({"X": [[1.0, 2.0], [3.0]]}, ["`X` must have shape (n_samples, n_features)"]),
         ({"X": np.zeros((0, 5)), "y": np.zeros(0, int)}, ["X", "at least one row", "(0, 5)"]),
         ({"X": np.zeros((60, 0))}, ["X", "(60, 0)"]),
         ({"y": np.zeros(59, int)}, ["y", "60 rows", "(59,)"]),
@@ -350,7 +364,7 @@ def test_values_in_y_that_are_not_finite_are_named(value, word):
         ({"validation_data": np.zeros((3, 5))}, ["validation_data", "(X, y)"]),
         ({"validation_data": (np.zeros((3, 4)), np.zeros(3, int))}, ["validation_data[0]", "5", "4"]),
         ({"validation_data": (np.zeros((3, 5)), np.zeros(2, int))}, ["validation_data[1]", "3 rows"]),
-        ({"verbose": 7}, ["verbose", "7"]),
+        ({"verbose": 7}, ["`verbose` must be 'auto', 0 or 1; got 7"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
@@ -377,6 +391,10 @@ def test_bad_arguments_of_fit_are_refused_in_full_sentences(change, words):
         {"X": np.full((60, 5), b"a", object)},
         {"X": np.zeros((60, 5), complex)},
         {"y": np.full(60, "a")},
+        {"loss": SquaredError},
+        {"optimizer": Adam},
+        {"shuffle": "no"},
+        {"class_weight": {"0": 2.0}},
     ],
     ids=str,
 )
@@ -411,6 +429,33 @@ def test_a_model_that_was_not_fitted_says_so():
     ):
         with pytest.raises(ValueError, match="`fit` or `build`"):
             call()
+
+
+def test_an_activation_is_no_bias():
+    for layer in (Dense, GEGLU):
+        with pytest.raises(TypeError, match="`use_bias` must be True or False; got 'relu'"):
+            layer(3, "relu")
+
+
+@pytest.mark.parametrize(("last", "loss"), [(Softmax(), "softmax_cross_entropy"), (Logistic(), "binary_cross_entropy")])
+def test_a_last_layer_that_the_loss_has_too_is_warned_of(last, loss):
+    X, y = data(k=2)
+    y = y if loss == "softmax_cross_entropy" else np.eye(2)[y]
+    with pytest.warns(UserWarning, match=f"`loss`='{loss}' takes logits and has its own") as warned:
+        Sequential(Dense(2), last).fit(X, y, loss=loss, verbose=0)
+    assert warned[0].filename == __file__
+    Sequential(Dense(2), last, Dense(2)).fit(X, y, loss=loss, verbose=0)
+    Sequential(Dense(2), last).fit(X, np.eye(2)[y] if y.ndim == 1 else y, loss="squared_error", verbose=0)
+
+
+def test_one_row_is_not_taken_for_a_column():
+    with pytest.raises(ValueError, match=r"For a single row use X.reshape\(1, -1\)"):
+        fitted(1).predict(data()[0][0])
+
+
+def test_a_text_among_the_numbers_is_quoted():
+    with pytest.raises(TypeError, match="`X` must hold numbers; got dtype object .*'oops'"):
+        classifier().fit(np.array([[1, 2], [3, "oops"]], object), [0, 1], loss="softmax_cross_entropy")
 
 
 @pytest.mark.parametrize(

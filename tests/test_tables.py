@@ -71,6 +71,28 @@ def test_bool_and_time(csv_file):
     assert [str(column.type) for column in table.columns] == ["bool", "timestamp[us]", "int64"]
 
 
+def test_times_with_a_zone(csv_file):
+    table = read_table(csv_file("a\n2020-01-02T03:00:00Z\n2020-01-02T03:00:00+01:00\n"))
+    values = tables.numbers(table["a"], "a")
+    assert values[0] - values[1] == 3600e6
+
+
+@pytest.mark.parametrize(("delimiter", "expected"), [(";", [1.5, -0.25, None, 3.0]), ("|", ["1,5", "-,25", None, "3"])])
+def test_semicolons_bring_decimal_commas(csv_file, delimiter, expected):
+    text = "a;b\n1,5;x\n-,25;1,5\n?;2\n3;2\n".replace(";", delimiter)
+    table = read_table(csv_file(text))
+    assert table["a"].to_pylist() == expected and table["b"].to_pylist() == ["x", "1,5", "2", "2"]
+    assert read_table(csv_file(text), text_columns=["a"])["a"].to_pylist() == ["1,5", "-,25", None, "3"]
+
+
+@pytest.mark.parametrize(
+    ("values", "stray"),
+    [(["1", "-2.5", "3e4", ".5", None, "n. a."], "n. a."), (["1", "2"], None), (["1", "a", "b"], None), ([1, 2], None)],
+)
+def test_a_text_among_numbers_is_found(values, stray):
+    assert tables.stray_text(pa.chunked_array([values])) == stray
+
+
 def test_named_columns_stay_text(csv_file):
     assert read_table(csv_file("zip,n\n007,007\n"), text_columns=["zip"]).to_pylist() == [{"zip": "007", "n": 7}]
 
@@ -83,6 +105,23 @@ def test_parquet(tmp_path):
     parquet.write_table(table, tmp_path / "t.parquet")
     table = read_table(tmp_path / "t.parquet")
     assert table["x"].to_pylist() == [1.5, None, 2.0] and table["kind"].to_pylist() == ["a", None, None]
+
+
+def test_columns_of_views(tmp_path):
+    from pyarrow import parquet
+
+    strings = pytest.importorskip("pyarrow", "16").array([" a", "?", "b"], pa.string_view())
+    parquet.write_table(pa.table({"x": strings}), tmp_path / "t.parquet")
+    table = read_table(tmp_path / "t.parquet")
+    assert table.take([2, 1, 0])["x"].to_pylist() == ["b", None, "a"]
+
+
+def test_equal_names_in_parquet(tmp_path):
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table([[1], [2]], names=["a", "a"]), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match="2 columns named 'a'"):
+        read_table(tmp_path / "t.parquet")
 
 
 @pytest.mark.parametrize(
@@ -104,8 +143,13 @@ def test_refused_files(csv_file, text, name, message):
 def test_broken_files(tmp_path):
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(HOUSES.encode() * 1000)[:-30])
     (tmp_path / "latin.csv").write_bytes("a\nKöln\n".encode("latin-1"))
-    for name in ("cut.csv.gz", "latin.csv"):
-        with pytest.raises(ValueError, match="cannot be read as a table"):
+    (tmp_path / "utf16.csv").write_bytes(HOUSES.encode("utf-16"))
+    for name, message in [
+        ("cut.csv.gz", "cannot be read as a table"),
+        ("latin.csv", "cannot be read as a table: .* Save it in UTF-8"),
+        ("utf16.csv", "must be UTF-8 .*; it is UTF-16"),
+    ]:
+        with pytest.raises(ValueError, match=message):
             read_table(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"no file '.*nowhere\.csv'"):
         read_table(tmp_path / "nowhere.csv")
@@ -186,7 +230,7 @@ def test_columns_that_tell_nothing_are_ignored():
     assert [feature["name"] for feature in preprocess["features"]] == ["x"]
     assert set(preprocess["ignored"]) == set(table.column_names) - {"x", "y"}
     assert encode_features(table.select(["x"]), preprocess).shape == (3, 1)
-    with pytest.raises(ValueError, match="no column but 'y' can be learned from"):
+    with pytest.raises(ValueError, match=r"no column but 'y' can be learned from \('constant': all values are equal"):
         fit_preprocess(table.select(["constant", "y"]), "y", "regression")
 
 
@@ -281,6 +325,7 @@ def test_an_unseen_class_has_no_code():
     [
         (["a", "a"], "classification", "at least two classes; every row holds 'a'"),
         (["a", "b", "c"], "classification", "3 texts in 3 rows: too many for classes"),
+        ([1.5, 2.5, 3.5], "classification", "3 numbers in 3 rows: too many for classes"),
         (["a", "b"], "regression", "holds texts such as 'a'; regression needs numbers"),
         ([2.5, 2.5], "regression", "2.5 in every row"),
         ([[1], [2]], "classification", "must hold texts, numbers or true and false"),

@@ -277,7 +277,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         else:
             present, codes = np.unique(targets, return_inverse=True)
             labels = self.classes_[present]
-            weights = compute_class_weight(self.class_weight, classes=labels, y=labels)[codes]
+            try:
+                weights = compute_class_weight(self.class_weight, classes=labels, y=labels)[codes]
+            except ValueError as error:
+                raise ValueError(f"`class_weight`={self.class_weight!r}: {error}") from None
         if not (np.isfinite(weights).all() and (weights >= 0).all()):
             raise ValueError(f"`class_weight` must be finite and not negative; got {self.class_weight}.")
         weights = weights if sample_weight is None else weights * sample_weight

@@ -195,8 +195,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     def _encode(self, y, *, fresh, incremental, name="y"):
         n_outputs = y.shape[1] if y.ndim == 2 else 1
         if self.loss == "poisson" and (y < 0).any():
-            row = int(np.argwhere(y < 0)[0][0])
-            raise ValueError(f"`{name}` must be at least 0 for `loss`='poisson'; row {row} holds {y[row]!r}.")
+            where = tuple(np.argwhere(y < 0)[0])
+            raise ValueError(f"`{name}` must be at least 0 for `loss`='poisson'; row {where[0]} holds {y[where]:g}.")
         if fresh:
             self.n_outputs_, self.out_activation_ = n_outputs, "exp" if self.loss == "poisson" else "identity"
         elif n_outputs != self.n_outputs_:

@@ -103,9 +103,11 @@ def split(estimator, X, targets, sample_weight):
 
     rows = np.arange(X.shape[0])
     stratify = targets if estimator._stratified() else None
-    train, held_out = train_test_split(
-        rows, random_state=estimator._seed, test_size=estimator.validation_fraction, stratify=stratify
-    )
+    fraction = estimator.validation_fraction
+    try:
+        train, held_out = train_test_split(rows, random_state=estimator._seed, test_size=fraction, stratify=stratify)
+    except ValueError as error:
+        raise ValueError(f"`early_stopping` cannot hold out validation_fraction={fraction:g} of y: {error}") from error
     if len(held_out) < 2:
         raise ValueError("The validation set is too small. Increase 'validation_fraction' or the size of your dataset.")
     return tuple(

@@ -49,7 +49,9 @@ def get(loss: str | Loss, argument: str = "loss") -> Loss:
         return loss
     if isinstance(loss, Loss):
         raise TypeError(f"`{argument}` must be a CustomLoss, or one of {', '.join(map(repr, LOSSES))}; got {loss!r}.")
-    if not isinstance(loss, str) or loss not in LOSSES:
+    if not isinstance(loss, str):
+        raise TypeError(f"`{argument}` must be one of {', '.join(map(repr, LOSSES))}, or a loss; got {loss!r}.")
+    if loss not in LOSSES:
         raise unknown_name(argument, loss, LOSSES)
     return LOSSES[loss]()
 
