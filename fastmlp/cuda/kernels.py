@@ -621,13 +621,13 @@ def end_of_step(with_loss: bool, threads: int = TILE.threads):
     return end_of_step
 
 
-def configured(kernel, grid, block):
+def configured(kernel, grid, block, stream):
     """The kernel with its grid, to be called with its arguments."""
     if config.ENABLE_CUDASIM:  # which keeps the last grid that a kernel was given
         return lambda *arguments: kernel[grid, block](*arguments)
     with warnings.catch_warnings():  # Numba warns of grids that do not fill the device: small networks have small ones
         warnings.simplefilter("ignore")
-        return kernel[grid, block]
+        return kernel[grid, block, stream]
 
 
 def is_loss(kernel: str) -> bool:

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
-collect_ignore = [] if SIMULATED else ["test_simulated_kernels.py", "test_simulated_fits.py"]
+collect_ignore_glob = [] if SIMULATED else ["test_simulated_*.py"]
 
 if SIMULATED:
     from numba.cuda.simulator import kernel as simulator

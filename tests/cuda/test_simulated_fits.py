@@ -275,7 +275,8 @@ def test_ctrl_c_leaves_a_whole_step():
     options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 5, "device": "cuda"}
     model = Sequential(Dense(4), ReLU(), Dense(3)).build(5)
     training = Training(model, X, y, **options)
-    launches, count = training.executor._launches, [0]
+    (program,) = training.executor._programs
+    launches, count = program.launches, [0]
 
     def interrupting(launch):
         def launch_it():
@@ -286,7 +287,7 @@ def test_ctrl_c_leaves_a_whole_step():
 
         return launch_it
 
-    training.executor._launches = [interrupting(launch) for launch in launches]
+    program.launches = [interrupting(launch) for launch in launches]
     with pytest.raises(KeyboardInterrupt):
         with training:
             training.run(4)
