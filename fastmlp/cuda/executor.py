@@ -18,7 +18,7 @@ from numba import cuda
 from ..engine import records as R
 from ..engine.layout import NamedParameters
 from ..plan import Kernel, Plan, Ref, Step
-from . import constraints, data, kernels, layers, norms
+from . import constraints, data, gradients, kernels, layers, narrow, norms
 from .graphs import Program
 from .kernels import SIMD, STEP, TILE
 
@@ -77,12 +77,10 @@ class CudaExecutor(NamedParameters):
         n_squares = self._clip_norm.fields[R.N_SUMS] if self._clip_norm else 0
         self._squares = cuda.to_device(np.zeros(n_squares + 1))  # of gradients; the last is the coefficient
         self._bound: dict = {}  # what `bind` brought to the device
-        with_loss = any(step.kernel == "sum_losses" for step in steps)
         self._programs = []
         for buffer in self._data.buffers:
             self._buffer = buffer  # that the launches read
-            launches = [self._launch(k, step) for k, step in enumerate(steps) if step.kernel != "sum_losses"]
-            self._programs.append(Program([*launches, self._end_of_step(with_loss)], self._stream))
+            self._programs.append(Program(self._launches(steps), self._stream))
         cuda.synchronize()  # all of it is there, whatever stream it came by
 
     def _place(self, arrays: dict[str, np.ndarray]) -> data.Resident | data.Streamed:
@@ -110,6 +108,56 @@ class CudaExecutor(NamedParameters):
         return -1 if optional else value
 
     # Launches --------------------------------------------------------------------------------------------------------
+
+    def _launches(self, steps: list[Step]) -> list:
+        """Functions that each launch a kernel of the step that `control` names, in their order."""
+        todo, launches, batch_size, dtype = dict(enumerate(steps)), [], self.plan.batch_size, self.plan.dtype
+        is_narrow = narrow.qualifies(self.plan)
+        if is_narrow:
+            table, names = narrow.program(steps)
+            launches.append(self._rows(steps, table, names))
+            for k in table[:, narrow.RECORD]:
+                del todo[k]
+        apart = {
+            k: step
+            for k, step in todo.items()
+            if step.kernel in ("weight_gradient", "bias_gradient")
+            and (is_narrow or gradients.n_shares(step, batch_size, dtype) > 1)
+        }
+        with_loss = any(step.kernel == "sum_losses" for step in steps)
+        for k, step in todo.items():
+            if apart and k == min(apart):
+                launches += self._gradients_in_shares(apart)
+            if k not in apart and step.kernel != "sum_losses":
+                launches.append(self._launch(k, step))
+        return [*launches, self._end_of_step(with_loss)]
+
+    def _rows(self, steps: list[Step], table: np.ndarray, epilogues: tuple[str, ...]):
+        """All records over rows, of a narrow network."""
+        plan, (loss,) = self.plan, [step.kernel for step in steps if kernels.is_loss(step.kernel)]
+        finishes = tuple(kernels.epilogue(name, plan.dtype) for name in epilogues)
+        kernel = narrow.rows_kernel(plan.dtype, plan.scaling is not None, finishes, loss)
+        blocks = -(-plan.batch_size // narrow.OF_BLOCK.rows)
+        launch = self._configured(kernel, blocks, narrow.OF_BLOCK.block)
+        control, rest = self._control, (self._table, self._record_numbers, cuda.to_device(table), len(table))
+        rest = *rest, self._work, self._state, self._transposed
+        data = self._buffer["X"], self._buffer["y"], self._buffer.get("sample_weight", self._nothing)
+        data = *data, self._numbers, self._row_losses, *(plan.scaling or (1.0, 0.0))
+        return lambda: launch(control, self._steps, self._scalars, *rest, self._order, *data)
+
+    def _gradients_in_shares(self, records: dict[int, Step]) -> list:
+        """The sums of shares of rows, and the updates, of all these records."""
+        dtype, control, changes = self.plan.dtype, self._control, [self._update(step) for step in records.values()]
+        distinct = tuple(dict.fromkeys(changes))
+        blocks, parameters, n = gradients.tables(records, [*map(distinct.index, changes)], self.plan.batch_size, dtype)
+        sums = self._configured(gradients.shares_of_gradients(dtype), len(blocks), TILE.block)
+        update = self._over(int(parameters[:, gradients.SIZE].max()), gradients.updates(dtype, distinct))
+        shares, blocks = cuda.to_device(np.zeros(n, dtype)), cuda.to_device(blocks)
+        rest = cuda.to_device(parameters), len(parameters), self._work, self._state, self._transposed, self._n, shares
+        return [
+            lambda: sums(control, self._steps, self._table, blocks, self._work, shares),
+            lambda: update(control, self._steps, self._scalars, self._table, *rest),
+        ]
 
     def _launch(self, k: int, step: Step):
         """A function that launches record k for the step that `control` names."""
@@ -215,12 +263,8 @@ class CudaExecutor(NamedParameters):
         return self._with_everything(k, self._over_panels(step, norms.batch_norm_gradient(dtype)))
 
     def _loss(self, k: int, step: Step):
-        dtype, (family, _, kind) = self.plan.dtype, step.kernel.rpartition(".")
-        if family == "softmax_cross_entropy":
-            kernel = kernels.softmax_cross_entropy(dtype, kind == "codes")
-        else:
-            kernel = kernels.separable_loss(dtype, family)
-        launch, control, table = self._over(self.plan.batch_size, kernel), self._control, self._table
+        launch = self._over(self.plan.batch_size, kernels.loss(self.plan.dtype, step.kernel))
+        control, table = self._control, self._table
         weights = self._buffer.get("sample_weight", self._nothing)
         rest = self._buffer["y"], weights, self._numbers, self._work, self._row_losses
         return lambda: launch(control, self._steps, self._scalars, table, k, self._order, *rest)

@@ -10,9 +10,10 @@ import warnings
 from collections.abc import Callable
 
 from numba import cuda
-from numba.core import config
 
-_wanted = not config.ENABLE_CUDASIM  # False for good after a failure
+from .kernels import SIMULATED
+
+_wanted = not SIMULATED  # False for good after a failure
 
 
 class Program:

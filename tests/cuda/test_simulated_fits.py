@@ -281,7 +281,7 @@ def test_ctrl_c_leaves_a_whole_step():
     def interrupting(launch):
         def launch_it():
             count[0] += 1
-            if count[0] == 2 * len(launches) + 6:  # within the third step
+            if count[0] == 2 * len(launches) + 2:  # within the third step
                 os.kill(os.getpid(), signal.SIGINT)
             launch()
 
