@@ -4,8 +4,11 @@ Importing this package imports nothing of CUDA; `require` does.
 
 - `support.py` says what runs on the device and what does not.
 - `functions.py` compiles the plain functions of activations, losses and rules as device functions.
-- `kernels.py` holds the kernels, one for each kind of record.
-- `executor.py` gives a plan its memory on the device and launches a step.
+- `kernels.py`, `layers.py`, `norms.py` and `constraints.py` hold the kernels, one for each kind of record.
+- `narrow.py` does all that a narrow network does with rows in one kernel, `gradients.py` sums over shares of rows.
+- `executor.py` gives a plan its memory on the device and launches its steps.
+- `data.py` keeps the data on the device, or streams them in chunks.
+- `graphs.py` replays a step as one launch.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def clip_norm(threads: int = TILE.threads):
 
 
 @device_function
-def _copy(state, transposed, at, wt, unit, column, n_in, n_out, panel, last_width):
+def copy_transposed(state, transposed, at, wt, unit, column, n_in, n_out, panel, last_width):
     """A weight into its place in the transposed copy; wt -1: there is none."""
     if wt >= 0:
         last = (n_in - 1) // panel
@@ -102,7 +102,7 @@ def update(dtype: str, change):
             column = e - unit * n_out
             at = place(unit, column, panel, last_panel, panel * depth, table[k, R.LAST_WIDTH])
             change(state, w + at, slot, coefficient * work[g + at], scalars, s, work, 0)
-            _copy(state, transposed, w + at, wt, unit, column, depth, n_out, panel, table[k, R.WT_LAST_WIDTH])
+            copy_transposed(state, transposed, w + at, wt, unit, column, depth, n_out, panel, table[k, R.WT_LAST_WIDTH])
 
     return update
 
@@ -132,6 +132,8 @@ def max_norm(dtype: str, assign):
             for i in range(part, depth, n):
                 at = w + i * width
                 assign(state, at, slot, state[at] * factor, scalars, s, work, 0)
-                _copy(state, transposed, at, wt, i, p * panel + column, depth, n_out, panel, table[k, R.WT_LAST_WIDTH])
+                copy_transposed(
+                    state, transposed, at, wt, i, p * panel + column, depth, n_out, panel, table[k, R.WT_LAST_WIDTH]
+                )
 
     return max_norm

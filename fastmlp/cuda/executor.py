@@ -18,7 +18,8 @@ from numba import cuda
 from ..engine import records as R
 from ..engine.layout import NamedParameters
 from ..plan import Kernel, Plan, Ref, Step
-from . import constraints, kernels, layers, norms
+from . import constraints, data, gradients, kernels, layers, narrow, norms
+from .graphs import Program
 from .kernels import SIMD, STEP, TILE
 
 # Fields of places that a record need not have
@@ -39,7 +40,8 @@ class CudaExecutor(NamedParameters):
     plan : Plan
         Made with `simd=SIMD`.
     externals : dict
-        "X", "y", "sample_weight": copied to the device once. "output": filled when all steps are done.
+        "X", "y", "sample_weight": copied to the device once, or in chunks again and again where they do not fit.
+        "output": filled step by step.
     state : device array, optional
         What `shared` of another executor gave.
     """
@@ -51,27 +53,22 @@ class CudaExecutor(NamedParameters):
         self.transposed = np.zeros(plan.sizes["transposed"], np.uint8)
         self._stale = False  # whether the device's parameters are newer than the host's
         self.steps_done = 0
-        arrays = {name: externals[name] for name in ("X", "y", "sample_weight") if name in externals}
+        arrays = {name: _by_row(externals[name]) for name in ("X", "y", "sample_weight") if name in externals}
         self._output = externals.get("output")
-        needed = plan.n_bytes + 8 * plan.batch_size + sum(array.nbytes for array in arrays.values())
-        needed += 0 if self._output is None else self._output.nbytes
-        _check_memory(needed)
+        self._stream = cuda.stream()
         try:
+            self._data = self._place(arrays)
             self._work = cuda.to_device(np.zeros(max(1, plan.sizes["workspace"] // plan.item), plan.dtype))
             self._state = cuda.to_device(self._host.ravel()) if state is None else state
             self._transposed = cuda.to_device(np.zeros(max(1, len(self.transposed) // plan.item), plan.dtype))
-            self._data = {name: cuda.to_device(_rows(array)) for name, array in arrays.items()}
             self._row_losses = cuda.to_device(np.zeros(plan.batch_size))
-            if self._output is not None:
-                self._data["output"] = cuda.to_device(self._output)
         except Exception as error:  # Numba's own class, of one of two packages
             if "OUT_OF_MEMORY" not in str(error):
                 raise
-            raise _memory_error(needed) from error
+            raise _memory_error(self._needed) from error
         self._numbers = cuda.to_device(np.array([*plan.numbers, 0.0, 0.0]))
         self._control = cuda.to_device(np.zeros(2, np.int64))
         self._nothing = cuda.to_device(np.zeros(1, plan.dtype))
-        self._no_order = cuda.to_device(np.zeros(1, np.int64))
         steps = [step for phase in plan.phases for step in phase.steps]
         table = np.array([[self._field(step, index) for index in range(R.RECORD)] for step in steps], np.int64)
         self._table = cuda.to_device(table)
@@ -79,8 +76,26 @@ class CudaExecutor(NamedParameters):
         self._clip_norm = next((step for step in steps if step.kernel == "clip_norm"), None)
         n_squares = self._clip_norm.fields[R.N_SUMS] if self._clip_norm else 0
         self._squares = cuda.to_device(np.zeros(n_squares + 1))  # of gradients; the last is the coefficient
-        self._launches = [self._launch(k, step) for k, step in enumerate(steps) if step.kernel != "sum_losses"]
-        self._launches.append(self._end_of_step(any(step.kernel == "sum_losses" for step in steps)))
+        self._bound: dict = {}  # what `bind` brought to the device
+        self._programs = []
+        for buffer in self._data.buffers:
+            self._buffer = buffer  # that the launches read
+            self._programs.append(Program(self._launches(steps), self._stream))
+        cuda.synchronize()  # all of it is there, whatever stream it came by
+
+    def _place(self, arrays: dict[str, np.ndarray]) -> data.Resident | data.Streamed:
+        """The data on the device as a whole if that leaves room for everything else, else in chunks."""
+        plan, free = self.plan, data.free_memory()
+        everything = arrays if self._output is None else {**arrays, "output": self._output}
+        rest, row = plan.n_bytes + 8 * plan.batch_size, data.bytes_of_a_row(everything)
+        n = len(arrays["X"])
+        self._needed = rest + n * (row + 8)  # 8: the order
+        if self._needed <= free:
+            return data.Resident(everything)
+        self._needed = rest + 2 * plan.batch_size * row
+        if self._needed > free:
+            raise _memory_error(self._needed)
+        return data.Streamed(arrays, self._output, plan.batch_size, free - rest, self._stream)
 
     def _field(self, step: Step, index: int) -> int:
         """A record's number: places are bytes from the start of their buffer, and -1 is none."""
@@ -94,6 +109,56 @@ class CudaExecutor(NamedParameters):
 
     # Launches --------------------------------------------------------------------------------------------------------
 
+    def _launches(self, steps: list[Step]) -> list:
+        """Functions that each launch a kernel of the step that `control` names, in their order."""
+        todo, launches, batch_size, dtype = dict(enumerate(steps)), [], self.plan.batch_size, self.plan.dtype
+        is_narrow = narrow.qualifies(self.plan)
+        if is_narrow:
+            table, names = narrow.program(steps)
+            launches.append(self._rows(steps, table, names))
+            for k in table[:, narrow.RECORD]:
+                del todo[k]
+        apart = {
+            k: step
+            for k, step in todo.items()
+            if step.kernel in ("weight_gradient", "bias_gradient")
+            and (is_narrow or gradients.n_shares(step, batch_size, dtype) > 1)
+        }
+        with_loss = any(step.kernel == "sum_losses" for step in steps)
+        for k, step in todo.items():
+            if apart and k == min(apart):
+                launches += self._gradients_in_shares(apart)
+            if k not in apart and step.kernel != "sum_losses":
+                launches.append(self._launch(k, step))
+        return [*launches, self._end_of_step(with_loss)]
+
+    def _rows(self, steps: list[Step], table: np.ndarray, epilogues: tuple[str, ...]):
+        """All records over rows, of a narrow network."""
+        plan, (loss,) = self.plan, [step.kernel for step in steps if kernels.is_loss(step.kernel)]
+        finishes = tuple(kernels.epilogue(name, plan.dtype) for name in epilogues)
+        kernel = narrow.rows_kernel(plan.dtype, plan.scaling is not None, finishes, loss)
+        blocks = -(-plan.batch_size // narrow.OF_BLOCK.rows)
+        launch = self._configured(kernel, blocks, narrow.OF_BLOCK.block)
+        control, rest = self._control, (self._table, self._record_numbers, cuda.to_device(table), len(table))
+        rest = *rest, self._work, self._state, self._transposed
+        data = self._buffer["X"], self._buffer["y"], self._buffer.get("sample_weight", self._nothing)
+        data = *data, self._numbers, self._row_losses, *(plan.scaling or (1.0, 0.0))
+        return lambda: launch(control, self._steps, self._scalars, *rest, self._order, *data)
+
+    def _gradients_in_shares(self, records: dict[int, Step]) -> list:
+        """The sums of shares of rows, and the updates, of all these records."""
+        dtype, control, changes = self.plan.dtype, self._control, [self._update(step) for step in records.values()]
+        distinct = tuple(dict.fromkeys(changes))
+        blocks, parameters, n = gradients.tables(records, [*map(distinct.index, changes)], self.plan.batch_size, dtype)
+        sums = self._configured(gradients.shares_of_gradients(dtype), len(blocks), TILE.block)
+        update = self._over(int(parameters[:, gradients.SIZE].max()), gradients.updates(dtype, distinct))
+        shares, blocks = cuda.to_device(np.zeros(n, dtype)), cuda.to_device(blocks)
+        rest = cuda.to_device(parameters), len(parameters), self._work, self._state, self._transposed, self._n, shares
+        return [
+            lambda: sums(control, self._steps, self._table, blocks, self._work, shares),
+            lambda: update(control, self._steps, self._scalars, self._table, *rest),
+        ]
+
     def _launch(self, k: int, step: Step):
         """A function that launches record k for the step that `control` names."""
         make = _LAUNCHES.get(step.kernel)
@@ -105,10 +170,13 @@ class CudaExecutor(NamedParameters):
             )
         return make(self, k, step)
 
+    def _configured(self, kernel, grid, block):
+        return kernels.configured(kernel, grid, block, self._stream)
+
     def _over(self, n: int, kernel):
         """A kernel whose threads share out n numbers."""
         blocks = max(1, min(TILE.most_blocks, -(-n // TILE.threads)))
-        return kernels.configured(kernel, blocks, TILE.threads)
+        return self._configured(kernel, blocks, TILE.threads)
 
     def _over_values(self, step: Step, kernel):
         """A kernel whose threads share out a matrix of the batch."""
@@ -120,7 +188,7 @@ class CudaExecutor(NamedParameters):
     def _over_panels(self, step: Step, kernel):
         """A kernel with a block for each panel of a matrix."""
         dtype = self.plan.dtype
-        return kernels.configured(kernel, step.fields[R.N_PANELS], norms.parts(dtype) * SIMD.panel(dtype))
+        return self._configured(kernel, step.fields[R.N_PANELS], norms.parts(dtype) * SIMD.panel(dtype))
 
     def _with_everything(self, k: int, launch, *more):
         """A launch with the arguments that most kernels share, and more."""
@@ -158,7 +226,7 @@ class CudaExecutor(NamedParameters):
 
     def _scatter(self, k: int, step: Step):
         launch = self._over_values(step, kernels.scatter(self.plan.dtype))
-        control, rest = self._control, (self._table, k, self._work, self._data["output"])
+        control, rest = self._control, (self._table, k, self._work, self._buffer["output"])
         return lambda: launch(control, self._steps, *rest)
 
     def _values(self, k: int, step: Step):
@@ -194,20 +262,16 @@ class CudaExecutor(NamedParameters):
         return self._with_everything(k, self._over_panels(step, norms.batch_norm_gradient(dtype)))
 
     def _loss(self, k: int, step: Step):
-        dtype, (family, _, kind) = self.plan.dtype, step.kernel.rpartition(".")
-        if family == "softmax_cross_entropy":
-            kernel = kernels.softmax_cross_entropy(dtype, kind == "codes")
-        else:
-            kernel = kernels.separable_loss(dtype, family)
-        launch, control, table = self._over(self.plan.batch_size, kernel), self._control, self._table
-        weights = self._data.get("sample_weight", self._nothing)
-        data = self._data["y"], weights, self._numbers, self._work, self._row_losses
-        return lambda: launch(control, self._steps, self._scalars, table, k, self._order, *data)
+        launch = self._over(self.plan.batch_size, kernels.loss(self.plan.dtype, step.kernel))
+        control, table = self._control, self._table
+        weights = self._buffer.get("sample_weight", self._nothing)
+        rest = self._buffer["y"], weights, self._numbers, self._work, self._row_losses
+        return lambda: launch(control, self._steps, self._scalars, table, k, self._order, *rest)
 
     def _product(self, k: int, step: Step):
         columns = (step.fields[R.N_PANELS] - 1) * SIMD.panel(self.plan.dtype) + step.fields[R.LAST_WIDTH]
         grid = -(-columns // TILE.columns), -(-self.plan.batch_size // TILE.rows)
-        launch = kernels.configured(kernels.product(self.plan.dtype, self._epilogue(step)), grid, TILE.block)
+        launch = self._configured(kernels.product(self.plan.dtype, self._epilogue(step)), grid, TILE.block)
         weights = {"parameters": self._state, "transposed": self._transposed}[step.fields[R.B].buffer]
         control, rest = self._control, (self._table, self._record_numbers, k, self._work, weights, self._state)
         return lambda: launch(control, self._steps, *rest)
@@ -216,10 +280,10 @@ class CudaExecutor(NamedParameters):
         f, dtype, change = step.fields, self.plan.dtype, self._update(step)
         if step.kernel == "weight_gradient":
             grid = -(-f[R.N_OUT] // TILE.columns), -(-f[R.DEPTH] // TILE.rows)
-            launch = kernels.configured(kernels.weight_gradient(dtype, change), grid, TILE.block)
+            launch = self._configured(kernels.weight_gradient(dtype, change), grid, TILE.block)
         else:
             kernel, block = kernels.bias_gradient(dtype, change)
-            launch = kernels.configured(kernel, f[R.N_PANELS], block)
+            launch = self._configured(kernel, f[R.N_PANELS], block)
         control, rest = self._control, (self._table, k, self._work, self._state, self._transposed, self._n)
         return lambda: launch(control, self._steps, self._scalars, *rest)
 
@@ -229,7 +293,7 @@ class CudaExecutor(NamedParameters):
         return self._with_everything(k, launch, self._squares, first)
 
     def _clip_norm_of_all(self, k: int, step: Step):
-        launch = kernels.configured(constraints.clip_norm(), 1, TILE.threads)
+        launch = self._configured(constraints.clip_norm(), 1, TILE.threads)
         return self._with_everything(k, launch, self._squares, step.fields[R.N_SUMS])
 
     def _stored_update(self, k: int, step: Step):
@@ -246,24 +310,33 @@ class CudaExecutor(NamedParameters):
         kernel = kernels.gather(self.plan.dtype, self.plan.scaling is not None)
         launch = self._over(self.plan.batch_size * self.plan.n_features, kernel)
         control, table, (scale, offset) = self._control, self._table, self.plan.scaling or (1.0, 0.0)
-        X, work = self._data["X"], self._work
+        X, work = self._buffer["X"], self._work
         return lambda: launch(control, self._steps, table, k, self._order, X, work, scale, offset)
 
     def _end_of_step(self, with_loss: bool):
-        launch = kernels.configured(kernels.end_of_step(with_loss), 1, TILE.threads)
+        launch = self._configured(kernels.end_of_step(with_loss), 1, TILE.threads)
         return lambda: launch(self._control, self._steps, self._row_losses, self._sums)
 
     # Running ---------------------------------------------------------------------------------------------------------
 
     def bind(self, steps: np.ndarray, order: np.ndarray | None, scalars: np.ndarray, sums: np.ndarray) -> None:
         """Bring these arrays to the device; see `engine.executor.Executor.bind`."""
-        if order is None:
-            steps[:, R.STEP_INDEX] = -1
         each = np.arange(len(steps))
         steps[:, R.STEP_SCALARS], steps[:, R.STEP_LOSS_AT] = scalars[0].size * each, each
-        self._order = self._no_order if order is None else cuda.to_device(order.ravel())
-        self._steps, self._scalars = cuda.to_device(steps), cuda.to_device(scalars.ravel())
-        self._sums, self._host_sums = cuda.to_device(sums), sums
+        on_device, order = self._data.bind(steps, order)
+        self._steps, self._scalars = self._hold("steps", on_device), self._hold("scalars", scalars.ravel())
+        self._order = self._hold("order", np.zeros(1, np.int64) if order is None else order.ravel())
+        self._sums, self._host_sums = self._hold("sums", sums), sums
+        self._first_rows = steps[:, R.STEP_FIRST].copy(), on_device[:, R.STEP_FIRST]
+
+    def _hold(self, name: str, array: np.ndarray):
+        """The array on the device, where the one before it lay if it has room: graphs know the place."""
+        if name not in self._bound or len(self._bound[name]) < len(array):
+            self._bound[name] = cuda.device_array(array.shape, array.dtype)
+            for program in self._programs:
+                program.forget()
+        self._bound[name][: len(array)].copy_to_device(array, stream=self._stream)
+        return self._bound[name]
 
     def run(self, steps: np.ndarray, n_workers: int) -> tuple[int, float]:
         """Run these steps, rows of what `bind` was given; see `engine.executor.Executor.run`.
@@ -275,20 +348,35 @@ class CudaExecutor(NamedParameters):
         control = np.zeros(2, np.int64)
         control[STEP] = first
         with _interrupts_wait() as interrupted:
-            self._control.copy_to_device(control)
+            self._control.copy_to_device(control, stream=self._stream)
             self._stale = True
-            for _ in range(len(steps)):
-                for launch in self._launches:
-                    launch()
+            for buffer, begin, end in self._data.pieces(first, first + len(steps)):
+                step = self._programs[buffer]
+                for _ in range(begin, end):
+                    step()
+                    if interrupted:
+                        break
+                if self._output is not None:
+                    self._fetch_output(steps[begin - first : end - first], buffer)
                 if interrupted:
                     break
-            self._control.copy_to_host(control)  # waits for the device
+            self._fetch(self._control, control)  # waits for the device
             done = int(control[STEP]) - first
-            self._host_sums[first : first + done] = self._sums[first : first + done].copy_to_host() if done else 0
+            if done:
+                self._fetch(self._sums[first : first + done], self._host_sums[first : first + done])
             self.steps_done += done
-            if self._output is not None and first + done == len(self._host_sums):
-                self._data["output"].copy_to_host(self._output)
         return done, time.perf_counter() - started
+
+    def _fetch(self, device, host: np.ndarray) -> None:
+        """Copy to the host when all steps so far are done."""
+        device.copy_to_host(host, stream=self._stream)
+        self._stream.synchronize()
+
+    def _fetch_output(self, steps: np.ndarray, buffer: int) -> None:
+        """The rows that these steps wrote into a buffer."""
+        n, step = int(steps[:, R.STEP_ROWS].sum()), int(steps[0, R.STEP_LOSS_AT])
+        host, device = (int(rows[step]) for rows in self._first_rows)
+        self._fetch(self._data.buffers[buffer]["output"][device : device + n], self._output[host : host + n])
 
     # Parameters ------------------------------------------------------------------------------------------------------
 
@@ -308,7 +396,7 @@ class CudaExecutor(NamedParameters):
 
     def _pull(self) -> None:
         if self._stale:
-            self._state.copy_to_host(self._host.reshape(-1))
+            self._fetch(self._state, self._host.reshape(-1))
             self._stale = False
 
     def pack(self, parameters: dict[str, np.ndarray]) -> None:
@@ -322,9 +410,10 @@ class CudaExecutor(NamedParameters):
         self._push()
 
     def _push(self) -> None:
-        self._state.copy_to_device(self._host.reshape(-1))
+        self._state.copy_to_device(self._host.reshape(-1), stream=self._stream)
         if len(self.transposed):
-            self._transposed.copy_to_device(self.transposed.view(self.plan.dtype))
+            self._transposed.copy_to_device(self.transposed.view(self.plan.dtype), stream=self._stream)
+        self._stream.synchronize()  # evaluations, which read it too, have streams of their own
 
     def shared(self, slot: int | None):
         """The parameters, or what lies in a slot, as the `state` of another executor."""
@@ -334,7 +423,10 @@ class CudaExecutor(NamedParameters):
     def close(self) -> None:
         """Let go of the device's memory."""
         self._pull()
-        self._launches, self._data = [], {}
+        for program in self._programs:
+            program.close()
+        self._data.close()
+        self._buffer, self._bound = {}, {}
         self._work = self._state = self._transposed = None
 
 
@@ -365,20 +457,15 @@ def _epsilon(step: Step) -> float:
     return float(np.int64(step.fields[R.EPSILON]).view(np.float64))
 
 
-def _rows(array: np.ndarray) -> np.ndarray:
-    """As kernels index it: X and y by row and column."""
-    return np.ascontiguousarray(array.reshape(-1, 1) if array.dtype == np.int64 else array)
-
-
-def _check_memory(needed: int) -> None:
-    if needed > cuda.current_context().get_memory_info()[0]:
-        raise _memory_error(needed)
+def _by_row(array: np.ndarray) -> np.ndarray:
+    """As kernels index it: codes by row and column, as other targets."""
+    return array.reshape(-1, 1) if array.dtype == np.int64 else array
 
 
 def _memory_error(needed: int) -> MemoryError:
-    free = cuda.current_context().get_memory_info()[0]
+    free = data.free_memory()
     return MemoryError(
-        f"the fit needs {needed:,} bytes ({needed / 2**30:.1f} GiB) of the device's memory, data included, of which "
+        f"the fit needs {needed:,} bytes ({needed / 2**30:.1f} GiB) of the device's memory, of which "
         f"{free:,} are free; try a smaller batch_size, narrower layers, or device='cpu'."
     )
 

@@ -54,7 +54,8 @@ class Tile:
         return self.rows // self.own_rows * (self.columns // self.own_columns)
 
 
-if config.ENABLE_CUDASIM:  # a thread of the device is a thread of Python there: as few as show what can go wrong
+SIMULATED = bool(config.ENABLE_CUDASIM)
+if SIMULATED:  # a thread of the device is a thread of Python there: as few as show what can go wrong
     TILE, SIMD = Tile(4, 8, 3, 2, 4, threads=4, most_blocks=2), Simd("CUDA simulator", 16, 1)
 else:
     TILE, SIMD = Tile(64, 64, 16, 4, 4, threads=256, most_blocks=4096), Simd("CUDA", 64, 1)
@@ -108,6 +109,28 @@ def _multiply(items, at, other, z, number):
 
 
 FIXED = {"": _store, "add": _add, "multiply": _multiply}
+
+
+@cache
+def one_epilogue(functions: tuple):
+    """One of several epilogues, by its number: the same kernel serves records that end differently."""
+    first, *others = functions
+    if not others:
+
+        def only(which, items, at, other, z, number):
+            first(items, at, other, z, number)
+
+        return device_function(only)
+    rest = one_epilogue(tuple(others))
+
+    @device_function
+    def one(which, items, at, other, z, number):
+        if which == 0:
+            first(items, at, other, z, number)
+        else:
+            rest(which - 1, items, at, other, z, number)
+
+    return one
 
 
 # What follows a gradient: update(state, at, slot, g, scalars, s, work, kept) ------------------------------------------
@@ -199,35 +222,51 @@ def update(penalty: str, clip: bool, decay: bool, rule: str, average: bool, n_sl
     return device_function((no_slot, one_slot, two_slots, three_slots)[rules.RULES[rule].n_slots])
 
 
+@cache
+def one_change(functions: tuple):
+    """One of several updates, by its number."""
+    first, *others = functions
+    if not others:
+
+        def only(which, state, at, slot, g, scalars, s, work, kept):
+            first(state, at, slot, g, scalars, s, work, kept)
+
+        return device_function(only)
+    rest = one_change(tuple(others))
+
+    @device_function
+    def one(which, state, at, slot, g, scalars, s, work, kept):
+        if which == 0:
+            first(state, at, slot, g, scalars, s, work, kept)
+        else:
+            rest(which - 1, state, at, slot, g, scalars, s, work, kept)
+
+    return one
+
+
 # Products -------------------------------------------------------------------------------------------------------------
 
 
 @cache
-def product(dtype: str, finish, tile: Tile = TILE):
-    """C = finish(init + A B) for the rows of the batch: the forward product, and the input gradient.
+def product_tile(dtype: str, finish, tile: Tile):
+    """A block's tile of C = finish(init + A B), for rows of the batch below `rows`: `finish` gets `which` first.
 
-    Launched with a grid of (tiles of columns, tiles of rows). What lies beyond a matrix counts as 0.
+    What lies beyond a matrix counts as 0. All threads of a block call it, and meet before they use `shared` again.
     """
     T, item, panel, D = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype]
     BM, BN, BK, RM, RN, threads = tile.rows, tile.columns, tile.depth, tile.own_rows, tile.own_columns, tile.block
-    TX, stored, slots_a, slots_b, slots_c, size = BN // RN, BM + 1, BM * BK, BN * BK, BM * BN, tile.shared
+    TX, stored, slots_a, slots_b, slots_c = BN // RN, BM + 1, BM * BK, BN * BK, BM * BN
     in_b = BK * stored  # where B begins
 
-    @cuda.jit
-    def product(control, steps, table, numbers, k, work, weights, state):
-        if control[NOT_FINITE] != 0:
-            return
-        rows = steps[control[STEP], R.STEP_ROWS]
-        first_row, first_column = cuda.blockIdx.y * BM, cuda.blockIdx.x * BN
-        if first_row >= rows:
-            return
+    @device_function
+    def product_tile(shared, table, numbers, k, which, work, weights, state, rows, first_row, first_column):
         depth, last_panel = table[k, R.DEPTH], table[k, R.N_PANELS] - 1
         columns = last_panel * panel + table[k, R.LAST_WIDTH]  # the padding of B is 0
         a, a_panel_items = table[k, R.A] // item, table[k, R.A_PANEL_BYTES] // item
         a_last_panel, a_last_width = (depth - 1) // panel, table[k, R.A_STRIDE_LAST] // item
         b, last_width = table[k, R.B] // item, table[k, R.LAST_WIDTH]
         tx, ty = cuda.threadIdx.x % TX, cuda.threadIdx.x // TX
-        shared = cuda.shared.array(size, D)  # A with one more a row: neighbours along depth lie in different banks
+        # A lies in `shared` with one number more a row: neighbours along depth lie in different banks
         sums = cuda.local.array((RM, RN), D)
         init = table[k, R.INIT]  # -1: none
         for j in range(RN):
@@ -274,52 +313,68 @@ def product(dtype: str, finish, tile: Tile = TILE):
                 p = column // panel
                 width = panel if p < last_panel else last_width
                 at = p * panel_items + row * width + column - p * panel
-                finish(work, c + at, other + at, shared[e], number)
+                finish(which, work, c + at, other + at, shared[e], number)
+
+    return product_tile
+
+
+@cache
+def product(dtype: str, finish, tile: Tile = TILE):
+    """C = finish(init + A B) for the rows of the batch: the forward product, and the input gradient.
+
+    Launched with a grid of (tiles of columns, tiles of rows).
+    """
+    D, BM, BN, size = item_type[dtype], tile.rows, tile.columns, tile.shared
+    of_tile = product_tile(dtype, one_epilogue((finish,)), tile)
+
+    @cuda.jit
+    def product(control, steps, table, numbers, k, work, weights, state):
+        if control[NOT_FINITE] != 0:
+            return
+        rows = steps[control[STEP], R.STEP_ROWS]
+        first_row, first_column = cuda.blockIdx.y * BM, cuda.blockIdx.x * BN
+        if first_row >= rows:
+            return
+        shared = cuda.shared.array(size, D)
+        of_tile(shared, table, numbers, k, 0, work, weights, state, rows, first_row, first_column)
 
     return product
 
 
 @cache
-def weight_gradient(dtype: str, change, tile: Tile = TILE):
-    """The gradient A^T dz of a matrix over all rows of the batch, the update of each weight, and its transposed copy.
-
-    Launched with a grid of (tiles of outputs, tiles of inputs). Rows are added in their order.
+def gradient_tile(dtype: str, tile: Tile):
+    """A block's tile of the gradient A^T dz of a matrix over rows first..last of the batch, added in their order: left
+    in `shared`, row by row, for all threads to read. All threads of a block call it.
     """
     T, item, panel, D = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype]
     BM, BN, BK, RM, RN, threads = tile.rows, tile.columns, tile.depth, tile.own_rows, tile.own_columns, tile.block
-    TX, stored, slots_a, slots_b, slots_c, size = BN // RN, BM + 1, BM * BK, BN * BK, BM * BN, tile.shared
+    TX, stored, slots_a, slots_b = BN // RN, BM + 1, BM * BK, BN * BK
     in_b = BK * stored  # where B begins
 
-    @cuda.jit
-    def weight_gradient(control, steps, scalars, table, k, work, state, transposed, slot):
-        if control[NOT_FINITE] != 0:
-            return
-        step = control[STEP]
-        rows, s = steps[step, R.STEP_ROWS], steps[step, R.STEP_SCALARS] + table[k, R.GROUP] // 8
-        first_row, first_column = cuda.blockIdx.y * BM, cuda.blockIdx.x * BN  # of W: inputs, outputs
+    @device_function
+    def gradient_tile(shared, table, k, work, first_unit, first_column, first, last):
         n_in, n_out, last_panel = table[k, R.DEPTH], table[k, R.N_OUT], table[k, R.N_PANELS] - 1
         a, a_panel_items = table[k, R.A] // item, table[k, R.A_PANEL_BYTES] // item
         a_last_panel, a_last_width = (n_in - 1) // panel, table[k, R.A_STRIDE_LAST] // item
         dz, panel_items, last_width = table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item, table[k, R.LAST_WIDTH]
         tx, ty = cuda.threadIdx.x % TX, cuda.threadIdx.x // TX
-        shared = cuda.shared.array(size, D)
         sums = cuda.local.array((RM, RN), D)
         for i in range(RM):
             for j in range(RN):
                 sums[i, j] = T(0)
-        for begin in range(0, rows, BK):
+        for begin in range(first, last, BK):
             for e in range(cuda.threadIdx.x, slots_a, threads):
                 d, i = e // BM, e % BM
-                row, unit = begin + d, first_row + i
+                row, unit = begin + d, first_unit + i
                 value = T(0)
-                if row < rows and unit < n_in:
+                if row < last and unit < n_in:
                     value = work[a + place(row, unit, panel, a_last_panel, a_panel_items, a_last_width)]
                 shared[d * stored + i] = value
             for e in range(cuda.threadIdx.x, slots_b, threads):
                 d, j = e // BN, e % BN
                 row, column = begin + d, first_column + j
                 value = T(0)
-                if row < rows and column < n_out:
+                if row < last and column < n_out:
                     p = column // panel
                     width = panel if p < last_panel else last_width
                     value = work[dz + p * panel_items + row * width + column - p * panel]
@@ -331,21 +386,46 @@ def weight_gradient(dtype: str, change, tile: Tile = TILE):
                     for j in range(RN):
                         sums[i, j] += x * shared[in_b + d * BN + tx + j * TX]
             cuda.syncthreads()
-        w, wt, wt_last_width = table[k, R.W] // item, table[k, R.WT], table[k, R.WT_LAST_WIDTH]  # wt -1: no copy
         # by way of shared memory: a long epilogue in a loop over `sums` would put them into slow memory from the start
         for i in range(RM):
             for j in range(RN):
                 shared[(ty * RM + i) * BN + tx + j * TX] = sums[i, j]
         cuda.syncthreads()
-        for e in range(cuda.threadIdx.x, slots_c, threads):
-            unit, column = first_row + e // BN, first_column + e % BN
+
+    return gradient_tile
+
+
+@cache
+def weight_gradient(dtype: str, change, tile: Tile = TILE):
+    """The gradient of a matrix over all rows of the batch, the update of each weight, and its transposed copy.
+
+    Launched with a grid of (tiles of outputs, tiles of inputs).
+    """
+    item, panel, D = ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype]
+    BM, BN, threads, slots, size = tile.rows, tile.columns, tile.block, tile.rows * tile.columns, tile.shared
+    of_tile = gradient_tile(dtype, tile)
+
+    @cuda.jit
+    def weight_gradient(control, steps, scalars, table, k, work, state, transposed, slot):
+        if control[NOT_FINITE] != 0:
+            return
+        step = control[STEP]
+        rows, s = steps[step, R.STEP_ROWS], steps[step, R.STEP_SCALARS] + table[k, R.GROUP] // 8
+        first_unit, first_column = cuda.blockIdx.y * BM, cuda.blockIdx.x * BN  # of W: inputs, outputs
+        shared = cuda.shared.array(size, D)
+        of_tile(shared, table, k, work, first_unit, first_column, 0, rows)
+        n_in, n_out, last_panel = table[k, R.DEPTH], table[k, R.N_OUT], table[k, R.N_PANELS] - 1
+        last_block, last_width = (n_in - 1) // panel, table[k, R.LAST_WIDTH]  # of inputs, of outputs
+        w, wt, wt_last_width = table[k, R.W] // item, table[k, R.WT], table[k, R.WT_LAST_WIDTH]  # wt -1: no copy
+        for e in range(cuda.threadIdx.x, slots, threads):
+            unit, column = first_unit + e // BN, first_column + e % BN
             if unit < n_in and column < n_out:
                 p = column // panel
                 width = panel if p < last_panel else last_width
                 at = w + p * panel * n_in + unit * width + column - p * panel
                 change(state, at, slot, shared[e], scalars, s, work, table[k, R.GRADIENT] // item + at - w)
                 if wt >= 0:
-                    to = place(column, unit, panel, a_last_panel, panel * n_out, wt_last_width)
+                    to = place(column, unit, panel, last_block, panel * n_out, wt_last_width)
                     transposed[wt // item + to] = state[at]
 
     return weight_gradient
@@ -393,22 +473,17 @@ def bias_gradient(dtype: str, change, threads: int = TILE.threads):
 
 
 @cache
-def gather(dtype: str, scaled: bool):
-    """Rows of X into the batch, converted and scaled."""
+def gathered(dtype: str, scaled: bool):
+    """Rows of X, first_row..last_row of the batch, converted and scaled, by thread `t` of `threads`."""
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
 
-    @cuda.jit
-    def gather(control, steps, table, k, order, x, work, scale, offset):
-        if control[NOT_FINITE] != 0:
-            return
-        step = control[STEP]
-        rows, index, first = steps[step, R.STEP_ROWS], steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
+    @device_function
+    def gathered(table, k, order, index, first, x, work, scale, offset, first_row, last_row, t, threads):
         n, to, panel_items = table[k, R.N_FEATURES], table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item
         last_panel, last_width = table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
         columns = last_panel * panel + last_width
-        for e in range(cuda.grid(1), rows * columns, cuda.gridsize(1)):
-            i = e // columns
-            column = e - i * columns
+        for e in range(t, (last_row - first_row) * columns, threads):
+            i, column = first_row + e // columns, e % columns
             value = T(0)  # padding
             if column < n:
                 row = order[index + i] if index >= 0 else first + i
@@ -416,6 +491,23 @@ def gather(dtype: str, scaled: bool):
                 if scaled:
                     value = value * T(scale) + T(offset)
             work[to + place(i, column, panel, last_panel, panel_items, last_width)] = value
+
+    return gathered
+
+
+@cache
+def gather(dtype: str, scaled: bool):
+    """Rows of X into the batch, converted and scaled."""
+    of_rows = gathered(dtype, scaled)
+
+    @cuda.jit
+    def gather(control, steps, table, k, order, x, work, scale, offset):
+        if control[NOT_FINITE] != 0:
+            return
+        step = control[STEP]
+        rows, index, first = steps[step, R.STEP_ROWS], steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
+        t, threads = cuda.grid(1), cuda.gridsize(1)
+        of_rows(table, k, order, index, first, x, work, scale, offset, 0, rows, t, threads)
 
     return gather
 
@@ -490,99 +582,117 @@ def scatter(dtype: str):
 
 
 @cache
-def softmax_cross_entropy(dtype: str, codes: bool):
-    """As the CPU's: y becomes (1 - s) y + s mass / K, the loss is mass log(sum exp(z - top)) - sum y (z - top)."""
+def softmax_cross_entropy_row(dtype: str, codes: bool):
+    """Of row i of the batch, which is row `row` of the data. As the CPU's: y becomes (1 - s) y + s mass / K, the loss
+    is mass log(sum exp(z - top)) - sum y (z - top).
+    """
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
     exp, log = functions(dtype).exp, functions("float64").log
 
-    @cuda.jit
-    def softmax_cross_entropy(control, steps, scalars, table, k, order, y, weights, numbers, work, row_losses):
-        if control[NOT_FINITE] != 0:
-            return
-        step = control[STEP]
-        rows, index, first = steps[step, R.STEP_ROWS], steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
+    @device_function
+    def softmax_cross_entropy_row(control, table, k, i, row, y, weights, numbers, scale, work, row_losses):
         columns, last_panel, last_width = table[k, R.N_OUT], table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
         c, panel_items = table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item
-        scale, smoothing = T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE]), T(numbers[0])
-        for i in range(cuda.grid(1), rows, cuda.gridsize(1)):
-            row = order[index + i] if index >= 0 else first + i
-            weight = T(1) if table[k, R.SW] < 0 else weights[row]
-            top = work[c + place(i, 0, panel, last_panel, panel_items, last_width)]
-            for j in range(columns):
-                z = work[c + place(i, j, panel, last_panel, panel_items, last_width)]
-                top = z if z > top else top
-            mass, pick, total, sum_z = T(0), T(0), T(0), T(0)
-            for j in range(columns):
-                at = c + place(i, j, panel, last_panel, panel_items, last_width)
-                z = work[at] - top
-                target = T(0)
-                if codes:
-                    target = T(1) if y[row, 0] == j else T(0)
-                else:
-                    target = T(y[row, j])
-                mass += target
-                pick += target * z
-                sum_z += z
-                e = exp(z)
-                work[at] = e
-                total += e
-            if smoothing != T(0):
-                pick = (T(1) - smoothing) * pick + smoothing * mass * sum_z / T(columns)
-            loss = np.float64(weight * mass) * log(np.float64(total)) - np.float64(weight) * np.float64(pick)
-            row_losses[i] = loss
-            if loss - loss != 0.0:
-                control[NOT_FINITE] = 1
-            if table[k, R.WITH_GRADIENT] != 0:
-                share, floor = scale * weight * mass / total, scale * weight * mass * smoothing / T(columns)
-                factor = scale * weight * (T(1) - smoothing)
-                for j in range(last_panel * panel + last_width):
-                    at = c + place(i, j, panel, last_panel, panel_items, last_width)
-                    g = T(0)  # padding
-                    if j < columns:
-                        if codes:
-                            target = T(1) if y[row, 0] == j else T(0)
-                        else:
-                            target = T(y[row, j])
-                        g = work[at] * share - floor - factor * target
-                    work[at] = g
-
-    return softmax_cross_entropy
-
-
-@cache
-def separable_loss(dtype: str, name: str):
-    """A loss that is a sum over outputs, by its declaration's term and slope."""
-    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
-    term, slope = compiled(LOSSES[name].term, dtype), compiled(LOSSES[name].slope, dtype)
-
-    @cuda.jit
-    def separable_loss(control, steps, scalars, table, k, order, y, weights, numbers, work, row_losses):
-        if control[NOT_FINITE] != 0:
-            return
-        step = control[STEP]
-        rows, index, first = steps[step, R.STEP_ROWS], steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
-        columns, last_panel, last_width = table[k, R.N_OUT], table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
-        c, panel_items = table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item
-        scale, a, b = T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE]), T(numbers[0]), T(numbers[1])
-        for i in range(cuda.grid(1), rows, cuda.gridsize(1)):
-            row = order[index + i] if index >= 0 else first + i
-            weight = T(1) if table[k, R.SW] < 0 else weights[row]
-            loss = 0.0
+        smoothing = T(numbers[0])
+        weight = T(1) if table[k, R.SW] < 0 else weights[row]
+        top = work[c + place(i, 0, panel, last_panel, panel_items, last_width)]
+        for j in range(columns):
+            z = work[c + place(i, j, panel, last_panel, panel_items, last_width)]
+            top = z if z > top else top
+        mass, pick, total, sum_z = T(0), T(0), T(0), T(0)
+        for j in range(columns):
+            at = c + place(i, j, panel, last_panel, panel_items, last_width)
+            z = work[at] - top
+            target = T(0)
+            if codes:
+                target = T(1) if y[row, 0] == j else T(0)
+            else:
+                target = T(y[row, j])
+            mass += target
+            pick += target * z
+            sum_z += z
+            e = exp(z)
+            work[at] = e
+            total += e
+        if smoothing != T(0):
+            pick = (T(1) - smoothing) * pick + smoothing * mass * sum_z / T(columns)
+        loss = np.float64(weight * mass) * log(np.float64(total)) - np.float64(weight) * np.float64(pick)
+        row_losses[i] = loss
+        if loss - loss != 0.0:
+            control[NOT_FINITE] = 1
+        if table[k, R.WITH_GRADIENT] != 0:
+            share, floor = scale * weight * mass / total, scale * weight * mass * smoothing / T(columns)
+            factor = scale * weight * (T(1) - smoothing)
             for j in range(last_panel * panel + last_width):
                 at = c + place(i, j, panel, last_panel, panel_items, last_width)
                 g = T(0)  # padding
                 if j < columns:
-                    z, target = work[at], T(y[row, j])
-                    loss += np.float64(T(term(z, target, a, b)))
-                    g = scale * weight * T(slope(z, target, a, b))
-                if table[k, R.WITH_GRADIENT] != 0:
-                    work[at] = g
-            loss *= np.float64(weight)
-            row_losses[i] = loss
-            if loss - loss != 0.0:
-                control[NOT_FINITE] = 1
+                    if codes:
+                        target = T(1) if y[row, 0] == j else T(0)
+                    else:
+                        target = T(y[row, j])
+                    g = work[at] * share - floor - factor * target
+                work[at] = g
 
-    return separable_loss
+    return softmax_cross_entropy_row
+
+
+@cache
+def separable_row(dtype: str, name: str):
+    """A loss that is a sum over outputs, by its declaration's term and slope."""
+    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+    term, slope = compiled(LOSSES[name].term, dtype), compiled(LOSSES[name].slope, dtype)
+
+    @device_function
+    def separable_row(control, table, k, i, row, y, weights, numbers, scale, work, row_losses):
+        columns, last_panel, last_width = table[k, R.N_OUT], table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
+        c, panel_items = table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item
+        a, b = T(numbers[0]), T(numbers[1])
+        weight = T(1) if table[k, R.SW] < 0 else weights[row]
+        loss = 0.0
+        for j in range(last_panel * panel + last_width):
+            at = c + place(i, j, panel, last_panel, panel_items, last_width)
+            g = T(0)  # padding
+            if j < columns:
+                z, target = work[at], T(y[row, j])
+                loss += np.float64(T(term(z, target, a, b)))
+                g = scale * weight * T(slope(z, target, a, b))
+            if table[k, R.WITH_GRADIENT] != 0:
+                work[at] = g
+        loss *= np.float64(weight)
+        row_losses[i] = loss
+        if loss - loss != 0.0:
+            control[NOT_FINITE] = 1
+
+    return separable_row
+
+
+@cache
+def row_loss(dtype: str, kernel: str):
+    """The loss of a row by the name that the plan has for the CPU's kernel: "huber.dense"..."""
+    family, _, kind = kernel.rpartition(".")
+    if family == "softmax_cross_entropy":
+        return softmax_cross_entropy_row(dtype, kind == "codes")
+    return separable_row(dtype, family)
+
+
+@cache
+def loss(dtype: str, kernel: str):
+    """The losses of all rows."""
+    T, of_row = getattr(np, dtype), row_loss(dtype, kernel)
+
+    @cuda.jit
+    def loss(control, steps, scalars, table, k, order, y, weights, numbers, work, row_losses):
+        if control[NOT_FINITE] != 0:
+            return
+        step = control[STEP]
+        rows, index, first = steps[step, R.STEP_ROWS], steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
+        scale = T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE])
+        for i in range(cuda.grid(1), rows, cuda.gridsize(1)):
+            row = order[index + i] if index >= 0 else first + i
+            of_row(control, table, k, i, row, y, weights, numbers, scale, work, row_losses)
+
+    return loss
 
 
 @cache
@@ -615,13 +725,13 @@ def end_of_step(with_loss: bool, threads: int = TILE.threads):
     return end_of_step
 
 
-def configured(kernel, grid, block):
+def configured(kernel, grid, block, stream):
     """The kernel with its grid, to be called with its arguments."""
-    if config.ENABLE_CUDASIM:  # which keeps the last grid that a kernel was given
+    if SIMULATED:  # which keeps the last grid that a kernel was given
         return lambda *arguments: kernel[grid, block](*arguments)
     with warnings.catch_warnings():  # Numba warns of grids that do not fill the device: small networks have small ones
         warnings.simplefilter("ignore")
-        return kernel[grid, block]
+        return kernel[grid, block, stream]
 
 
 def is_loss(kernel: str) -> bool:

@@ -16,6 +16,7 @@ from fastmlp import (
     LayerNorm,
     PReLU,
     ReLU,
+    Rescaling,
     Residual,
     RMSNorm,
     RMSprop,
@@ -121,3 +122,72 @@ def test_too_large_a_fit_says_how_much_memory_it_needs():
     X, y = data(100_000, 4)
     with pytest.raises(MemoryError, match="bytes .* of the device's memory"):
         fit("cuda", [Dense(1_000_000), ReLU(), Dense(10)], X, y, batch_size=100_000)
+
+
+def test_graphs_give_the_bits_of_plain_launches(monkeypatch):
+    from fastmlp.cuda import graphs
+
+    X, y = data()
+    layers = [Dense(200), ReLU(), Dropout(0.5), Dense(10)]
+    captured, of_graphs = fit("cuda", layers, X, y, optimizer="adam", validation_data=(X, y))
+    assert graphs._wanted, "the capture failed"
+    monkeypatch.setattr(graphs, "_wanted", False)
+    plain, of_launches = fit("cuda", layers, X, y, optimizer="adam", validation_data=(X, y))
+    assert list(captured["loss"]) == list(plain["loss"]) and list(captured["val_loss"]) == list(plain["val_loss"])
+    assert all(np.array_equal(of_graphs[name], array) for name, array in of_launches.items())
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "uint8"])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_streamed_data_give_the_bits_of_data_on_the_device(monkeypatch, kind, shuffle):
+    from fastmlp.cuda.data import Streamed
+    from fastmlp.cuda.executor import CudaExecutor
+
+    X, y = data(10_000)
+    X = (X * 40 + 128).clip(0, 255).astype(kind)
+    options = {"epochs": 3, "shuffle": shuffle, "sample_weight": np.linspace(0, 2, len(X))}
+    options["validation_data"] = (X[:3000], y[:3000])
+    layers = [Rescaling(1 / 64, -2.0), Dense(100), ReLU(), Dense(10)]
+    whole, of_whole = fit("cuda", layers, X, y, **options)
+    monkeypatch.setattr(
+        CudaExecutor,
+        "_place",
+        lambda self, arrays: Streamed(arrays, self._output, self.plan.batch_size, 2**20, self._stream),
+    )
+    streamed, of_streamed = fit("cuda", layers, X, y, **options)
+    assert list(streamed["loss"]) == list(whole["loss"]) and list(streamed["val_loss"]) == list(whole["val_loss"])
+    assert all(np.array_equal(of_streamed[name], array) for name, array in of_whole.items())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("batch_size", [33, 1000, 10_000])
+@pytest.mark.parametrize("widths", [(7,), (64, 64), (128, 100, 33)])
+def test_narrow_networks_do_what_the_general_launches_do(monkeypatch, widths, batch_size, dtype):
+    from fastmlp.cuda import narrow
+
+    X, y = data(20_000, 100, dtype=dtype)
+    layers = [layer for width in widths for layer in (Dense(width, l2=1e-4), GELU())] + [Dense(10)]
+    options = {"optimizer": AdamW(1e-3, ema_decay=0.9), "batch_size": batch_size, "epochs": 2}
+    options["sample_weight"] = np.linspace(0, 2, len(X))
+    (cpu, _), (narrowly, _), (again, _) = (
+        fit(device, layers, X, y, dtype, **options) for device in ("cpu", "cuda", "cuda")
+    )
+    monkeypatch.setattr(narrow, "qualifies", lambda plan: False)
+    generally, _ = fit("cuda", layers, X, y, dtype, **options)
+    assert list(again["loss"]) == list(narrowly["loss"])
+    for other in (cpu, generally):
+        np.testing.assert_allclose(narrowly["loss"], other["loss"], rtol=1e-4 if dtype == "float32" else 1e-10)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gradients_in_shares_of_rows(monkeypatch, dtype):
+    from fastmlp.cuda import gradients
+
+    X, y = data(20_000, 200, dtype=dtype)
+    layers = [Dense(300), ReLU(), Dense(70), ReLU(), Dense(10)]
+    options = {"optimizer": "adam", "batch_size": 8192, "epochs": 3}
+    (shares, _), (again, _) = (fit("cuda", layers, X, y, dtype, **options) for _ in range(2))
+    assert list(again["loss"]) == list(shares["loss"])
+    monkeypatch.setattr(gradients, "n_shares", lambda *arguments: 1)
+    whole, _ = fit("cuda", layers, X, y, dtype, **options)
+    np.testing.assert_allclose(shares["loss"], whole["loss"], rtol=1e-5 if dtype == "float32" else 1e-11)

@@ -275,18 +275,19 @@ def test_ctrl_c_leaves_a_whole_step():
     options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 5, "device": "cuda"}
     model = Sequential(Dense(4), ReLU(), Dense(3)).build(5)
     training = Training(model, X, y, **options)
-    launches, count = training.executor._launches, [0]
+    (program,) = training.executor._programs
+    launches, count = program.launches, [0]
 
     def interrupting(launch):
         def launch_it():
             count[0] += 1
-            if count[0] == 2 * len(launches) + 6:  # within the third step
+            if count[0] == 2 * len(launches) + 2:  # within the third step
                 os.kill(os.getpid(), signal.SIGINT)
             launch()
 
         return launch_it
 
-    training.executor._launches = [interrupting(launch) for launch in launches]
+    program.launches = [interrupting(launch) for launch in launches]
     with pytest.raises(KeyboardInterrupt):
         with training:
             training.run(4)

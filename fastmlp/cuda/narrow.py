@@ -1,0 +1,124 @@
+"""One kernel for all that narrow networks do with rows: gather, forward pass, loss and backward pass.
+
+A block takes some rows of the batch through all records over rows: rows do not need each other, so only its own threads
+wait for one another, where otherwise each record is a launch. What it computes for them, some tens of kilobytes, it
+reads again at once, out of its processor's cache; the gradients, which need all rows, read it later.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numba import cuda, types
+
+from ..engine import records as R
+from ..engine.simd import ITEMSIZE
+from ..plan import Kernel, Plan, Step
+from .functions import item_type, place
+from .kernels import (
+    NOT_FINITE,
+    SIMD,
+    SIMULATED,
+    STEP,
+    TILE,
+    Tile,
+    gathered,
+    is_loss,
+    one_epilogue,
+    product_tile,
+    row_loss,
+)
+
+MOST = 128  # columns: the rows of a block and their weights stay near their processor
+# Fewer rows than a tile of wide products: batches of a thousand rows should be more than a few blocks
+OF_BLOCK = TILE if SIMULATED else Tile(32, 64, 16, 2, 4, threads=256, most_blocks=4096)
+
+# The table of what a block does: the plan's record, what kind of work that is, its epilogue, where its weights are
+RECORD, KIND, EPILOGUE, TRANSPOSED = range(4)
+GATHER, PRODUCT, ELEMENTWISE, LOSS = range(4)
+_KINDS = {"product": PRODUCT, "elementwise": ELEMENTWISE}
+_OVER_TILES = ("weight_gradient", "bias_gradient", "sum_losses")
+
+
+def _kind(step: Step) -> int | None:
+    """None for what this kernel does not know."""
+    if step.kernel.startswith("gather."):
+        return GATHER
+    return LOSS if is_loss(step.kernel) else _KINDS.get(step.kernel)
+
+
+def qualifies(plan: Plan) -> bool:
+    """Whether all records over rows are of these kinds and narrow, and gradients are used at once."""
+    steps = [step for phase in plan.phases for step in phase.steps]
+    if plan.n_features > MOST or not any(_kind(step) == LOSS for step in steps):
+        return False
+    known = all(step.kernel in _OVER_TILES or _kind(step) is not None for step in steps)
+    panels = MOST // SIMD.panel(plan.dtype)
+    return known and all(step.fields[R.N_PANELS] <= panels for step in steps if R.N_PANELS in step.fields)
+
+
+def program(steps: list[Step]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The table of what a block does, and the names of the epilogues that it numbers."""
+    rows, names = [], []
+    for k, step in enumerate(steps):
+        if _kind(step) is None:
+            continue
+        following = step.fields.get(R.EPILOGUE)
+        name = following.name if isinstance(following, Kernel) else ""
+        if name not in names:
+            names.append(name)
+        transposed = step.kernel == "product" and step.fields[R.B].buffer == "transposed"
+        rows.append((k, _kind(step), names.index(name), transposed))
+    return np.array(rows, np.int64), tuple(names)
+
+
+@cache
+def rows_kernel(dtype: str, scaled: bool, finishes: tuple, loss: str):
+    """Launched with a block of `OF_BLOCK.block` threads for each `OF_BLOCK.rows` rows of the batch."""
+    T, item, panel, D = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype]
+    BM, BN, threads, size = OF_BLOCK.rows, OF_BLOCK.columns, OF_BLOCK.block, OF_BLOCK.shared
+    finish, of_row = one_epilogue(finishes), row_loss(dtype, loss)
+    of_tile, gather = product_tile(dtype, finish, OF_BLOCK), gathered(dtype, scaled)
+
+    @cuda.jit
+    def rows_kernel(
+        control, steps, scalars, table, numbers, todo, n, work, state, transposed, order, x, y, weights, of_loss,
+        row_losses, scale, offset,
+    ):  # fmt: skip
+        t, step = cuda.threadIdx.x, control[STEP]
+        failed = cuda.shared.array(1, types.int64)
+        if t == 0:
+            failed[0] = control[NOT_FINITE]  # read once: another block may set it while this one begins
+        cuda.syncthreads()
+        first_row, rows = cuda.blockIdx.x * BM, steps[step, R.STEP_ROWS]
+        if failed[0] != 0 or first_row >= rows:
+            return
+        last_row = min(first_row + BM, rows)
+        index, first = steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
+        shared = cuda.shared.array(size, D)
+        for r in range(n):
+            k, kind, which = todo[r, RECORD], todo[r, KIND], todo[r, EPILOGUE]
+            if kind == GATHER:
+                gather(table, k, order, index, first, x, work, scale, offset, first_row, last_row, t, threads)
+            elif kind == PRODUCT:
+                of_weights = transposed if todo[r, TRANSPOSED] != 0 else state
+                columns = (table[k, R.N_PANELS] - 1) * panel + table[k, R.LAST_WIDTH]
+                for begin in range(0, columns, BN):
+                    of_tile(shared, table, numbers, k, which, work, of_weights, state, last_row, first_row, begin)
+                    cuda.syncthreads()
+            elif kind == ELEMENTWISE:
+                source, c, other = table[k, R.IN] // item, table[k, R.C] // item, table[k, R.OTHER] // item
+                last_panel, last_width = table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
+                columns, panel_items = last_panel * panel + last_width, table[k, R.C_PANEL_BYTES] // item
+                for e in range(t, (last_row - first_row) * columns, threads):
+                    at = place(first_row + e // columns, e % columns, panel, last_panel, panel_items, last_width)
+                    finish(which, work, c + at, other + at, work[source + at], T(numbers[k]))
+            else:
+                of_weight = T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE])
+                for i in range(first_row + t, last_row, threads):
+                    row = order[index + i] if index >= 0 else first + i
+                    of_row(control, table, k, i, row, y, weights, of_loss, of_weight, work, row_losses)
+            cuda.syncthreads()  # the block's own writes are there for all of its threads
+
+    return rows_kernel

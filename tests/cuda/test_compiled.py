@@ -1,0 +1,171 @@
+"""Every kernel of some fits, compiled for a real architecture as it would be launched: NVVM, ptxas, and no spills.
+
+Needs numba-cuda, whose wheels bring the compilers, but no device: arrays stay on the host, and launches only compile.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fastmlp import (
+    GELU,
+    SGD,
+    AdamW,
+    BatchNorm,
+    Dense,
+    Dropout,
+    GroupNorm,
+    LayerNorm,
+    PReLU,
+    ReLU,
+    Rescaling,
+    Residual,
+    RMSprop,
+    Sequential,
+    Softmax,
+    Tanh,
+)
+from fastmlp.engine import records
+from fastmlp.training import Training
+
+ARCHITECTURE = 9, 0
+X, Y = np.random.default_rng(0).normal(size=(600, 300)), np.arange(600) % 10
+
+
+def ptxas():
+    """NVIDIA's assembler: of its wheels, or on the path."""
+    for folder in map(Path, sys.path):
+        for place in sorted(folder.glob("nvidia/*/bin/ptxas")):
+            return str(place)
+    return shutil.which("ptxas")
+
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("numba_cuda") is None, reason="needs numba-cuda, which is not installed"),
+    pytest.mark.skipif(ptxas() is None, reason="needs ptxas, which is not installed"),
+    pytest.mark.filterwarnings("ignore"),  # of packages that this suite otherwise never imports
+]
+
+
+class HostArray(np.ndarray):
+    """What stands for an array on the device."""
+
+    def copy_to_device(self, array, stream=0):
+        pass
+
+    def copy_to_host(self, array=None, stream=0):
+        return self
+
+
+class Queue:
+    """A stream, and an event."""
+
+    def __getattr__(self, name):
+        return lambda *arguments: None
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Kernel -> its arguments and the threads of a block, of everything that is launched from here on."""
+    from numba import cuda
+    from numba.cuda import dispatcher
+
+    from fastmlp.cuda import data, graphs, kernels
+
+    device = SimpleNamespace(compute_capability=ARCHITECTURE)
+    monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)
+
+    def configured(kernel, grid, block, stream):
+        return lambda *arguments: launches.setdefault(kernel, (arguments, block))
+
+    launches = {}
+    array = lambda shape, dtype: np.zeros(shape, dtype).view(HostArray)  # noqa: E731
+    monkeypatch.setattr(cuda, "to_device", lambda a, stream=0: np.array(a).view(HostArray))
+    monkeypatch.setattr(cuda, "device_array", array)
+    monkeypatch.setattr(cuda, "pinned_array", array)
+    monkeypatch.setattr(cuda, "stream", Queue)
+    monkeypatch.setattr(cuda, "event", Queue)
+    monkeypatch.setattr(cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(data, "free_memory", lambda: 2**40)
+    monkeypatch.setattr(graphs, "_wanted", False)
+    monkeypatch.setattr(kernels, "configured", configured)
+    return launches
+
+
+def numba_type(argument):
+    from numba import types
+    from numba.np.numpy_support import from_dtype
+
+    if isinstance(argument, np.ndarray):
+        return types.Array(from_dtype(argument.dtype), argument.ndim, "C")
+    return types.float64 if isinstance(argument, float) else types.int64
+
+
+def assemble(kernel, arguments, folder):
+    """{"registers", "shared", "spills"} of the machine code, in numbers and bytes."""
+    from numba import cuda
+
+    signature = tuple(map(numba_type, arguments))
+    ptx, _ = cuda.compile(kernel.py_func, signature, device=False, abi="numba", cc=ARCHITECTURE)
+    source = folder / "kernel.ptx"
+    source.write_text(ptx)
+    target = "sm_" + "".join(map(str, ARCHITECTURE))
+    command = [ptxas(), "-v", f"-arch={target}", str(source), "-o", str(folder / "kernel.cubin")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    number = lambda pattern: sum(map(int, re.findall(pattern, done.stderr)))  # noqa: E731
+    return {
+        "registers": number(r"Used (\d+) registers"),
+        "shared": number(r"(\d+) bytes smem"),
+        "stack": number(r"(\d+) bytes stack frame"),
+        "spills": number(r"(\d+) bytes spill stores"),
+    }
+
+
+FITS = {
+    "wide": ([Dense(200, l1=1e-4, l2=1e-4), GELU(), Dense(190), ReLU(), Dense(10)], {"optimizer": "adamw"}),
+    "wide, of many rows": ([Dense(200), GELU(), Dense(190), ReLU(), Dense(10)], {"batch_size": 600}),
+    "norms": (
+        [
+            Dense(200, use_bias=False, max_norm=1.0),
+            BatchNorm(),
+            PReLU(),
+            Residual(LayerNorm(), Dense(200), Tanh(), drop_rate=0.3),
+            GroupNorm(4),
+            Dropout(0.2),
+            Softmax(),
+            Dense(10),
+        ],
+        {"optimizer": RMSprop(1e-3, momentum=0.9, centered=True, clip_norm=1.0, ema_decay=0.9)},
+    ),
+    "narrow": ([Dense(64), GELU(), Dense(64), ReLU(), Dense(10)], {"optimizer": AdamW(1e-3, ema_decay=0.9), "X": 20}),
+    "narrow, one layer": ([Rescaling(0.1), Dense(10)], {"optimizer": SGD(0.1, momentum=0.9, clip_value=1.0), "X": 20}),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", FITS)
+def test_kernels_compile_without_spilling_a_register(name, dtype, launched, tmp_path, record_property):
+    layers, options = FITS[name]
+    columns = options.get("X", 300)
+    options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 128} | options
+    options.pop("X", None)
+    model = Sequential(*layers, dtype=dtype).build(columns)
+    with Training(model, X[:, :columns].astype(dtype), Y, device="cuda", **options) as training:
+        scalars = np.ones((1, len(training.plan.groups), records.N_SCALARS))
+        training.executor.bind(np.zeros((1, records.STEP), np.int64), None, scalars, np.zeros(1))
+        for program in training.executor._programs:
+            program._launch_each()
+    assert len(launched) >= 4
+    for kernel, (arguments, threads) in launched.items():
+        used = assemble(kernel, arguments, tmp_path)
+        print(f"{name:24} {dtype} {kernel.py_func.__name__:24} {used}")
+        assert used["spills"] == 0, kernel
+        assert used["registers"] * threads <= 65536 and used["shared"] <= 48 * 1024, kernel

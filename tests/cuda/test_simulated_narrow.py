@@ -1,0 +1,134 @@
+"""Narrow networks and gradients in shares of rows: beside the general launches, and beside the CPU in other tests."""
+
+import numpy as np
+import pytest
+
+from fastmlp import GELU, SGD, AdamW, BatchNorm, Dense, Dropout, ReLU, Rescaling, Residual, Sequential, Tanh
+from fastmlp.activations import ELU
+from fastmlp.cuda import gradients, narrow
+from fastmlp.cuda.kernels import SIMD
+from fastmlp.losses import SoftmaxCrossEntropy
+from fastmlp.lowering import forward_plan, loss_plan, training_plan
+from fastmlp.training import Training
+
+# uint32 arithmetic wraps around on a device; NumPy's scalars warn of it
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in scalar:RuntimeWarning")
+
+N = 21  # batches of 8: two whole ones, which are two shares of 4 rows, and one of 5 rows
+
+
+def data(kind, dtype):
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 256, (N, 5)).astype(np.uint8) if kind == "bytes" else rng.normal(size=(N, 5)).astype(dtype)
+    return X, rng.normal(size=(N, 3)) if kind == "numbers" else rng.integers(0, 3, N)
+
+
+CASES = {
+    "penalties, smoothing": (
+        [Dense(9, l2=1e-3), GELU(), Dense(10, l1=1e-3, use_bias=False), Tanh(), Dense(3)],
+        "codes",
+        {"optimizer": AdamW(0.02, ema_decay=0.9), "loss": SoftmaxCrossEntropy(0.1)},
+    ),
+    "bytes, an activation of one number, weights": (
+        [Rescaling(1 / 255, -0.5), Dense(9), ELU(0.7), Dense(3)],
+        "bytes",
+        {"optimizer": SGD(0.1, momentum=0.9, clip_value=0.01), "sample_weight": np.linspace(0, 2, N)},
+    ),
+    "one layer, outputs behind an activation": ([Dense(3), Tanh()], "numbers", {"loss": "squared_error"}),
+    "residual, frozen": (
+        [Dense(6, trainable=False), Residual(ReLU(), Dense(6), Tanh(), Dense(6)), ReLU(), Dense(3)],
+        "codes",
+        {},
+    ),
+}
+
+
+def train(layers, X, y, dtype, **options):
+    """(losses, losses of validation data, parameters, launches of a step)"""
+    options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 8, "seed": 2} | options
+    model = Sequential(*layers, dtype=dtype).build(5)
+    with Training(model, X, y, device="cuda", **options) as training:
+        losses = [*training.run(1), *training.run(2)]
+        validation = training.loss_of(X[:9], y[:9])
+        (program,) = training.executor._programs
+        n_launches = len(program.launches)
+    return losses, validation, model.parameters, n_launches
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", CASES)
+def test_narrow_networks_take_four_launches_that_do_what_the_others_do(name, dtype, monkeypatch):
+    layers, kind, options = CASES[name]
+    X, y = data(kind, dtype)
+    narrowly = train(layers, X, y, dtype, **options)
+    monkeypatch.setattr(narrow, "qualifies", lambda plan: False)
+    monkeypatch.setattr(gradients, "n_shares", lambda *arguments: 1)
+    generally = train(layers, X, y, dtype, **options)
+    assert narrowly[3] == 4 < generally[3]
+    rtol = 1e-5 if dtype == "float32" else 1e-12
+    np.testing.assert_allclose(narrowly[0], generally[0], rtol=rtol)
+    np.testing.assert_allclose(narrowly[1], generally[1], rtol=rtol)
+    for key, array in generally[2].items():
+        np.testing.assert_allclose(narrowly[2][key], array, rtol=20 * rtol, atol=20 * rtol, err_msg=key)
+
+
+def test_gradients_in_shares_beside_networks_that_are_not_narrow(monkeypatch):
+    """With what only these have: a norm, dropout, stored gradients and a limit of norms."""
+    layers = [Dense(9, max_norm=0.9, use_bias=False), BatchNorm(), GELU(), Dropout(0.3), Dense(3)]
+    X, y = data("codes", "float64")
+    options = {"optimizer": SGD(0.1, momentum=0.9, clip_norm=0.5)}
+    shared = train(layers, X, y, "float64", **options)
+    monkeypatch.setattr(gradients, "n_shares", lambda *arguments: 1)
+    whole = train(layers, X, y, "float64", **options)
+    assert shared[3] < whole[3]
+    np.testing.assert_allclose(shared[0], whole[0], rtol=1e-12)
+    for key, array in whole[2].items():
+        np.testing.assert_allclose(shared[2][key], array, rtol=1e-11, atol=1e-11, err_msg=key)
+
+
+def test_which_plans_are_narrow():
+    common = {"n_features": 128, "batch_size": 8, "source": "uint8", "dtype": "float32", "simd": SIMD}
+    softmax, layers = SoftmaxCrossEntropy(), [Dense(128), ReLU(), Dense(128)]
+
+    def trained(layers, **changes):
+        return training_plan(layers, softmax, "codes", "adam", 2, **(common | changes))
+
+    assert narrow.qualifies(trained(layers))
+    assert narrow.qualifies(trained(layers, clip=True, decay=True, average=True, weighted=True))
+    assert narrow.qualifies(trained(layers, dtype="float64"))
+    assert narrow.qualifies(loss_plan(layers, softmax, "codes", **common))
+    assert not narrow.qualifies(trained(layers, n_features=129))
+    assert not narrow.qualifies(trained([Dense(129), ReLU(), Dense(3)]))
+    assert not narrow.qualifies(trained([Dense(20), ReLU(), Dense(129)]))
+    assert not narrow.qualifies(trained([Dense(20), Dropout(0.5), Dense(3)]))
+    assert not narrow.qualifies(trained([Dense(20), BatchNorm(), Dense(3)]))
+    assert not narrow.qualifies(trained(layers, clip_norm=True))
+    assert not narrow.qualifies(forward_plan(layers, **common))
+
+
+def test_shares_cover_all_rows_once_and_depend_on_sizes_only():
+    plan = training_plan(
+        [Dense(40), ReLU(), Dense(3)],
+        SoftmaxCrossEntropy(),
+        "codes",
+        "sgd",
+        0,
+        n_features=11,
+        batch_size=50,
+        source="float32",
+        dtype="float32",
+        simd=SIMD,
+    )
+    steps = [step for phase in plan.phases for step in phase.steps]
+    records = {k: step for k, step in enumerate(steps) if step.kernel.endswith("_gradient")}
+    blocks, parameters, n = gradients.tables(records, [0] * len(records), 50, "float32")
+    for k, is_matrix, _, at, n_shares, size in parameters:
+        own = blocks[blocks[:, gradients.RECORD] == k]
+        assert (own[:, gradients.IS_MATRIX] == is_matrix).all()
+        shares = np.unique(own[:, [gradients.FIRST_ROW, gradients.LAST_ROW, gradients.TO]], axis=0)
+        assert len(shares) == n_shares and (shares[:, 2] == at + size * np.arange(n_shares)).all()
+        assert shares[0, 0] == 0 and (shares[1:, 0] == shares[:-1, 1]).all() and shares[-1, 1] >= 50
+        corners = np.unique(own[:, [gradients.FIRST_UNIT, gradients.FIRST_COLUMN]], axis=0)
+        assert len(corners) * n_shares == len(own)
+    assert n == (parameters[:, gradients.SHARES] * parameters[:, gradients.SIZE]).sum()
+    assert sorted(parameters[:, gradients.SIZE]) == [4, 40, 3 * 40, 11 * 40]
