@@ -480,7 +480,7 @@ def get(optimizer: str | Optimizer, argument: str = "optimizer") -> Optimizer:
     if isinstance(optimizer, Optimizer):
         return optimizer
     if not isinstance(optimizer, str):
-        raise TypeError(
+        raise ValueError(
             f"`{argument}` must be one of {', '.join(map(repr, OPTIMIZERS))}, or an optimiser such as Adam(); got "
             f"{optimizer!r}."
         )
