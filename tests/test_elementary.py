@@ -14,7 +14,7 @@ from fastmlp.engine.elementary import functions
 from fastmlp.engine.elementwise import compiled
 
 BOUNDS = {
-    "float32": {"exp": 1.25, "tanh": 5.5, "log": 1.0, "log1p_of_exp_minus_abs": 3.0, "expm1": 2.0},
+    "float32": {"exp": 1.25, "tanh": 5.25, "log": 1.0, "log1p_of_exp_minus_abs": 3.0, "expm1": 2.0},
     "float64": {"exp": 1.25, "tanh": 3.0, "log": 1.0, "log1p_of_exp_minus_abs": 3.0, "expm1": 2.0},
 }
 REFERENCE = {
@@ -106,13 +106,13 @@ ACTIVATION_BOUNDS = {
     "identity": (0.0, 0.0),
     "relu": (0.0, 0.0),
     "hard_threshold": (0.0, 0.0),
-    "tanh": (2.75, 5.5),
+    "tanh": (2.75, 5.25),
     "logistic": (1.0, 1.0),
     "leaky_relu": (0.75, 0.25),
     "elu": (0.5, 0.5),
     "selu": (1.25, 1.25),
     "gelu": (1.25, 2.0),
-    "gelu_tanh": (5.5, 36.0),
+    "gelu_tanh": (6.75, 46.0),
     "silu": (1.0, 10.0),
     "mish": (1.5, 10.0),
     "softplus": (1.0, 1.0),
