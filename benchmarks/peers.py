@@ -14,6 +14,8 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 class FastMLP:
     """The library under test."""
 
+    device = "cpu"
+
     def __init__(self, network, X, y, parameters, n_threads=None, shuffle=True):
         from fastmlp import Adam, Dense, Sequential, activations
         from fastmlp.training import Training
@@ -27,6 +29,7 @@ class FastMLP:
         self.model.set_parameters(names)
         optimizer = Adam(network.learning_rate, BETA_1, BETA_2, EPSILON)
         options = {"batch_size": network.batch_size, "n_threads": n_threads, "shuffle": shuffle}
+        options["device"] = self.device
         self.training = Training(self.model, X, y, loss=network.loss, optimizer=optimizer, **options)
         self.training.__enter__()
 

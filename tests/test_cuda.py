@@ -114,3 +114,26 @@ def test_sparse_x_and_lbfgs_run_on_the_cpu_only():
         MLPClassifier(device="cuda").fit(scipy.sparse.csr_array(X), Y)
     with pytest.raises(ValueError, match="'lbfgs' runs on the CPU"):
         MLPClassifier(solver="lbfgs", device="cuda").fit(X, Y)
+
+
+def test_the_benchmark_says_what_is_missing_and_the_suite_is_left_out(monkeypatch, capsys):
+    from benchmarks import cuda as benchmark
+    from benchmarks.suites.cuda import NETWORKS, Steps
+    from fastmlp import cuda
+
+    def refuse():
+        raise RuntimeError("no device")
+
+    monkeypatch.setattr(cuda, "require", refuse)
+    assert benchmark.main([]) == 1
+    assert "there is nothing to measure: no device" in capsys.readouterr().err
+    with pytest.raises(NotImplementedError, match="no device"):
+        Steps().setup(next(iter(NETWORKS)))
+
+
+def test_the_rule_that_the_benchmark_finds():
+    from benchmarks.cuda import break_even
+
+    assert break_even([(1.0, 5, 9), (3.0, 50, 10), (2.0, 20, 10)]) == 2.0
+    assert break_even([(1.0, 9, 5), (2.0, 9, 10), (3.0, 50, 10)]) == 3.0  # faster by chance at 1
+    assert break_even([(1.0, 5, 9)]) is None

@@ -1,0 +1,31 @@
+"""Training steps on an NVIDIA GPU by network; left out without one."""
+
+from benchmarks.cuda import NARROW, WIDE, CudaFastMLP
+
+NETWORKS = {f"{network.name}, {network.batch_size}": network for network in WIDE + NARROW}
+
+
+class Steps:
+    params = list(NETWORKS)
+    param_names = ["network, batch"]
+    repeat, number, rounds, warmup_time, timeout = 10, 1, 2, 0, 600
+    n_steps = 30
+
+    def setup(self, name):
+        from fastmlp import cuda
+
+        try:
+            cuda.require()
+        except (ImportError, RuntimeError) as error:
+            raise NotImplementedError(str(error)) from error  # asv's word for a benchmark to leave out
+        network = NETWORKS[name]
+        X, y = network.data(network.batch_size * self.n_steps)
+        self.contender = CudaFastMLP(network, X, y, network.parameters())
+        self.contender.run([None])  # compiles, and captures the step
+
+    def teardown(self, name):
+        if hasattr(self, "contender"):
+            self.contender.close()
+
+    def time_30_steps(self, name):
+        self.contender.run([None])
