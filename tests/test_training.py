@@ -74,6 +74,18 @@ def test_every_activation_with_narrow_and_wide_outputs(activation, n_outputs):
     run_against_twin(Case(40, 9, (16, 5, n_outputs), names, "squared_error", Adam(1e-3), 7, last_activation=True))
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("n_features", [127, 256, 257, 1030])
+def test_products_deeper_than_a_block(n_features, dtype):
+    """Of 16 KiB of a panel: 128 to 512 terms, by the width of vectors; the sums go on from C."""
+    case = Case(20, n_features, (530, 300, 3), ("relu", "tanh", "identity"), "squared_error", SGD(1e-3), 7, dtype=dtype)
+    run_against_twin(case)
+    expected, losses = train(case, n_threads=1)
+    parameters, others = train(case, n_threads=3)
+    assert np.array_equal(losses, others)
+    assert all(np.array_equal(value, parameters[name]) for name, value in expected.items())
+
+
 def test_small_epsilon_of_adam_in_float64():
     run_against_twin(
         Case(64, 12, (40, 3), ("tanh", "identity"), "squared_error", Adam(0.01, epsilon=1e-8), 16), epochs=5
