@@ -14,7 +14,7 @@ from numba import cuda
 
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
-from .functions import device_function, item_type, place
+from .functions import copy_transposed, device_function, item_type, place
 from .kernels import NOT_FINITE, SIMD, STEP, TILE
 from .norms import column_sum, parts
 
@@ -74,14 +74,6 @@ def clip_norm(threads: int = TILE.threads):
             squares[n] = 1.0 if coefficient > 1.0 else coefficient
 
     return clip_norm
-
-
-@device_function
-def copy_transposed(state, transposed, at, wt, unit, column, n_in, n_out, panel, last_width):
-    """A weight into its place in the transposed copy; wt -1: there is none."""
-    if wt >= 0:
-        last = (n_in - 1) // panel
-        transposed[wt + place(column, unit, panel, last, panel * n_out, last_width)] = state[at]
 
 
 @cache

@@ -13,6 +13,7 @@ from numba.core import config
 from ..engine.dropout import U
 from ..engine.dropout import hashed as cpu_hashed
 from ..engine.elementwise import typed
+from ..engine.rows import place as cpu_place
 
 # The simulator runs Python, whose `math` raises where a device's gives infinity
 _library = np if config.ENABLE_CUDASIM else math
@@ -90,15 +91,18 @@ def compiled(function, dtype: str):
     return device_function(typed(function, dtype, vars(functions(dtype))))
 
 
-@device_function
-def place(i, column, panel, last_panel, panel_items, last_width):
-    """Where row i of a column lies in a matrix in panels: items from its start."""
-    p = column // panel
-    width = panel if p < last_panel else last_width
-    return p * panel_items + i * width + column - p * panel
-
-
+place = device_function(cpu_place.py_func)
 hashed = device_function(cpu_hashed.py_func)
+
+
+@device_function
+def copy_transposed(state, transposed, at, wt, unit, column, n_in, n_out, panel, last_width):
+    """A weight into its place in the transposed copy; wt -1: there is none."""
+    if wt >= 0:
+        last = (n_in - 1) // panel
+        transposed[wt + place(column, unit, panel, last, panel * n_out, last_width)] = state[at]
+
+
 GOLDEN = U(0x9E3779B9)
 
 
@@ -109,4 +113,14 @@ def mask_keys(key, layer):
 
 
 item_type = {"float32": types.float32, "float64": types.float64}
-__all__ = ["U", "compiled", "device_function", "functions", "hashed", "item_type", "mask_keys", "place"]
+__all__ = [
+    "U",
+    "compiled",
+    "copy_transposed",
+    "device_function",
+    "functions",
+    "hashed",
+    "item_type",
+    "mask_keys",
+    "place",
+]

@@ -15,9 +15,8 @@ from numba import cuda
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from ..plan import Step
-from .constraints import copy_transposed
-from .functions import item_type, place
-from .kernels import NOT_FINITE, SIMD, SIMULATED, STEP, TILE, gradient_tile, one_change
+from .functions import copy_transposed, item_type, place
+from .kernels import NOT_FINITE, SIMD, SIMULATED, STEP, TILE, gradient_tile, one_of
 
 ENOUGH = 256  # blocks: two for each processor of a large device
 LEAST = 4 if SIMULATED else 256  # rows of a share: the sum of smaller ones would cost more than it gains
@@ -115,7 +114,7 @@ def shares_of_gradients(dtype: str):
 @cache
 def updates(dtype: str, changes: tuple):
     """The sums of all shares, and what each record does with a gradient; a thread for each parameter."""
-    T, item, panel, change = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), one_change(changes)
+    T, item, panel, change = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), one_of(changes)
 
     @cuda.jit
     def updates(control, steps, scalars, table, parameters, n, work, state, transposed, slot, shares):

@@ -24,7 +24,7 @@ from ..engine import records as R
 from ..engine import rules
 from ..engine.simd import ITEMSIZE, Simd
 from ..losses import LOSSES
-from .functions import U, compiled, device_function, functions, hashed, item_type, mask_keys, place
+from .functions import U, compiled, copy_transposed, device_function, functions, hashed, item_type, mask_keys, place
 
 NOT_FINITE, STEP = 0, 1  # of `control`: whether a loss was not finite, and the number of the step
 
@@ -112,23 +112,23 @@ FIXED = {"": _store, "add": _add, "multiply": _multiply}
 
 
 @cache
-def one_epilogue(functions: tuple):
-    """One of several epilogues, by its number: the same kernel serves records that end differently."""
+def one_of(functions: tuple):
+    """One of several epilogues, or updates, by its number: the same kernel serves records that end differently."""
     first, *others = functions
     if not others:
 
-        def only(which, items, at, other, z, number):
-            first(items, at, other, z, number)
+        def only(which, *arguments):
+            first(*arguments)
 
         return device_function(only)
-    rest = one_epilogue(tuple(others))
+    rest = one_of(tuple(others))
 
     @device_function
-    def one(which, items, at, other, z, number):
+    def one(which, *arguments):
         if which == 0:
-            first(items, at, other, z, number)
+            first(*arguments)
         else:
-            rest(which - 1, items, at, other, z, number)
+            rest(which - 1, *arguments)
 
     return one
 
@@ -222,28 +222,6 @@ def update(penalty: str, clip: bool, decay: bool, rule: str, average: bool, n_sl
     return device_function((no_slot, one_slot, two_slots, three_slots)[rules.RULES[rule].n_slots])
 
 
-@cache
-def one_change(functions: tuple):
-    """One of several updates, by its number."""
-    first, *others = functions
-    if not others:
-
-        def only(which, state, at, slot, g, scalars, s, work, kept):
-            first(state, at, slot, g, scalars, s, work, kept)
-
-        return device_function(only)
-    rest = one_change(tuple(others))
-
-    @device_function
-    def one(which, state, at, slot, g, scalars, s, work, kept):
-        if which == 0:
-            first(state, at, slot, g, scalars, s, work, kept)
-        else:
-            rest(which - 1, state, at, slot, g, scalars, s, work, kept)
-
-    return one
-
-
 # Products -------------------------------------------------------------------------------------------------------------
 
 
@@ -325,7 +303,7 @@ def product(dtype: str, finish, tile: Tile = TILE):
     Launched with a grid of (tiles of columns, tiles of rows).
     """
     D, BM, BN, size = item_type[dtype], tile.rows, tile.columns, tile.shared
-    of_tile = product_tile(dtype, one_epilogue((finish,)), tile)
+    of_tile = product_tile(dtype, one_of((finish,)), tile)
 
     @cuda.jit
     def product(control, steps, table, numbers, k, work, weights, state):
@@ -415,18 +393,14 @@ def weight_gradient(dtype: str, change, tile: Tile = TILE):
         shared = cuda.shared.array(size, D)
         of_tile(shared, table, k, work, first_unit, first_column, 0, rows)
         n_in, n_out, last_panel = table[k, R.DEPTH], table[k, R.N_OUT], table[k, R.N_PANELS] - 1
-        last_block, last_width = (n_in - 1) // panel, table[k, R.LAST_WIDTH]  # of inputs, of outputs
-        w, wt, wt_last_width = table[k, R.W] // item, table[k, R.WT], table[k, R.WT_LAST_WIDTH]  # wt -1: no copy
+        w, last_width, wt_last_width = table[k, R.W] // item, table[k, R.LAST_WIDTH], table[k, R.WT_LAST_WIDTH]
+        wt = -1 if table[k, R.WT] < 0 else table[k, R.WT] // item
         for e in range(cuda.threadIdx.x, slots, threads):
             unit, column = first_unit + e // BN, first_column + e % BN
             if unit < n_in and column < n_out:
-                p = column // panel
-                width = panel if p < last_panel else last_width
-                at = w + p * panel * n_in + unit * width + column - p * panel
+                at = w + place(unit, column, panel, last_panel, panel * n_in, last_width)
                 change(state, at, slot, shared[e], scalars, s, work, table[k, R.GRADIENT] // item + at - w)
-                if wt >= 0:
-                    to = place(column, unit, panel, last_block, panel * n_out, wt_last_width)
-                    transposed[wt // item + to] = state[at]
+                copy_transposed(state, transposed, at, wt, unit, column, n_in, n_out, panel, wt_last_width)
 
     return weight_gradient
 

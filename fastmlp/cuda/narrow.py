@@ -25,7 +25,7 @@ from .kernels import (
     Tile,
     gathered,
     is_loss,
-    one_epilogue,
+    one_of,
     product_tile,
     row_loss,
 )
@@ -78,7 +78,7 @@ def rows_kernel(dtype: str, scaled: bool, finishes: tuple, loss: str):
     """Launched with a block of `OF_BLOCK.block` threads for each `OF_BLOCK.rows` rows of the batch."""
     T, item, panel, D = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype]
     BM, BN, threads, size = OF_BLOCK.rows, OF_BLOCK.columns, OF_BLOCK.block, OF_BLOCK.shared
-    finish, of_row = one_epilogue(finishes), row_loss(dtype, loss)
+    finish, of_row = one_of(finishes), row_loss(dtype, loss)
     of_tile, gather = product_tile(dtype, finish, OF_BLOCK), gathered(dtype, scaled)
 
     @cuda.jit
