@@ -58,9 +58,21 @@ def copy_columns(source: str, dtype: str, simd: Simd):
     source_at = {"float32": float32_at, "float64": float64_at, "uint8": uint8_at}[source]
     panel_width, lanes = simd.panel(dtype), simd.vector_bytes // item
     whole = convert_vectors(source, dtype, 2, lanes)
-    # where there are no 8 or 4 lanes, the same as the last, and never called
+
+    def two_of(size):
+        """n numbers, size <= n <= 2 size."""
+        convert = convert_vectors(source, dtype, 1, size)
+
+        @njit(**INLINE)
+        def two(x, out, n, scaled, scale, offset):
+            convert(x, out, scaled, scale, offset)
+            convert(x + (n - size) * itemsize, out + (n - size) * item, scaled, scale, offset)
+
+        return two
+
+    # sizes that this vector has not are beyond a panel, and never come
     sizes = [lanes >> k for k in range(4) if lanes >> k >= 2]
-    one, half, quarter, eighth = ([convert_vectors(source, dtype, 1, n) for n in sizes] * 4)[:4]
+    one, half, quarter, eighth = ([two_of(size) for size in sizes] * 4)[:4]
     n_one, n_half, n_quarter, n_eighth = (sizes + [panel_width + 1] * 3)[:4]
 
     @njit(**INLINE)
@@ -68,17 +80,13 @@ def copy_columns(source: str, dtype: str, simd: Simd):
         if n == panel_width:
             whole(x, out, scaled, scale, offset)
         elif n >= n_one:
-            one(x, out, scaled, scale, offset)
-            one(x + (n - n_one) * itemsize, out + (n - n_one) * item, scaled, scale, offset)
+            one(x, out, n, scaled, scale, offset)
         elif n >= n_half:
-            half(x, out, scaled, scale, offset)
-            half(x + (n - n_half) * itemsize, out + (n - n_half) * item, scaled, scale, offset)
+            half(x, out, n, scaled, scale, offset)
         elif n >= n_quarter:
-            quarter(x, out, scaled, scale, offset)
-            quarter(x + (n - n_quarter) * itemsize, out + (n - n_quarter) * item, scaled, scale, offset)
+            quarter(x, out, n, scaled, scale, offset)
         elif n >= n_eighth:
-            eighth(x, out, scaled, scale, offset)
-            eighth(x + (n - n_eighth) * itemsize, out + (n - n_eighth) * item, scaled, scale, offset)
+            eighth(x, out, n, scaled, scale, offset)
         else:
             given, to = source_at(x), items(out)
             for k in range(n):
