@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+import numpy as np
+
 
 class DivergenceError(ArithmeticError):
     """Training produced a loss or parameters that are not finite.
@@ -42,7 +44,7 @@ def check_flag(argument: str, value: bool) -> None:
     Traceback (most recent call last):
     TypeError: `use_bias` must be True or False; got 'relu'.
     """
-    if not isinstance(value, bool):
+    if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"`{argument}` must be True or False; got {value!r}.")
 
 

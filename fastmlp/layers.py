@@ -81,6 +81,7 @@ class Dense:
             check_range("max_norm", self.max_norm, 0, float("inf"), low_open=True)
         for name in ("use_bias", "trainable"):
             check_flag(name, getattr(self, name))
+            object.__setattr__(self, name, bool(getattr(self, name)))
 
     def penalty(self, weight: np.ndarray) -> float:
         """l1 sum |W| + l2 sum W^2, summed in float64."""
@@ -226,7 +227,9 @@ class _Gated:
     gate: ClassVar[Activation]
 
     def __post_init__(self):
-        object.__setattr__(self, "units", Dense(self.units, self.use_bias).units)
+        dense = Dense(self.units, self.use_bias)
+        for name in ("units", "use_bias"):
+            object.__setattr__(self, name, getattr(dense, name))
 
     @property
     def branches(self) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from . import devices, initializers, losses, optimizers
 from ._arrays import check_count, check_groups, check_targets, check_weights, check_X, class_weights
-from .activations import Activation, Logistic
+from .activations import Activation
 from .errors import check_flag, unknown_name
-from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Softmax, Switch, flatten, named
+from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Switch, flatten, named
 from .lowering import check_layers, parameter_shapes
 from .normalization import Norm
 from .prediction import numpy_forward
@@ -519,13 +519,7 @@ def _check_callbacks(callbacks) -> list:
 
 def _warn_of_logits(last: Layer, loss) -> None:
     """Warn where the last layer does what the loss does itself."""
-    own = {
-        "softmax_cross_entropy": Softmax,
-        "softmax_focal": Softmax,
-        "binary_cross_entropy": Logistic,
-        "focal": Logistic,
-    }
-    if isinstance(last, own.get(loss.name, ())):
+    if type(last).__name__ == loss.own_layer:
         warnings.warn(
             f"`loss`={loss.name!r} takes logits and has its own {last!r}; leave out the last layer.", stacklevel=3
         )

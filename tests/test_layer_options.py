@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_memory import padding_is_zero, poison, scratch_tails
 
-from fastmlp import SGD, AdamW, Dense, Dropout, Lion, NAdam, ReLU, Sequential, Tanh, load_model, save_model
+from fastmlp import GLU, SGD, AdamW, Dense, Dropout, Lion, NAdam, ReLU, Sequential, Tanh, load_model, save_model
 from fastmlp.engine import jit
 from fastmlp.plan import Group
 from fastmlp.training import Training
@@ -305,3 +305,10 @@ def test_a_look_at_gradients_thaws_copies_only():
     model.gradients(*data(), "squared_error")
     assert not model.layers[0].trainable
     assert dataclasses.replace(model.layers[0], trainable=True) != model.layers[0]
+
+
+def test_flags_may_be_numpys():
+    """As a grid of parameters holds them; in files they are True and False."""
+    layer = Dense(3, use_bias=np.True_, trainable=np.False_)
+    assert layer == Dense(3, trainable=False) and type(layer.use_bias) is type(layer.trainable) is bool
+    assert type(GLU(3, use_bias=np.False_).use_bias) is bool

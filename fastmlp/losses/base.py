@@ -32,6 +32,7 @@ class Loss:
     name: ClassVar[str] = ""
     targets: ClassVar[str] = ""  # what y may be, in words
     classification: ClassVar[bool] = False
+    own_layer: ClassVar[str] = ""  # what it does with the logits first: a network is not to end with it
 
     across: ClassVar[tuple[str, ...]] = ()  # or kernels that see all rows of a batch, a barrier after each
     queries: ClassVar[bool] = False  # whether rows belong to queries: `groups` says to which, a batch has whole ones

@@ -26,6 +26,7 @@ class SoftmaxCrossEntropy(Loss):
     """
 
     name: ClassVar[str] = "softmax_cross_entropy"
+    own_layer: ClassVar[str] = "Softmax"
     targets: ClassVar[str] = "integer codes (n,) in [0, K), or one-hot rows or probabilities (n, K)"
     classification: ClassVar[bool] = True
     label_smoothing: float = 0.0
@@ -81,6 +82,7 @@ class BinaryCrossEntropy(Loss):
     """
 
     name: ClassVar[str] = "binary_cross_entropy"
+    own_layer: ClassVar[str] = "Logistic"
     targets: ClassVar[str] = "numbers in [0, 1] of shape (n,) or (n, K)"
     classification: ClassVar[bool] = True
     term: ClassVar = staticmethod(cross_entropy_term)
@@ -132,6 +134,7 @@ class Focal(Loss):
     """
 
     name: ClassVar[str] = "focal"
+    own_layer: ClassVar[str] = "Logistic"
     targets: ClassVar[str] = "numbers in [0, 1] of shape (n,) or (n, K)"
     classification: ClassVar[bool] = True
     term: ClassVar = staticmethod(focal_term)
@@ -191,6 +194,7 @@ class SoftmaxFocal(Loss):
     """
 
     name: ClassVar[str] = "softmax_focal"
+    own_layer: ClassVar[str] = "Softmax"
     targets: ClassVar[str] = "integer codes (n,) in [0, K)"
     classification: ClassVar[bool] = True
     row: ClassVar = staticmethod(softmax_focal_row)
