@@ -12,7 +12,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
-UNROLLED = 4  # terms of a product between two looks at a counter
 LINE = 64  # bytes of a cache line on most machines; another size costs time, not correctness
 IP = types.intp
 SCALAR = {"float32": (ir.FloatType(), "f32", 4), "float64": (ir.DoubleType(), "f64", 8)}
@@ -209,6 +208,15 @@ def _least(builder, x, y):
     return builder.select(builder.icmp_signed("<", x, y), x, y)
 
 
+def _most(builder, x, y):
+    return builder.select(builder.icmp_signed("<", x, y), y, x)
+
+
+def _unrolled(rows: int, vectors: int) -> int:
+    """Terms of a product between two looks at a counter. Compiling them takes its time: few tiles are worth it."""
+    return 4 if rows >= 4 and vectors == 2 else 1
+
+
 def tile_of_rows(dtype: str, rows: int, vectors: int, lanes: int, panel: int):
     """C[i, :] = start + sum_k A[i, k] B[k, :] for `rows` rows and vectors * lanes columns, in registers.
 
@@ -220,7 +228,7 @@ def tile_of_rows(dtype: str, rows: int, vectors: int, lanes: int, panel: int):
     arguments a third of the instructions worked out addresses. That costs little on a core of its own and a quarter of
     the speed on one whose instruction decoder is shared with a busy sibling.
     """
-    item = SCALAR[dtype][2]
+    item, unrolled = SCALAR[dtype][2], _unrolled(rows, vectors)
     width = vectors * lanes * item
 
     @intrinsic
@@ -238,23 +246,33 @@ def tile_of_rows(dtype: str, rows: int, vectors: int, lanes: int, panel: int):
                     for j in range(vectors):
                         builder.store(v.fma(x, b_values[j], builder.load(acc[i][j])), acc[i][j])
 
-            whole = builder.sdiv(depth, _i64(panel))
-            first = builder.add(a, builder.mul(row, _i64(panel * item)))
-            with cgutils.for_range(builder, whole) as panels:
-                a_panel = builder.add(first, builder.mul(panels.index, panel_bytes))
-                b_panel = builder.add(b, builder.mul(panels.index, _i64(panel * width)))
-                with cgutils.for_range(builder, _i64(panel // UNROLLED)) as loop:
-                    a_at = builder.add(a_panel, builder.mul(loop.index, _i64(UNROLLED * item)))
-                    b_at = builder.add(b_panel, builder.mul(loop.index, _i64(UNROLLED * width)))
-                    for k in range(UNROLLED):
-                        places = [builder.add(a_at, _i64((i * panel + k) * item)) for i in range(rows)]
-                        step(places, builder.add(b_at, _i64(k * width)))
-            a_panel = builder.add(a, builder.mul(whole, panel_bytes))
-            a_rows = [builder.add(a_panel, builder.mul(builder.add(row, _i64(i)), stride_last)) for i in range(rows)]
-            b_panel = builder.add(b, builder.mul(whole, _i64(panel * width)))
-            with cgutils.for_range(builder, builder.srem(depth, _i64(panel))) as loop:
-                k = builder.mul(loop.index, _i64(item))
-                step([builder.add(at, k) for at in a_rows], builder.add(b_panel, builder.mul(loop.index, _i64(width))))
+            def at_panel(index):
+                a_panel = builder.add(a, builder.mul(index, panel_bytes))
+                return a_panel, builder.add(b, builder.mul(index, _i64(panel * width)))
+
+            done = _i64(0)
+            if unrolled > 1:
+                done = builder.sdiv(depth, _i64(panel))
+                with cgutils.for_range(builder, done) as panels:
+                    a_panel, b_panel = at_panel(panels.index)
+                    first = builder.add(a_panel, builder.mul(row, _i64(panel * item)))
+                    with cgutils.for_range(builder, _i64(panel // unrolled)) as loop:
+                        a_at = builder.add(first, builder.mul(loop.index, _i64(unrolled * item)))
+                        b_at = builder.add(b_panel, builder.mul(loop.index, _i64(unrolled * width)))
+                        for k in range(unrolled):
+                            places = [builder.add(a_at, _i64((i * panel + k) * item)) for i in range(rows)]
+                            step(places, builder.add(b_at, _i64(k * width)))
+            n_panels = builder.sdiv(builder.add(depth, _i64(panel - 1)), _i64(panel))
+            with cgutils.for_range(builder, n_panels, done) as panels:
+                a_panel, b_panel = at_panel(panels.index)
+                left = builder.sub(depth, builder.mul(panels.index, _i64(panel)))
+                is_whole = builder.icmp_signed(">=", left, _i64(panel))
+                stride = builder.select(is_whole, _i64(panel * item), stride_last)
+                a_rows = [builder.add(a_panel, builder.mul(builder.add(row, _i64(i)), stride)) for i in range(rows)]
+                with cgutils.for_range(builder, builder.select(is_whole, _i64(panel), left)) as loop:
+                    k = builder.mul(loop.index, _i64(item))
+                    b_row = builder.add(b_panel, builder.mul(loop.index, _i64(width)))
+                    step([builder.add(at, k) for at in a_rows], b_row)
             _store_tile(v, acc, c, width)
             return context.get_dummy_value()
 
@@ -278,7 +296,7 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
 
     All of it line by line, one between two stretches of the product: a burst of prefetches before it stalled it.
     """
-    item = SCALAR[dtype][2]
+    item, unrolled = SCALAR[dtype][2], _unrolled(rows, vectors)
     width = vectors * lanes * item
 
     def emit(builder, a, stride, b, depth, c, more, ahead=None):
@@ -296,26 +314,26 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
                     builder.store(v.fma(x, b_values[j], builder.load(acc[i][j])), acc[i][j])
             return a_row
 
-        def steps(first, n):
-            """n terms from `first` on, a few at a time."""
-            with cgutils.for_range(builder, builder.sdiv(n, _i64(UNROLLED))) as loop:
-                at = builder.add(first, builder.mul(loop.index, _i64(UNROLLED)))
-                for k in range(UNROLLED):
+        def steps(first, n, at_a_time):
+            """Terms from `first` on, n of them but for what is left of the last group; how many those were."""
+            groups = builder.sdiv(n, _i64(at_a_time))
+            with cgutils.for_range(builder, groups) as loop:
+                at = builder.add(first, builder.mul(loop.index, _i64(at_a_time)))
+                for k in range(at_a_time):
                     a_row = step(builder.add(at, _i64(k)))
                     if ahead and rows * vectors >= 16:
                         _emit_prefetch(builder, builder.add(a_row, ahead[0]), False, 3)
-            rest = builder.srem(n, _i64(UNROLLED))
-            at = builder.add(first, builder.sub(n, rest))
-            with cgutils.for_range(builder, rest) as loop:
-                step(builder.add(at, loop.index))
+            return builder.mul(groups, _i64(at_a_time))
 
         if not ahead:
-            steps(_i64(0), depth)
+            done = steps(_i64(0), depth, unrolled)
         else:
             _, upcoming, n_upcoming, update, slot_bytes, slots, transposed = ahead
             n_lines = rows * width // LINE
-            stretches = builder.select(builder.icmp_signed("<", n_upcoming, _i64(n_lines)), _i64(n_lines), n_upcoming)
-            length = builder.mul(builder.sdiv(depth, builder.mul(stretches, _i64(UNROLLED))), _i64(UNROLLED))
+            # no more of them than groups of terms: what a short product has no time for is not asked for
+            groups = builder.sdiv(depth, _i64(unrolled))
+            stretches = _least(builder, _most(builder, n_upcoming, _i64(n_lines)), _most(builder, groups, _i64(1)))
+            length = builder.mul(builder.sdiv(groups, stretches), _i64(unrolled))
             with cgutils.for_range(builder, stretches) as loop:
                 line = loop.index
                 at = builder.mul(line, _i64(LINE))
@@ -327,9 +345,10 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
                         _emit_prefetch(builder, builder.add(builder.add(update, slot), at), True, 3)
                 with builder.if_then(builder.icmp_signed("<", line, n_upcoming)):
                     _emit_prefetch(builder, builder.add(upcoming, at), False, 2)
-                steps(builder.mul(line, length), length)
+                steps(builder.mul(line, length), length, unrolled)
             done = builder.mul(stretches, length)
-            steps(done, builder.sub(depth, done))
+        if unrolled > 1:
+            steps(done, builder.sub(depth, done), 1)
         _store_tile(v, acc, c, width)
 
     @intrinsic

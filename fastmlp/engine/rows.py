@@ -99,6 +99,7 @@ def gather_kernel(source: str):
     def build(dtype, simd):
         item, panel_width = ITEMSIZE[dtype], simd.panel(dtype)
         T, itemsize, copy = getattr(np, dtype), np.dtype(source).itemsize, copy_columns(source, dtype, simd)
+        whole = convert_vectors(source, dtype, 2, simd.vector_bytes // item)
         least = min(simd.widths(dtype))
         clear = store_zeros(dtype, least)
 
@@ -118,7 +119,7 @@ def gather_kernel(source: str):
                     prefetch_row(r[R.X] + index[i + AHEAD] * r[R.X_STRIDE], n_bytes)
                 x, out = r[R.X] + data_row(w, index, i) * r[R.X_STRIDE], r[R.C]
                 for _ in range(r[R.N_PANELS] - 1):
-                    copy(x, out + i * panel_width * item, panel_width, scaling, scale, offset)
+                    whole(x, out + i * panel_width * item, scaling, scale, offset)
                     x, out = x + panel_width * itemsize, out + panel_bytes
                 out += i * last_width * item
                 if n_last < last_width:
