@@ -7,6 +7,7 @@ import numpy as np
 from . import losses, optimizers, schedules
 from .batches import QueryBatches, RowBatches
 from .devices import executor_of
+from .engine import jit
 from .engine import records as R
 from .engine.simd import ITEMSIZE
 from .engine.threads import Chooser
@@ -131,6 +132,7 @@ class Training:
         self._externals = externals  # the arrays stay alive
         self.executor = make_executor(self.plan, externals)
         self.executor.pack(model._arrays)
+        self._permute = jit.function("permutation", dtype)
         if self._average is not None:
             self._average[:] = self.executor.parameters
             self.executor.refresh()
@@ -307,9 +309,9 @@ class Training:
         if not self.shuffle or self._batches.n_batches == 1:  # one batch holds all: their order means nothing
             return None
         order = np.empty((epochs, self._batches.n), np.int64)
+        key = int(np.random.SeedSequence(self.seed, spawn_key=(1,)).generate_state(1, np.uint64).view(np.int64)[0])
         for k in range(epochs):
-            key = np.random.SeedSequence(self.seed, spawn_key=(1, first + k))
-            order[k] = np.random.Generator(np.random.Philox(key)).permutation(self._batches.n)
+            self._permute(order[k].ctypes.data, self._batches.n, key, first + k)
         return order
 
     # Looking at the model --------------------------------------------------------------------------------------------

@@ -441,6 +441,24 @@ class Twin:
         return np.average(losses, weights=[w[rows].sum() for rows in batches])
 
 
+def shuffled(n, seed, epoch):
+    """The order of n rows in an epoch: Fisher and Yates' shuffle with the bits of SplitMix64."""
+    bits = 2**64 - 1
+
+    def mix(z):
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & bits
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & bits
+        return z ^ z >> 31
+
+    key = int(np.random.SeedSequence(seed, spawn_key=(1,)).generate_state(1, np.uint64)[0])
+    order, state = list(range(n)), mix(key ^ mix(epoch))
+    for i in range(n - 1, 0, -1):
+        state = state + 0x9E3779B97F4A7C15 & bits
+        j = int((mix(state) >> 11) / 2**53 * (i + 1))
+        order[i], order[j] = order[j], order[i]
+    return np.array(order, np.int64)
+
+
 def in_order(n, batch_size):
     """The batches of an unshuffled epoch: the last one may be smaller."""
     return [np.arange(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]

@@ -127,8 +127,7 @@ def test_fit_follows_batches_of_whole_queries(loss):
     twin = Sequential(Dense(9), ReLU(), Dense(1), dtype="float64").build(6, seed=5)
     labels, expected = np.unique(groups), []
     for epoch in range(2):
-        key = np.random.SeedSequence(5, spawn_key=(1, epoch))
-        order = labels[np.random.Generator(np.random.Philox(key)).permutation(len(labels))]
+        order = labels[reference.shuffled(len(labels), 5, epoch)]
         total = 0.0
         for start in range(0, len(order), 7):
             chosen = order[start : start + 7]

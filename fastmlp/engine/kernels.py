@@ -40,6 +40,7 @@ from .optimizer_kernels import (
     store_gradient,
     update_kernel,
 )
+from .permutation import permutation
 from .products import bias_gradient, product, weight_gradient
 from .rows import gather_csr_kernel, gather_kernel, scatter
 from .rules import RULES
@@ -80,6 +81,7 @@ KERNELS = {
     **{name: update_kernel(rule) for name, rule in RULES.items()},
     "scatter": scatter,
     "sum_losses": sum_losses,
+    "permutation": permutation,
     "softmax_cross_entropy.codes": softmax_kernel(codes=True),
     "softmax_cross_entropy.dense": softmax_kernel(codes=False),
     "softmax.forward": softmax_forward,

@@ -13,26 +13,19 @@ from .rows import AHEAD, copy_columns, data_row, prefetch_row
 from .simd import ITEMSIZE, Simd
 
 
-@njit(**SCALAR)
-def target_row(r, w, index, i):
-    """Where the targets and the weight of row i of the batch are."""
-    if r[R.IN_BATCH] != 0:
-        return i
-    return data_row(w, index, i)
+@njit(**INLINE)
+def order_of_targets(r, w):
+    """(in_order, first) for `data_row`: where the targets and weights of the batch's rows are."""
+    in_batch = r[R.IN_BATCH] != 0
+    return in_batch or w[R.INDEX] == 0, 0 if in_batch else w[R.FIRST]
 
 
 @njit(**SCALAR)
-def last_to_ask_for(r, w, lo, hi):
-    """Up to which row targets are asked for: the processor sees those that lie in order coming by itself."""
-    return lo if w[R.INDEX] == 0 or r[R.IN_BATCH] != 0 else hi
-
-
-@njit(**SCALAR)
-def prefetch_target(r, index, i, n_bytes, item):
-    """Ask for the targets, so many bytes, and the weight of row i of a shuffled batch."""
-    prefetch_row(r[R.Y] + index[i] * n_bytes, n_bytes)
-    if r[R.SW] != 0:
-        prefetch_row(r[R.SW] + index[i] * item, item)
+def prefetch_target(y, n_bytes, weights, item, row):
+    """Ask for the targets, so many bytes, and the weight of a row of shuffled data."""
+    prefetch_row(y + row * n_bytes, n_bytes)
+    if weights != 0:
+        prefetch_row(weights + row * item, item)
 
 
 def softmax_kernel(codes: bool):
@@ -52,7 +45,10 @@ def softmax_kernel(codes: bool):
         def softmax(record, lo, hi, worker):
             r, w = int64_at(record), int64_at(worker)
             n_panels, n_out, c, c_panel, last = r[R.N_PANELS], r[R.N_OUT], r[R.C], r[R.C_PANEL_BYTES], r[R.LAST_WIDTH]
-            index, scale, labels = int64_at(w[R.INDEX]), T(float64_at(w[R.SCALARS])[R.SCALE]), int64_at(r[R.Y])
+            index, (in_order, first_row) = int64_at(w[R.INDEX]), order_of_targets(r, w)
+            asked = lo if in_order else hi  # the processor sees what lies in order coming by itself
+            scale = T(float64_at(w[R.SCALARS])[R.SCALE])
+            Y, y_bytes, weights, labels = r[R.Y], 8 if codes else r[R.Y_STRIDE] * item, r[R.SW], int64_at(r[R.Y])
             losses, masses, picks = float64_at(r[R.ROW_LOSS]), float64_at(r[R.ROW_MASS]), float64_at(r[R.ROW_PICK])
             smoothing = T(float64_at(r[R.NUMBERS])[0])  # y becomes (1 - smoothing) y + smoothing mass / n_out
             only_width = last if n_panels == 1 else panel_width  # of the first panel
@@ -70,16 +66,14 @@ def softmax_kernel(codes: bool):
                         top = z[k] if z[k] > top else top
                     tops[i] = np.float64(top)
 
-            n_bytes = 8 if codes else r[R.Y_STRIDE] * item
-            asked = last_to_ask_for(r, w, lo, hi)
             for i in range(lo, min(lo + AHEAD, asked)):
-                prefetch_target(r, index, i, n_bytes, item)
+                prefetch_target(Y, y_bytes, weights, item, index[i])
             for i in range(lo, hi):
                 if i + AHEAD < asked:
-                    prefetch_target(r, index, i + AHEAD, n_bytes, item)
+                    prefetch_target(Y, y_bytes, weights, item, index[i + AHEAD])
                 masses[i] = picks[i] = losses[i] = sums[i] = 0.0
                 if codes:
-                    label = labels[target_row(r, w, index, i)]
+                    label = labels[data_row(in_order, first_row, index, i)]
                     j = label // panel_width
                     width = panel_width if j < n_panels - 1 else last
                     z = items(c + j * c_panel + i * width * item)[label - j * panel_width]
@@ -94,8 +88,8 @@ def softmax_kernel(codes: bool):
                         for k in range(lanes):
                             z[at + k] = z[at + k] - top if at + k < columns else nothing
                     if not codes:
-                        row = target_row(r, w, index, i)
-                        y = items(r[R.Y] + (row * r[R.Y_STRIDE] + j * panel_width) * item)
+                        row = data_row(in_order, first_row, index, i)
+                        y = items(Y + row * y_bytes + j * panel_width * item)
                         mass, pick = T(masses[i]), T(picks[i])
                         for k in range(columns):
                             mass += y[k]
@@ -116,7 +110,7 @@ def softmax_kernel(codes: bool):
                     losses[i] = np.float64(total)
 
             for i in range(lo, hi):  # the gradient: weight (mass p - y)
-                weight = T(1) if r[R.SW] == 0 else items(r[R.SW])[target_row(r, w, index, i)]
+                weight = T(1) if weights == 0 else items(weights)[data_row(in_order, first_row, index, i)]
                 mass, pick = T(masses[i]), T(picks[i])
                 if smoothing != T(0):
                     pick = (T(1) - smoothing) * pick + smoothing * mass * T(sums[i]) / T(n_out)
@@ -136,16 +130,16 @@ def softmax_kernel(codes: bool):
                             for k in range(columns):
                                 z[k] -= floor
                         if not codes:
-                            row = target_row(r, w, index, i)
-                            y = items(r[R.Y] + (row * r[R.Y_STRIDE] + j * panel_width) * item)
-                            factor = scale if r[R.SW] == 0 else scale * items(r[R.SW])[row]
+                            row = data_row(in_order, first_row, index, i)
+                            y = items(Y + row * y_bytes + j * panel_width * item)
+                            factor = scale if weights == 0 else scale * items(weights)[row]
                             factor *= T(1) - smoothing
                             for k in range(columns):
                                 z[k] -= factor * y[k]
                 if codes:
                     for i in range(lo, hi):
-                        row = target_row(r, w, index, i)
-                        factor = scale if r[R.SW] == 0 else scale * items(r[R.SW])[row]
+                        row = data_row(in_order, first_row, index, i)
+                        factor = scale if weights == 0 else scale * items(weights)[row]
                         j = labels[row] // panel_width
                         width = panel_width if j < n_panels - 1 else last
                         z = items(c + j * c_panel + i * width * item)
@@ -185,7 +179,10 @@ def separable_kernel(declaration, compiled=compiled):
         def separable(record, lo, hi, worker):
             r, w = int64_at(record), int64_at(worker)
             n_panels, n_out, last, c_panel = r[R.N_PANELS], r[R.N_OUT], r[R.LAST_WIDTH], r[R.C_PANEL_BYTES]
-            index, scale = int64_at(w[R.INDEX]), T(float64_at(w[R.SCALARS])[R.SCALE])
+            index, (in_order, first_row) = int64_at(w[R.INDEX]), order_of_targets(r, w)
+            asked = lo if in_order else hi  # the processor sees what lies in order coming by itself
+            scale = T(float64_at(w[R.SCALARS])[R.SCALE])
+            Y, y_bytes, weights = r[R.Y], r[R.Y_STRIDE] * item, r[R.SW]
             losses, numbers = float64_at(r[R.ROW_LOSS]), float64_at(r[R.NUMBERS])
             a, b = T(numbers[0]), T(numbers[1])
             for j in range(n_panels):
@@ -197,15 +194,14 @@ def separable_kernel(declaration, compiled=compiled):
                     for k in range(n):
                         t[k] = T(0)
                     clear_padding(z, hi - lo, columns, width)
-                asked = last_to_ask_for(r, w, lo, hi)
+                y, out = Y + j * panel_width * item, r[R.ROW_DATA] + at
                 for i in range(lo, min(lo + AHEAD, asked)):
-                    prefetch_target(r, index, i, r[R.Y_STRIDE] * item, item)
+                    prefetch_target(y, y_bytes, weights, item, index[i])
                 for i in range(lo, hi):
                     if i + AHEAD < asked:
-                        prefetch_target(r, index, i + AHEAD, r[R.Y_STRIDE] * item, item)
-                    row = target_row(r, w, index, i)
-                    y = r[R.Y] + (row * r[R.Y_STRIDE] + j * panel_width) * item
-                    copy(y, r[R.ROW_DATA] + at + (i - lo) * width * item, columns, 0, T(1), T(0))
+                        prefetch_target(y, y_bytes, weights, item, index[i + AHEAD])
+                    row = data_row(in_order, first_row, index, i)
+                    copy(y + row * y_bytes, out + (i - lo) * width * item, columns, 0, T(1), T(0))
                 if r[R.WITH_GRADIENT] != 0:
                     for k in range(n):
                         zk, yk = z[k], t[k]
@@ -219,15 +215,15 @@ def separable_kernel(declaration, compiled=compiled):
             not_finite = 0
             for i in range(lo, hi):
                 weight, loss = T(1), 0.0
-                if r[R.SW] != 0:
-                    weight = items(r[R.SW])[target_row(r, w, index, i)]
+                if weights != 0:
+                    weight = items(weights)[data_row(in_order, first_row, index, i)]
                 for j in range(n_panels):
                     width = panel_width if j < n_panels - 1 else last
                     columns = min(width, n_out - j * panel_width)
                     t = items(r[R.ROW_DATA] + j * c_panel + i * width * item)
                     for k in range(columns):
                         loss += np.float64(t[k])
-                    if r[R.SW] != 0 and r[R.WITH_GRADIENT] != 0:
+                    if weights != 0 and r[R.WITH_GRADIENT] != 0:
                         z = items(r[R.C] + j * c_panel + i * width * item)
                         for k in range(columns):
                             z[k] = weight * z[k]
@@ -252,24 +248,26 @@ def row_kernel(declaration):
         def rows(record, lo, hi, worker):
             r, w = int64_at(record), int64_at(worker)
             n_panels, n_out, last = r[R.N_PANELS], r[R.N_OUT], r[R.LAST_WIDTH]
-            index, scale = int64_at(w[R.INDEX]), T(float64_at(w[R.SCALARS])[R.SCALE])
+            index, (in_order, first_row) = int64_at(w[R.INDEX]), order_of_targets(r, w)
+            asked = lo if in_order else hi  # the processor sees what lies in order coming by itself
+            scale = T(float64_at(w[R.SCALARS])[R.SCALE])
+            Y, y_bytes, weights = r[R.Y], r[R.Y_STRIDE] * item, r[R.SW]
             losses, numbers = float64_at(r[R.ROW_LOSS]), float64_at(r[R.NUMBERS])
             not_finite = 0
-            asked = last_to_ask_for(r, w, lo, hi)
             for i in range(lo, min(lo + AHEAD, asked)):
-                prefetch_target(r, index, i, r[R.Y_STRIDE] * item, item)
+                prefetch_target(Y, y_bytes, weights, item, index[i])
             for i in range(lo, hi):
                 if i + AHEAD < asked:
-                    prefetch_target(r, index, i + AHEAD, r[R.Y_STRIDE] * item, item)
-                row = target_row(r, w, index, i)
-                weight = T(1) if r[R.SW] == 0 else items(r[R.SW])[row]
+                    prefetch_target(Y, y_bytes, weights, item, index[i + AHEAD])
+                row = data_row(in_order, first_row, index, i)
+                weight = T(1) if weights == 0 else items(weights)[row]
                 z, g = items(r[R.ROW_DATA] + 2 * i * n_out * item), items(r[R.ROW_DATA] + (2 * i + 1) * n_out * item)
                 for j in range(n_panels):
                     width = panel_width if j < n_panels - 1 else last
                     c = items(r[R.C] + j * r[R.C_PANEL_BYTES] + i * width * item)
                     for k in range(min(width, n_out - j * panel_width)):
                         z[j * panel_width + k] = c[k]
-                y = items(r[R.Y] + row * r[R.Y_STRIDE] * item)
+                y = items(Y + row * y_bytes)
                 loss = np.float64(weight) * np.float64(row_loss(z, y, g, n_out, numbers))
                 for k in range(n_out):  # a comparison can hide a NaN
                     loss += np.float64(z[k] - z[k])

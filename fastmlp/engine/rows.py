@@ -25,9 +25,10 @@ LINE, MOST = 64, 256  # bytes of a cache line, and of a row that is asked for: o
 
 
 @njit(**SCALAR)
-def data_row(w, index, i):
-    """Where row i of the batch is in the data."""
-    return w[R.FIRST] + i if w[R.INDEX] == 0 else index[i]
+def data_row(in_order, first, index, i):
+    """Where row i of the batch is in the data. `in_order` and `first` are read from the worker's record once: for all
+    that the compiler knows, whatever a kernel writes could be that record."""
+    return first + i if in_order else index[i]
 
 
 @njit(**SCALAR)
@@ -106,19 +107,20 @@ def gather_kernel(source: str):
         def gather(record, lo, hi, worker):
             r, w = int64_at(record), int64_at(worker)
             index, n, scaling = int64_at(w[R.INDEX]), r[R.N_FEATURES], r[R.SCALING]
-            n_bytes, asked = n * itemsize, lo if w[R.INDEX] == 0 else hi  # rows in order are seen coming
-            panel_bytes, last_width = r[R.C_PANEL_BYTES], r[R.LAST_WIDTH]
-            n_last = n - (r[R.N_PANELS] - 1) * panel_width
+            X, stride, C, first, in_order = r[R.X], r[R.X_STRIDE], r[R.C], w[R.FIRST], w[R.INDEX] == 0
+            n_bytes, asked = n * itemsize, lo if in_order else hi  # rows in order are seen coming
+            n_whole, panel_bytes, last_width = r[R.N_PANELS] - 1, r[R.C_PANEL_BYTES], r[R.LAST_WIDTH]
+            n_last = n - n_whole * panel_width
             scale, offset = T(1), T(0)
             if scaling != 0:
                 scale, offset = T(float64_at(scaling)[0]), T(float64_at(scaling)[1])
             for i in range(lo, min(lo + AHEAD, asked)):
-                prefetch_row(r[R.X] + index[i] * r[R.X_STRIDE], n_bytes)
+                prefetch_row(X + index[i] * stride, n_bytes)
             for i in range(lo, hi):
                 if i + AHEAD < asked:
-                    prefetch_row(r[R.X] + index[i + AHEAD] * r[R.X_STRIDE], n_bytes)
-                x, out = r[R.X] + data_row(w, index, i) * r[R.X_STRIDE], r[R.C]
-                for _ in range(r[R.N_PANELS] - 1):
+                    prefetch_row(X + index[i + AHEAD] * stride, n_bytes)
+                x, out = X + data_row(in_order, first, index, i) * stride, C
+                for _ in range(n_whole):
                     whole(x, out + i * panel_width * item, scaling, scale, offset)
                     x, out = x + panel_width * itemsize, out + panel_bytes
                 out += i * last_width * item
