@@ -11,7 +11,7 @@ import numpy as np
 from . import devices, initializers, losses, optimizers
 from ._arrays import check_count, check_groups, check_targets, check_weights, check_X, class_weights
 from .activations import Activation
-from .errors import check_flag, unknown_name
+from .errors import DivergenceError, check_flag, unknown_name
 from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Switch, flatten, named
 from .lowering import check_layers, parameter_shapes
 from .normalization import Norm
@@ -254,10 +254,10 @@ class Sequential:
                     _fit_with_callbacks(training, history, epochs, callbacks, validation)
                 else:
                     _fit_plainly(training, history, epochs)
-        except KeyboardInterrupt:
-            if new and (
-                training is None or not training.step
-            ):  # while it compiled: a random network is not a fitted one
+        except DivergenceError:  # has said which parameters are kept
+            raise
+        except BaseException:  # Ctrl-C while it compiled, too little memory, a callback's error before the first step
+            if new and (training is None or not training.step):  # a random network is not a fitted one
                 self._arrays, self.n_features = {}, None
             raise
         return history

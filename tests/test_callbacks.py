@@ -165,6 +165,23 @@ def test_the_order_of_calls(problem):
     assert recorder.history is history and history.epochs == [1, 2, 3]
 
 
+def test_an_error_before_the_first_step_leaves_no_random_network(problem):
+    class Broken(Recorder):
+        def on_fit_begin(self, training):
+            raise RuntimeError("no")
+
+    model = small_model()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no"):
+            model.fit(*problem, loss="softmax_cross_entropy", epochs=3, callbacks=[Broken()])
+        assert not model.built
+    model.fit(*problem, loss="softmax_cross_entropy", epochs=1)
+    before = model.parameters
+    with pytest.raises(RuntimeError, match="no"):  # a fitted one stays as it is
+        model.fit(*problem, loss="softmax_cross_entropy", epochs=3, callbacks=[Broken()])
+    assert all(np.array_equal(value, model.parameters[name]) for name, value in before.items())
+
+
 def test_a_fit_that_gets_worse_stops_and_goes_back(problem):
     X, y = problem
     model, stopping = small_model(), EarlyStopping(patience=3)

@@ -267,6 +267,7 @@ def fit_lbfgs(estimator, X, targets, sample_weight) -> None:
     finally:  # after Ctrl-C, the last iteration's parameters
         objective.close()
         _take(estimator, latest)
+        estimator.n_iter_ = n_iter
     if not np.isfinite(result.fun):
         raise DivergenceError(
             f"lbfgs diverged in iteration {n_iter + 1}: the loss is no longer finite. The last finite parameters are "
