@@ -41,7 +41,6 @@ class Evaluation:
             batches = QueryBatches.of_rows(groups, rows)
         else:
             batches = RowBatches(self.n, BLOCK if loss is not None and loss.across else rows)
-        self._epoch = batches.epochs(None, 1)
         source, externals = source_of(X, dtype)
         common = {"n_features": model.n_features, "batch_size": batches.most_rows, "source": source, "dtype": dtype}
         common["guard"] = guard
@@ -64,18 +63,20 @@ class Evaluation:
             self.executor.pack(model._arrays)
         self._chooser = Chooser(1 if device == "cuda" else n_threads, plan.flops)
 
+        order, starts, sizes, _ = batches.epochs(None, 1)
+        self._steps = np.zeros((len(starts), R.STEP), np.int64)
+        self._steps[:, R.STEP_ROWS] = sizes
+        self._steps[:, R.STEP_FIRST if order is None else R.STEP_INDEX] = starts
+        self._bound = order, np.ones((len(starts), 1, R.N_SCALARS)), np.zeros(len(starts))  # they stay alive
+        self.executor.bind(self._steps, *self._bound)
+
     def _run(self) -> np.ndarray:
-        order, starts, sizes, _ = self._epoch
-        steps = np.zeros((len(starts), R.STEP), np.int64)
-        sums, scalars = np.zeros(len(starts)), np.ones((len(starts), 1, R.N_SCALARS))
-        steps[:, R.STEP_ROWS] = sizes
-        steps[:, R.STEP_FIRST if order is None else R.STEP_INDEX] = starts
-        self.executor.bind(steps, order, scalars, sums)
-        at, per_step = 0, None
-        while at < len(starts):
+        """The sum of the rows' losses of each step."""
+        steps, sums, at, per_step = self._steps, self._bound[2], 0, None
+        while at < len(steps):
             workers, trial = self._chooser.next()
             count = 1 if per_step is None else max(1, int((Chooser.TRIAL if trial else Chooser.SLICE) / per_step))
-            count = min(count, len(starts) - at)
+            count = min(count, len(steps) - at)
             # a loss that is not finite is an answer here, not an error: go on with the next step
             done, seconds = self.executor.run(steps[at : at + count], workers)
             if done < count:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import NamedTuple
+
 import numpy as np
 
 from . import losses, optimizers, schedules
@@ -17,7 +20,22 @@ from .inputs import engine_data, engine_targets, engine_weights, source_of
 from .layers import Dense, flatten
 from .lowering import training_plan
 
+AHEAD, AHEAD_ROWS = 64, 2**16  # epochs that are prepared at a time, and their rows in all, where nothing is scheduled
 CHECK = 0.25  # seconds between two checks that the parameters are finite, of which the last good ones are kept
+
+
+class Prepared(NamedTuple):
+    """What the steps of some epochs need, made before they run; the executor reads these arrays."""
+
+    epoch: int  # the first
+    step: int  # its first
+    rate: float | schedules.Schedule
+    n: int
+    steps: np.ndarray  # (n_steps, records.STEP)
+    order: np.ndarray | None
+    scalars: np.ndarray
+    weights: np.ndarray  # of each step
+    sums: np.ndarray  # of each step's losses; written
 
 
 class Training:
@@ -140,6 +158,7 @@ class Training:
         self._last_finite = self.snapshot()
         self._unchecked = 0.0  # seconds
         self._evaluations = {}
+        self._prepared: Prepared | None = None
         self._seconds_per_step = 1.0  # unknown yet: the first slice is one step
         if state is not None:
             self._resume(state)
@@ -210,6 +229,39 @@ class Training:
         return max(1, min(most, 64, int(Chooser.SLICE / seconds)))
 
     def _run_epochs(self, epochs: int) -> np.ndarray:
+        n_batches, prepared = self.steps_per_epoch, self._prepared
+        done = 0 if prepared is None else self.epoch - prepared.epoch
+        if (
+            prepared is None
+            or not 0 <= done <= prepared.n - epochs
+            or prepared.rate != self._rate
+            or prepared.step + done * n_batches != self.step  # Ctrl-C came in the middle of an epoch
+        ):
+            # twice as many as the last time if those were used, so that nobody prepares much for nothing
+            used = prepared is not None and done == prepared.n
+            ahead = 2 * prepared.n if used and self._prepares_ahead else 0
+            prepared = self._prepare(max(epochs, min(ahead, AHEAD, AHEAD_ROWS // self.n_samples)))
+            self._prepared = prepared
+            done = 0
+        own = slice(done * n_batches, (done + epochs) * n_batches)
+        self._run_steps(prepared.steps[own], n_batches)
+        self.epoch += epochs
+        sums, weights = (
+            of_steps[own].reshape(epochs, -1).sum(axis=1) for of_steps in (prepared.sums, prepared.weights)
+        )
+        return sums / weights
+
+    @property
+    def _prepares_ahead(self) -> bool:
+        """Not where numbers follow schedules, which may leave their range in an epoch that never comes, nor on a
+        device, which captures its graph again when arrays grow."""
+        others = [getattr(self.optimizer, f.name) for f in fields(self.optimizer) if f.name != "learning_rate"]
+        others += [group.dropout for group in self.plan.groups]
+        scheduled = any(isinstance(number, schedules.Schedule) for number in [self._rate, *others])
+        return not scheduled and self.device != "cuda"
+
+    def _prepare(self, epochs: int) -> Prepared:
+        """The next epochs' order of rows, steps and numbers, known to the executor."""
         order, starts, sizes, weights = self._batches.epochs(self._permutations(self.epoch, epochs), epochs)
         n_batches = self.steps_per_epoch
         steps = np.zeros((len(starts), R.STEP), np.int64)
@@ -223,9 +275,7 @@ class Training:
                 keys = np.random.Generator(np.random.Philox(key)).integers(0, 2**63 - 1, n_batches)
                 steps[k * n_batches : (k + 1) * n_batches, R.STEP_KEY] = keys
         self.executor.bind(steps, order, scalars, sums)
-        self._run_steps(steps, n_batches)
-        self.epoch += epochs
-        return sums.reshape(epochs, -1).sum(axis=1) / weights.reshape(epochs, -1).sum(axis=1)
+        return Prepared(self.epoch, self.step, self._rate, epochs, steps, order, scalars, weights, sums)
 
     def _scalars(self, weights: np.ndarray) -> np.ndarray:
         """The numbers of the next steps, a row for each group of layers: (n_steps, n_groups, N_SCALARS), float64."""

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fastmlp import Adam, Dense, ReLU, Rescaling, Sequential
 from fastmlp.evaluation import Evaluation
 from fastmlp.losses import get as get_loss
-from fastmlp.training import Training
+from fastmlp.training import AHEAD, Training
 
 GUARD = 64  # bytes: as wide as the widest vector
 
@@ -147,10 +147,14 @@ def test_nothing_grows_from_epoch_to_epoch(n_threads):
     )
     _, training = open_training(case, n_threads)
     with training:
-        training.run(epochs=20)
+        def run(n):  # how many go together depends on the time that they take
+            for _ in range(n):
+                training.run(epochs=1)
+
+        run(3 * AHEAD)
         threads = threading.active_count()
-        _, few = traced(lambda: training.run(epochs=10))
-        _, many = traced(lambda: training.run(epochs=600))
+        _, few = traced(lambda: run(2 * AHEAD))  # prepares epochs at least once
+        _, many = traced(lambda: run(12 * AHEAD))
         # less than one small object per epoch: after any number of epochs the interpreter holds up to 10 kB of its own
         assert many < few + 20_000
         assert threading.active_count() <= max(threads, 2)

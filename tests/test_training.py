@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from fastmlp import SGD, Adam, Dense, ReLU, Sequential
+from fastmlp import SGD, Adam, Dense, Dropout, ExponentialDecay, ReLU, Sequential
 from fastmlp.training import Training
 
 # What one update may differ by: relative to the largest change, plus roundings of the parameter itself.
@@ -308,3 +308,32 @@ def test_nan_in_any_logit_is_noticed(n_outputs):
     model._arrays["dense_0.bias"][-1] = np.nan
     loss, gradients = model.gradients(X, y, "softmax_cross_entropy")
     assert np.isnan(loss) and np.isnan(gradients["dense_0.weight"]).all()
+
+
+@examples(25)
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.sampled_from([None, 0.01, 0.003])), min_size=1, max_size=12),
+    st.sampled_from([7, 40]),
+    st.booleans(),
+)
+def test_epochs_in_any_portions_are_the_same(portions, batch_size, scheduled):
+    """What is prepared for later epochs holds until somebody sets another rate, and only then."""
+    rng = np.random.default_rng(3)
+    X, y, weights = rng.normal(size=(40, 5)).astype(np.float32), rng.integers(0, 3, 40), rng.uniform(0.5, 2, 40)
+    options = {"loss": "softmax_cross_entropy", "batch_size": batch_size, "sample_weight": weights, "seed": 4}
+    fits = []
+    for whole in (False, True):
+        model = Sequential(Dense(9), ReLU(), Dropout(0.3), Dense(3)).build(5, seed=1)
+        optimizer = Adam(ExponentialDecay(0.01, 0.9, epochs=1) if scheduled else 0.01)
+        losses = []
+        with Training(model, X, y, optimizer=optimizer, **options) as training:
+            for epochs, rate in portions:
+                if rate is not None:
+                    training.learning_rate = rate
+                for some in [epochs] if whole else [1] * epochs:
+                    losses.extend(training.run(some))
+            assert training.epoch == sum(epochs for epochs, _ in portions)
+        fits.append((losses, model.parameters))
+    assert fits[0][0] == fits[1][0]
+    for name, value in fits[0][1].items():
+        assert np.array_equal(value, fits[1][1][name])

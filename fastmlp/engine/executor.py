@@ -85,7 +85,7 @@ class Executor(NamedParameters):
         }
         self._address |= {k: v.ctypes.data if isinstance(v, np.ndarray) else int(v) for k, v in externals.items()}
         self._bind()
-        self._workers: list[tuple[np.ndarray, ...]] = []
+        self._workers: list[tuple] = []
         self.team = Team()
         self._profile = None
 
@@ -114,18 +114,25 @@ class Executor(NamedParameters):
             return jit.address(value.name, self.plan.dtype)
         return value
 
-    def _worker(self, rank: int) -> tuple[np.ndarray, ...]:
-        """A worker's record, scratch and arguments, each on cache lines of its own."""
+    def _worker(self, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, ...]]:
+        """A worker's record and arguments of `run`, each on cache lines of its own; all its memory; how it calls `run`.
+
+        What is the same in every run is written here: a run of a tiny network takes tens of microseconds.
+        """
         while len(self._workers) <= rank:
             panel = self.plan.simd.panel(self.plan.dtype)
             memory = _arena(2 * 8 * 64 + panel * panel * self.plan.item + 4096, "a worker")
-            record, arguments = memory[:512].view(np.int64), memory[512:1024].view(np.int64)
+            record, a = memory[:512].view(np.int64), memory[512:1024].view(np.int64)
             record[R.SCRATCH] = memory.ctypes.data + 1024
             record[R.CONTROL] = self.control.ctypes.data
             record[R.NEXT_X], record[R.NEXT_STRIDE] = self._address["X"], self._address["X_stride"]
             record[R.SLOT_BYTES] = self.plan.sizes["parameters"]
             record[R.AVERAGE_BYTES] = self.plan.n_slots * self.plan.sizes["parameters"]
-            self._workers.append((record, arguments, memory))
+            a[R.RANK], a[R.CHUNK], a[R.YIELD] = len(self._workers), self.plan.chunk, yield_address()
+            a[R.PROGRAM], a[R.PHASES] = self._program.ctypes.data, self._phases.ctypes.data
+            a[R.N_PHASES] = len(self._phases)
+            a[R.RUN_WORKER], a[R.RUN_CONTROL] = record.ctypes.data, self.control.ctypes.data
+            self._workers.append((record, a, memory, (a.ctypes.data, 0, 0, 0)))
         return self._workers[rank]
 
     def bind(self, steps: np.ndarray, order: np.ndarray | None, scalars: np.ndarray, sums: np.ndarray) -> None:
@@ -157,31 +164,21 @@ class Executor(NamedParameters):
         """
         n_workers = self.team.prepare(n_workers)
         self.control[R.NOT_FINITE], before = 0, self.steps_done
-        jobs = []
-        records = [self._worker(rank)[0] for rank in range(n_workers)]
-        addresses = np.array([record.ctypes.data for record in records], np.int64)
-        for rank, record in enumerate(records):
-            record[list(R.CLAIMED)] = 0
-            a = self._worker(rank)[1]
-            a[R.WORKERS] = addresses.ctypes.data
-            a[R.RANK], a[R.N_WORKERS], a[R.CHUNK], a[R.YIELD] = rank, n_workers, self.plan.chunk, yield_address()
-            a[R.PROGRAM], a[R.PHASES], a[R.N_PHASES] = (
-                self._program.ctypes.data,
-                self._phases.ctypes.data,
-                len(self._phases),
-            )
-            a[R.RUN_WORKER], a[R.RUN_CONTROL] = record.ctypes.data, self.control.ctypes.data
-            a[R.STEPS], a[R.N_STEPS] = steps.ctypes.data, len(steps)
+        workers = [self._worker(rank) for rank in range(n_workers)]
+        records = np.array([a[R.RUN_WORKER] for _, a, _, _ in workers])
+        first, arrived, left = steps.ctypes.data, self.control[R.ARRIVED], self.control[R.LEFT]
+        for rank, (record, a, _, _) in enumerate(workers):
+            record[R.CLAIMED[0]] = record[R.CLAIMED[1]] = 0
+            a[R.WORKERS], a[R.N_WORKERS] = records.ctypes.data, n_workers
+            a[R.STEPS], a[R.N_STEPS] = first, len(steps)
             timed = self._profile is not None and rank < len(self._profile)
             a[R.PROFILE] = self._profile[rank].ctypes.data if timed else 0
-            a[R.ARRIVED_BEFORE], a[R.LEFT_BEFORE] = self.control[R.ARRIVED], self.control[R.LEFT]
-            a[R.DONE_BEFORE] = before
-            jobs.append((a.ctypes.data, 0, 0, 0))
+            a[R.ARRIVED_BEFORE], a[R.LEFT_BEFORE], a[R.DONE_BEFORE] = arrived, left, before
         started = time.perf_counter()
         if n_workers == 1:
-            self._run(*jobs[0])
+            self._run(*workers[0][3])
         else:
-            self.team.run(self._run, jobs)
+            self.team.run(self._run, [job for _, _, _, job in workers])
         return self.steps_done - before, time.perf_counter() - started
 
     def shared(self, slot: int | None) -> np.ndarray:
