@@ -147,6 +147,7 @@ def test_nothing_grows_from_epoch_to_epoch(n_threads):
     )
     _, training = open_training(case, n_threads)
     with training:
+
         def run(n):  # how many go together depends on the time that they take
             for _ in range(n):
                 training.run(epochs=1)
