@@ -150,7 +150,6 @@ class Training:
         self._externals = externals  # the arrays stay alive
         self.executor = make_executor(self.plan, externals)
         self.executor.pack(model._arrays)
-        self._permute = jit.function("permutation", dtype)
         if self._average is not None:
             self._average[:] = self.executor.parameters
             self.executor.refresh()
@@ -237,9 +236,9 @@ class Training:
             or prepared.rate != self._rate
             or prepared.step + done * n_batches != self.step  # Ctrl-C came in the middle of an epoch
         ):
-            # twice as many as the last time if those were used, so that nobody prepares much for nothing
-            used = prepared is not None and done == prepared.n
-            ahead = 2 * prepared.n if used and self._prepares_ahead else 0
+            # where somebody looks at each epoch, twice as many as the last time, if those were used
+            used = prepared is not None and done == prepared.n and prepared.rate == self._rate
+            ahead = 2 * prepared.n if used and epochs == 1 and self._prepares_ahead else 0
             prepared = self._prepare(max(epochs, min(ahead, AHEAD, AHEAD_ROWS // self.n_samples)))
             self._prepared = prepared
             done = 0
@@ -358,10 +357,11 @@ class Training:
         """Of the rows, or queries, in these epochs: each depends on the seed and the epoch's number only."""
         if not self.shuffle or self._batches.n_batches == 1:  # one batch holds all: their order means nothing
             return None
+        permute = jit.function("permutation", self.plan.dtype)
         order = np.empty((epochs, self._batches.n), np.int64)
         key = int(np.random.SeedSequence(self.seed, spawn_key=(1,)).generate_state(1, np.uint64).view(np.int64)[0])
         for k in range(epochs):
-            self._permute(order[k].ctypes.data, self._batches.n, key, first + k)
+            permute(order[k].ctypes.data, self._batches.n, key, first + k)
         return order
 
     # Looking at the model --------------------------------------------------------------------------------------------

@@ -19,6 +19,14 @@ settings.register_profile("explore", max_examples=1000, **common)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """`-n auto`: as many as the cores that this process may use, which a container may limit."""
+    from fastmlp.engine.threads import usable_cores
+
+    return usable_cores()
+
+
 @pytest.fixture
 def rng():
     """A random generator that starts equal in every test."""

@@ -3,6 +3,8 @@
 Shapes, kinds of X and options come from hypothesis (`cases.py`).
 """
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import reference
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
+import fastmlp.training
 from fastmlp import SGD, Adam, Dense, Dropout, ExponentialDecay, ReLU, Sequential
 from fastmlp.training import Training
 
@@ -310,30 +313,48 @@ def test_nan_in_any_logit_is_noticed(n_outputs):
     assert np.isnan(loss) and np.isnan(gradients["dense_0.weight"]).all()
 
 
-@examples(25)
+@examples(30)
 @given(
-    st.lists(st.tuples(st.integers(1, 5), st.sampled_from([None, 0.01, 0.003])), min_size=1, max_size=12),
+    st.lists(
+        st.tuples(st.integers(1, 5), st.sampled_from([None, 0.01, 0.003]), st.integers(0, 7)), min_size=1, max_size=12
+    ),
     st.sampled_from([7, 40]),
     st.booleans(),
 )
 def test_epochs_in_any_portions_are_the_same(portions, batch_size, scheduled):
-    """What is prepared for later epochs holds until somebody sets another rate, and only then."""
+    """What is prepared for later epochs holds until somebody sets another rate, or Ctrl-C ends an epoch half done."""
     rng = np.random.default_rng(3)
     X, y, weights = rng.normal(size=(40, 5)).astype(np.float32), rng.integers(0, 3, 40), rng.uniform(0.5, 2, 40)
     options = {"loss": "softmax_cross_entropy", "batch_size": batch_size, "sample_weight": weights, "seed": 4}
     fits = []
-    for whole in (False, True):
+    for ahead in (64, 0):
         model = Sequential(Dense(9), ReLU(), Dropout(0.3), Dense(3)).build(5, seed=1)
         optimizer = Adam(ExponentialDecay(0.01, 0.9, epochs=1) if scheduled else 0.01)
         losses = []
-        with Training(model, X, y, optimizer=optimizer, **options) as training:
-            for epochs, rate in portions:
-                if rate is not None:
-                    training.learning_rate = rate
-                for some in [epochs] if whole else [1] * epochs:
-                    losses.extend(training.run(some))
-            assert training.epoch == sum(epochs for epochs, _ in portions)
+        with mock.patch.object(fastmlp.training, "AHEAD", ahead):
+            with Training(model, X, y, optimizer=optimizer, **options) as training:
+                for epochs, rate, steps in portions:
+                    if rate is not None:
+                        training.learning_rate = rate
+                    for some in [1] * epochs if ahead else [epochs]:
+                        losses.extend(training.run(some))
+                    interrupt(training, steps)
+                assert training.epoch == sum(epochs for epochs, _, _ in portions)
         fits.append((losses, model.parameters))
     assert fits[0][0] == fits[1][0]
     for name, value in fits[0][1].items():
         assert np.array_equal(value, fits[1][1][name])
+
+
+def interrupt(training, steps):
+    """Ctrl-C after so many steps of an epoch, if it has more."""
+    if 0 < steps < training.steps_per_epoch:
+        run = training.executor.run
+
+        def interrupted(table, n_workers):
+            run(table[:steps], n_workers)
+            raise KeyboardInterrupt
+
+        with mock.patch.object(training.executor, "run", interrupted), pytest.raises(KeyboardInterrupt):
+            training._seconds_per_step = 1e-6  # so that all of the epoch's steps make one run
+            training.run(1)

@@ -104,6 +104,7 @@ class Streamed:
         if self._inside[k] == chunk or first >= len(self._steps):
             return
         rows = self._rows(self._steps[first : first + self.steps_per_chunk])
+        self._inside[k] = None  # until all of it is there
         self._copied[k].synchronize()  # the pinned memory is free again
         self._used[k].wait(self._copies)
         for name, array in self._arrays.items():
