@@ -496,3 +496,52 @@ def test_divergence_of_an_estimator():
     with pytest.raises(DivergenceError, match="epoch"):
         estimator.fit(X * 1e3, y > 0)
     assert all(np.isfinite(array).all() for array in [*estimator.coefs_, *estimator.intercepts_])
+
+
+class Machine:
+    """A clock, and what a row costs with so many workers; slices of work move the clock on."""
+
+    def __init__(self, monkeypatch, costs):
+        self.now, self.costs, self.used = 0.0, costs, []
+        monkeypatch.setattr(threads, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(threads, "available_cores", lambda: max(costs))
+        self.chooser = threads.Chooser(None, 1e9)
+
+    def run(self, seconds):
+        """Work for so long; the share of the time that the fastest number of workers had."""
+        end, best = self.now + seconds, 0.0
+        while self.now < end:
+            workers, trial = self.chooser.next()
+            rows = int((self.chooser.TRIAL if trial else self.chooser.SLICE) / self.costs[workers])
+            taken = rows * self.costs[workers]
+            self.now += taken
+            self.chooser.measured(workers, taken, rows)
+            best += taken * (workers == min(self.costs, key=self.costs.get))
+        return best / seconds
+
+
+@pytest.mark.parametrize("costs", [{1: 1e-6, 2: 3e-6}, {1: 2e-6, 2: 1e-6}, {1: 3e-6, 2: 2e-6, 4: 1e-6}], ids=str)
+def test_the_fastest_number_of_workers_is_found_and_kept(monkeypatch, costs):
+    machine = Machine(monkeypatch, costs)
+    machine.run(0.1)
+    assert machine.run(10) > 0.97
+
+
+def test_another_number_of_workers_is_taken_when_the_machine_changes(monkeypatch):
+    machine = Machine(monkeypatch, {1: 1.0e-6, 2: 1.3e-6})
+    machine.run(1)
+    machine.costs = {1: 1.0e-6, 2: 0.7e-6}
+    machine.run(2)
+    assert machine.run(5) > 0.95
+
+
+def test_after_a_break_what_was_measured_before_it_does_not_decide(monkeypatch):
+    """One worker has become the fastest; short fits, with breaks between them, notice."""
+    machine = Machine(monkeypatch, {1: 1.4e-6, 2: 1.0e-6})
+    machine.run(1)
+    machine.costs = {1: 0.8e-6, 2: 1.0e-6}
+    shares = []
+    for _ in range(5):
+        machine.now += 5
+        shares.append(machine.run(0.2))
+    assert min(shares) > 0.75

@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from functools import lru_cache, partial
 from queue import SimpleQueue
+from time import perf_counter
 
 
 def usable_cores() -> int:
@@ -130,11 +131,13 @@ class Chooser:
     """The number of workers for the next slice of work, chosen by measuring; the bits do not depend on it.
 
     Each candidate is tried on a few short slices; then the fastest runs, and now and then another is measured again,
-    for other processes come and go. A candidate that was far slower is tried again more rarely.
+    for other processes come and go. A candidate that was far slower is tried again more rarely. What was measured more
+    than `STALE` seconds ago does not count any more once there is something newer.
     """
 
     SLICE = 0.04  # seconds of compiled work between two looks at the keyboard
     TRIAL, FIRST_TRIALS = 0.003, 3  # seconds of a trial slice, and how many of them at first
+    STALE = 1.0
 
     def __init__(self, n_threads: int | None, flops_per_step: float):
         most = available_cores()
@@ -149,7 +152,7 @@ class Chooser:
         self.cost = dict.fromkeys(self.candidates, 0.0)  # seconds per row, recent
         self.trials = dict.fromkeys(self.candidates, 0)
         self.wait = dict.fromkeys(self.candidates, 0.25)  # seconds until the next trial, grows while it loses
-        self.since = dict.fromkeys(self.candidates, 0.0)
+        self.last = dict.fromkeys(self.candidates, perf_counter())  # when it was measured: breaks count, too
 
     @property
     def best(self) -> int:
@@ -163,9 +166,9 @@ class Chooser:
         for candidate in self.candidates:
             if self.trials[candidate] < self.FIRST_TRIALS:
                 return candidate, True
-        best = self.best
+        best, now = self.best, perf_counter()
         for candidate in self.candidates:
-            if candidate != best and self.since[candidate] > self.wait[candidate]:
+            if candidate != best and now - self.last[candidate] > self.wait[candidate]:
                 return candidate, True
         return best, False
 
@@ -173,16 +176,16 @@ class Chooser:
         """Take note of a slice."""
         if len(self.candidates) == 1 or not rows:
             return
-        cost, before = seconds / rows, self.cost[workers]
-        first = self.trials[workers] < self.FIRST_TRIALS
+        cost, before, now = seconds / rows, self.cost[workers], perf_counter()
         # the first slice of a candidate starts its threads and warms its caches
-        self.cost[workers] = (
-            cost if self.trials[workers] <= 1 else min(cost, before) if first else 0.5 * (cost + before)
-        )
+        if self.trials[workers] <= 1 or now - self.last[workers] - seconds > self.STALE:
+            self.cost[workers] = cost
+        elif self.trials[workers] < self.FIRST_TRIALS:
+            self.cost[workers] = min(cost, before)
+        else:
+            self.cost[workers] = 0.5 * (cost + before)
         self.trials[workers] += 1
-        for candidate in self.candidates:
-            self.since[candidate] += seconds
-        self.since[workers] = 0.0
+        self.last[workers] = now
         if workers != self.best:
             slower = self.cost[workers] / self.cost[self.best]
             self.wait[workers] = min(4.0, 0.25 * slower**2)
