@@ -29,7 +29,8 @@ class FastMLP:
         self.model.set_parameters(names)
         optimizer = Adam(network.learning_rate, BETA_1, BETA_2, EPSILON)
         options = {"batch_size": network.batch_size, "n_threads": n_threads, "shuffle": shuffle}
-        options["device"] = self.device
+        if self.device != "cpu":  # which old revisions do not know
+            options["device"] = self.device
         self.training = Training(self.model, X, y, loss=network.loss, optimizer=optimizer, **options)
         self.training.__enter__()
 

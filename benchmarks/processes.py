@@ -36,10 +36,12 @@ assert (model.predict(X) == y).mean() > 0.95
 """
 
 
-def output(code, *arguments, cache=None):
-    """What a whole Python process prints."""
+def output(code, *arguments, cache=None, root=ROOT):
+    """What a whole Python process prints, which imports fastmlp from the working tree, or with `root=None` the one that
+    is installed."""
     environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
+    if root is not None:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
     if cache is not None:
         environment["FASTMLP_CACHE_DIR"] = str(cache)
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=environment, capture_output=True)
@@ -48,10 +50,10 @@ def output(code, *arguments, cache=None):
     return done.stdout.decode()
 
 
-def run(code, *arguments, cache=None):
-    """Wall time of a whole Python process, in seconds."""
+def run(code, *arguments, cache=None, root=ROOT):
+    """Wall time of a whole Python process, in seconds; see `output`."""
     start = time.perf_counter()
-    output(code, *arguments, cache=cache)
+    output(code, *arguments, cache=cache, root=root)
     return time.perf_counter() - start
 
 

@@ -14,7 +14,7 @@ class Start:
     def setup_cache(self):
         """Data, and a cache that a first fit has filled; in the folder where asv runs the class's benchmarks."""
         data = digits_file(Path.cwd())
-        run(SEQUENTIAL, data, cache=Path.cwd() / "cache")
+        run(SEQUENTIAL, data, cache=Path.cwd() / "cache", root=None)  # the revision that is measured is installed
         return str(Path.cwd())
 
     def timeraw_import(self, folder):
