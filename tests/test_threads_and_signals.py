@@ -502,7 +502,7 @@ class Machine:
     """A clock, and what a row costs with so many workers; slices of work move the clock on."""
 
     def __init__(self, monkeypatch, costs):
-        self.now, self.costs, self.used = 0.0, costs, []
+        self.now, self.costs = 0.0, costs
         monkeypatch.setattr(threads, "perf_counter", lambda: self.now)
         monkeypatch.setattr(threads, "available_cores", lambda: max(costs))
         self.chooser = threads.Chooser(None, 1e9)
