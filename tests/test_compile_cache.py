@@ -7,6 +7,7 @@ empty cache and takes some seconds; the others share what it compiled, or compil
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 import fastmlp
+from fastmlp.engine import compiling
+from fastmlp.engine.threads import usable_cores
 
 ROOT = Path(fastmlp.__file__).parents[1]
 HEAVY = ["numba", "llvmlite", "sklearn", "scipy", "rich", "pandas", "pyarrow", "safetensors", "narwhals", "joblib"]
@@ -339,3 +342,107 @@ def test_several_processes_may_fill_the_cache_at_once(cache, filled):
         assert process.returncode == 0
     assert {f"{name}-float32.o" for name in SMALL} < set(files(cache))
     assert all(name.endswith(".o") for name in files(cache))
+
+
+# Several processes that compile. `SECONDS` is what is worth one: with less of it these kernels of a moment are.
+SHARED = """
+from fastmlp.engine import compiling, jit
+compiling.SECONDS = 0.4
+started, compiled, start, compile_here = [], [], compiling._start, jit._compile
+def _start():
+    started.append(start())
+    return started[-1]
+def _compile(name, *arguments):
+    compiled.append(name)
+    return compile_here(name, *arguments)
+compiling._start, jit._compile = _start, _compile
+def forbidden(*_, **__):
+    raise PermissionError("no processes here")
+"""
+FAILING = {
+    "dies": "compiling._CHILD = 'raise SystemExit(1)'",
+    "hangs": "compiling._CHILD, compiling.PATIENCE = 'import time; time.sleep(1000)', -1e9",
+    "lies": "compiling._CHILD = 'import sys; sys.stdin.readline(); print()'",
+    "has another stamp": "compiling._CHILD = 'import os; os.environ[`FASTMLP_SIMD`] = `sse`; '.replace('`', '\"')"
+    " + compiling._CHILD",
+    "cannot start": "compiling.subprocess.Popen = forbidden",
+}
+
+
+@pytest.fixture
+def lacking(cache):
+    """A cache without the kernels of a moment."""
+    for name in SMALL:
+        kernel(cache, name).unlink()
+    return cache
+
+
+several = {"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": None}
+needs_two_cores = pytest.mark.skipif(usable_cores() < 2, reason="one core: nothing is shared out")
+
+
+@needs_two_cores
+def test_children_compile_too(lacking, filled):
+    code = SHARED + "losses = fit()\nreport(losses=losses, here=compiled, codes=[c.returncode for c in started])"
+    result, stderr = child(code, lacking, environment=several)
+    assert result["losses"] == filled[1]["losses"]
+    assert len(result["codes"]) == 1 and result["codes"] != [None]  # it ended
+    assert 0 < len(result["here"]) < len(SMALL)  # the other compiled the rest, under the same names
+    assert set(files(lacking)) == set(files(filled[0]))
+    assert stderr.count("compiling kernels") == len(stderr.splitlines()) == 1
+    assert child("report(losses=fit(), numba='numba' in sys.modules)", lacking)[0] == {
+        "losses": filled[1]["losses"],
+        "numba": False,
+    }
+
+
+@needs_two_cores
+@pytest.mark.parametrize("failing", FAILING.values(), ids=FAILING)
+def test_children_that_fail_are_replaced(failing, lacking, filled):
+    """By the process that needs the kernels; and none is left behind."""
+    ended = "[c.wait(60) is not None for c in started if c]"
+    code = f"{SHARED}{failing}\nlosses = fit()\nreport(losses=losses, here=len(compiled), ended={ended})"
+    result, stderr = child(code, lacking, environment=several)
+    assert result["losses"] == filled[1]["losses"] and "Traceback" not in stderr
+    assert result["here"] == len(SMALL) and result["ended"] == [True] * ("forbidden" not in failing)
+    assert set(files(lacking)) == set(files(filled[0]))
+
+
+@needs_two_cores
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_ends_the_children_too(lacking, filled):
+    """It reaches all processes of a terminal, here of a session."""
+    env = {k: v for k, v in {**os.environ, **several, "PYTHONPATH": str(ROOT)}.items() if v is not None}
+    env["FASTMLP_CACHE_DIR"] = str(lacking)
+    command = [sys.executable, "-c", PRELUDE + SHARED + "fit()"]
+    with subprocess.Popen(command, env=env, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
+        assert "compiling" in process.stderr.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        stderr = process.stderr.read()
+    assert process.returncode != 0 and stderr.count("KeyboardInterrupt") == 1
+    with pytest.raises(ProcessLookupError):  # nobody of that session is left
+        os.killpg(process.pid, 0)
+    assert child("report(losses=fit())", lacking)[0]["losses"] == filled[1]["losses"]
+
+
+def test_where_no_children_are_started(tmp_path, monkeypatch):
+    """Where they may run something else, where their work could not be found, and where there is one core."""
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+    assert compiling._may_start()
+    for executable in ("/opt/blender/blender", "", None):
+        monkeypatch.setattr(sys, "executable", executable)
+        assert not compiling._may_start()
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert not compiling._may_start()
+    monkeypatch.undo()
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", os.devnull)
+    assert not compiling._may_start()
+
+
+def test_one_core_compiles_alone(lacking):
+    code = SHARED + "fit(); report(started=started, here=len(compiled))"
+    assert child(code, lacking, environment={**several, "OMP_NUM_THREADS": "1"})[0] == {
+        "started": [],
+        "here": len(SMALL),
+    }

@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from ..plan import Kernel, Plan, Ref
-from . import jit
+from . import compiling, jit
 from . import records as R
 from .layout import NamedParameters
 from .threads import Team, yield_address
@@ -91,6 +91,10 @@ class Executor(NamedParameters):
 
     def _bind(self) -> None:
         steps = [step for phase in self.plan.phases for step in phase.steps]
+        kernels = {step.kernel for step in steps} | {
+            value.name for step in steps for value in step.fields.values() if isinstance(value, Kernel)
+        }
+        compiling.prepare((name, self.plan.dtype) for name in {"run", *kernels})
         self._program = np.zeros((len(steps), R.RECORD), np.int64)
         for row, step in zip(self._program, steps, strict=True):
             row[R.ADDRESS] = jit.address(step.kernel, self.plan.dtype)

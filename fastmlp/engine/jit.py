@@ -28,8 +28,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .. import user_functions
-from ..errors import unknown_name
-from .simd import ITEMSIZE, host_simd
+from .simd import host_simd
 
 _SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)  # ctypes lets the GIL go while a kernel runs
 _DIGEST = 32
@@ -135,6 +134,17 @@ def address(name: str, dtype: str) -> int:
             if found is None:
                 found = _addresses[key] = _load(key) or _compile(name, dtype, key)
     return found
+
+
+def is_missing(name: str, dtype: str) -> bool:
+    """Whether a kernel would have to be compiled."""
+    key = f"{name}-{dtype}"
+    return key not in _addresses and not ((path := _file(key)) and path.exists())
+
+
+def lock() -> threading.RLock:
+    """What whoever compiles holds."""
+    return _lock
 
 
 def function(name: str, dtype: str):
@@ -300,23 +310,3 @@ def _link(symbol: str, object_code: bytes) -> int:
     if not found:
         raise RuntimeError(f"the compiled kernel has no symbol {symbol}")
     return found
-
-
-def compile_all(dtypes=("float32",), verbose: bool = True) -> int:
-    """Compile or load every kernel for these dtypes; return the number of those that were compiled."""
-    from .kernels import KERNELS
-
-    for dtype in dtypes:
-        if dtype not in ITEMSIZE:
-            raise unknown_name("dtypes", dtype, ITEMSIZE)
-    compiled = 0
-    for dtype in dtypes:
-        for name in KERNELS:
-            path, started = _file(f"{name}-{dtype}"), time.perf_counter()
-            new = path is None or not path.exists()
-            address(name, dtype)
-            compiled += new
-            if verbose:
-                word = f"compiled in {time.perf_counter() - started:.2f} s" if new else "in the cache"
-                print(f"{dtype} {name}: {word}")
-    return compiled
