@@ -15,7 +15,7 @@ _BLOCK = 4096  # rows looked at together
 
 def is_sparse(X) -> bool:
     """Whether X is a SciPy sparse matrix or array, without importing SciPy."""
-    return type(X).__module__.startswith("scipy.sparse")
+    return type(X) is not np.ndarray and type(X).__module__.startswith("scipy.sparse")
 
 
 def check_X(X, argument: str = "X", n_features: int | None = None):
