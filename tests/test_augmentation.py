@@ -121,9 +121,9 @@ def drawn(layer, epoch, n_steps):
     return layer.draw(np.random.Generator(np.random.Philox(key)), n_steps)
 
 
-def twin(layers, X, Y, weights, epoch=0):
-    """Of one batch, the first and only one of its epoch."""
-    (key,) = keys(SEED, epoch, 1)
+def twin(layers, X, Y, weights, epoch=0, step=0, n_steps=1):
+    """Of one batch, of which an epoch has `n_steps`."""
+    key = keys(SEED, epoch, n_steps)[step]
     for position, layer in enumerate(layers):
         if isinstance(layer, GaussianNoise):
             X = twin_noise(layer, position, int(key), X)
@@ -132,7 +132,7 @@ def twin(layers, X, Y, weights, epoch=0):
         elif isinstance(layer, Rescaling):
             X = X * layer.scale + layer.offset
         else:
-            X, Y, weights = twin_mix(layer, position, int(key), drawn(layer, epoch, 1)[0], X, Y, weights)
+            X, Y, weights = twin_mix(layer, position, int(key), drawn(layer, epoch, n_steps)[step], X, Y, weights)
     return X, Y, weights
 
 
@@ -182,6 +182,33 @@ def test_a_step_is_that_of_the_mixed_rows_and_targets(weighted, loss):
     x, t, total = twin(layers, X, Y, np.ones(41) if w is None else w)
     *_, plain_loss, plain, _ = one_step([], x, t, total if weighted else None, loss=loss)
     assert np.isclose(mixed_loss, plain_loss, rtol=1e-6)
+    for name, value in plain.parameters.items():
+        assert reference.relative_error(model.parameters[name], value) < 1e-6, name
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("codes", [True, False], ids=["codes", "dense"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("mix", [MixUp(0.4), CutMix(1.0), CutMix(1.0, image_shape=(5, 4))], ids=repr)
+def test_shuffled_batches_against_the_twin(mix, weighted, codes, n_threads):
+    """Two epochs of four batches, the last of two rows: each batch mixes its own rows, targets and weights."""
+    layers, rate = [RandomAffine((5, 4), degrees=15), GaussianNoise(0.1), mix], 0.1
+    X, y, w = data(50)
+    Y, w = np.eye(3)[y], w if weighted else None
+    model = Sequential(*layers, Dense(7), ReLU(), Dense(3), dtype="float64").build(20, seed=2)
+    plain = Sequential(Dense(7), ReLU(), Dense(3), dtype="float64").build(20, seed=2)
+    options = {"loss": "softmax_cross_entropy", "optimizer": SGD(rate), "batch_size": 16, "seed": SEED}
+    with Training(model, X, y if codes else Y, sample_weight=w, n_threads=n_threads, **options) as training:
+        losses = training.run(2)
+    for epoch in range(2):
+        order, sums = reference.shuffled(50, SEED, epoch), []
+        for step, rows in enumerate(np.split(order, [16, 32, 48])):
+            weights = np.ones(len(rows)) if w is None else w[rows]
+            x, t, total = twin(layers, X[rows], Y[rows], weights, epoch, step, 4)
+            loss, gradients = plain.gradients(x, t, "softmax_cross_entropy", total)
+            plain.set_parameters({name: value - rate * gradients[name] for name, value in plain.parameters.items()})
+            sums.append((loss * total.sum(), total.sum()))
+        assert np.isclose(losses[epoch], np.divide(*np.sum(sums, axis=0)), rtol=1e-6)
     for name, value in plain.parameters.items():
         assert reference.relative_error(model.parameters[name], value) < 1e-6, name
 
