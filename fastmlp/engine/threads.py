@@ -130,14 +130,16 @@ def _serve(queue: SimpleQueue) -> None:
 class Chooser:
     """The number of workers for the next slice of work, chosen by measuring; the bits do not depend on it.
 
-    Each candidate is tried on a few short slices; then the fastest runs, and now and then another is measured again,
-    for other processes come and go. A candidate that was far slower is tried again more rarely. What was measured more
-    than `STALE` seconds ago does not count any more once there is something newer.
+    Each candidate is tried on a few short slices, or on one that was long, as a slice has one step at least; then the
+    fastest runs, and now and then another is measured again, for other processes come and go. A candidate that was far
+    slower is tried again more rarely, and so is one whose trial cost much time. What was measured more than `STALE`
+    seconds ago does not count any more once there is something newer.
     """
 
     SLICE = 0.04  # seconds of compiled work between two looks at the keyboard
     TRIAL, FIRST_TRIALS = 0.003, 3  # seconds of a trial slice, and how many of them at first
     STALE = 1.0
+    PRICE = 0.01  # of the time is what trials that lost may cost
 
     def __init__(self, n_threads: int | None, flops_per_step: float):
         most = available_cores()
@@ -151,6 +153,7 @@ class Chooser:
             self.candidates = sorted({1, most, *(2**k for k in range(1, most.bit_length()) if 2**k <= most)})
         self.cost = dict.fromkeys(self.candidates, 0.0)  # seconds per row, recent
         self.trials = dict.fromkeys(self.candidates, 0)
+        self.spent = dict.fromkeys(self.candidates, 0.0)  # seconds
         self.wait = dict.fromkeys(self.candidates, 0.25)  # seconds until the next trial, grows while it loses
         self.last = dict.fromkeys(self.candidates, perf_counter())  # when it was measured: breaks count, too
 
@@ -164,7 +167,7 @@ class Chooser:
         if len(self.candidates) == 1:
             return self.candidates[0], False
         for candidate in self.candidates:
-            if self.trials[candidate] < self.FIRST_TRIALS:
+            if self.trials[candidate] < self.FIRST_TRIALS and self.spent[candidate] < self.FIRST_TRIALS * self.TRIAL:
                 return candidate, True
         best, now = self.best, perf_counter()
         for candidate in self.candidates:
@@ -185,7 +188,8 @@ class Chooser:
         else:
             self.cost[workers] = 0.5 * (cost + before)
         self.trials[workers] += 1
+        self.spent[workers] += seconds
         self.last[workers] = now
         if workers != self.best:
             slower = self.cost[workers] / self.cost[self.best]
-            self.wait[workers] = min(4.0, 0.25 * slower**2)
+            self.wait[workers] = max(min(4.0, 0.25 * slower**2), seconds * (1 - 1 / slower) / self.PRICE)
