@@ -11,9 +11,9 @@ The way of the data, and where to find it::
 
 Declarations: `layers`, `augmentation`, `activations`, `losses`, `optimizers`, `schedules`, `initializers`; to add an
 activation, add a class in `activations.py` (a user's own are `CustomActivation` and `CustomLoss`). Around a fit:
-`callbacks`, `progress`, `history`, `diagnosis`. Files: `serialization` and `model_file` for models, `datasets`,
-`tables` and `preprocessing` for data, which the command line (`cli`, `commands`) uses. Names below are imported on
-first use, so that `import fastmlp` costs nothing.
+`epochs`, `callbacks`, `backup`, `progress`, `history`, `diagnosis`. Files: `serialization` and `model_file` for models,
+`datasets`, `tables` and `preprocessing` for data, which the command line (`cli`, `commands`) uses. Names below are
+imported on first use, so that `import fastmlp` costs nothing.
 """
 
 from importlib import import_module
@@ -96,6 +96,7 @@ _HOME = {
     "ReduceLROnPlateau": "callbacks",
     "TimeBudget": "callbacks",
     "GradientNorms": "callbacks",
+    "BackupAndRestore": "backup",
     "DivergenceError": "errors",
     "diagnose": "diagnosis",
     "diagnose_history": "diagnosis",

@@ -34,6 +34,13 @@ class Callback:
     def on_fit_end(self, training, history):
         """After the last epoch, with the `History` of the fit."""
 
+    def state(self, training) -> dict:
+        """What `BackupAndRestore` keeps of this callback after an epoch: numbers, strings, arrays, lists of those."""
+        return {}
+
+    def resume(self, training, state) -> None:
+        """Go on from what `state` gave; called after `on_fit_begin`."""
+
 
 class _Watching(Callback):
     """What callbacks that wait for a metric to improve share: `monitor`, `patience`, `min_delta` and `mode`."""
@@ -59,6 +66,15 @@ class _Watching(Callback):
             return True
         larger = any(word in self.monitor for word in _LARGER_IS_BETTER) if self.mode == "auto" else self.mode == "max"
         return value > self.best_ + self.min_delta if larger else value < self.best_ - self.min_delta
+
+    _kept = ("best_", "_waited")
+
+    def state(self, training):
+        return {name: getattr(self, name) for name in self._kept}
+
+    def resume(self, training, state):
+        for name in self._kept:
+            setattr(self, name, state[name])
 
 
 class EarlyStopping(_Watching):
@@ -99,6 +115,8 @@ class EarlyStopping(_Watching):
     EarlyStopping(monitor='val_loss', patience=5, min_delta=0.0, restore_best=True, mode='auto')
     """
 
+    _kept = ("best_", "best_epoch_", "_waited")
+
     def __init__(self, monitor="val_loss", patience=10, min_delta=0.0, restore_best=True, mode="auto"):
         super().__init__(monitor, patience, min_delta, mode)
         self.restore_best = restore_best
@@ -132,6 +150,15 @@ class EarlyStopping(_Watching):
         if self._best_parameters is not None:
             training.restore(self._best_parameters)
             self._best_parameters = None  # the callback may live on in someone's list; the arrays need not
+
+    def state(self, training):
+        best = self._best_parameters
+        return super().state(training) | {"best_parameters": None if best is None else training.by_name(best)}
+
+    def resume(self, training, state):
+        super().resume(training, state)
+        best = state["best_parameters"]
+        self._best_parameters = None if best is None else training.from_names(best)
 
 
 class ReduceLROnPlateau(_Watching):
@@ -172,6 +199,8 @@ class ReduceLROnPlateau(_Watching):
     >>> ReduceLROnPlateau(factor=0.5, patience=3)
     ReduceLROnPlateau(monitor='val_loss', factor=0.5, patience=3, min_lr=0.0, min_delta=0.0, mode='auto')
     """
+
+    _kept = ("best_", "reduced_epochs_", "_waited")
 
     def __init__(self, monitor="val_loss", factor=0.1, patience=10, min_lr=0.0, min_delta=0.0, mode="auto"):
         super().__init__(monitor, patience, min_delta, mode)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ import numpy as np
 from . import devices, initializers, losses, optimizers
 from ._arrays import check_count, check_groups, check_targets, check_weights, check_X, class_weights
 from .activations import Activation
+from .epochs import accuracy, check_callbacks, run_epochs
 from .errors import DivergenceError, check_flag, unknown_name
 from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Switch, flatten, named
 from .lowering import check_layers, parameter_shapes
@@ -235,7 +235,7 @@ class Sequential:
             sample_weight = check_weights(
                 class_weights(class_weight, y, loss) * (1.0 if sample_weight is None else sample_weight), n
             )
-        callbacks = _check_callbacks(callbacks)
+        backup, callbacks = check_callbacks(callbacks)
         validation = self._validation(validation_data, X.shape[1], loss)
         device = devices.choose(device, self.layers, loss, optimizer, X, batch_size)
         if verbose != 0:
@@ -249,11 +249,11 @@ class Sequential:
         options = {"sample_weight": sample_weight, "seed": seed, "n_threads": n_threads, "shuffle": shuffle}
         options |= {"device": device, "groups": groups}
         try:
+            if backup is not None:
+                recipe = {"optimizer": optimizer, "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
+                options["state"] = backup.find(self, (X, y, sample_weight, groups), epochs, **recipe)
             with Training(self, X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, **options) as training:
-                if callbacks or validation:
-                    _fit_with_callbacks(training, history, epochs, callbacks, validation)
-                else:
-                    _fit_plainly(training, history, epochs)
+                run_epochs(training, history, epochs, callbacks, validation, backup)
         except DivergenceError:  # has said which parameters are kept
             raise
         except BaseException:  # Ctrl-C while it compiled, too little memory, a callback's error before the first step
@@ -507,71 +507,9 @@ def _check_seed(seed) -> int:
     return seed.__index__()
 
 
-def _check_callbacks(callbacks) -> list:
-    from .callbacks import Callback
-
-    wrong = [callbacks] if not isinstance(callbacks, (list, tuple)) else callbacks
-    wrong = [c for c in wrong if not isinstance(c, Callback) or wrong[0] is callbacks]
-    if wrong:
-        raise TypeError(f"`callbacks` must be a list of Callback objects; got {callbacks!r}.")
-    return list(callbacks)
-
-
 def _warn_of_logits(last: Layer, loss) -> None:
     """Warn where the last layer does what the loss does itself."""
     if type(last).__name__ == loss.own_layer:
         warnings.warn(
             f"`loss`={loss.name!r} takes logits and has its own {last!r}; leave out the last layer.", stacklevel=3
         )
-
-
-def accuracy(logits: np.ndarray, y: np.ndarray, sample_weight, loss) -> float:
-    """Share of rows whose largest logit is the class; for binary and multi-label, of rows with every output right."""
-    one_hot = y.ndim == 2 and y.shape[1] > 1
-    if loss.name == "softmax_cross_entropy" or (logits.shape[1] > 1 and loss.target_columns(logits.shape[1]) == 1):
-        right = loss.best_class(logits) == (y.argmax(axis=1) if one_hot else y.reshape(-1))
-    else:
-        right = ((logits > 0) == (y.reshape(logits.shape) > 0.5)).all(axis=1)
-    return float(np.average(right, weights=sample_weight))
-
-
-def _fit_plainly(training, history, epochs: int) -> None:
-    """Nobody looks between epochs: many small ones are one call."""
-    done = 0
-    while done < epochs:
-        started = time.perf_counter()
-        together = training.epochs_together(epochs - done)
-        values = training.run(together)
-        seconds = (time.perf_counter() - started) / together
-        last = training.step - 1.0 - training.steps_per_epoch * np.arange(together)[::-1]  # of each epoch
-        for value, rate in zip(values, training.rates(last), strict=True):
-            done += 1
-            history.record(done, {"loss": value, "learning_rate": rate, "seconds": seconds})
-
-
-def _fit_with_callbacks(training, history, epochs: int, callbacks, validation) -> None:
-    training.stop = False
-    begun = []
-    try:
-        for callback in callbacks:
-            callback.on_fit_begin(training)
-            begun.append(callback)
-        for epoch in range(1, epochs + 1):
-            started = time.perf_counter()
-            logs = {"loss": float(training.run(1)[0])}
-            if validation:
-                X, y, weights, groups = validation
-                logs["val_loss"] = training.loss_of(X, y, weights, groups)
-                if training.loss.classification:
-                    logs["val_accuracy"] = accuracy(training.logits(X), y, weights, training.loss)
-            logs |= {"learning_rate": training.learning_rate, "seconds": time.perf_counter() - started}
-            try:
-                for callback in callbacks:
-                    callback.on_epoch_end(training, epoch, logs)
-            finally:  # with what callbacks added to the logs
-                history.record(epoch, logs)
-            if training.stop:
-                break
-    finally:
-        for callback in begun:
-            callback.on_fit_end(training, history)

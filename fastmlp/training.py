@@ -12,7 +12,6 @@ from .batches import QueryBatches, RowBatches
 from .devices import executor_of
 from .engine import jit
 from .engine import records as R
-from .engine.simd import ITEMSIZE
 from .engine.threads import Chooser
 from .errors import DivergenceError, check_range
 from .evaluation import Evaluation
@@ -447,6 +446,21 @@ class Training:
             self._average[:] = snapshot[1]
         self.executor.refresh()
 
+    def by_name(self, snapshot: np.ndarray) -> list[dict[str, np.ndarray]]:
+        """A snapshot as arrays by name, which do not depend on this machine's vectors."""
+        return [self.executor.unpack(vector) for vector in snapshot]
+
+    def from_names(self, named: list[dict[str, np.ndarray]]) -> np.ndarray:
+        """The snapshot that `by_name` unpacked."""
+        snapshot = np.zeros_like(self._vectors)
+        for vector, arrays in zip(snapshot, named, strict=True):
+            self._pack(vector, arrays)
+        return snapshot
+
+    def _pack(self, vector: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+        for p in self.plan.parameters:
+            p.matrix.pack(arrays[p.name].reshape((1, *p.shape)[-2:]), vector[p.matrix.at.offset // self.plan.item :])
+
     def save_parameters(self) -> None:
         """Write the parameters, or their average, back into the model."""
         self.model._arrays = self.executor.unpack(self._kept)
@@ -473,9 +487,7 @@ class Training:
         if state["learning_rate"] is not None:
             self.learning_rate = state["learning_rate"]
         for slot, named in zip(self.executor.slots, state["slots"], strict=True):
-            for p in self.plan.parameters:
-                array = named[p.name].reshape((1, *p.shape)[-2:])
-                p.matrix.pack(array, slot[p.matrix.at.offset // ITEMSIZE[self.plan.dtype] :])
+            self._pack(slot, named)
         self.executor.refresh()
         if self._average is not None:
             self.executor.pack(state["parameters"])

@@ -1,0 +1,107 @@
+"""The epochs of a fit, with what looks at them: callbacks, validation, a backup."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def check_callbacks(callbacks: Sequence) -> tuple:
+    """The `BackupAndRestore` among them, or None, and a list of the others."""
+    from .callbacks import Callback
+
+    wrong = [callbacks] if not isinstance(callbacks, (list, tuple)) else callbacks
+    wrong = [c for c in wrong if not isinstance(c, Callback) or wrong[0] is callbacks]
+    if wrong:
+        raise TypeError(f"`callbacks` must be a list of Callback objects; got {callbacks!r}.")
+    if not callbacks:
+        return None, []
+    from .backup import BackupAndRestore
+
+    backups = [c for c in callbacks if isinstance(c, BackupAndRestore)]
+    if len(backups) > 1:
+        raise ValueError(f"`callbacks` must have one BackupAndRestore at most; got {callbacks!r}.")
+    return (backups or [None])[0], [c for c in callbacks if c not in backups]
+
+
+def run_epochs(training, history, epochs: int, callbacks, validation, backup) -> None:
+    """Train until `epochs` are done, counted from the beginning of the fit, or a callback ends it.
+
+    Parameters
+    ----------
+    training : Training
+    history : History
+        Every epoch is recorded in it.
+    epochs : int
+    callbacks : list of Callback
+    validation : (X, y, sample_weight, groups) or None
+    backup : BackupAndRestore or None
+    """
+    if callbacks or validation or backup:
+        _one_by_one(training, history, epochs, callbacks, validation, backup)
+    else:
+        _together(training, history, epochs)
+
+
+def _together(training, history, epochs: int) -> None:
+    """Nobody looks between epochs: many small ones are one call."""
+    done = 0
+    while done < epochs:
+        started = time.perf_counter()
+        together = training.epochs_together(epochs - done)
+        values = training.run(together)
+        seconds = (time.perf_counter() - started) / together
+        last = training.step - 1.0 - training.steps_per_epoch * np.arange(together)[::-1]  # of each epoch
+        for value, rate in zip(values, training.rates(last), strict=True):
+            done += 1
+            history.record(done, {"loss": value, "learning_rate": rate, "seconds": seconds})
+
+
+def _one_by_one(training, history, epochs: int, callbacks, validation, backup) -> None:
+    training.stop = False
+    begun = []
+    try:
+        for callback in callbacks:
+            callback.on_fit_begin(training)
+            begun.append(callback)
+        if backup:
+            backup.begin(training, history, callbacks)
+        while training.epoch < epochs:
+            epoch, started = training.epoch + 1, time.perf_counter()
+            logs = {"loss": float(training.run(1)[0])}
+            if validation:
+                X, y, weights, groups = validation
+                logs["val_loss"] = training.loss_of(X, y, weights, groups)
+                if training.loss.classification:
+                    logs["val_accuracy"] = accuracy(training.logits(X), y, weights, training.loss)
+            logs |= {"learning_rate": training.learning_rate, "seconds": time.perf_counter() - started}
+            try:
+                for callback in callbacks:
+                    callback.on_epoch_end(training, epoch, logs)
+            finally:  # with what callbacks added to the logs
+                history.record(epoch, logs)
+            if training.stop:
+                break
+            if backup and training.epoch < epochs:
+                backup.save(training, history, callbacks)
+        if backup:
+            backup.end(training, history, callbacks, epochs)
+    except BaseException:
+        if backup:
+            backup.fail()
+        raise
+    finally:
+        for callback in begun:
+            callback.on_fit_end(training, history)
+
+
+def accuracy(logits: np.ndarray, y: np.ndarray, sample_weight, loss) -> float:
+    """Share of rows whose largest logit is the class; for binary and multi-label, of rows with every output right."""
+    one_hot = y.ndim == 2 and y.shape[1] > 1
+    if loss.name == "softmax_cross_entropy" or (logits.shape[1] > 1 and loss.target_columns(logits.shape[1]) == 1):
+        right = loss.best_class(logits) == (y.argmax(axis=1) if one_hot else y.reshape(-1))
+    else:
+        right = ((logits > 0) == (y.reshape(logits.shape) > 0.5)).all(axis=1)
+    return float(np.average(right, weights=sample_weight))
