@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import warnings
 from contextlib import contextmanager
 from functools import partial
 
@@ -18,9 +19,22 @@ from numba import cuda
 from ..engine import records as R
 from ..engine.layout import NamedParameters
 from ..plan import Kernel, Plan, Ref, Step
-from . import constraints, data, gradients, kernels, layers, narrow, norms
+from . import (
+    constraints,
+    data,
+    dropout,
+    elementwise,
+    gradients,
+    layers,
+    loss_kernels,
+    narrow,
+    norms,
+    products,
+    rows,
+    updates,
+)
+from .device import SIMD, SIMULATED, STEP, TILE
 from .graphs import Program
-from .kernels import SIMD, STEP, TILE
 
 # Fields of places that a record need not have
 OPTIONAL = {
@@ -134,8 +148,8 @@ class CudaExecutor(NamedParameters):
 
     def _rows(self, steps: list[Step], table: np.ndarray, epilogues: tuple[str, ...]):
         """All records over rows, of a narrow network."""
-        plan, (loss,) = self.plan, [step.kernel for step in steps if kernels.is_loss(step.kernel)]
-        finishes = tuple(kernels.epilogue(name, plan.dtype) for name in epilogues)
+        plan, (loss,) = self.plan, [step.kernel for step in steps if loss_kernels.is_loss(step.kernel)]
+        finishes = tuple(elementwise.epilogue(name, plan.dtype) for name in epilogues)
         kernel = narrow.rows_kernel(plan.dtype, plan.scaling is not None, finishes, loss)
         blocks = -(-plan.batch_size // narrow.OF_BLOCK.rows)
         launch = self._configured(kernel, blocks, narrow.OF_BLOCK.block)
@@ -162,7 +176,7 @@ class CudaExecutor(NamedParameters):
     def _launch(self, k: int, step: Step):
         """A function that launches record k for the step that `control` names."""
         make = _LAUNCHES.get(step.kernel)
-        if make is None and kernels.is_loss(step.kernel):
+        if make is None and loss_kernels.is_loss(step.kernel):
             make = CudaExecutor._loss
         if make is None:
             raise NotImplementedError(
@@ -171,7 +185,7 @@ class CudaExecutor(NamedParameters):
         return make(self, k, step)
 
     def _configured(self, kernel, grid, block):
-        return kernels.configured(kernel, grid, block, self._stream)
+        return configured(kernel, grid, block, self._stream)
 
     def _over(self, n: int, kernel):
         """A kernel whose threads share out n numbers."""
@@ -197,14 +211,14 @@ class CudaExecutor(NamedParameters):
 
     def _epilogue(self, step: Step):
         following = step.fields[R.EPILOGUE]
-        return kernels.epilogue(following.name if isinstance(following, Kernel) else "", self.plan.dtype)
+        return elementwise.epilogue(following.name if isinstance(following, Kernel) else "", self.plan.dtype)
 
     def _update(self, step: Step, rule: str | None = None):
         """What a record does with a gradient, a device function."""
         f = step.fields
         if rule is None:
             rule = f[R.OPTIMIZER].name if f.get(R.OPTIMIZER) else "store"
-        return kernels.update(
+        return updates.update(
             f[R.PENALTY].name if f.get(R.PENALTY) else "",
             bool(f.get(R.CLIP_KERNEL)),
             bool(f.get(R.DECAY_KERNEL)),
@@ -215,17 +229,17 @@ class CudaExecutor(NamedParameters):
         )
 
     def _elementwise(self, k: int, step: Step):
-        launch = self._over_values(step, kernels.elementwise(self.plan.dtype, self._epilogue(step)))
+        launch = self._over_values(step, elementwise.elementwise(self.plan.dtype, self._epilogue(step)))
         control, rest = self._control, (self._table, self._record_numbers, k, self._work)
         return lambda: launch(control, self._steps, *rest)
 
     def _dropout(self, k: int, step: Step):
-        launch = self._over_values(step, kernels.dropout(self.plan.dtype))
+        launch = self._over_values(step, dropout.dropout(self.plan.dtype))
         control, rest = self._control, (self._table, self._record_numbers, k, self._work)
         return lambda: launch(control, self._steps, self._scalars, *rest)
 
     def _scatter(self, k: int, step: Step):
-        launch = self._over_values(step, kernels.scatter(self.plan.dtype))
+        launch = self._over_values(step, rows.scatter(self.plan.dtype))
         control, rest = self._control, (self._table, k, self._work, self._buffer["output"])
         return lambda: launch(control, self._steps, *rest)
 
@@ -262,7 +276,7 @@ class CudaExecutor(NamedParameters):
         return self._with_everything(k, self._over_panels(step, norms.batch_norm_gradient(dtype)))
 
     def _loss(self, k: int, step: Step):
-        launch = self._over(self.plan.batch_size, kernels.loss(self.plan.dtype, step.kernel))
+        launch = self._over(self.plan.batch_size, loss_kernels.loss(self.plan.dtype, step.kernel))
         control, table = self._control, self._table
         weights = self._buffer.get("sample_weight", self._nothing)
         rest = self._buffer["y"], weights, self._numbers, self._work, self._row_losses
@@ -271,7 +285,7 @@ class CudaExecutor(NamedParameters):
     def _product(self, k: int, step: Step):
         columns = (step.fields[R.N_PANELS] - 1) * SIMD.panel(self.plan.dtype) + step.fields[R.LAST_WIDTH]
         grid = -(-columns // TILE.columns), -(-self.plan.batch_size // TILE.rows)
-        launch = self._configured(kernels.product(self.plan.dtype, self._epilogue(step)), grid, TILE.block)
+        launch = self._configured(products.product(self.plan.dtype, self._epilogue(step)), grid, TILE.block)
         weights = {"parameters": self._state, "transposed": self._transposed}[step.fields[R.B].buffer]
         control, rest = self._control, (self._table, self._record_numbers, k, self._work, weights, self._state)
         return lambda: launch(control, self._steps, *rest)
@@ -280,9 +294,9 @@ class CudaExecutor(NamedParameters):
         f, dtype, change = step.fields, self.plan.dtype, self._update(step)
         if step.kernel == "weight_gradient":
             grid = -(-f[R.N_OUT] // TILE.columns), -(-f[R.DEPTH] // TILE.rows)
-            launch = self._configured(kernels.weight_gradient(dtype, change), grid, TILE.block)
+            launch = self._configured(products.weight_gradient(dtype, change), grid, TILE.block)
         else:
-            kernel, block = kernels.bias_gradient(dtype, change)
+            kernel, block = products.bias_gradient(dtype, change)
             launch = self._configured(kernel, f[R.N_PANELS], block)
         control, rest = self._control, (self._table, k, self._work, self._state, self._transposed, self._n)
         return lambda: launch(control, self._steps, self._scalars, *rest)
@@ -307,14 +321,14 @@ class CudaExecutor(NamedParameters):
         return self._with_everything(k, launch, self._transposed, self._n)
 
     def _gather(self, k: int, step: Step):
-        kernel = kernels.gather(self.plan.dtype, self.plan.scaling is not None)
+        kernel = rows.gather(self.plan.dtype, self.plan.scaling is not None)
         launch = self._over(self.plan.batch_size * self.plan.n_features, kernel)
         control, table, (scale, offset) = self._control, self._table, self.plan.scaling or (1.0, 0.0)
         X, work = self._buffer["X"], self._work
         return lambda: launch(control, self._steps, table, k, self._order, X, work, scale, offset)
 
     def _end_of_step(self, with_loss: bool):
-        launch = self._configured(kernels.end_of_step(with_loss), 1, TILE.threads)
+        launch = self._configured(loss_kernels.end_of_step(with_loss), 1, TILE.threads)
         return lambda: launch(self._control, self._steps, self._row_losses, self._sums)
 
     # Running ---------------------------------------------------------------------------------------------------------
@@ -485,3 +499,12 @@ def _interrupts_wait():
         signal.signal(signal.SIGINT, handler)
         if came:
             handler(*came[0])
+
+
+def configured(kernel, grid, block, stream):
+    """The kernel with its grid, to be called with its arguments."""
+    if SIMULATED:  # which keeps the last grid that a kernel was given
+        return lambda *arguments: kernel[grid, block](*arguments)
+    with warnings.catch_warnings():  # Numba warns of grids that do not fill the device: small networks have small ones
+        warnings.simplefilter("ignore")
+        return kernel[grid, block, stream]
