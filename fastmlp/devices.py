@@ -65,6 +65,7 @@ def executor_of(device: str) -> tuple:
         from .engine.executor import Executor
 
         return None, Executor
-    from .cuda.executor import SIMD, CudaExecutor
+    from .cuda.device import SIMD
+    from .cuda.executor import CudaExecutor
 
     return SIMD, CudaExecutor

@@ -46,7 +46,7 @@ X, y = np.eye(4), [0, 1, 0, 1]
 for device in ("cpu", "auto"):
     Sequential(Dense(2)).fit(X, y, loss="softmax_cross_entropy", verbose=0, device=device)
     MLPClassifier((2,), batch_size=4, device=device).partial_fit(X, y, classes=[0, 1])
-of_cuda = ("numba.cuda", "numba_cuda", "fastmlp.cuda.kernels", "fastmlp.cuda.executor")
+of_cuda = ("numba.cuda", "numba_cuda", "fastmlp.cuda.device", "fastmlp.cuda.executor")
 print([name for name in sys.modules if name.startswith(of_cuda)])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

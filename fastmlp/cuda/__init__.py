@@ -3,12 +3,15 @@
 Importing this package imports nothing of CUDA; `require` does.
 
 - `support.py` says what runs on the device and what does not.
+- `device.py` is what all kernels agree on: tiles, panels, the words of `control`.
 - `functions.py` compiles the plain functions of activations, losses and rules as device functions.
-- `kernels.py`, `layers.py`, `norms.py` and `constraints.py` hold the kernels, one for each kind of record.
+- `rows.py`, `products.py`, `elementwise.py`, `dropout.py`, `layers.py`, `norms.py`, `loss_kernels.py` and
+  `constraints.py` hold the kernels, one for each kind of record; `updates.py` what follows a gradient.
 - `narrow.py` does all that a narrow network does with rows in one kernel, `gradients.py` sums over shares of rows.
-- `executor.py` gives a plan its memory on the device and launches its steps.
+- `memory.py` gives a plan its memory on the device, `launches.py` gives its records their kernels, grids and arguments,
+  and `graphs.py` replays a step's launches as one.
 - `data.py` keeps the data on the device, or streams them in chunks.
-- `graphs.py` replays a step as one launch.
+- `executor.py` holds all that together and runs the steps.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from numba import cuda
 
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
+from .device import NOT_FINITE, SIMD, STEP, TILE
 from .functions import copy_transposed, device_function, item_type, place
-from .kernels import NOT_FINITE, SIMD, STEP, TILE
 from .norms import column_sum, parts
 
 

@@ -1,4 +1,6 @@
-"""The plain functions of activations, losses and rules as device functions; NumPy's names are bound to the device's."""
+"""Device functions: those of activations, losses and rules, plain Python with NumPy's names bound to the device's; and
+what several kernels call.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +10,15 @@ from types import SimpleNamespace
 
 import numpy as np
 from numba import cuda, types
-from numba.core import config
 
-from ..engine.dropout import U
-from ..engine.dropout import hashed as cpu_hashed
 from ..engine.elementwise import typed
 from ..engine.rows import place as cpu_place
+from .device import SIMULATED
+
+item_type = {"float32": types.float32, "float64": types.float64}  # of arrays that a kernel makes
 
 # The simulator runs Python, whose `math` raises where a device's gives infinity
-_library = np if config.ENABLE_CUDASIM else math
+_library = np if SIMULATED else math
 _exp, _expm1, _tanh, _log, _log1p = (getattr(_library, name) for name in ("exp", "expm1", "tanh", "log", "log1p"))
 
 
@@ -91,8 +93,31 @@ def compiled(function, dtype: str):
     return device_function(typed(function, dtype, vars(functions(dtype))))
 
 
+@cache
+def one_of(alternatives: tuple):
+    """One of several device functions by its number, the first argument: the same kernel serves records that end
+    differently.
+    """
+    first, *others = alternatives
+    if not others:
+
+        def only(which, *arguments):
+            first(*arguments)
+
+        return device_function(only)
+    rest = one_of(tuple(others))
+
+    @device_function
+    def one(which, *arguments):
+        if which == 0:
+            first(*arguments)
+        else:
+            rest(which - 1, *arguments)
+
+    return one
+
+
 place = device_function(cpu_place.py_func)
-hashed = device_function(cpu_hashed.py_func)
 
 
 @device_function
@@ -101,26 +126,3 @@ def copy_transposed(state, transposed, at, wt, unit, column, n_in, n_out, panel,
     if wt >= 0:
         last = (n_in - 1) // panel
         transposed[wt + place(column, unit, panel, last, panel * n_out, last_width)] = state[at]
-
-
-GOLDEN = U(0x9E3779B9)
-
-
-@device_function
-def mask_keys(key, layer):
-    """What the hash of a layer's mask starts from, of the step's 64 random bits."""
-    return U(U(key & 0xFFFFFFFF) + U(layer) * GOLDEN), U((key >> 32) & 0xFFFFFFFF)
-
-
-item_type = {"float32": types.float32, "float64": types.float64}
-__all__ = [
-    "U",
-    "compiled",
-    "copy_transposed",
-    "device_function",
-    "functions",
-    "hashed",
-    "item_type",
-    "mask_keys",
-    "place",
-]

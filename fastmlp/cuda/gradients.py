@@ -15,8 +15,9 @@ from numba import cuda
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from ..plan import Step
-from .functions import copy_transposed, item_type, place
-from .kernels import NOT_FINITE, SIMD, SIMULATED, STEP, TILE, gradient_tile, one_of
+from .device import NOT_FINITE, SIMD, SIMULATED, STEP, TILE
+from .functions import copy_transposed, item_type, one_of, place
+from .products import gradient_tile
 
 ENOUGH = 256  # blocks: two for each processor of a large device
 LEAST = 4 if SIMULATED else 256  # rows of a share: the sum of smaller ones would cost more than it gains

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from numba import cuda
 
-from .kernels import SIMULATED
+from .device import SIMULATED
 
 _wanted = not SIMULATED  # False for good after a failure
 

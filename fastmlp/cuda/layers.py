@@ -1,4 +1,4 @@
-"""CUDA kernels of layers that are neither a product nor one function of a number: PReLU, Softmax, dropped rows."""
+"""CUDA kernels of layers that are neither a product nor one function of a number: PReLU and Softmax."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numba import cuda
 
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
-from .functions import U, functions, hashed, mask_keys, place
-from .kernels import NOT_FINITE, SIMD, STEP
+from .device import NOT_FINITE, SIMD, STEP
+from .functions import functions, place
 
 
 @cache
@@ -99,27 +99,3 @@ def softmax_backward(dtype: str):
                 work[c + at] = value
 
     return softmax_backward
-
-
-@cache
-def drop_rows(dtype: str):
-    """C = IN / (1 - rate), or 0 for the rows that the hash leaves out."""
-    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
-
-    @cuda.jit
-    def drop_rows(control, steps, scalars, table, numbers, k, work, state):
-        if control[NOT_FINITE] != 0:
-            return
-        step = control[STEP]
-        rows, last_panel, rate = steps[step, R.STEP_ROWS], table[k, R.N_PANELS] - 1, numbers[k]
-        columns, panel_items = last_panel * panel + table[k, R.LAST_WIDTH], table[k, R.C_PANEL_BYTES] // item
-        source, c = table[k, R.IN] // item, table[k, R.C] // item
-        scale, least = T(1 / (1 - rate)), U(rate * 4294967296.0)
-        key_1, key_2 = mask_keys(steps[step, R.STEP_KEY], table[k, R.LAYER])
-        for e in range(cuda.grid(1), rows * columns, cuda.gridsize(1)):
-            i = e // columns
-            at = place(i, e - i * columns, panel, last_panel, panel_items, table[k, R.LAST_WIDTH])
-            kept = hashed(U(i), key_1, key_2) >= least
-            work[c + at] = work[source + at] * scale if kept else T(0)
-
-    return drop_rows

@@ -15,20 +15,11 @@ from numba import cuda, types
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from ..plan import Kernel, Plan, Step
-from .functions import item_type, place
-from .kernels import (
-    NOT_FINITE,
-    SIMD,
-    SIMULATED,
-    STEP,
-    TILE,
-    Tile,
-    gathered,
-    is_loss,
-    one_of,
-    product_tile,
-    row_loss,
-)
+from .device import NOT_FINITE, SIMD, SIMULATED, STEP, TILE, Tile
+from .functions import item_type, one_of, place
+from .loss_kernels import is_loss, row_loss
+from .products import product_tile
+from .rows import gathered
 
 MOST = 128  # columns: the rows of a block and their weights stay near their processor
 # Fewer rows than a tile of wide products: batches of a thousand rows should be more than a few blocks

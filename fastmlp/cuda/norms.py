@@ -15,8 +15,8 @@ from numba import cuda
 
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
+from .device import NOT_FINITE, SIMD, STEP, TILE
 from .functions import device_function, item_type, place
-from .kernels import NOT_FINITE, SIMD, STEP, TILE
 
 
 @cache

@@ -1,7 +1,7 @@
 """What an update does to one parameter: plain functions of numbers, written once.
 
 The CPU's loops over tiles inline them (`optimizer_kernels.py`), and so do the CUDA kernels that compute a gradient
-(`fastmlp/cuda/kernels.py`). Float constants become the dtype's. A rule takes the parameter, its gradient, its slots,
+(`fastmlp/cuda/updates.py`). Float constants become the dtype's. A rule takes the parameter, its gradient, its slots,
 the step's numbers `s` (`Optimizer.scalars`, always five) and the smallest normal number, and returns what changed: the
 parameter and the slots. Subnormal slots become 0: they would slow the CPU's loops down late in training.
 """

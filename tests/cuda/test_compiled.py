@@ -77,7 +77,7 @@ def launched(monkeypatch):
     from numba import cuda
     from numba.cuda import dispatcher
 
-    from fastmlp.cuda import data, graphs, kernels
+    from fastmlp.cuda import data, graphs
 
     device = SimpleNamespace(compute_capability=ARCHITECTURE)
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)
@@ -95,7 +95,7 @@ def launched(monkeypatch):
     monkeypatch.setattr(cuda, "synchronize", lambda: None)
     monkeypatch.setattr(data, "free_memory", lambda: 2**40)
     monkeypatch.setattr(graphs, "_wanted", False)
-    monkeypatch.setattr(kernels, "configured", configured)
+    monkeypatch.setattr("fastmlp.cuda.launches.configured", configured)
     return launches
 
 

@@ -5,8 +5,9 @@ import pytest
 from numba import cuda
 
 from fastmlp.activations import ACTIVATIONS
-from fastmlp.cuda import kernels
-from fastmlp.cuda.kernels import SIMD, TILE
+from fastmlp.cuda import elementwise, loss_kernels, products, updates
+from fastmlp.cuda.device import NOT_FINITE, SIMD, STEP, TILE
+from fastmlp.cuda.rows import gather, scatter
 from fastmlp.engine import records as R
 from fastmlp.losses import LOSSES, SoftmaxCrossEntropy
 from fastmlp.plan import Plan
@@ -74,7 +75,7 @@ def test_product(rng, dtype, rows, depth, columns):
     device.operand(a)
     device.panels(c, out)
     device.fields(B=b.at.offset, DEPTH=depth, INIT=init.at.offset)
-    kernel = kernels.product(dtype, kernels.epilogue("gelu.apart", dtype))
+    kernel = products.product(dtype, elementwise.epilogue("gelu.apart", dtype))
     grid = -(-columns // TILE.columns), -(-rows // TILE.rows)
     record = device.control, device.steps, device.record, device.number, 0
     device.launch(kernel, grid, TILE.block, *record, device.items, device.items, device.items)
@@ -89,7 +90,7 @@ def test_product(rng, dtype, rows, depth, columns):
 @pytest.mark.parametrize(("rows", "n_in", "n_out"), [(1, 1, 1), (5, 11, 3), (4, 7, 17)])
 def test_weight_and_bias_gradients_and_the_transposed_copy(rng, dtype, rows, n_in, n_out):
     A, dZ, W, b = (rng.normal(size=shape) for shape in ((rows, n_in), (rows, n_out), (n_in, n_out), (1, n_out)))
-    change = kernels.update("l2", False, False, "sgd", False, 0, dtype)
+    change = updates.update("l2", False, False, "sgd", False, 0, dtype)
     device = Device(dtype, rows)
     device.scalars[R.RULE], device.scalars[R.L2] = 0.5, 0.1
     a, dz, w, bias, wt = (*map(device.matrix, (A, dZ, W, b)), device.matrix(shape=(n_out, n_in)))
@@ -98,13 +99,13 @@ def test_weight_and_bias_gradients_and_the_transposed_copy(rng, dtype, rows, n_i
     device.operand(a)
     device.fields(DEPTH=n_in, W=w.at.offset, WT=wt.at.offset, WT_LAST_WIDTH=wt.last_width)
     grid = -(-n_out // TILE.columns), -(-n_in // TILE.rows)
-    device.launch(kernels.weight_gradient(dtype, change), grid, TILE.block, *arguments, device.items, 0)
+    device.launch(products.weight_gradient(dtype, change), grid, TILE.block, *arguments, device.items, 0)
     expected = W - 0.5 * (A.T @ dZ + 0.1 * W)
     np.testing.assert_allclose(device.value(w), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     assert np.array_equal(device.value(wt), device.value(w).T)
 
     device.fields(W=bias.at.offset)
-    kernel, block = kernels.bias_gradient(dtype, change)
+    kernel, block = products.bias_gradient(dtype, change)
     device.launch(kernel, dz.n_panels, block, *arguments, device.items, 0)
     expected = b - 0.5 * (dZ.sum(axis=0) + 0.1 * b)
     np.testing.assert_allclose(device.value(bias), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
@@ -126,7 +127,7 @@ def test_activations_and_their_derivatives(name):
             device.panels(c, partner)
             device.fields(IN=start.at.offset)
             device.number[0] = 0.0 if declared.parameter is None else getattr(declared, declared.parameter)
-            kernel = kernels.elementwise(dtype, kernels.epilogue(f"{name}.{kind}", dtype))
+            kernel = elementwise.elementwise(dtype, elementwise.epilogue(f"{name}.{kind}", dtype))
             kernel[2, TILE.threads](device.control, device.steps, device.record, device.number, 0, device.items)
             rtol, atol = (4e-6, 4e-6) if dtype == "float32" else (1e-12, 1e-14)
             np.testing.assert_allclose(device.value(c), expected, rtol=rtol, atol=atol)
@@ -141,7 +142,7 @@ def test_gather(rng, source, index):
     batch = device.matrix(shape=(3, 37))
     device.panels(batch)
     device.fields(N_FEATURES=37)
-    kernel = kernels.gather("float32", True)
+    kernel = gather("float32", True)
     kernel[2, TILE.threads](
         device.control, device.steps, device.record, 0, device.order, X, device.items, 1 / 255, -0.5
     )
@@ -155,7 +156,7 @@ def test_scatter(rng):
     device = Device("float64", 3, first=2)
     device.panels(device.matrix(Z))
     out = np.zeros((6, 11))
-    kernels.scatter("float64")[2, TILE.threads](device.control, device.steps, device.record, 0, device.items, out)
+    scatter("float64")[2, TILE.threads](device.control, device.steps, device.record, 0, device.items, out)
     assert np.array_equal(out[2:5], Z) and not out[[0, 1, 5]].any()
 
 
@@ -180,7 +181,7 @@ def test_losses_and_their_gradients(rng, name, dtype):
         device.fields(SW=0 if with_weights else -1, WITH_GRADIENT=1)
         losses, numbers = np.zeros(rows), np.array([*loss.numbers, 0.0, 0.0])
         family = name if name in LOSSES else "softmax_cross_entropy"
-        kernel = kernels.loss(dtype, f"{family}.{'codes' if codes else 'dense'}")
+        kernel = loss_kernels.loss(dtype, f"{family}.{'codes' if codes else 'dense'}")
         data = (device.order, y, weights, numbers, device.items, losses)
         kernel[2, TILE.threads](device.control, device.steps, device.scalars, device.record, 0, *data)
         w = weights[index].astype(np.float64) if with_weights else np.ones(rows)
@@ -189,7 +190,7 @@ def test_losses_and_their_gradients(rng, name, dtype):
         expected = 0.25 * w[:, None] * loss.gradient(Z, y[index])
         c = Plan(dtype, SIMD, 1, 1, rows).matrix("workspace", rows, K)
         np.testing.assert_allclose(device.value(c), expected, rtol=tolerance, atol=tolerance)
-        assert device.untouched() and not device.control[kernels.NOT_FINITE]
+        assert device.untouched() and not device.control[NOT_FINITE]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -197,8 +198,8 @@ def test_losses_and_their_gradients(rng, name, dtype):
 def test_a_loss_that_is_not_finite_stops_everything_after_it(bad):
     Z = np.array([[0.0, bad], [1.0, 2.0]])
     for kernel, y in (
-        (kernels.loss("float64", "softmax_cross_entropy.codes"), np.zeros((2, 1), np.int64)),
-        (kernels.loss("float64", "squared_error.dense"), np.zeros((2, 2))),
+        (loss_kernels.loss("float64", "softmax_cross_entropy.codes"), np.zeros((2, 1), np.int64)),
+        (loss_kernels.loss("float64", "squared_error.dense"), np.zeros((2, 2))),
     ):
         device = Device("float64", 2)
         device.panels(device.matrix(Z))
@@ -207,15 +208,15 @@ def test_a_loss_that_is_not_finite_stops_everything_after_it(bad):
         data = (device.order, y, np.zeros(1), np.zeros(2), device.items, losses)
         kernel[2, TILE.threads](device.control, device.steps, device.scalars, device.record, 0, *data)
         if y.dtype != np.int64 or bad != -np.inf:  # p = 0 is no error there
-            assert device.control[kernels.NOT_FINITE] == 1
-            kernels.end_of_step(True)[1, TILE.threads](device.control, device.steps, losses, sums)
-            assert device.control[kernels.STEP] == 0 and sums[0] == 0
+            assert device.control[NOT_FINITE] == 1
+            loss_kernels.end_of_step(True)[1, TILE.threads](device.control, device.steps, losses, sums)
+            assert device.control[STEP] == 0 and sums[0] == 0
 
 
 def test_the_sum_of_losses_and_the_next_step(rng):
     losses, sums = rng.normal(size=11), np.zeros(2)
     device = Device("float64", 11)
-    kernels.end_of_step(True)[1, TILE.threads](device.control, device.steps, losses, sums)
+    loss_kernels.end_of_step(True)[1, TILE.threads](device.control, device.steps, losses, sums)
     assert sums[0] == pytest.approx(losses.sum(), rel=1e-14) and sums[1] == 0
     assert list(device.control) == [0, 1]
 

@@ -6,7 +6,7 @@ import pytest
 from fastmlp import GELU, SGD, AdamW, BatchNorm, Dense, Dropout, ReLU, Rescaling, Residual, Sequential, Tanh
 from fastmlp.activations import ELU
 from fastmlp.cuda import gradients, narrow
-from fastmlp.cuda.kernels import SIMD
+from fastmlp.cuda.device import SIMD
 from fastmlp.losses import SoftmaxCrossEntropy
 from fastmlp.lowering import forward_plan, loss_plan, training_plan
 from fastmlp.training import Training

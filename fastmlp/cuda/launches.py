@@ -1,0 +1,310 @@
+"""A plan's records as launches: which kernel, with how many blocks, on which arrays.
+
+A launch is a function without arguments that puts one kernel into the stream, for the step that `control` names.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from numba import cuda
+
+from ..engine import records as R
+from ..plan import Kernel, Plan, Step
+from . import (
+    constraints,
+    dropout,
+    elementwise,
+    gradients,
+    layers,
+    loss_kernels,
+    narrow,
+    norms,
+    products,
+    rows,
+    updates,
+)
+from .device import SIMD, SIMULATED, TILE
+from .memory import Memory
+
+
+class Launches:
+    """The launches of a plan's steps.
+
+    Parameters
+    ----------
+    plan : Plan
+    memory : Memory
+    data : dict of device arrays
+        "X", "y", "sample_weight", "output": those that the plan's records read or write.
+    bound : dict of device arrays
+        "steps", "scalars", "order", "sums" of an epoch. Looked up by every launch: the next epoch's may lie elsewhere.
+    stream
+    """
+
+    def __init__(self, plan: Plan, memory: Memory, data: dict, bound: dict, stream):
+        self.plan, self.memory, self.data, self.bound, self.stream = plan, memory, data, bound, stream
+        self._records = [step for phase in plan.phases for step in phase.steps]
+        self._slot = plan.sizes["parameters"] // plan.item  # numbers from a parameter to its first slot
+        self._clip_norm = next((step for step in self._records if step.kernel == "clip_norm"), None)
+        self._no_weights = cuda.to_device(np.zeros(1, plan.dtype))
+
+    def of_step(self) -> list[Callable[[], None]]:
+        """The launches of one step, whichever it is, in their order."""
+        todo, launches, batch_size, dtype = dict(enumerate(self._records)), [], self.plan.batch_size, self.plan.dtype
+        is_narrow = narrow.qualifies(self.plan)
+        if is_narrow:
+            table, names = narrow.program(self._records)
+            launches.append(self._rows(table, names))
+            for k in table[:, narrow.RECORD]:
+                del todo[k]
+        apart = {
+            k: step
+            for k, step in todo.items()
+            if step.kernel in ("weight_gradient", "bias_gradient")
+            and (is_narrow or gradients.n_shares(step, batch_size, dtype) > 1)
+        }
+        with_loss = any(step.kernel == "sum_losses" for step in self._records)
+        for k, step in todo.items():
+            if apart and k == min(apart):
+                launches += self._gradients_in_shares(apart)
+            if k not in apart and step.kernel != "sum_losses":
+                launches.append(self._launch(k, step))
+        return [*launches, self._end_of_step(with_loss)]
+
+    def _launch(self, k: int, step: Step):
+        """The launch of record k."""
+        make = _LAUNCHES.get(step.kernel)
+        if make is None and loss_kernels.is_loss(step.kernel):
+            make = Launches._loss
+        if make is None:
+            raise NotImplementedError(
+                f"{step.kernel} ({step.text}) does not run on device='cuda' yet; use device='cpu'."
+            )
+        return make(self, k, step)
+
+    # Of several records ----------------------------------------------------------------------------------------------
+
+    def _rows(self, table: np.ndarray, epilogues: tuple[str, ...]):
+        """All records over rows, of a narrow network."""
+        plan, m, bound = self.plan, self.memory, self.bound
+        (loss,) = (step.kernel for step in self._records if loss_kernels.is_loss(step.kernel))
+        finishes = tuple(elementwise.epilogue(name, plan.dtype) for name in epilogues)
+        kernel = narrow.rows_kernel(plan.dtype, plan.scaling is not None, finishes, loss)
+        blocks = -(-plan.batch_size // narrow.OF_BLOCK.rows)
+        launch = self._configured(kernel, blocks, narrow.OF_BLOCK.block)
+        buffers = m.table, m.numbers, cuda.to_device(table), len(table), m.work, m.state, m.transposed
+        data = self.data["X"], self.data["y"], self._weights()
+        data = *data, m.of_loss, m.row_losses, *(plan.scaling or (1.0, 0.0))
+        return lambda: launch(m.control, bound["steps"], bound["scalars"], *buffers, bound["order"], *data)
+
+    def _gradients_in_shares(self, records: dict[int, Step]) -> list:
+        """The sums of shares of rows, and the updates, of all these records."""
+        dtype, m, bound = self.plan.dtype, self.memory, self.bound
+        changes = [self._update(step) for step in records.values()]
+        distinct = tuple(dict.fromkeys(changes))
+        blocks, parameters, n = gradients.tables(records, [*map(distinct.index, changes)], self.plan.batch_size, dtype)
+        sums = self._configured(gradients.shares_of_gradients(dtype), len(blocks), TILE.block)
+        update = self._over(int(parameters[:, gradients.SIZE].max()), gradients.updates(dtype, distinct))
+        shares, blocks = cuda.to_device(np.zeros(n, dtype)), cuda.to_device(blocks)
+        rest = cuda.to_device(parameters), len(parameters), m.work, m.state, m.transposed, self._slot, shares
+        return [
+            lambda: sums(m.control, bound["steps"], m.table, blocks, m.work, shares),
+            lambda: update(m.control, bound["steps"], bound["scalars"], m.table, *rest),
+        ]
+
+    # How many blocks -------------------------------------------------------------------------------------------------
+
+    def _configured(self, kernel, grid, block):
+        return configured(kernel, grid, block, self.stream)
+
+    def _over(self, n: int, kernel):
+        """A kernel whose threads share out n numbers."""
+        blocks = max(1, min(TILE.most_blocks, -(-n // TILE.threads)))
+        return self._configured(kernel, blocks, TILE.threads)
+
+    def _over_values(self, step: Step, kernel):
+        """A kernel whose threads share out a matrix of the batch."""
+        columns = (
+            step.fields[R.N_OUT] if R.N_OUT in step.fields else step.fields[R.N_PANELS] * SIMD.panel(self.plan.dtype)
+        )
+        return self._over(self.plan.batch_size * columns, kernel)
+
+    def _over_panels(self, step: Step, kernel):
+        """A kernel with a block for each panel of a matrix."""
+        dtype = self.plan.dtype
+        return self._configured(kernel, step.fields[R.N_PANELS], norms.parts(dtype) * SIMD.panel(dtype))
+
+    # What records have in common -------------------------------------------------------------------------------------
+
+    def _with_everything(self, k: int, launch, *more):
+        """A launch with the arguments that most kernels share, and more."""
+        m, bound = self.memory, self.bound
+        rest = m.table, m.numbers, k, m.work, m.state, *more
+        return lambda: launch(m.control, bound["steps"], bound["scalars"], *rest)
+
+    def _weights(self):
+        """Of the data's rows; where they have none, kernels do not read what they are given."""
+        return self.data.get("sample_weight", self._no_weights)
+
+    def _epilogue(self, step: Step):
+        following = step.fields[R.EPILOGUE]
+        return elementwise.epilogue(following.name if isinstance(following, Kernel) else "", self.plan.dtype)
+
+    def _update(self, step: Step, rule: str | None = None):
+        """What a record does with a gradient, a device function."""
+        f = step.fields
+        if rule is None:
+            rule = f[R.OPTIMIZER].name if f.get(R.OPTIMIZER) else "store"
+        return updates.update(
+            f[R.PENALTY].name if f.get(R.PENALTY) else "",
+            bool(f.get(R.CLIP_KERNEL)),
+            bool(f.get(R.DECAY_KERNEL)),
+            rule,
+            bool(f.get(R.AVERAGE_KERNEL)),
+            self.plan.n_slots,
+            self.plan.dtype,
+        )
+
+    # Record by record ------------------------------------------------------------------------------------------------
+
+    def _gather(self, k: int, step: Step):
+        plan, m, bound, X = self.plan, self.memory, self.bound, self.data["X"]
+        launch = self._over(plan.batch_size * plan.n_features, rows.gather(plan.dtype, plan.scaling is not None))
+        scale, offset = plan.scaling or (1.0, 0.0)
+        return lambda: launch(m.control, bound["steps"], m.table, k, bound["order"], X, m.work, scale, offset)
+
+    def _scatter(self, k: int, step: Step):
+        m, bound, output = self.memory, self.bound, self.data["output"]
+        launch = self._over_values(step, rows.scatter(self.plan.dtype))
+        return lambda: launch(m.control, bound["steps"], m.table, k, m.work, output)
+
+    def _product(self, k: int, step: Step):
+        dtype, m, bound = self.plan.dtype, self.memory, self.bound
+        columns = (step.fields[R.N_PANELS] - 1) * SIMD.panel(dtype) + step.fields[R.LAST_WIDTH]
+        grid = -(-columns // TILE.columns), -(-self.plan.batch_size // TILE.rows)
+        launch = self._configured(products.product(dtype, self._epilogue(step)), grid, TILE.block)
+        weights = {"parameters": m.state, "transposed": m.transposed}[step.fields[R.B].buffer]
+        return lambda: launch(m.control, bound["steps"], m.table, m.numbers, k, m.work, weights, m.state)
+
+    def _gradient(self, k: int, step: Step):
+        f, dtype, m, bound, change = step.fields, self.plan.dtype, self.memory, self.bound, self._update(step)
+        if step.kernel == "weight_gradient":
+            grid = -(-f[R.N_OUT] // TILE.columns), -(-f[R.DEPTH] // TILE.rows)
+            launch = self._configured(products.weight_gradient(dtype, change), grid, TILE.block)
+        else:
+            kernel, block = products.bias_gradient(dtype, change)
+            launch = self._configured(kernel, f[R.N_PANELS], block)
+        rest = m.table, k, m.work, m.state, m.transposed, self._slot
+        return lambda: launch(m.control, bound["steps"], bound["scalars"], *rest)
+
+    def _elementwise(self, k: int, step: Step):
+        m, bound = self.memory, self.bound
+        launch = self._over_values(step, elementwise.elementwise(self.plan.dtype, self._epilogue(step)))
+        return lambda: launch(m.control, bound["steps"], m.table, m.numbers, k, m.work)
+
+    def _dropout(self, k: int, step: Step):
+        m, bound = self.memory, self.bound
+        launch = self._over_values(step, dropout.dropout(self.plan.dtype))
+        return lambda: launch(m.control, bound["steps"], bound["scalars"], m.table, m.numbers, k, m.work)
+
+    def _values(self, k: int, step: Step):
+        kernel = {
+            "prelu": partial(layers.prelu, gradient=False),
+            "prelu.gradient": partial(layers.prelu, gradient=True),
+            "drop_rows": dropout.drop_rows,
+        }[step.kernel]
+        return self._with_everything(k, self._over_values(step, kernel(self.plan.dtype)))
+
+    def _softmax(self, k: int, step: Step):
+        kernel = layers.softmax_forward if step.kernel == "softmax.forward" else layers.softmax_backward
+        return self._with_everything(k, self._over(self.plan.batch_size, kernel(self.plan.dtype)))
+
+    def _row_norm(self, k: int, step: Step):
+        n, dtype = self.plan.batch_size * step.fields[R.GROUPS], self.plan.dtype
+        if step.kernel == "row_norm":
+            launch = self._over(n, norms.row_norm(dtype, self._epilogue(step)))
+            return self._with_everything(k, launch, _epsilon(step))
+        return self._with_everything(k, self._over(n, norms.row_norm_gradient(dtype)))
+
+    def _batch_norm(self, k: int, step: Step):
+        dtype = self.plan.dtype
+        if step.kernel == "batch_norm":
+            launch = self._over_panels(step, norms.batch_norm(dtype, self._epilogue(step)))
+            return self._with_everything(k, launch, _epsilon(step))
+        if step.kernel == "batch_norm.predict":
+            launch = self._over_values(step, norms.batch_norm_predict(dtype, self._epilogue(step)))
+            return self._with_everything(k, launch, _epsilon(step))
+        if step.kernel == "batch_norm.running":
+            kernel = norms.batch_norm_running(dtype, self._update(step, "assign"))
+            return self._with_everything(k, self._over(step.fields[R.N_OUT], kernel), self._slot)
+        return self._with_everything(k, self._over_panels(step, norms.batch_norm_gradient(dtype)))
+
+    def _loss(self, k: int, step: Step):
+        m, bound = self.memory, self.bound
+        launch = self._over(self.plan.batch_size, loss_kernels.loss(self.plan.dtype, step.kernel))
+        rest = self.data["y"], self._weights(), m.of_loss, m.work, m.row_losses
+        return lambda: launch(m.control, bound["steps"], bound["scalars"], m.table, k, bound["order"], *rest)
+
+    def _square_sums(self, k: int, step: Step):
+        launch = self._over_panels(step, constraints.square_sums(self.plan.dtype))
+        first = (step.fields[R.SUMS].offset - self._clip_norm.fields[R.SUMS].offset) // 8
+        return self._with_everything(k, launch, self.memory.squares, first)
+
+    def _clip_norm_of_all(self, k: int, step: Step):
+        launch = self._configured(constraints.clip_norm(), 1, TILE.threads)
+        return self._with_everything(k, launch, self.memory.squares, step.fields[R.N_SUMS])
+
+    def _stored_update(self, k: int, step: Step):
+        f = step.fields
+        launch = self._over(f[R.DEPTH] * f[R.N_OUT], constraints.update(self.plan.dtype, self._update(step)))
+        m, n_sums = self.memory, self._clip_norm.fields[R.N_SUMS]
+        return self._with_everything(k, launch, m.transposed, self._slot, m.squares, n_sums)
+
+    def _max_norm(self, k: int, step: Step):
+        launch = self._over_panels(step, constraints.max_norm(self.plan.dtype, self._update(step, "assign")))
+        return self._with_everything(k, launch, self.memory.transposed, self._slot)
+
+    def _end_of_step(self, with_loss: bool):
+        m, bound = self.memory, self.bound
+        launch = self._configured(loss_kernels.end_of_step(with_loss), 1, TILE.threads)
+        return lambda: launch(m.control, bound["steps"], m.row_losses, bound["sums"])
+
+
+# How the records of each kernel are launched; losses aside
+_LAUNCHES = {
+    **{f"gather.{t}": Launches._gather for t in ("float32", "float64", "uint8")},
+    "scatter": Launches._scatter,
+    "product": Launches._product,
+    "weight_gradient": Launches._gradient,
+    "bias_gradient": Launches._gradient,
+    "elementwise": Launches._elementwise,
+    "dropout": Launches._dropout,
+    **dict.fromkeys(("prelu", "prelu.gradient", "drop_rows"), Launches._values),
+    **dict.fromkeys(("softmax.forward", "softmax.backward"), Launches._softmax),
+    **dict.fromkeys(("row_norm", "row_norm.gradient"), Launches._row_norm),
+    **dict.fromkeys(
+        ("batch_norm", "batch_norm.gradient", "batch_norm.running", "batch_norm.predict"), Launches._batch_norm
+    ),
+    "square_sums": Launches._square_sums,
+    "clip_norm": Launches._clip_norm_of_all,
+    "update": Launches._stored_update,
+    "max_norm": Launches._max_norm,
+}
+
+
+def configured(kernel, grid, block, stream):
+    """The kernel with its grid, to be called with its arguments."""
+    if SIMULATED:  # which keeps the last grid that a kernel was given
+        return lambda *arguments: kernel[grid, block](*arguments)
+    with warnings.catch_warnings():  # Numba warns of grids that do not fill the device: small networks have small ones
+        warnings.simplefilter("ignore")
+        return kernel[grid, block, stream]
+
+
+def _epsilon(step: Step) -> float:
+    """The float64 whose bits a record of a norm has."""
+    return float(np.int64(step.fields[R.EPSILON]).view(np.float64))

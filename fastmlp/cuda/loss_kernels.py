@@ -1,0 +1,166 @@
+"""Losses, a thread for each row, which overwrite the logits with their gradient; and the end of a step, their sum."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numba import cuda
+
+from ..engine import records as R
+from ..engine.simd import ITEMSIZE
+from ..losses import LOSSES
+from .device import NOT_FINITE, SIMD, STEP, TILE
+from .functions import compiled, device_function, functions, item_type, place
+
+
+@cache
+def softmax_cross_entropy_row(dtype: str, codes: bool):
+    """Of row i of the batch, which is row `row` of the data. As the CPU's: y becomes (1 - s) y + s mass / K, the loss
+    is mass log(sum exp(z - top)) - sum y (z - top).
+    """
+    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+    exp, log = functions(dtype).exp, functions("float64").log
+
+    @device_function
+    def softmax_cross_entropy_row(control, table, k, i, row, y, weights, numbers, scale, work, row_losses):
+        columns, last_panel, last_width = table[k, R.N_OUT], table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
+        c, panel_items = table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item
+        smoothing = T(numbers[0])
+        weight = T(1) if table[k, R.SW] < 0 else weights[row]
+        top = work[c + place(i, 0, panel, last_panel, panel_items, last_width)]
+        for j in range(columns):
+            z = work[c + place(i, j, panel, last_panel, panel_items, last_width)]
+            top = z if z > top else top
+        mass, pick, total, sum_z = T(0), T(0), T(0), T(0)
+        for j in range(columns):
+            at = c + place(i, j, panel, last_panel, panel_items, last_width)
+            z = work[at] - top
+            target = T(0)
+            if codes:
+                target = T(1) if y[row, 0] == j else T(0)
+            else:
+                target = T(y[row, j])
+            mass += target
+            pick += target * z
+            sum_z += z
+            e = exp(z)
+            work[at] = e
+            total += e
+        if smoothing != T(0):
+            pick = (T(1) - smoothing) * pick + smoothing * mass * sum_z / T(columns)
+        loss = np.float64(weight * mass) * log(np.float64(total)) - np.float64(weight) * np.float64(pick)
+        row_losses[i] = loss
+        if loss - loss != 0.0:
+            control[NOT_FINITE] = 1
+        if table[k, R.WITH_GRADIENT] != 0:
+            share, floor = scale * weight * mass / total, scale * weight * mass * smoothing / T(columns)
+            factor = scale * weight * (T(1) - smoothing)
+            for j in range(last_panel * panel + last_width):
+                at = c + place(i, j, panel, last_panel, panel_items, last_width)
+                g = T(0)  # padding
+                if j < columns:
+                    if codes:
+                        target = T(1) if y[row, 0] == j else T(0)
+                    else:
+                        target = T(y[row, j])
+                    g = work[at] * share - floor - factor * target
+                work[at] = g
+
+    return softmax_cross_entropy_row
+
+
+@cache
+def separable_row(dtype: str, name: str):
+    """A loss that is a sum over outputs, by its declaration's term and slope."""
+    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+    term, slope = compiled(LOSSES[name].term, dtype), compiled(LOSSES[name].slope, dtype)
+
+    @device_function
+    def separable_row(control, table, k, i, row, y, weights, numbers, scale, work, row_losses):
+        columns, last_panel, last_width = table[k, R.N_OUT], table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
+        c, panel_items = table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item
+        a, b = T(numbers[0]), T(numbers[1])
+        weight = T(1) if table[k, R.SW] < 0 else weights[row]
+        loss = 0.0
+        for j in range(last_panel * panel + last_width):
+            at = c + place(i, j, panel, last_panel, panel_items, last_width)
+            g = T(0)  # padding
+            if j < columns:
+                z, target = work[at], T(y[row, j])
+                loss += np.float64(T(term(z, target, a, b)))
+                g = scale * weight * T(slope(z, target, a, b))
+            if table[k, R.WITH_GRADIENT] != 0:
+                work[at] = g
+        loss *= np.float64(weight)
+        row_losses[i] = loss
+        if loss - loss != 0.0:
+            control[NOT_FINITE] = 1
+
+    return separable_row
+
+
+def is_loss(kernel: str) -> bool:
+    """Whether a record's kernel is a loss, with targets of a kind that runs here."""
+    family, _, kind = kernel.rpartition(".")
+    return family == "softmax_cross_entropy" or (
+        kind == "dense" and family in LOSSES and LOSSES[family].term is not None
+    )
+
+
+@cache
+def row_loss(dtype: str, kernel: str):
+    """The loss of a row by the name that the plan has for the CPU's kernel: "huber.dense"..."""
+    family, _, kind = kernel.rpartition(".")
+    if family == "softmax_cross_entropy":
+        return softmax_cross_entropy_row(dtype, kind == "codes")
+    return separable_row(dtype, family)
+
+
+@cache
+def loss(dtype: str, kernel: str):
+    """The losses of all rows."""
+    T, of_row = getattr(np, dtype), row_loss(dtype, kernel)
+
+    @cuda.jit
+    def loss(control, steps, scalars, table, k, order, y, weights, numbers, work, row_losses):
+        if control[NOT_FINITE] != 0:
+            return
+        step = control[STEP]
+        rows, index, first = steps[step, R.STEP_ROWS], steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
+        scale = T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE])
+        for i in range(cuda.grid(1), rows, cuda.gridsize(1)):
+            row = order[index + i] if index >= 0 else first + i
+            of_row(control, table, k, i, row, y, weights, numbers, scale, work, row_losses)
+
+    return loss
+
+
+@cache
+def end_of_step(with_loss: bool, threads: int = TILE.threads):
+    """One block, after everything else: the sum of the rows' losses, in a fixed order, and the next step's number."""
+    D = item_type["float64"]
+
+    @cuda.jit
+    def end_of_step(control, steps, row_losses, sums):
+        failed, step = control[NOT_FINITE], control[STEP]
+        if failed != 0:
+            return
+        t = cuda.threadIdx.x
+        parts = cuda.shared.array(threads, D)
+        total = 0.0
+        if with_loss:
+            for i in range(t, steps[step, R.STEP_ROWS], threads):
+                total += row_losses[i]
+        parts[t] = total
+        half = threads // 2
+        while half > 0:
+            cuda.syncthreads()
+            if t < half:
+                parts[t] += parts[t + half]
+            half //= 2
+        if t == 0:
+            sums[step] = parts[0]
+            control[STEP] = step + 1
+
+    return end_of_step
