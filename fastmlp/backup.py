@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import math
 import os
@@ -25,9 +26,9 @@ class BackupAndRestore(Callback):
     """Back up a fit between epochs, and go on from the backup when the same fit is started again.
 
     The parameters, the optimiser's state, the history and the states of the other callbacks come back, so the fit ends
-    with the bits that it would have had without a stop, for any number of threads. When a fit has come to its end, the
-    backup is deleted; after Ctrl-C, an error, the end of the process or a `TimeBudget` it is there. An epoch that was
-    not finished is begun again.
+    with the bits that it would have had without a stop, for any number of threads. After Ctrl-C, an error or a
+    `TimeBudget`, the backup holds the last whole epoch, after the end of the process that of the last backup. It is
+    deleted when the fit has come to its end.
 
     The file is replaced at once or not at all, and `load_model` loads the model in it.
 
@@ -36,7 +37,7 @@ class BackupAndRestore(Callback):
     path : str or path
         The file; its folder must exist.
     seconds : float
-        The least time between two backups; 0 makes one after every epoch.
+        The least time between two backups, which take about as long as saving the model; 0 makes one after every epoch.
 
     Attributes
     ----------
@@ -77,7 +78,7 @@ class BackupAndRestore(Callback):
     def __init__(self, path, seconds=10.0):
         check_range("seconds", seconds, 0, math.inf)
         self.path, self.seconds = os.fspath(path), seconds
-        self.restored_epoch_ = self._found = None
+        self.restored_epoch_ = self._found = self._latest = None
 
     def __repr__(self):
         return f"BackupAndRestore({self.path!r}, seconds={self.seconds!r})"
@@ -89,7 +90,7 @@ class BackupAndRestore(Callback):
         """
         settings = {"layers": model.layers, "dtype": model.dtype.name, "loss": model.loss} | settings
         self._fit = {name: repr(value) for name, value in settings.items()} | {"data": _describe(data)}
-        self.restored_epoch_ = self._found = self._saved_epoch = None
+        self.restored_epoch_ = self._found = self._latest = None
         if not os.path.exists(self.path):
             return None
         declared = [*flatten(model.layers), model.loss]
@@ -116,31 +117,33 @@ class BackupAndRestore(Callback):
 
     def begin(self, training, history, callbacks) -> None:
         """Give the history and the other callbacks what the backup has of them, or make a first backup."""
-        self._last = -math.inf
+        self._latest, self._written, self._last = None, training.epoch, time.monotonic()
         if self._found is None:
-            self.save(training, history, callbacks)  # a path that cannot be written is an error now
+            self._keep(training, history, callbacks)
+            self._write()  # a path that cannot be written is an error now
             return
         found, self._found = self._found, None
-        states = [(type(c).__name__, c.state(training)) for c in callbacks]
-        with_state = [(c, name) for c, (name, state) in zip(callbacks, states, strict=True) if state]
-        names, saved = [name for _, name in with_state], [name for name, _ in found["callbacks"]]
+        with_state = [c for c in callbacks if c.state(training)]
+        names, saved = [type(c).__name__ for c in with_state], [name for name, _ in found["callbacks"]]
         if names != saved:
             raise ValueError(
                 f"`callbacks` must have those of the backup {self.path!r}, {', '.join(saved) or 'none with a state'}, "
                 f"in their order; got {', '.join(names) or 'none with a state'}."
             )
-        for (callback, _), (_, state) in zip(with_state, found["callbacks"], strict=True):
+        for callback, (_, state) in zip(with_state, found["callbacks"], strict=True):
             callback.resume(training, state)
         history.epochs[:] = found["epochs"].tolist()
         history.metrics.update({name: values.tolist() for name, values in found["metrics"].items()})
-        self._saved_epoch, self._last = training.epoch, time.monotonic()
 
-    def save(self, training, history, callbacks) -> None:
-        """Make a backup, unless there was one less than `seconds` ago."""
-        if time.monotonic() - self._last < self.seconds:
-            return
-        states = [(type(c).__name__, c.state(training)) for c in callbacks]
+    def after_epoch(self, training, history, callbacks) -> None:
+        """Take note of everything, and write it if it is time."""
+        self._keep(training, history, callbacks)
+        if time.monotonic() - self._last >= self.seconds:
+            self._write()
+
+    def _keep(self, training, history, callbacks) -> None:
         training.save_parameters()
+        states = [(type(c).__name__, c.state(training)) for c in callbacks]
         extra = {
             "fit": self._fit,
             "training": training.state,
@@ -148,22 +151,32 @@ class BackupAndRestore(Callback):
             "epochs": np.array(history.epochs, np.int64),
             "metrics": {name: np.array(values) for name, values in history.metrics.items()},
         }
-        save_model(self.path, training.model, extra=extra)
-        self._last, self._saved_epoch = time.monotonic(), training.epoch
+        self._latest = copy.copy(training.model), extra  # its arrays are replaced by later ones, not written to
 
-    def end(self, training, history, callbacks, epochs: int) -> None:
+    def _write(self) -> None:
+        model, extra = self._latest
+        save_model(self.path, model, extra=extra)
+        self._last, self._written = time.monotonic(), extra["training"]["epoch"]
+
+    def end(self, training, callbacks, epochs: int) -> None:
         """The fit has come to its end, or its time is over."""
         stopped = [c for c in callbacks if getattr(c, "stopped_epoch_", None) is not None]
-        if training.stop and stopped and all(isinstance(c, TimeBudget) for c in stopped) and training.epoch < epochs:
-            self._last = -math.inf
-            self.save(training, history, callbacks)
+        if training.epoch < epochs and stopped and all(isinstance(c, TimeBudget) for c in stopped):
+            self._write()
         else:
             self._delete()
 
     def fail(self) -> None:
-        """An error: a backup from before the first epoch would be in the way of a second try."""
-        if self._saved_epoch == 0:
+        """Ctrl-C or an error: write the last whole epoch. What is from before the first would be in the way of a second
+        try that mends the error."""
+        if self._latest is None:  # it is as it was found
+            return
+        epoch = self._latest[1]["training"]["epoch"]
+        if epoch == 0:
             self._delete()
+        elif epoch > self._written:
+            with contextlib.suppress(OSError):  # the first error says more
+                self._write()
 
     def _delete(self) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -91,6 +91,7 @@ def _add_train(commands) -> None:
         "--device", choices=DEVICES, default="cpu", help="an NVIDIA GPU with cuda; see docs/cuda.md (cpu)"
     )
     network.add_argument("--save", metavar="FILE", help="write the model, also after Ctrl-C: model.safetensors")
+    network.add_argument("--backup", metavar="FILE", help="back up while training; if stopped, go on from there")
     network.add_argument("--quiet", action="store_true", help="no progress, only the result")
     table = parser.add_argument_group("tables")
     table.add_argument("--target", metavar="COLUMN", help="the column to learn")

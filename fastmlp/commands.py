@@ -18,12 +18,11 @@ IMAGES = ("mnist", "digits")
 
 def train(arguments: Namespace) -> None:
     """`fastmlp train`: on images by name, else on a table."""
-    if arguments.save:
-        folder = Path(arguments.save).parent
-        if Path(arguments.save).is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):
-            raise FileNotFoundError(
-                f"`--save` must name a file in a folder that can be written to; got {arguments.save!r}."
-            )
+    for option, path in (("--save", arguments.save), ("--backup", arguments.backup)):
+        if path and (Path(path).is_dir() or not (Path(path).parent.is_dir() and os.access(Path(path).parent, os.W_OK))):
+            raise FileNotFoundError(f"`{option}` must name a file in a folder that can be written to; got {path!r}.")
+    if arguments.save and arguments.backup and Path(arguments.save).resolve() == Path(arguments.backup).resolve():
+        raise ValueError(f"`--backup` must be another file than `--save`; got {arguments.backup!r} for both.")
     if arguments.data in IMAGES:
         if arguments.target or arguments.drop:
             raise ValueError(f"`--target` and `--drop` are for tables; got them for {arguments.data}.")
@@ -173,8 +172,10 @@ def _announce(what: str, X: np.ndarray, arguments: Namespace, n_outputs: int) ->
 
 def _fit(model, X, y, arguments: Namespace, extra: dict | None = None, **options) -> tuple[float, int]:
     """Train; (seconds in the epochs, how many). After Ctrl-C the model is saved as it stands, if it is to be saved."""
-    from . import Adam
+    from . import Adam, BackupAndRestore
 
+    if arguments.backup:
+        options["callbacks"] = [*options.get("callbacks", ()), BackupAndRestore(arguments.backup)]
     started = time.perf_counter()
     try:
         history = model.fit(

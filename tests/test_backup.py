@@ -177,7 +177,7 @@ def test_ctrl_c_in_the_middle_of_an_epoch(path):
 
                 training._run_steps = interrupted
 
-    backup = BackupAndRestore(path, seconds=0)
+    backup = BackupAndRestore(path)
     with pytest.raises(KeyboardInterrupt):
         fit(backup, Interrupt())
     assert_equal(fit(backup), fit())

@@ -13,6 +13,7 @@ import pytest
 import fastmlp
 from fastmlp import commands, datasets
 from fastmlp.cli import main
+from fastmlp.serialization import load_model_with_extra
 
 needs_pyarrow = pytest.mark.skipif(
     not __import__("importlib.util").util.find_spec("pyarrow"),
@@ -204,6 +205,7 @@ def test_adult(run, data_folder, tmp_path):
         (["train", "t.csv"], "`--target` must name the column"),
         (["train", "t.csv", "--target", "y"], "no file 't.csv'"),
         (["train", "digits", "--save", "/no/such/folder/m.safetensors"], "`--save` must name a file in a folder"),
+        (["train", "digits", "--backup", "/no/such/folder/b"], "`--backup` must name a file in a folder"),
         (["train", "digits", "--epochs", "0"], "--epochs: must be an integer of at least 1; got '0'"),
         (["train", "digits", "--threads", "-1"], "--threads: must be an integer of at least 1; got '-1'"),
         (["train", "digits", "--batch-size", "1.5"], "--batch-size: must be an integer"),
@@ -321,6 +323,30 @@ def test_ctrl_c_saves_the_model_and_exits_with_130(tmp_path):
     assert child.returncode == 130 and err.splitlines()[-1] == "fastmlp: interrupted"
     assert out.endswith(f"saved {path}\n")
     assert fastmlp.load_model(path).n_features == 64
+
+
+@needs_pyarrow
+def test_a_training_that_was_stopped_goes_on(flowers, tmp_path, run):
+    """It gives the model of one that was not; the epochs that come first tell that it did not begin anew."""
+    path, saved, backup = tmp_path / "model.safetensors", [], tmp_path / "backup.safetensors"
+    options = ["train", flowers[0], "--target", "kind", "--learning-rate", 1e-5, "--epochs", 400, "--save", path]
+    with process(*options, "--backup", backup, env={**os.environ, "PYTHONUNBUFFERED": "1"}) as child:
+        for line in child.stdout:
+            if line.startswith("epoch   3"):  # an epoch counts when the next begins
+                break
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=60)
+    assert child.returncode == 130 and backup.exists()
+    done = load_model_with_extra(backup)[1]["training"]["epoch"]
+    for more in (["--backup", backup], []):
+        code, out, err = run(*options, *more)
+        assert code == 0, err
+        epochs = re.findall(r"^epoch +(\d+)/400", out, re.M)
+        assert int(epochs[0]) == (done + 1 if more else 1) and epochs[-1] == "400"
+        saved.append(path.read_bytes())
+    assert saved[0] == saved[1] and 0 < done < 400 and not backup.exists()
+    code, _, err = run(*options, "--backup", path)
+    assert code == 2 and "`--backup` must be another file than `--save`" in err
 
 
 @needs_pyarrow
