@@ -103,9 +103,10 @@ def _may_start() -> bool:
 
 def _start() -> subprocess.Popen | None:
     """A child that waits for names of kernels; it imports what this process would."""
+    path = [folder for folder in sys.path if isinstance(folder, str)]  # the import system, too, overlooks others
     try:
         return subprocess.Popen(
-            [sys.executable, "-c", _CHILD, json.dumps(sys.path), jit.stamp()],
+            [sys.executable, "-c", _CHILD, json.dumps(path), jit.stamp()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
