@@ -212,24 +212,21 @@ def separable_kernel(declaration, compiled=compiled):
                 else:
                     for k in range(n):
                         t[k] = term(z[k], t[k], a, b)
+                for i in range(hi - lo):
+                    loss = 0.0 if j == 0 else losses[lo + i]
+                    for k in range(columns):
+                        loss += np.float64(t[i * width + k])
+                    losses[lo + i] = loss
+                if weights != 0 and r[R.WITH_GRADIENT] != 0:
+                    for i in range(hi - lo):
+                        weight = items(weights)[data_row(in_order, first_row, index, lo + i)]
+                        for k in range(columns):
+                            z[i * width + k] = weight * z[i * width + k]
             not_finite = 0
             for i in range(lo, hi):
-                weight, loss = T(1), 0.0
                 if weights != 0:
-                    weight = items(weights)[data_row(in_order, first_row, index, i)]
-                for j in range(n_panels):
-                    width = panel_width if j < n_panels - 1 else last
-                    columns = min(width, n_out - j * panel_width)
-                    t = items(r[R.ROW_DATA] + j * c_panel + i * width * item)
-                    for k in range(columns):
-                        loss += np.float64(t[k])
-                    if weights != 0 and r[R.WITH_GRADIENT] != 0:
-                        z = items(r[R.C] + j * c_panel + i * width * item)
-                        for k in range(columns):
-                            z[k] = weight * z[k]
-                loss *= np.float64(weight)
-                losses[i] = loss
-                not_finite += 1 if loss - loss != 0.0 else 0
+                    losses[i] *= np.float64(items(weights)[data_row(in_order, first_row, index, i)])
+                not_finite += 1 if losses[i] - losses[i] != 0.0 else 0
             if not_finite:
                 atomic_store(w[R.CONTROL] + 8 * R.NOT_FINITE, 1)
 
