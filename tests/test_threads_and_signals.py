@@ -532,12 +532,22 @@ def test_the_fastest_number_of_workers_is_found_and_kept(monkeypatch, costs):
 def test_trials_of_long_steps_cost_little(monkeypatch, step):
     """A trial is one step at least. By the rule for short steps alone they take 7 and 36 % of the time."""
     machine = Machine(monkeypatch, {1: 1.7e-6, 2: 1.0e-6}, rows_of_step=int(step / 1e-6))
-    machine.run(2.7 * step)
+    machine.run(5.4 * step)  # two trials of each
     assert machine.chooser.best == 2
     assert machine.run(60) > 0.97
     machine.costs = {1: 0.9e-6, 2: 2.0e-6}  # and a change is noticed all the same
     machine.run(200 * step)
     assert machine.run(60) > 0.97
+
+
+def test_one_slow_slice_does_not_decide(monkeypatch):
+    """The process lost a core for 10 ms in the first slice of two workers, say."""
+    machine = Machine(monkeypatch, {1: 1.7e-6, 2: 1.0e-6})
+    while machine.chooser.next()[0] == 1:
+        machine.run(1e-9)
+    machine.now += 0.013
+    machine.chooser.measured(2, 0.013, 3000)
+    assert machine.run(0.5) > 0.95
 
 
 def test_another_number_of_workers_is_taken_when_the_machine_changes(monkeypatch):

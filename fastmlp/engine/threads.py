@@ -130,7 +130,7 @@ def _serve(queue: SimpleQueue) -> None:
 class Chooser:
     """The number of workers for the next slice of work, chosen by measuring; the bits do not depend on it.
 
-    Each candidate is tried on a few short slices, or on one that was long, as a slice has one step at least; then the
+    Each candidate is tried on a few short slices, or on two where a step, the least of a slice, is long; then the
     fastest runs, and now and then another is measured again, for other processes come and go. A candidate that was far
     slower is tried again more rarely, and so is one whose trial cost much time. What was measured more than `STALE`
     seconds ago does not count any more once there is something newer.
@@ -153,7 +153,7 @@ class Chooser:
             self.candidates = sorted({1, most, *(2**k for k in range(1, most.bit_length()) if 2**k <= most)})
         self.cost = dict.fromkeys(self.candidates, 0.0)  # seconds per row, recent
         self.trials = dict.fromkeys(self.candidates, 0)
-        self.spent = dict.fromkeys(self.candidates, 0.0)  # seconds
+        self.least = dict.fromkeys(self.candidates, float("inf"))  # seconds of a slice
         self.wait = dict.fromkeys(self.candidates, 0.25)  # seconds until the next trial, grows while it loses
         self.last = dict.fromkeys(self.candidates, perf_counter())  # when it was measured: breaks count, too
 
@@ -167,7 +167,8 @@ class Chooser:
         if len(self.candidates) == 1:
             return self.candidates[0], False
         for candidate in self.candidates:
-            if self.trials[candidate] < self.FIRST_TRIALS and self.spent[candidate] < self.FIRST_TRIALS * self.TRIAL:
+            enough = 2 if self.least[candidate] > self.FIRST_TRIALS * self.TRIAL else self.FIRST_TRIALS
+            if self.trials[candidate] < enough:
                 return candidate, True
         best, now = self.best, perf_counter()
         for candidate in self.candidates:
@@ -188,7 +189,7 @@ class Chooser:
         else:
             self.cost[workers] = 0.5 * (cost + before)
         self.trials[workers] += 1
-        self.spent[workers] += seconds
+        self.least[workers] = min(self.least[workers], seconds)
         self.last[workers] = now
         if workers != self.best:
             slower = self.cost[workers] / self.cost[self.best]
