@@ -22,9 +22,10 @@ if SIMULATED:
     class BlockThread(greenlet):
         """A thread of a block, which runs until it waits for the others at a barrier."""
 
-        def __init__(self, run, blockIdx, threadIdx):
+        def __init__(self, run, blockIdx, threadIdx, shared):
             super().__init__(run)
             self.blockIdx, self.threadIdx = simulator.Dim3(*blockIdx), simulator.Dim3(*threadIdx)
+            self.shared = shared
 
         def syncthreads(self):
             self.parent.switch()
@@ -35,9 +36,9 @@ if SIMULATED:
         """
 
         def run(self, grid_point, *args):
-            points = list(np.ndindex(*self._block_dim))
-            threads = [BlockThread(lambda: self._f(*args), grid_point, point) for point in points]
-            if sum(grid_point) % 2:
+            points, shared = list(np.ndindex(*self._block_dim)), {}
+            threads = [BlockThread(lambda: self._f(*args), grid_point, point, shared) for point in points]
+            if sum(grid_point) % 2 == 0:
                 threads.reverse()
             while True:
                 for thread in threads:
@@ -49,12 +50,15 @@ if SIMULATED:
                 threads.reverse()
 
     def shared_array(self, shape, dtype):
-        """The same for all threads that ask in this line; Numba's reads the source of all callers to find it."""
-        caller = sys._getframe(1)
+        """The same for all threads of a block that ask in this line, and NaN, or -1, at first. Numba's has what the
+        block before left there, and reads the source of all callers to find the line.
+        """
+        caller, arrays = sys._getframe(1), getcurrent().shared
         line = caller.f_code.co_filename, caller.f_lineno
-        if line not in self._allocations:
-            self._allocations[line] = kernelapi.FakeCUDALocal().array(shape, dtype)
-        return self._allocations[line]
+        if line not in arrays:
+            arrays[line] = kernelapi.FakeCUDALocal().array(shape, dtype)
+            arrays[line].view(np.uint8)[...] = 255
+        return arrays[line]
 
     def jit(function=None, device=False):
         """Functions of the device are plain ones; Numba's have each call look for `cuda` in their modules."""
