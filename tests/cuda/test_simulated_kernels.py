@@ -223,3 +223,29 @@ def test_the_sum_of_losses_and_the_next_step(rng):
 
 def test_the_simulator_is_what_runs():
     assert TILE.threads == 4 and cuda.is_available()
+
+
+@cuda.jit
+def neighbours(out, last, failing):
+    """Each thread hands its number to the one before, by way of shared memory; those after `last` end before."""
+    t = cuda.threadIdx.x
+    shared = cuda.shared.array(4, np.int64)
+    shared[t] = t
+    if t > last:
+        return
+    cuda.syncthreads()
+    if t == failing:
+        raise ZeroDivisionError
+    out[t] = shared[(t + 1) % 4]
+
+
+def test_the_simulator_waits_at_barriers_and_reports_what_goes_wrong():
+    out = np.full(4, -1)
+    neighbours[1, 4](out, 3, -1)
+    assert out.tolist() == [1, 2, 3, 0]
+    for last in (0, 2):
+        with pytest.raises(AssertionError, match="have ended while others wait"):
+            neighbours[1, 4](out, last, -1)
+    with pytest.raises(ZeroDivisionError):
+        neighbours[1, 4](out, 3, 2)
+    neighbours[1, 4](out, 3, -1)
