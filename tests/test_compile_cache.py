@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -347,15 +348,15 @@ def test_several_processes_may_fill_the_cache_at_once(cache, filled):
 # Several processes that compile. `SECONDS` is what is worth one: with less of it these kernels of a moment are.
 SHARED = """
 from fastmlp.engine import compiling, jit
-compiling.SECONDS = 0.4
-started, compiled, start, compile_here = [], [], compiling._start, jit._compile
-def _start():
+compiling.SECONDS, compiling.PATIENCE = 0.4, 100
+started, compiled, start, compile_here = [], [], compiling._child, jit._compile
+def _child():
     started.append(start())
     return started[-1]
 def _compile(name, *arguments):
     compiled.append(name)
     return compile_here(name, *arguments)
-compiling._start, jit._compile = _start, _compile
+compiling._child, jit._compile = _child, _compile
 def forbidden(*_, **__):
     raise PermissionError("no processes here")
 """
@@ -366,6 +367,10 @@ FAILING = {
     "has another stamp": "compiling._CHILD = 'import os; os.environ[`FASTMLP_SIMD`] = `sse`; '.replace('`', '\"')"
     " + compiling._CHILD",
     "cannot start": "compiling.subprocess.Popen = forbidden",
+    "no threads": "from types import SimpleNamespace\n"
+    "def no_thread(*_, **__): raise RuntimeError('no threads here')\n"
+    "thread = SimpleNamespace(start=no_thread)\n"
+    "compiling.threading = SimpleNamespace(Thread=lambda *_, **__: thread)",
 }
 
 
@@ -420,8 +425,10 @@ def test_ctrl_c_ends_the_children_too(lacking, filled):
         os.killpg(process.pid, signal.SIGINT)
         stderr = process.stderr.read()
     assert process.returncode != 0 and stderr.count("KeyboardInterrupt") == 1
-    with pytest.raises(ProcessLookupError):  # nobody of that session is left
-        os.killpg(process.pid, 0)
+    with pytest.raises(ProcessLookupError):  # nobody of that session is left: a child may take a moment to end
+        for _ in range(600):
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
     assert child("report(losses=fit())", lacking)[0]["losses"] == filled[1]["losses"]
 
 
@@ -438,6 +445,59 @@ def test_where_no_children_are_started(tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("FASTMLP_CACHE_DIR", os.devnull)
     assert not compiling._may_start()
+
+
+@needs_two_cores
+def test_children_import_nothing_from_the_current_folder(lacking, filled, tmp_path):
+    """Which `python script.py` does not look into, either."""
+    folder, script = tmp_path / "downloads", tmp_path / "script.py"
+    folder.mkdir()
+    for name in ("json", "signal", "subprocess", "numpy", "numba", "fastmlp"):
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w').close()")
+    script.write_text(PRELUDE + SHARED + "losses = fit(); report(losses=losses, here=len(compiled))")
+    environment = {k: v for k, v in {**os.environ, **several, "PYTHONPATH": str(ROOT)}.items() if v is not None}
+    environment["FASTMLP_CACHE_DIR"] = str(lacking)
+    done = subprocess.run(
+        [sys.executable, script], cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+    result = json.loads(done.stdout)
+    assert result["losses"] == filled[1]["losses"] and result["here"] < len(SMALL)
+    assert not (tmp_path / "imported").exists()
+
+
+WORKER = """
+from multiprocessing import get_context
+def work(_):
+    fit()
+    return len(started)
+with get_context("fork").Pool(1) as pool:
+    report(started=pool.map(work, [0]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_a_worker_of_many_compiles_alone(lacking):
+    assert child(SHARED + WORKER, lacking, environment=several)[0] == {"started": [0]}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_a_fork_while_another_thread_compiles(lacking, filled):
+    """The child finds no lock that nobody will open."""
+    code = (
+        "import threading\n"
+        "from fastmlp.engine import jit\n"
+        "thread = threading.Thread(target=lambda: [jit.address(name, 'float64') for name in ('relu.value', 'adam')])\n"
+        "thread.start()\n"
+        "while jit.lock().acquire(blocking=False): jit.lock().release()\n"  # until the thread has it
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    fit()\n"
+        "    os._exit(7)\n"
+        "thread.join()\n"
+        "report(status=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), losses=fit())\n"
+    )
+    result, _ = child(code, lacking, environment={"OMP_NUM_THREADS": "1"})
+    assert result == {"status": 7, "losses": filled[1]["losses"]}
 
 
 def test_one_core_compiles_alone(lacking):

@@ -7,7 +7,6 @@ is compiled where it is needed.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -26,7 +25,8 @@ from .threads import available_cores
 SECONDS = 3.0  # of compiling that are worth a process, which takes half of that to start
 PATIENCE = 10.0  # seconds, and three times those that this process compiled, for a child's last kernel
 _SLOW = {"weight_gradient": 4.0, "product": 3.0, "run": 2.0}
-_CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from fastmlp.engine import compiling as c; c.serve()"
+# Python puts the current folder first, which may hold anything: nothing is imported from there.
+_CHILD = "import sys; sys.path[:] = sys.argv[2:]; from fastmlp.engine.compiling import serve; serve()"
 
 Key = tuple[str, str]  # the name of a kernel and its dtype
 
@@ -41,8 +41,8 @@ def prepare(keys: Iterable[Key], report: Callable[[Key, float], None] | None = N
     """Compile the kernels that the cache lacks, with the help of child processes where that is much work.
 
     Children are told what to do one kernel at a time, the slowest first, while this process works on the same list.
-    They are as many as cores that this process may use: none where it may use one (in joblib's workers, say), where no
-    cache can be written, or where Python is embedded in another program.
+    They are as many as cores that this process may use: none where it may use one or is itself one of many (joblib's
+    workers and multiprocessing's), where no cache can be written, or where Python is embedded in another program.
 
     Parameters
     ----------
@@ -56,15 +56,15 @@ def prepare(keys: Iterable[Key], report: Callable[[Key, float], None] | None = N
     with jit.lock():  # another fit that starts meanwhile waits, and finds all of it
         waiting = deque(sorted(filter(_is_missing, keys), key=lambda key: (-_seconds(key), key)))
         n_processes = min(available_cores(), int(sum(map(_seconds, waiting)) / SECONDS))
-        children = list(filter(None, (_start() for _ in range(n_processes - 1)))) if _may_start() else []
-        feeders = [threading.Thread(target=_feed, args=(child, waiting, report), daemon=True) for child in children]
+        helpers = [_start(waiting, report) for _ in range(n_processes - 1)] if _may_start() else []
+        helpers = [helper for helper in helpers if helper is not None]
         try:
-            for feeder in feeders:
-                feeder.start()
-            _work_through(waiting, feeders, report)
+            _work_through(waiting, [feeder for _, feeder in helpers], report)
         finally:
-            for child in children:
+            for child, _ in helpers:
                 child.kill()
+            for _, feeder in helpers:
+                feeder.join(1)  # it waits for its child, so that none is left as a zombie
 
 
 def _is_missing(key: Key) -> bool:
@@ -98,23 +98,39 @@ def _may_start() -> bool:
     has Python in it, which would start once more."""
     folder = jit.cache_folder()
     is_python = Path(sys.executable or "").name.lower().startswith(("python", "pypy")) and not hasattr(sys, "frozen")
+    multiprocessing = sys.modules.get("multiprocessing")  # a worker has it already
+    if multiprocessing is not None and multiprocessing.parent_process() is not None:
+        return False
     return is_python and folder is not None and os.access(folder, os.W_OK)
 
 
-def _start() -> subprocess.Popen | None:
+def _start(waiting: deque[Key], report) -> tuple[subprocess.Popen, threading.Thread] | None:
+    """A child and the thread that tells it what to do; None where the system lets us have neither."""
+    try:
+        child = _child()
+    except (OSError, ValueError):  # no right to, no memory, a path with a zero in it
+        return None
+    feeder = threading.Thread(target=_feed, args=(child, waiting, report), daemon=True)
+    try:
+        feeder.start()
+    except RuntimeError:  # no more threads
+        child.kill()
+        child.communicate()
+        return None
+    return child, feeder
+
+
+def _child() -> subprocess.Popen:
     """A child that waits for names of kernels; it imports what this process would."""
     path = [folder for folder in sys.path if isinstance(folder, str)]  # the import system, too, overlooks others
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-c", _CHILD, json.dumps(path), jit.stamp()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
-    except OSError:  # no right to, or no memory
-        return None
+    return subprocess.Popen(
+        [sys.executable, "-c", _CHILD, jit.stamp(), *path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+    )
 
 
 def _feed(child: subprocess.Popen, waiting: deque[Key], report) -> None:
@@ -140,7 +156,7 @@ def serve() -> None:
     Ctrl-C is sent to all processes of a terminal; what to do about it is the parent's business.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if jit.stamp() != sys.argv[2]:  # sources that changed, another environment
+    if jit.stamp() != sys.argv[1]:  # sources that changed, another environment
         return
     for line in sys.stdin:
         jit.address(*line.split())

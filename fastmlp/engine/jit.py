@@ -36,13 +36,22 @@ _NUMBAS = ("numba_", "NRT_", "nrt_", "Py", "_Py")  # what is missing in a proces
 _lock = threading.RLock()
 
 
+def _hold() -> None:
+    _lock.acquire()
+
+
+def _let_go() -> None:
+    _lock.release()
+
+
 def _new_lock() -> None:
     global _lock
     _lock = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):  # a thread that holds the lock while another forks does not exist in the child
-    os.register_at_fork(after_in_child=_new_lock)
+if hasattr(os, "register_at_fork"):
+    # A fork waits until no other thread compiles: that thread, and what it holds in Numba, does not exist in the child.
+    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_new_lock)
 _addresses: dict[str, int] = {}
 _functions: dict[str, object] = {}
 _announced = False

@@ -193,4 +193,5 @@ class Chooser:
         self.last[workers] = now
         if workers != self.best:
             slower = self.cost[workers] / self.cost[self.best]
-            self.wait[workers] = max(min(4.0, 0.25 * slower**2), seconds * (1 - 1 / slower) / self.PRICE)
+            # by the least slice: one in which the process was stopped for a while would put the next trial off for good
+            self.wait[workers] = max(min(4.0, 0.25 * slower**2), self.least[workers] * (1 - 1 / slower) / self.PRICE)
