@@ -8,9 +8,11 @@ import hashlib
 import math
 import os
 import time
+import warnings
 
 import numpy as np
 
+from . import model_file, schedules
 from ._arrays import is_sparse
 from .activations import CustomActivation
 from .callbacks import Callback, TimeBudget
@@ -19,18 +21,20 @@ from .layers import flatten
 from .losses import CustomLoss
 from .serialization import load_model_with_extra, save_model
 
-_ROWS = 256  # of the data, by which a backup knows them again
+_KEEP = 0.1  # seconds between two looks at everything, of which the last is written after Ctrl-C
+_CHUNK = 2**24  # bytes of the data that are hashed at a time
 
 
 class BackupAndRestore(Callback):
     """Back up a fit between epochs, and go on from the backup when the same fit is started again.
 
     The parameters, the optimiser's state, the history and the states of the other callbacks come back, so the fit ends
-    with the bits that it would have had without a stop, for any number of threads. After Ctrl-C, an error or a
-    `TimeBudget`, the backup holds the last whole epoch, after the end of the process that of the last backup. It is
-    deleted when the fit has come to its end.
+    with the bits that it would have had without a stop, for any number of threads. What the model's parameters are when
+    the fit is started again does not matter.
 
-    The file is replaced at once or not at all, and `load_model` loads the model in it.
+    The file is there after Ctrl-C, an error or the end of the process, and where a callback ended the fit before its
+    last epoch. It is deleted when all epochs are done, or `EarlyStopping` has ended the fit. Each fit needs a path of
+    its own. The file is replaced at once or not at all, and `load_model` loads the model in it.
 
     Parameters
     ----------
@@ -38,6 +42,7 @@ class BackupAndRestore(Callback):
         The file; its folder must exist.
     seconds : float
         The least time between two backups, which take about as long as saving the model; 0 makes one after every epoch.
+        After Ctrl-C or an error, the last epoch is backed up too, or one that was a tenth of a second before it.
 
     Attributes
     ----------
@@ -47,13 +52,18 @@ class BackupAndRestore(Callback):
     Raises
     ------
     ValueError, TypeError
-        `seconds` is not a finite number of at least 0. When the fit begins: the backup is one of another fit (other
-        layers, loss, optimiser, batch size, seed or data, or callbacks with a state), it has done all epochs already,
-        or `callbacks` has two of these.
+        `path` is no path, `seconds` is not a finite number of at least 0. When the fit begins: the backup is one of
+        another fit (layers, loss, optimiser, batch size, seed, device, data or validation data, or callbacks with a
+        state), it has as many epochs as are asked for, or `callbacks` has two of these.
     ModelFileError
         When the fit begins: the file is no model file, or damaged.
     OSError
-        The file cannot be written, when the fit begins or later.
+        When the fit begins: the file cannot be written.
+
+    Warns
+    -----
+    RuntimeWarning
+        Later, it cannot be written or deleted; the fit goes on.
 
     Examples
     --------
@@ -76,27 +86,33 @@ class BackupAndRestore(Callback):
     """
 
     def __init__(self, path, seconds=10.0):
+        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+            raise TypeError(f"`path` must be the name of a file; got {path!r}.")
         check_range("seconds", seconds, 0, math.inf)
-        self.path, self.seconds = os.fspath(path), seconds
+        self.path, self.seconds = os.path.realpath(path), seconds  # the same, should the current folder change
         self.restored_epoch_ = self._found = self._latest = None
 
     def __repr__(self):
         return f"BackupAndRestore({self.path!r}, seconds={self.seconds!r})"
 
-    def find(self, model, data: tuple, epochs: int, **settings) -> dict | None:
+    # What `Sequential.fit` and the loop over epochs call -----------------------------------------------------------
+
+    def find(self, model, data: tuple, validation: tuple | None, epochs: int, callbacks, **settings) -> dict | None:
         """Set the model's parameters to those of the backup, if there is one; the training's state, or None.
 
         `data` are the arrays of the fit, `settings` what else its bits depend on.
         """
-        settings = {"layers": model.layers, "dtype": model.dtype.name, "loss": model.loss} | settings
-        self._fit = {name: repr(value) for name, value in settings.items()} | {"data": _describe(data)}
+        self._fit = {"layers": [repr(layer) for layer in model.layers], "dtype": model.dtype.name}
+        self._fit |= {name: repr(value) for name, value in {"loss": model.loss, **settings}.items()}
+        self._fit |= {"data": _describe(data), "validation_data": validation and _describe(validation)}
         self.restored_epoch_ = self._found = self._latest = None
+        model_file.remove_leftovers(self.path)
         if not os.path.exists(self.path):
             return None
         declared = [*flatten(model.layers), model.loss]
         custom = {own.name: own for own in declared if isinstance(own, (CustomActivation, CustomLoss))}
         found, extra = load_model_with_extra(self.path, custom)
-        self._refuse_another(extra if isinstance(extra, dict) and "training" in extra else None)
+        self._refuse_another(extra if isinstance(extra, dict) and "training" in extra else None, callbacks)
         done = extra["training"]["epoch"]
         if done >= epochs:
             raise ValueError(f"`epochs` must be above the {done} of the backup {self.path!r}; got {epochs}.")
@@ -104,50 +120,57 @@ class BackupAndRestore(Callback):
         self._found, self.restored_epoch_ = extra, done
         return extra["training"]
 
-    def _refuse_another(self, backup: dict | None) -> None:
+    def _refuse_another(self, backup: dict | None, callbacks) -> None:
         rest = "Delete it, or give another `path`."
         if backup is None:
             raise ValueError(f"`path` {self.path!r} is a model, not a backup of a fit. {rest}")
-        for name, value in self._fit.items():
-            if (before := backup["fit"].get(name)) != value:
-                raise ValueError(
-                    f"`path` {self.path!r} is the backup of another fit: its {name} was {before}, now it is {value}. "
-                    + rest
-                )
-
-    def begin(self, training, history, callbacks) -> None:
-        """Give the history and the other callbacks what the backup has of them, or make a first backup."""
-        self._latest, self._written, self._last = None, training.epoch, time.monotonic()
-        if self._found is None:
-            self._keep(training, history, callbacks)
-            self._write()  # a path that cannot be written is an error now
-            return
-        found, self._found = self._found, None
-        with_state = [c for c in callbacks if c.state(training)]
-        names, saved = [type(c).__name__ for c in with_state], [name for name, _ in found["callbacks"]]
+        for name, now in self._fit.items():
+            before = backup["fit"].get(name)
+            if before != now:
+                if isinstance(now, list) and len(before) == len(now):  # the first that differs tells more than all
+                    k = [a == b for a, b in zip(before, now, strict=True)].index(False)
+                    name, before, now = f"{name}[{k}]", before[k], now[k]
+                was = f"its {name} was {before}, now it is {now}"
+                raise ValueError(f"`path` {self.path!r} is the backup of another fit: {was}. {rest}")
+        names, saved = [type(c).__name__ for c in _with_state(callbacks)], [name for name, _ in backup["callbacks"]]
         if names != saved:
             raise ValueError(
                 f"`callbacks` must have those of the backup {self.path!r}, {', '.join(saved) or 'none with a state'}, "
                 f"in their order; got {', '.join(names) or 'none with a state'}."
             )
-        for callback, (_, state) in zip(with_state, found["callbacks"], strict=True):
+
+    def begin(self, training, history, callbacks) -> None:
+        """Give the history and the other callbacks what the backup has of them, or make a first backup."""
+        self._written, self._last, self._kept = training.epoch, time.monotonic(), -math.inf
+        if self._found is None:
+            self._keep(training, history, callbacks)
+            self._write()  # a path that cannot be written is an error now
+            return
+        found, self._found = self._found, None
+        for callback, (_, state) in zip(_with_state(callbacks), found["callbacks"], strict=True):
             callback.resume(training, state)
+        if found["schedule"] is not None:
+            training.learning_rate = schedules.from_config(found["schedule"])
         history.epochs[:] = found["epochs"].tolist()
         history.metrics.update({name: values.tolist() for name, values in found["metrics"].items()})
 
     def after_epoch(self, training, history, callbacks) -> None:
-        """Take note of everything, and write it if it is time."""
-        self._keep(training, history, callbacks)
-        if time.monotonic() - self._last >= self.seconds:
-            self._write()
+        """Take note of everything, if it is some time since, and write it if it is time."""
+        now = time.monotonic()
+        if now - self._kept >= min(_KEEP, self.seconds):
+            self._keep(training, history, callbacks)
+            self._kept = now
+        if now - self._last >= self.seconds:
+            self._try_to_write()
 
     def _keep(self, training, history, callbacks) -> None:
         training.save_parameters()
-        states = [(type(c).__name__, c.state(training)) for c in callbacks]
+        own = training.schedule if training.schedule != training.optimizer.learning_rate else None  # a callback's
         extra = {
             "fit": self._fit,
             "training": training.state,
-            "callbacks": [[name, state] for name, state in states if state],
+            "schedule": None if own is None else schedules.to_config(own),
+            "callbacks": [[type(c).__name__, c.state(training)] for c in _with_state(callbacks)],
             "epochs": np.array(history.epochs, np.int64),
             "metrics": {name: np.array(values) for name, values in history.metrics.items()},
         }
@@ -158,11 +181,19 @@ class BackupAndRestore(Callback):
         save_model(self.path, model, extra=extra)
         self._last, self._written = time.monotonic(), extra["training"]["epoch"]
 
-    def end(self, training, callbacks, epochs: int) -> None:
-        """The fit has come to its end, or its time is over."""
-        stopped = [c for c in callbacks if getattr(c, "stopped_epoch_", None) is not None]
-        if training.epoch < epochs and stopped and all(isinstance(c, TimeBudget) for c in stopped):
+    def _try_to_write(self) -> None:
+        try:
             self._write()
+        except OSError as error:
+            warnings.warn(f"the backup {self.path!r} could not be written: {error}.", RuntimeWarning, stacklevel=2)
+            self._last = time.monotonic()
+
+    def end(self, training, history, callbacks, epochs: int) -> None:
+        """The loop has come to its end: by the number of epochs, or because a callback says so."""
+        stopped = [c for c in callbacks if getattr(c, "stopped_epoch_", None) is not None]
+        if training.epoch < epochs and all(isinstance(c, TimeBudget) for c in stopped):
+            self._keep(training, history, callbacks)
+            self._try_to_write()
         else:
             self._delete()
 
@@ -179,19 +210,28 @@ class BackupAndRestore(Callback):
                 self._write()
 
     def _delete(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             os.unlink(self.path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            warnings.warn(f"the backup {self.path!r} could not be deleted: {error}.", RuntimeWarning, stacklevel=2)
+
+
+def _with_state(callbacks) -> list[Callback]:
+    return [c for c in callbacks if type(c).state is not Callback.state]
 
 
 def _describe(data: tuple) -> str:
-    """Shapes, dtypes and a digest of some rows of X, y, weights and groups."""
-    digest, n = hashlib.blake2b(digest_size=8), data[0].shape[0]
-    rows = np.unique(np.linspace(0, n - 1, min(n, _ROWS)).astype(np.intp))
+    """Shape and dtype of X, and a digest of all arrays: X, y, weights and groups, or None for those that are not."""
+    digest = hashlib.blake2b(digest_size=8)
     for array in data:
         if array is None:
             digest.update(b"none")
             continue
-        some = array[rows]
-        for part in (some.indptr, some.indices, some.data) if is_sparse(some) else (some,):
-            digest.update(repr((part.dtype.str, part.shape)).encode() + np.ascontiguousarray(part).tobytes())
+        for part in (array.indptr, array.indices, array.data) if is_sparse(array) else (array,):
+            digest.update(repr((part.dtype.str, part.shape)).encode())
+            rows = max(1, _CHUNK // max(1, part.nbytes // len(part))) if part.size else 1
+            for start in range(0, len(part), rows):
+                digest.update(np.ascontiguousarray(part[start : start + rows]))
     return f"{data[0].dtype} {data[0].shape}, digest {digest.hexdigest()}"

@@ -174,8 +174,8 @@ def _fit(model, X, y, arguments: Namespace, extra: dict | None = None, **options
     """Train; (seconds in the epochs, how many). After Ctrl-C the model is saved as it stands, if it is to be saved."""
     from . import Adam, BackupAndRestore
 
-    if arguments.backup:
-        options["callbacks"] = [*options.get("callbacks", ()), BackupAndRestore(arguments.backup)]
+    backup = BackupAndRestore(arguments.backup) if arguments.backup else None
+    options["callbacks"] = [*options.get("callbacks", ()), *([backup] if backup else [])]
     started = time.perf_counter()
     try:
         history = model.fit(
@@ -193,8 +193,8 @@ def _fit(model, X, y, arguments: Namespace, extra: dict | None = None, **options
         if model.built:  # before the first step there is nothing to save, and perhaps a good file to keep
             _save(model, arguments, extra)
         raise
-    seconds = sum(history["seconds"])
-    preparing = time.perf_counter() - started - seconds
+    seconds, before = sum(history["seconds"]), (backup and backup.restored_epoch_) or 0
+    preparing = time.perf_counter() - started - sum(history["seconds"][before:])
     if preparing > 1:  # compiling, once on a machine, which would make the speed below meaningless
         print(f"prepared in {preparing:.1f} s")
     _save(model, arguments, extra)

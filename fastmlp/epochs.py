@@ -82,12 +82,12 @@ def _one_by_one(training, history, epochs: int, callbacks, validation, backup) -
                     callback.on_epoch_end(training, epoch, logs)
             finally:  # with what callbacks added to the logs
                 history.record(epoch, logs)
-            if backup:
-                backup.after_epoch(training, history, callbacks)
             if training.stop:
                 break
+            if backup and training.epoch < epochs:
+                backup.after_epoch(training, history, callbacks)
         if backup:
-            backup.end(training, callbacks, epochs)
+            backup.end(training, history, callbacks, epochs)
     except BaseException:
         if backup:
             backup.fail()

@@ -14,8 +14,10 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
 import sys
+import time
 
 import numpy as np
 
@@ -86,7 +88,7 @@ def _replace(path: str, parts: list) -> None:
         if not os.path.isfile(path):
             raise ValueError(f"`path` must be a file or a new name; got {path!r}.")
         old_mode = stat.S_IMODE(os.stat(path).st_mode)
-    temporary = os.path.join(folder, f".{name[:32]}.{os.getpid()}.{os.urandom(4).hex()}")
+    temporary = os.path.join(folder, f".{name[:32]}.{os.getpid()}.{os.urandom(4).hex()}")  # see `remove_leftovers`
     try:
         file = open(temporary, "xb")
     except OSError as error:
@@ -112,6 +114,17 @@ def _replace(path: str, parts: list) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def remove_leftovers(path: str) -> None:
+    """Delete the unfinished files of processes that were killed while they wrote `path`: nobody has written to them
+    for a minute."""
+    folder, name = os.path.split(path)
+    pattern = re.compile(re.escape(f".{name[:32]}.") + r"\d+\.[0-9a-f]{8}")
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if pattern.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > 60:
+                os.unlink(entry.path)
 
 
 def read(path: str | os.PathLike) -> tuple[dict, dict[str, np.ndarray]]:

@@ -251,7 +251,9 @@ class Sequential:
         try:
             if backup is not None:
                 recipe = {"optimizer": optimizer, "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
-                options["state"] = backup.find(self, (X, y, sample_weight, groups), epochs, **recipe)
+                data = X, y, sample_weight, groups
+                recipe["device"] = device
+                options["state"] = backup.find(self, data, validation, epochs, callbacks, **recipe)
             with Training(self, X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, **options) as training:
                 run_epochs(training, history, epochs, callbacks, validation, backup)
         except DivergenceError:  # has said which parameters are kept
