@@ -141,7 +141,7 @@ class BackupAndRestore(Callback):
 
     def begin(self, training, history, callbacks) -> None:
         """Give the history and the other callbacks what the backup has of them, or make a first backup."""
-        self._written, self._last, self._kept = training.epoch, time.monotonic(), -math.inf
+        self._written, self._last, self._looked = training.epoch, time.monotonic(), -math.inf
         if self._found is None:
             self._keep(training, history, callbacks)
             self._write()  # a path that cannot be written is an error now
@@ -157,9 +157,9 @@ class BackupAndRestore(Callback):
     def after_epoch(self, training, history, callbacks) -> None:
         """Take note of everything, if it is some time since, and write it if it is time."""
         now = time.monotonic()
-        if now - self._kept >= min(_KEEP, self.seconds):
+        if now - self._looked >= min(_KEEP, self.seconds):
             self._keep(training, history, callbacks)
-            self._kept = now
+            self._looked = now
         if now - self._last >= self.seconds:
             self._try_to_write()
 

@@ -45,6 +45,8 @@ class Callback:
 class _Watching(Callback):
     """What callbacks that wait for a metric to improve share: `monitor`, `patience`, `min_delta` and `mode`."""
 
+    _saved: tuple[str, ...]  # the attributes that are its state
+
     def __init__(self, monitor, patience, min_delta, mode):
         if isinstance(patience, bool) or not hasattr(patience, "__index__") or patience < 1:
             raise ValueError(f"`patience` must be an integer of at least 1; got {patience!r}.")
@@ -67,13 +69,11 @@ class _Watching(Callback):
         larger = any(word in self.monitor for word in _LARGER_IS_BETTER) if self.mode == "auto" else self.mode == "max"
         return value > self.best_ + self.min_delta if larger else value < self.best_ - self.min_delta
 
-    _kept = ("best_", "_waited")
-
     def state(self, training):
-        return {name: getattr(self, name) for name in self._kept}
+        return {name: getattr(self, name) for name in self._saved}
 
     def resume(self, training, state):
-        for name in self._kept:
+        for name in self._saved:
             setattr(self, name, state[name])
 
 
@@ -115,7 +115,7 @@ class EarlyStopping(_Watching):
     EarlyStopping(monitor='val_loss', patience=5, min_delta=0.0, restore_best=True, mode='auto')
     """
 
-    _kept = ("best_", "best_epoch_", "_waited")
+    _saved = ("best_", "best_epoch_", "_waited")
 
     def __init__(self, monitor="val_loss", patience=10, min_delta=0.0, restore_best=True, mode="auto"):
         super().__init__(monitor, patience, min_delta, mode)
@@ -200,7 +200,7 @@ class ReduceLROnPlateau(_Watching):
     ReduceLROnPlateau(monitor='val_loss', factor=0.5, patience=3, min_lr=0.0, min_delta=0.0, mode='auto')
     """
 
-    _kept = ("best_", "reduced_epochs_", "_waited")
+    _saved = ("best_", "reduced_epochs_", "_waited")
 
     def __init__(self, monitor="val_loss", factor=0.1, patience=10, min_lr=0.0, min_delta=0.0, mode="auto"):
         super().__init__(monitor, patience, min_delta, mode)
