@@ -3,6 +3,7 @@
 Shapes, kinds of X and options come from hypothesis (`cases.py`).
 """
 
+import platform
 from unittest import mock
 
 import numpy as np
@@ -238,6 +239,22 @@ def test_magnitudes_from_subnormal_to_saturated(scale, activation, loss, dtype, 
         np.testing.assert_allclose(
             g, expected[name], rtol=tolerance, atol=tolerance * np.abs(expected[name]).max() + floor
         )
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_step_flushes_denormals_and_leaves_the_mode_as_it_was(n_threads):
+    """An operation with a denormal takes 150 cycles on some processors. Here it is a weight of 1e-20 * 1e-20."""
+    if platform.machine().lower() not in ("x86_64", "amd64", "arm64", "aarch64"):
+        pytest.skip(f"denormals are not flushed on {platform.machine()}")
+    X, y = np.full((64, 1), 1e-20, np.float32), np.full((64, 1), 1e-20, np.float32)
+    model = Sequential(Dense(1, kernel_initializer="zeros", use_bias=False), dtype="float32").build(1, seed=0)
+    with Training(
+        model, X, y, loss="squared_error", optimizer=SGD(1.0), batch_size=64, n_threads=n_threads
+    ) as training:
+        training.run(epochs=1)
+        training.save_parameters()
+    assert model.parameters["dense_0.weight"][0, 0] == 0.0
+    assert np.float32(1e-20) * np.float32(1e-20) != 0.0
 
 
 @examples(25)

@@ -103,14 +103,10 @@ def pause(typingctx):
     """Tell the core that this is a spin loop, where the architecture has a word for it."""
 
     def codegen(context, builder, sig, args):
-        triple = builder.module.triple
-        if triple.startswith(("x86_64", "i686", "amd64")):
-            fn_type = ir.FunctionType(ir.VoidType(), [])
-            builder.call(cgutils.get_or_insert_function(builder.module, fn_type, "llvm.x86.sse2.pause"), [])
-        elif triple.startswith(("aarch64", "arm64")):
-            fn_type = ir.FunctionType(ir.VoidType(), [I32])
-            hint = cgutils.get_or_insert_function(builder.module, fn_type, "llvm.aarch64.hint")
-            builder.call(hint, [ir.Constant(I32, 1)])
+        if _is_x86(builder):
+            _call_void(builder, "llvm.x86.sse2.pause")
+        elif _is_arm64(builder):
+            _call_void(builder, "llvm.aarch64.hint", ir.Constant(I32, 1))
         return context.get_dummy_value()
 
     return types.void(), codegen
@@ -125,6 +121,70 @@ def cycles(typingctx):
         return builder.call(cgutils.get_or_insert_function(builder.module, fn_type, "llvm.readcyclecounter"), [])
 
     return types.int64(), codegen
+
+
+@intrinsic
+def flush_denormals(typingctx):
+    """From now on this thread's floating-point unit takes denormals for zeros and makes none; returns the mode before.
+
+    Intel's processors take some 150 cycles for an operation with a denormal: late in a fit, when gradients vanish,
+    steps took three to six times as long. On an architecture that is not known here nothing changes.
+    """
+
+    def codegen(context, builder, sig, args):
+        before = _float_mode(builder)
+        if before is None:
+            return _i64(0)
+        bits = 0x8040 if _is_x86(builder) else 1 << 24  # flush to zero and denormals are zeros; FZ
+        _set_float_mode(builder, builder.or_(before, _i64(bits)))
+        return before
+
+    return types.int64(), codegen
+
+
+@intrinsic
+def restore_float_mode(typingctx, mode):
+    """Put back what `flush_denormals` returned."""
+
+    def codegen(context, builder, sig, args):
+        _set_float_mode(builder, args[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+def _is_x86(builder) -> bool:
+    return builder.module.triple.startswith(("x86_64", "i686", "amd64"))
+
+
+def _is_arm64(builder) -> bool:
+    return builder.module.triple.startswith(("aarch64", "arm64"))
+
+
+def _float_mode(builder):
+    """The control register of floating-point operations as int64; None where it is not known how to read it."""
+    if _is_x86(builder):
+        place = cgutils.alloca_once(builder, I32)
+        _call_void(builder, "llvm.x86.sse.stmxcsr", builder.bitcast(place, ir.IntType(8).as_pointer()))
+        return builder.zext(builder.load(place), I64)
+    if _is_arm64(builder):
+        fn = cgutils.get_or_insert_function(builder.module, ir.FunctionType(I64, []), "llvm.aarch64.get.fpcr")
+        return builder.call(fn, [])
+    return None
+
+
+def _set_float_mode(builder, mode):
+    if _is_x86(builder):
+        place = cgutils.alloca_once(builder, I32)
+        builder.store(builder.trunc(mode, I32), place)
+        _call_void(builder, "llvm.x86.sse.ldmxcsr", builder.bitcast(place, ir.IntType(8).as_pointer()))
+    elif _is_arm64(builder):
+        _call_void(builder, "llvm.aarch64.set.fpcr", mode)
+
+
+def _call_void(builder, name: str, *args):
+    fn_type = ir.FunctionType(ir.VoidType(), [a.type for a in args])
+    builder.call(cgutils.get_or_insert_function(builder.module, fn_type, name), args)
 
 
 def _emit_prefetch(builder, address, for_writing: bool, locality: int):

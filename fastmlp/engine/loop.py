@@ -6,7 +6,18 @@ from numba import njit
 
 from . import records as R
 from .elementary import INLINE
-from .ir import atomic_add, atomic_load, atomic_store, call, call_void, cycles, int64_at, pause
+from .ir import (
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    call,
+    call_void,
+    cycles,
+    flush_denormals,
+    int64_at,
+    pause,
+    restore_float_mode,
+)
 from .simd import Simd
 
 
@@ -72,6 +83,7 @@ def run(dtype: str, simd: Simd):
         passed, stopped = a[R.ARRIVED_BEFORE], False
         profile, timed = int64_at(a[R.PROFILE]), a[R.PROFILE] != 0
         last_phase = (a[R.N_PHASES] - 1) * R.PHASE
+        float_mode = flush_denormals()
         total_records = phases[last_phase + R.FIRST_RECORD] + phases[last_phase + R.N_RECORDS]
         for step in range(a[R.N_STEPS]):
             s = int64_at(a[R.STEPS] + step * R.STEP * 8)
@@ -138,6 +150,7 @@ def run(dtype: str, simd: Simd):
                 break
             if rank == 0:
                 atomic_store(control + 8 * R.DONE, a[R.DONE_BEFORE] + step + 1)
+        restore_float_mode(float_mode)
         if n_workers > 1:  # the caller may free or change everything as soon as worker 0 returns
             atomic_add(control + 8 * R.LEFT, 1)
             if rank == 0:
