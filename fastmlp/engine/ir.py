@@ -272,12 +272,15 @@ def _most(builder, x, y):
     return builder.select(builder.icmp_signed("<", x, y), y, x)
 
 
+UNROLLED = 4  # terms of a product between two looks at a counter
+
+
 def _unrolled(rows: int, vectors: int) -> int:
-    """Terms of a product between two looks at a counter. Compiling them takes its time: few tiles are worth it."""
-    return 4 if rows >= 4 and vectors == 2 else 1
+    """Compiling them takes its time: few tiles are worth it."""
+    return UNROLLED if rows >= 4 and vectors == 2 else 1
 
 
-def tile_of_rows(dtype: str, rows: int, vectors: int, lanes: int, panel: int):
+def tile_of_rows(dtype: str, rows: int, vectors: int, lanes: int, panel: int, ask_ahead: bool = False):
     """C[i, :] = start + sum_k A[i, k] B[k, :] for `rows` rows and vectors * lanes columns, in registers.
 
     A lies in panels of `panel` columns, `panel_bytes` apart; the rows of the last one, if it is narrower, are
@@ -287,58 +290,68 @@ def tile_of_rows(dtype: str, rows: int, vectors: int, lanes: int, panel: int):
     Within a panel all places are known beforehand, so nothing but loads and FMAs is left: with strides that came as
     arguments a third of the instructions worked out addresses. That costs little on a core of its own and a quarter of
     the speed on one whose instruction decoder is shared with a busy sibling.
+
+    With `ask_ahead` every group of terms asks for a line from `ahead` on, `ahead_step` bytes after the group before: of
+    the weights that come next, which lie in another core's cache where that core has updated them.
     """
     item, unrolled = SCALAR[dtype][2], _unrolled(rows, vectors)
     width = vectors * lanes * item
 
+    def codegen(context, builder, sig, args):
+        a, row, panel_bytes, stride_last, b, depth, c, init, more, *ask = args
+        v = Vectors(builder, dtype, lanes)
+        acc = _accumulators(v, rows, vectors, init)
+        _load_tile(v, acc, c, width, more)
+
+        def step(a_rows, b_row):
+            b_values = [v.load(builder.add(b_row, _i64(j * lanes * item))) for j in range(vectors)]
+            for i in range(rows):
+                x = v.broadcast(a_rows[i])
+                for j in range(vectors):
+                    builder.store(v.fma(x, b_values[j], builder.load(acc[i][j])), acc[i][j])
+
+        def at_panel(index):
+            a_panel = builder.add(a, builder.mul(index, panel_bytes))
+            return a_panel, builder.add(b, builder.mul(index, _i64(panel * width)))
+
+        done = _i64(0)
+        if unrolled > 1:
+            done = builder.sdiv(depth, _i64(panel))
+            with cgutils.for_range(builder, done) as panels:
+                a_panel, b_panel = at_panel(panels.index)
+                first = builder.add(a_panel, builder.mul(row, _i64(panel * item)))
+                with cgutils.for_range(builder, _i64(panel // unrolled)) as loop:
+                    a_at = builder.add(first, builder.mul(loop.index, _i64(unrolled * item)))
+                    b_at = builder.add(b_panel, builder.mul(loop.index, _i64(unrolled * width)))
+                    if ask:
+                        group = builder.add(builder.mul(panels.index, _i64(panel // unrolled)), loop.index)
+                        _emit_prefetch(builder, builder.add(ask[0], builder.mul(group, ask[1])), False, 3)
+                    for k in range(unrolled):
+                        places = [builder.add(a_at, _i64((i * panel + k) * item)) for i in range(rows)]
+                        step(places, builder.add(b_at, _i64(k * width)))
+        n_panels = builder.sdiv(builder.add(depth, _i64(panel - 1)), _i64(panel))
+        with cgutils.for_range(builder, n_panels, done) as panels:
+            a_panel, b_panel = at_panel(panels.index)
+            left = builder.sub(depth, builder.mul(panels.index, _i64(panel)))
+            is_whole = builder.icmp_signed(">=", left, _i64(panel))
+            stride = builder.select(is_whole, _i64(panel * item), stride_last)
+            a_rows = [builder.add(a_panel, builder.mul(builder.add(row, _i64(i)), stride)) for i in range(rows)]
+            with cgutils.for_range(builder, builder.select(is_whole, _i64(panel), left)) as loop:
+                k = builder.mul(loop.index, _i64(item))
+                b_row = builder.add(b_panel, builder.mul(loop.index, _i64(width)))
+                step([builder.add(at, k) for at in a_rows], b_row)
+        _store_tile(v, acc, c, width)
+        return context.get_dummy_value()
+
     @intrinsic
     def tile(typingctx, a, row, panel_bytes, stride_last, b, depth, c, init, more):
-        def codegen(context, builder, sig, args):
-            a, row, panel_bytes, stride_last, b, depth, c, init, more = args
-            v = Vectors(builder, dtype, lanes)
-            acc = _accumulators(v, rows, vectors, init)
-            _load_tile(v, acc, c, width, more)
-
-            def step(a_rows, b_row):
-                b_values = [v.load(builder.add(b_row, _i64(j * lanes * item))) for j in range(vectors)]
-                for i in range(rows):
-                    x = v.broadcast(a_rows[i])
-                    for j in range(vectors):
-                        builder.store(v.fma(x, b_values[j], builder.load(acc[i][j])), acc[i][j])
-
-            def at_panel(index):
-                a_panel = builder.add(a, builder.mul(index, panel_bytes))
-                return a_panel, builder.add(b, builder.mul(index, _i64(panel * width)))
-
-            done = _i64(0)
-            if unrolled > 1:
-                done = builder.sdiv(depth, _i64(panel))
-                with cgutils.for_range(builder, done) as panels:
-                    a_panel, b_panel = at_panel(panels.index)
-                    first = builder.add(a_panel, builder.mul(row, _i64(panel * item)))
-                    with cgutils.for_range(builder, _i64(panel // unrolled)) as loop:
-                        a_at = builder.add(first, builder.mul(loop.index, _i64(unrolled * item)))
-                        b_at = builder.add(b_panel, builder.mul(loop.index, _i64(unrolled * width)))
-                        for k in range(unrolled):
-                            places = [builder.add(a_at, _i64((i * panel + k) * item)) for i in range(rows)]
-                            step(places, builder.add(b_at, _i64(k * width)))
-            n_panels = builder.sdiv(builder.add(depth, _i64(panel - 1)), _i64(panel))
-            with cgutils.for_range(builder, n_panels, done) as panels:
-                a_panel, b_panel = at_panel(panels.index)
-                left = builder.sub(depth, builder.mul(panels.index, _i64(panel)))
-                is_whole = builder.icmp_signed(">=", left, _i64(panel))
-                stride = builder.select(is_whole, _i64(panel * item), stride_last)
-                a_rows = [builder.add(a_panel, builder.mul(builder.add(row, _i64(i)), stride)) for i in range(rows)]
-                with cgutils.for_range(builder, builder.select(is_whole, _i64(panel), left)) as loop:
-                    k = builder.mul(loop.index, _i64(item))
-                    b_row = builder.add(b_panel, builder.mul(loop.index, _i64(width)))
-                    step([builder.add(at, k) for at in a_rows], b_row)
-            _store_tile(v, acc, c, width)
-            return context.get_dummy_value()
-
         return types.void(*[IP] * 9), codegen
 
-    return tile
+    @intrinsic
+    def tile_asking(typingctx, a, row, panel_bytes, stride_last, b, depth, c, init, more, ahead, ahead_step):
+        return types.void(*[IP] * 11), codegen
+
+    return tile_asking if ask_ahead else tile
 
 
 def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: bool = False):
@@ -351,8 +364,8 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
       worker has read them since, and the write that takes them back takes 15 ns (measured on a Zen 4 whose cores share
       the last cache); in the middle of a product nobody waits for it. A prefetch for writing does not do it.
     - the tile's part of the optimiser's `slots` is prefetched.
-    - With tiles for 32 registers also what lies `a_ahead` bytes further on in A, from the cores that wrote it. AVX2 has
-      no cycles to spare for that: it cost 4 % of a step.
+    - With tiles for 32 registers also `n_a` lines at `next_a`, of A's next block, from the cores that wrote it. AVX2
+      has no cycles to spare for that: it cost 4 % of a step.
 
     All of it line by line, one between two stretches of the product: a burst of prefetches before it stalled it.
     """
@@ -372,7 +385,6 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
                 x = v.broadcast(builder.add(a_row, _i64(i * item)))
                 for j in range(vectors):
                     builder.store(v.fma(x, b_values[j], builder.load(acc[i][j])), acc[i][j])
-            return a_row
 
         def steps(first, n, at_a_time):
             """Terms from `first` on, n of them but for what is left of the last group; how many those were."""
@@ -380,19 +392,19 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
             with cgutils.for_range(builder, groups) as loop:
                 at = builder.add(first, builder.mul(loop.index, _i64(at_a_time)))
                 for k in range(at_a_time):
-                    a_row = step(builder.add(at, _i64(k)))
-                    if ahead and rows * vectors >= 16:
-                        _emit_prefetch(builder, builder.add(a_row, ahead[0]), False, 3)
+                    step(builder.add(at, _i64(k)))
             return builder.mul(groups, _i64(at_a_time))
 
         if not ahead:
             done = steps(_i64(0), depth, unrolled)
         else:
-            _, upcoming, n_upcoming, update, slot_bytes, slots, transposed = ahead
-            n_lines = rows * width // LINE
+            next_a, n_a, upcoming, n_upcoming, update, slot_bytes, slots, transposed = ahead
+            n_lines, asks_for_a = rows * width // LINE, rows * vectors >= 16
             # no more of them than groups of terms: what a short product has no time for is not asked for
             groups = builder.sdiv(depth, _i64(unrolled))
-            stretches = _least(builder, _most(builder, n_upcoming, _i64(n_lines)), _most(builder, groups, _i64(1)))
+            most = _most(builder, n_upcoming, _i64(n_lines))
+            most = _most(builder, most, n_a) if asks_for_a else most
+            stretches = _least(builder, most, _most(builder, groups, _i64(1)))
             length = builder.mul(builder.sdiv(groups, stretches), _i64(unrolled))
             with cgutils.for_range(builder, stretches) as loop:
                 line = loop.index
@@ -403,6 +415,9 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
                     for i in range(1, 3):
                         slot = builder.mul(_least(builder, slots, _i64(i)), slot_bytes)
                         _emit_prefetch(builder, builder.add(builder.add(update, slot), at), True, 3)
+                if asks_for_a:
+                    with builder.if_then(builder.icmp_signed("<", line, n_a)):
+                        _emit_prefetch(builder, builder.add(next_a, at), False, 2)
                 with builder.if_then(builder.icmp_signed("<", line, n_upcoming)):
                     _emit_prefetch(builder, builder.add(upcoming, at), False, 2)
                 steps(builder.mul(line, length), length, unrolled)
@@ -421,13 +436,27 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
 
     @intrinsic
     def tile_asking(
-        typingctx, a, stride, b, depth, c, more, a_ahead, upcoming, n_upcoming, update, slot_bytes, slots, transposed
+        typingctx,
+        a,
+        stride,
+        b,
+        depth,
+        c,
+        more,
+        next_a,
+        n_a,
+        upcoming,
+        n_upcoming,
+        update,
+        slot_bytes,
+        slots,
+        transposed,
     ):
         def codegen(context, builder, sig, args):
             emit(builder, *args[:6], ahead=args[6:])
             return context.get_dummy_value()
 
-        return types.void(*[IP] * 13), codegen
+        return types.void(*[IP] * 14), codegen
 
     return tile_asking if ask_ahead else tile
 

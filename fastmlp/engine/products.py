@@ -6,7 +6,7 @@ from numba import njit
 
 from . import records as R
 from .elementary import INLINE
-from .ir import LINE, call, int64_at, items_at, tile_of_columns, tile_of_rows, transpose_square
+from .ir import LINE, UNROLLED, call, int64_at, items_at, tile_of_columns, tile_of_rows, transpose_square
 from .simd import ITEMSIZE, Simd
 
 # rows of dz and of a block of A that stay in a first-level cache together: 1 to 2 % of a batch of 256
@@ -23,14 +23,22 @@ def _shapes(dtype: str, simd: Simd) -> list[tuple[int, int, int]]:
 
 def _strip(dtype: str, simd: Simd, width: int, vectors: int, lanes: int):
     """All rows lo..hi of one panel of C, tile by tile."""
-    item, tallest = ITEMSIZE[dtype], simd.rows
-    tall, four, two, one = (tile_of_rows(dtype, r, vectors, lanes, simd.panel(dtype)) for r in (tallest, 4, 2, 1))
+    item, tallest, panel = ITEMSIZE[dtype], simd.rows, simd.panel(dtype)
+    asks = tallest * vectors >= 16 and width == panel
+    tall = tile_of_rows(dtype, tallest, vectors, lanes, panel, asks)
+    four, two, one = (tile_of_rows(dtype, r, vectors, lanes, panel) for r in (4, 2, 1))
 
     @njit(**INLINE)
     def strip(a, lo, hi, panel_bytes, stride_last, b, depth, c, init, more):
         i = lo
+        ahead, n_tiles = b + depth * width * item, max(1, (hi - lo) // tallest)
+        step = min(LINE, UNROLLED * width * item // n_tiles)
         while i + tallest <= hi and (tallest % 4 == 0 or hi - i != 8):  # 4 + 4 is faster than 6 + 2
-            tall(a, i, panel_bytes, stride_last, b, depth, c + i * width * item, init, more)
+            if asks:
+                tall(a, i, panel_bytes, stride_last, b, depth, c + i * width * item, init, more, ahead, step)
+                ahead += depth // UNROLLED * step
+            else:
+                tall(a, i, panel_bytes, stride_last, b, depth, c + i * width * item, init, more)
             i += tallest
         while i + 4 <= hi:
             four(a, i, panel_bytes, stride_last, b, depth, c + i * width * item, init, more)
@@ -177,10 +185,12 @@ def weight_gradient(dtype: str, simd: Simd):
     tall_asking = tile_of_columns(dtype, tallest, *shapes[0][1:], ask_ahead=True)
     second = 5 if tallest == 6 else tallest  # 6 + 5 + 5 rows of a block of 16 keep more sums in flight than 6 + 6 + 4
     next_asking = tile_of_columns(dtype, second, *shapes[0][1:], ask_ahead=True)
-    row_of_c = panel_width * item
+    row_of_c, tiles_of_block = panel_width * item, panel_width // tallest
 
     @njit(**INLINE)
-    def full_asking(a, n, stride, b, depth, c, more, a_ahead, worker, share, row_bytes, update, slot_bytes, slots, wt):
+    def full_asking(
+        a, n, stride, b, depth, c, more, next_a, n_a, worker, share, row_bytes, update, slot_bytes, slots, wt
+    ):
         """As `full`; and the tiles ask for what will be needed. Of narrower panels a layer has one at most."""
         i = 0
         while i + second <= n:
@@ -188,11 +198,12 @@ def weight_gradient(dtype: str, simd: Simd):
             at, out, to = a + i * item, c + i * row_of_c, update + i * row_of_c
             copy = wt + i * row_of_c if wt != 0 else to
             if i == 0 and n >= tallest:
-                tall_asking(at, stride, b, depth, out, more, a_ahead, x, n_x, to, slot_bytes, slots, copy)
+                tall_asking(at, stride, b, depth, out, more, next_a, n_a, x, n_x, to, slot_bytes, slots, copy)
                 i += tallest
             else:
-                next_asking(at, stride, b, depth, out, more, a_ahead, x, n_x, to, slot_bytes, slots, copy)
+                next_asking(at, stride, b, depth, out, more, next_a, n_a, x, n_x, to, slot_bytes, slots, copy)
                 i += second
+            next_a += n_a * LINE
         if i < n:
             full(a + i * item, n - i, stride, b, depth, c + i * row_of_c, more)
 
@@ -223,8 +234,26 @@ def weight_gradient(dtype: str, simd: Simd):
             for first in range(0, rows, BATCH_CHUNK):
                 k = min(BATCH_CHUNK, rows - first)
                 if width == panel_width and ahead != 0:
+                    # of the next block of A, this unit asks for its part; the last block has none
+                    n_a = 1 + k * stride // (LINE * tiles_of_block * n_panels) if p < n_blocks - 1 else 0
+                    next_a = a + ahead + j * tiles_of_block * n_a * LINE
                     full_asking(
-                        a, n, stride, b, k, out, first, ahead, worker, share, row_bytes, to, slot_bytes, slots, copy
+                        a,
+                        n,
+                        stride,
+                        b,
+                        k,
+                        out,
+                        first,
+                        next_a,
+                        n_a,
+                        worker,
+                        share,
+                        row_bytes,
+                        to,
+                        slot_bytes,
+                        slots,
+                        copy,
                     )
                 elif width == panel_width:
                     full(a, n, stride, b, k, out, first)
