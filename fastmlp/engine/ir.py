@@ -386,26 +386,24 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
                 for j in range(vectors):
                     builder.store(v.fma(x, b_values[j], builder.load(acc[i][j])), acc[i][j])
 
-        def steps(first, n, at_a_time):
-            """Terms from `first` on, n of them but for what is left of the last group; how many those were."""
-            groups = builder.sdiv(n, _i64(at_a_time))
-            with cgutils.for_range(builder, groups) as loop:
-                at = builder.add(first, builder.mul(loop.index, _i64(at_a_time)))
-                for k in range(at_a_time):
+        def steps(first, last):
+            """Groups of terms, from one to before another."""
+            with cgutils.for_range(builder, last, first) as loop:
+                at = builder.mul(loop.index, _i64(unrolled))
+                for k in range(unrolled):
                     step(builder.add(at, _i64(k)))
-            return builder.mul(groups, _i64(at_a_time))
 
+        groups = builder.sdiv(depth, _i64(unrolled))
         if not ahead:
-            done = steps(_i64(0), depth, unrolled)
+            steps(_i64(0), groups)
         else:
             next_a, n_a, upcoming, n_upcoming, update, slot_bytes, slots, transposed = ahead
             n_lines, asks_for_a = rows * width // LINE, rows * vectors >= 16
             # no more of them than groups of terms: what a short product has no time for is not asked for
-            groups = builder.sdiv(depth, _i64(unrolled))
             most = _most(builder, n_upcoming, _i64(n_lines))
             most = _most(builder, most, n_a) if asks_for_a else most
             stretches = _least(builder, most, _most(builder, groups, _i64(1)))
-            length = builder.mul(builder.sdiv(groups, stretches), _i64(unrolled))
+            end = cgutils.alloca_once_value(builder, _i64(0))
             with cgutils.for_range(builder, stretches) as loop:
                 line = loop.index
                 at = builder.mul(line, _i64(LINE))
@@ -420,10 +418,12 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
                         _emit_prefetch(builder, builder.add(next_a, at), False, 2)
                 with builder.if_then(builder.icmp_signed("<", line, n_upcoming)):
                     _emit_prefetch(builder, builder.add(upcoming, at), False, 2)
-                steps(builder.mul(line, length), length, unrolled)
-            done = builder.mul(stretches, length)
+                begin = builder.load(end)
+                builder.store(builder.sdiv(builder.mul(groups, builder.add(line, _i64(1))), stretches), end)
+                steps(begin, builder.load(end))
         if unrolled > 1:
-            steps(done, builder.sub(depth, done), 1)
+            with cgutils.for_range(builder, depth, builder.mul(groups, _i64(unrolled))) as loop:
+                step(loop.index)
         _store_tile(v, acc, c, width)
 
     @intrinsic
