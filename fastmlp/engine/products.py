@@ -212,8 +212,10 @@ def weight_gradient(dtype: str, simd: Simd):
         rows, depth, n_blocks, n_panels, scratch = w[R.ROWS], r[R.DEPTH], r[R.N_BLOCKS], r[R.N_PANELS], w[R.SCRATCH]
         n_out, slots, slot_bytes, ahead = r[R.N_OUT], r[R.SLOTS], w[R.SLOT_BYTES], r[R.A_AHEAD]
         share, row_bytes = 0, min(w[R.NEXT_STRIDE], depth * 8)
-        if r[R.GATHERS] != 0:  # evenly over the tiles: many reads from memory at a time would hold up all others
-            share = 1 + rows * row_bytes // (LINE * r[R.GATHERS])
+        if r[R.GATHERS] != 0:  # evenly over the tiles, which each ask for a part of one row: many reads from memory at
+            # a time would hold up all others
+            parts = max(1, r[R.GATHERS] // rows)
+            share = ((row_bytes + LINE - 1) // LINE + parts - 1) // parts
         for unit in range(lo, hi):
             # a block of A, whose rows lie far apart, stays in L1 for all panels
             p, j = unit // n_panels, unit % n_panels
