@@ -30,7 +30,8 @@ def run(dtype: str, simd: Simd):
     neither do the bits.
     """
     unit = simd.rows
-    pieces = 8  # of a worker's tiles, to be claimed one by one
+    # a worker's tiles are claimed in so many pieces: more where they are long, so that nobody waits long for the last
+    least_pieces, most_pieces, cost_of_piece = 8, 32, 25_000
     spins = 1000
 
     @njit(**INLINE)
@@ -127,6 +128,7 @@ def run(dtype: str, simd: Simd):
                         run_tiles(record, n_records, 0, total, worker, here, timed)
                     else:
                         # first the worker's own tiles, whose state is in its cache; then what others have not begun
+                        pieces = min(most_pieces, max(least_pieces, total // (n_workers * cost_of_piece)))
                         parts = pieces * n_workers
                         for k in range(n_workers):
                             owner = (rank + k) % n_workers
