@@ -189,6 +189,9 @@ def _fit(model, X, y, arguments: Namespace, extra: dict | None = None, **options
             verbose=0 if arguments.quiet else 1,
             **options,
         )
+    except ValueError as error:  # of a backup that this fit cannot go on from, in the words of the command line
+        words = str(error).replace("`path`", "`--backup`").replace("`epochs`", "`--epochs`")
+        raise type(error)(words) from error
     except KeyboardInterrupt:
         if model.built:  # before the first step there is nothing to save, and perhaps a good file to keep
             _save(model, arguments, extra)

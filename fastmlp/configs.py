@@ -5,7 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 
+import numpy as np
+
 from .errors import unknown_name
+
+
+def plain_numbers(declaration) -> None:
+    """Make Python's numbers of NumPy's among a frozen declaration's fields: they print and compare as what they are.
+
+    >>> from fastmlp import Adam
+    >>> Adam(np.logspace(-3, -1, 3)[1]).learning_rate
+    0.01
+    """
+    for f in fields(declaration):
+        value = getattr(declaration, f.name)
+        if isinstance(value, np.number):
+            object.__setattr__(declaration, f.name, value.item())
 
 
 def describe(declaration, classes: Mapping[str, type], argument: str, convert: Callable = lambda value: value) -> dict:

@@ -51,6 +51,7 @@ class Optimizer:
     ema_decay: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_rate("learning_rate", self.learning_rate)
         for name in ("clip_value", "clip_norm"):
             if getattr(self, name) is not None:

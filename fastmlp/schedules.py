@@ -62,6 +62,7 @@ class Constant(Schedule):
     learning_rate: float
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_range("learning_rate", self.learning_rate, 0, np.inf)
 
     def __call__(self, step, steps_per_epoch):
@@ -76,6 +77,7 @@ class _Timed(Schedule):
     epochs: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         if (self.steps is None) == (self.epochs is None):
             given = "neither" if self.steps is None else f"steps={self.steps!r}, epochs={self.epochs!r}"
             raise ValueError(f"{type(self).__name__} needs a length, `steps` or `epochs`, one of them; got {given}.")

@@ -347,6 +347,8 @@ def test_a_training_that_was_stopped_goes_on(flowers, tmp_path, run):
     assert saved[0] == saved[1] and 0 < done < 400 and not backup.exists()
     code, _, err = run(*options, "--backup", path)
     assert code == 2 and "`--backup` must be another file than `--save`" in err
+    code, _, err = run(*options[:-2], "--backup", path)
+    assert code == 2 and f"`--backup` '{path}' is a model, not a backup of a fit" in err
 
 
 @needs_pyarrow

@@ -393,6 +393,14 @@ def test_through_json_and_a_model_file(optimizer, tmp_path):
     assert optimizers.from_config(load_model_with_extra(path)[1]["optimizer"]) == optimizer
 
 
+def test_numpys_numbers_become_pythons():
+    """As a sweep over `np.logspace` gives them; a backup compares what is printed."""
+    given = AdamW(CosineDecay(np.float64(0.1), epochs=np.int64(2)), beta_1=np.float32(0.5), clip_norm=np.int64(1))
+    meant = AdamW(CosineDecay(0.1, epochs=2), beta_1=0.5, clip_norm=1)
+    assert repr(given) == repr(meant)
+    assert optimizers.from_config(json.loads(json.dumps(optimizers.to_config(given)))) == meant
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
