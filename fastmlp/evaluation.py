@@ -75,8 +75,9 @@ class Evaluation:
         steps, sums, at, per_step = self._steps, self._bound[2], 0, None
         while at < len(steps):
             workers, trial = self._chooser.next()
-            count = 1 if per_step is None else max(1, int((Chooser.TRIAL if trial else Chooser.SLICE) / per_step))
-            count = min(count, len(steps) - at)
+            seconds = Chooser.TRIAL if trial else Chooser.SLICE
+            per_step = self._chooser.cost[workers] * steps[at, R.STEP_ROWS] or per_step
+            count = 1 if per_step is None else min(len(steps) - at, max(1, int(seconds / per_step)))
             # a loss that is not finite is an answer here, not an error: go on with the next step
             done, seconds = self.executor.run(steps[at : at + count], workers)
             if done < count:

@@ -312,7 +312,8 @@ class Training:
         while at < len(steps):
             workers, trial = self._chooser.next()
             seconds = Chooser.TRIAL if trial else Chooser.SLICE
-            count = min(len(steps) - at, max(1, int(seconds / self._seconds_per_step)))
+            per_step = self._chooser.cost[workers] * self.plan.batch_size or self._seconds_per_step
+            count = min(len(steps) - at, max(1, int(seconds / per_step)))
             done, taken = self.executor.run(steps[at : at + count], workers)
             self._chooser.measured(workers, taken, int(steps[at : at + done, R.STEP_ROWS].sum()))
             self._seconds_per_step = max(taken / max(done, 1), 1e-7)

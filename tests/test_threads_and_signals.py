@@ -111,6 +111,23 @@ def test_the_same_bits_where_workers_take_lines_back(rng, dtype, clip_norm):
         assert same(parameters(n_threads), expected), n_threads
 
 
+def test_the_same_bits_where_a_phase_is_claimed_in_many_pieces(rng):
+    X, y = rng.normal(size=(256, 300)).astype(np.float32), rng.integers(0, 5, 256)
+
+    def parameters(n_threads):
+        model = Sequential(Dense(600), ReLU(), Dense(601), ReLU(), Dense(5)).build(300, seed=1)
+        options = {"loss": "softmax_cross_entropy", "optimizer": Adam(0.01), "batch_size": 128}
+        with Training(model, X, y, n_threads=n_threads, **options) as training:
+            assert max(phase.total_cost for phase in training.plan.phases) > 12 * 2 * 25_000  # more than 8 pieces
+            training.run(epochs=2)
+            training.save_parameters()
+        return dict(model.parameters)
+
+    expected = parameters(1)
+    for n_threads in (2, 3, 5):
+        assert same(parameters(n_threads), expected), n_threads
+
+
 def test_the_same_bits_from_concurrent_fits():
     """Eight Python threads, each with its own fit of one to three workers, all at once."""
     seeds = range(8)
@@ -538,6 +555,28 @@ def test_trials_of_long_steps_cost_little(monkeypatch, step):
     machine.costs = {1: 0.9e-6, 2: 2.0e-6}  # and a change is noticed all the same
     machine.run(200 * step)
     assert machine.run(60) > 0.95
+
+
+def test_a_slice_is_as_long_as_meant_whoever_ran_the_one_before(monkeypatch, rng):
+    """Two workers take ten times as long for a step, so their trials have a tenth of the steps."""
+    machine, seconds_per_step, slices = Machine(monkeypatch, {1: 1.0, 2: 1.0}), {1: 1e-4, 2: 1e-3}, []
+
+    def run(steps, workers):
+        taken = len(steps) * seconds_per_step[workers]
+        machine.now += taken
+        slices.append((workers, taken))
+        return len(steps), taken
+
+    X, y = rng.normal(size=(4096, 8)), rng.normal(size=4096)
+    model = Sequential(Dense(600), ReLU(), Dense(1)).build(8)
+    with Training(model, X, y, loss="squared_error", optimizer=SGD(0.1), batch_size=32) as training:
+        monkeypatch.setattr(training.executor, "run", run)
+        for _ in range(40):
+            training.run(epochs=10)
+    trials = [taken for workers, taken in slices if workers == 2]
+    assert len(trials) > 3  # the first two are taken before a step of two workers is known
+    assert max(trials[2:]) < 2 * threads.Chooser.TRIAL
+    assert max(taken for workers, taken in slices if workers == 1) < 1.1 * threads.Chooser.SLICE
 
 
 def test_one_slow_slice_does_not_decide(monkeypatch):

@@ -137,7 +137,7 @@ class Chooser:
     """
 
     SLICE = 0.04  # seconds of compiled work between two looks at the keyboard
-    TRIAL, FIRST_TRIALS = 0.003, 3  # seconds of a trial slice, and how many of them at first
+    TRIAL, FIRST_TRIALS = 0.002, 3  # seconds of a trial slice, and how many of them at first
     STALE = 1.0
     PRICE = 0.01  # of the time is what trials that lost may cost
 
@@ -151,7 +151,7 @@ class Chooser:
             self.candidates = [1]
         else:
             self.candidates = sorted({1, most, *(2**k for k in range(1, most.bit_length()) if 2**k <= most)})
-        self.cost = dict.fromkeys(self.candidates, 0.0)  # seconds per row, recent
+        self.cost = dict.fromkeys(self.candidates, 0.0)  # seconds per row, recent; 0 before it was measured
         self.trials = dict.fromkeys(self.candidates, 0)
         self.least = dict.fromkeys(self.candidates, float("inf"))  # seconds of a slice
         self.wait = dict.fromkeys(self.candidates, 0.25)  # seconds until the next trial, grows while it loses
@@ -178,7 +178,7 @@ class Chooser:
 
     def measured(self, workers: int, seconds: float, rows: int) -> None:
         """Take note of a slice."""
-        if len(self.candidates) == 1 or not rows:
+        if not rows:
             return
         cost, before, now = seconds / rows, self.cost[workers], perf_counter()
         # the first slice of a candidate starts its threads and warms its caches
