@@ -190,8 +190,7 @@ def _fit(model, X, y, arguments: Namespace, extra: dict | None = None, **options
             **options,
         )
     except ValueError as error:  # of a backup that this fit cannot go on from, in the words of the command line
-        words = str(error).replace("`path`", "`--backup`").replace("`epochs`", "`--epochs`")
-        raise type(error)(words) from error
+        raise ValueError(str(error).replace("`path`", "`--backup`").replace("`epochs`", "`--epochs`")) from error
     except KeyboardInterrupt:
         if model.built:  # before the first step there is nothing to save, and perhaps a good file to keep
             _save(model, arguments, extra)

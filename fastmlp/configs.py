@@ -11,7 +11,9 @@ from .errors import unknown_name
 
 
 def plain_numbers(declaration) -> None:
-    """Make Python's numbers of NumPy's among a frozen declaration's fields: they print and compare as what they are.
+    """Make Python's numbers of NumPy's, also of 0-dimensional arrays, among a frozen declaration's fields.
+
+    They print and compare as what they are, and JSON takes them.
 
     >>> from fastmlp import Adam
     >>> Adam(np.logspace(-3, -1, 3)[1]).learning_rate
@@ -19,8 +21,9 @@ def plain_numbers(declaration) -> None:
     """
     for f in fields(declaration):
         value = getattr(declaration, f.name)
-        if isinstance(value, np.number):
-            object.__setattr__(declaration, f.name, value.item())
+        if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0:
+            value = float(value) if value.dtype.kind == "f" else value.item()  # a longdouble's item is itself
+            object.__setattr__(declaration, f.name, value)
 
 
 def describe(declaration, classes: Mapping[str, type], argument: str, convert: Callable = lambda value: value) -> dict:

@@ -58,6 +58,8 @@ def check_range(
     ValueError: `momentum` must be in [0, 1); got 1.5.
     """
     try:
+        if np.ndim(value):
+            raise TypeError
         inside = (low < value if low_open else low <= value) and (value <= high if high_closed else value < high)
     except (TypeError, ValueError):
         raise TypeError(f"`{argument}` must be a number; got {value!r}.") from None

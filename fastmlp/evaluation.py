@@ -72,19 +72,16 @@ class Evaluation:
 
     def _run(self) -> np.ndarray:
         """The sum of the rows' losses of each step."""
-        steps, sums, at, per_step = self._steps, self._bound[2], 0, None
+        steps, sums, at = self._steps, self._bound[2], 0
         while at < len(steps):
-            workers, trial = self._chooser.next()
-            seconds = Chooser.TRIAL if trial else Chooser.SLICE
-            per_step = self._chooser.cost[workers] * steps[at, R.STEP_ROWS] or per_step
-            count = 1 if per_step is None else min(len(steps) - at, max(1, int(seconds / per_step)))
+            workers, count = self._chooser.slice(steps[at:, R.STEP_ROWS])
             # a loss that is not finite is an answer here, not an error: go on with the next step
             done, seconds = self.executor.run(steps[at : at + count], workers)
             if done < count:
                 sums[at + done] = np.nan
                 done += 1
             self._chooser.measured(workers, seconds, int(steps[at : at + done, R.STEP_ROWS].sum()))
-            per_step, at = max(seconds / done, 1e-7), at + done
+            at += done
         return sums
 
     def logits(self) -> np.ndarray:

@@ -52,6 +52,7 @@ class Constant(Initializer):
     value: float
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_range("value", self.value, -np.inf, np.inf, low_open=True)
 
     def __call__(self, rng, fan_in, fan_out):
@@ -76,6 +77,7 @@ class Uniform(Initializer):
     limit: float = 0.05
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_range("limit", self.limit, 0, np.inf)
 
     def __call__(self, rng, fan_in, fan_out):
@@ -100,6 +102,7 @@ class Normal(Initializer):
     deviation: float = 0.05
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_range("deviation", self.deviation, 0, np.inf)
 
     def __call__(self, rng, fan_in, fan_out):
@@ -124,6 +127,7 @@ class TruncatedNormal(Initializer):
     deviation: float = 0.05
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_range("deviation", self.deviation, 0, np.inf)
 
     def __call__(self, rng, fan_in, fan_out):
@@ -168,6 +172,7 @@ class VarianceScaling(Initializer):
     distribution: str = "normal"
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_range("scale", self.scale, 0, np.inf)
         for name, accepted in (("mode", ("fan_in", "fan_out", "fan_avg")), ("distribution", ("uniform", "normal"))):
             if getattr(self, name) not in accepted:
@@ -207,6 +212,7 @@ class Orthogonal(Initializer):
     gain: float = 1.0
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_range("gain", self.gain, 0, np.inf)
 
     def __call__(self, rng, fan_in, fan_out):
@@ -244,6 +250,7 @@ class Scaled(Initializer):
     factor: float
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check("initializer", self.initializer)
         check_range("factor", self.factor, -np.inf, np.inf, low_open=True)
 

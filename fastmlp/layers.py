@@ -68,6 +68,7 @@ class Dense:
     prefix: ClassVar[str] = "dense"
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         if isinstance(self.units, bool) or not hasattr(self.units, "__index__"):
             raise TypeError(f"`units` must be an integer of at least 1; got {self.units!r}.")
         if self.units < 1:

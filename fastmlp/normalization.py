@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from . import configs
 from .errors import check_range
 
 
@@ -49,6 +50,7 @@ class BatchNorm:
     prefix: ClassVar[str] = "batch_norm"
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_range("momentum", self.momentum, 0, 1)
         check_range("epsilon", self.epsilon, 0, 1, low_open=True)
 
@@ -69,6 +71,7 @@ class _RowNorm:
     centered: ClassVar[bool] = True
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_range("epsilon", self.epsilon, 0, 1, low_open=True)
 
     @property

@@ -423,6 +423,8 @@ def check_rate(argument: str, value: object) -> None:
     if isinstance(value, Schedule):
         return
     try:
+        if np.ndim(value):
+            raise TypeError
         inside = 0 <= value < np.inf and not isinstance(value, bool)
     except (TypeError, ValueError):
         raise TypeError(f"`{argument}` must be a number in [0, inf) or a schedule; got {value!r}.") from None

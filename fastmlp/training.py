@@ -157,7 +157,6 @@ class Training:
         self._unchecked = 0.0  # seconds
         self._evaluations = {}
         self._prepared: Prepared | None = None
-        self._seconds_per_step = 1.0  # unknown yet: the first slice is one step
         if state is not None:
             self._resume(state)
 
@@ -223,8 +222,8 @@ class Training:
         """How many epochs make one call: tiny ones share a slice."""
         if self._penalised:
             return 1
-        seconds = self._seconds_per_step * self.steps_per_epoch
-        return max(1, min(most, 64, int(Chooser.SLICE / seconds)))
+        seconds = self._chooser.cost[self._chooser.best] * self.n_samples
+        return max(1, min(most, 64, int(Chooser.SLICE / seconds))) if seconds else 1  # unknown yet
 
     def _run_epochs(self, epochs: int) -> np.ndarray:
         n_batches, prepared = self.steps_per_epoch, self._prepared
@@ -310,13 +309,9 @@ class Training:
     def _run_steps(self, steps: np.ndarray, steps_per_epoch: int) -> None:
         at = 0
         while at < len(steps):
-            workers, trial = self._chooser.next()
-            seconds = Chooser.TRIAL if trial else Chooser.SLICE
-            per_step = self._chooser.cost[workers] * self.plan.batch_size or self._seconds_per_step
-            count = min(len(steps) - at, max(1, int(seconds / per_step)))
+            workers, count = self._chooser.slice(steps[at:, R.STEP_ROWS])
             done, taken = self.executor.run(steps[at : at + count], workers)
             self._chooser.measured(workers, taken, int(steps[at : at + done, R.STEP_ROWS].sum()))
-            self._seconds_per_step = max(taken / max(done, 1), 1e-7)
             at += done
             self._unchecked += taken
             if done < count:

@@ -13,7 +13,7 @@ from cases import Case, as_targets, float64_by_default, torch_optimizer, train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmlp import Dense, DivergenceError, ReLU, Sequential, load_model, optimizers, save_model
+from fastmlp import BatchNorm, Dense, DivergenceError, ReLU, Sequential, load_model, optimizers, save_model
 from fastmlp.engine import jit, records
 from fastmlp.optimizers import OPTIMIZERS, SGD, AdaGrad, Adam, AdamW, Lion, NAdam, RMSprop
 from fastmlp.schedules import CosineDecay, Warmup
@@ -395,10 +395,31 @@ def test_through_json_and_a_model_file(optimizer, tmp_path):
 
 def test_numpys_numbers_become_pythons():
     """As a sweep over `np.logspace` gives them; a backup compares what is printed."""
-    given = AdamW(CosineDecay(np.float64(0.1), epochs=np.int64(2)), beta_1=np.float32(0.5), clip_norm=np.int64(1))
-    meant = AdamW(CosineDecay(0.1, epochs=2), beta_1=0.5, clip_norm=1)
-    assert repr(given) == repr(meant)
-    assert optimizers.from_config(json.loads(json.dumps(optimizers.to_config(given)))) == meant
+    pairs = [
+        (
+            AdamW(CosineDecay(np.float64(0.1), epochs=np.int64(2)), beta_1=np.float32(0.5), clip_norm=np.int64(1)),
+            AdamW(CosineDecay(0.1, epochs=2), beta_1=0.5, clip_norm=1),
+        ),
+        (SGD(np.array(0.5), momentum=np.longdouble(0.25), nesterov=np.True_), SGD(0.5, momentum=0.25, nesterov=True)),
+    ]
+    for optimizer, meant in pairs:
+        assert repr(optimizer) == repr(meant) and hash(optimizer) == hash(meant)
+        assert optimizers.from_config(json.loads(json.dumps(optimizers.to_config(optimizer)))) == meant
+
+
+@pytest.mark.parametrize("rate", [np.array([0.01]), np.array([0.01, 0.1]), np.True_])
+def test_arrays_and_flags_are_no_rates(rate):
+    with pytest.raises((TypeError, ValueError), match="`learning_rate` must be a number"):
+        Adam(rate)
+
+
+def test_layers_with_numpys_numbers_are_saved(tmp_path):
+    layers = [Dense(np.int64(3), l2=np.float32(0.5)), BatchNorm(momentum=np.float32(0.75)), Dense(1)]
+    model = Sequential(*layers).build(2)
+    save_model(tmp_path / "model.safetensors", model)
+    assert [repr(layer) for layer in load_model(tmp_path / "model.safetensors").layers] == [
+        repr(layer) for layer in (Dense(3, l2=0.5), BatchNorm(momentum=0.75), Dense(1))
+    ]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from fastmlp import (
     Tanh,
 )
 from fastmlp.engine import threads
+from fastmlp.engine.loop import pieces_of
 from fastmlp.training import Training
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals to a child and fork are POSIX's")
@@ -118,7 +119,8 @@ def test_the_same_bits_where_a_phase_is_claimed_in_many_pieces(rng):
         model = Sequential(Dense(600), ReLU(), Dense(601), ReLU(), Dense(5)).build(300, seed=1)
         options = {"loss": "softmax_cross_entropy", "optimizer": Adam(0.01), "batch_size": 128}
         with Training(model, X, y, n_threads=n_threads, **options) as training:
-            assert max(phase.total_cost for phase in training.plan.phases) > 12 * 2 * 25_000  # more than 8 pieces
+            total = max(phase.total_cost for phase in training.plan.phases)
+            assert pieces_of(total, 2) > pieces_of(total, 3) > pieces_of(0, 1)
             training.run(epochs=2)
             training.save_parameters()
         return dict(model.parameters)
@@ -528,9 +530,8 @@ class Machine:
         """Work for so long; the share of the time that the fastest number of workers had."""
         end, best = self.now + seconds, 0.0
         while self.now < end:
-            workers, trial = self.chooser.next()
-            rows = int((self.chooser.TRIAL if trial else self.chooser.SLICE) / self.costs[workers])
-            rows = max(1, rows // self.rows_of_step) * self.rows_of_step
+            workers, steps = self.chooser.slice(np.full(100_000, self.rows_of_step))
+            rows = steps * self.rows_of_step
             taken = rows * self.costs[workers]
             self.now += taken
             self.chooser.measured(workers, taken, rows)
@@ -577,6 +578,16 @@ def test_a_slice_is_as_long_as_meant_whoever_ran_the_one_before(monkeypatch, rng
     assert len(trials) > 3  # the first two are taken before a step of two workers is known
     assert max(trials[2:]) < 2 * threads.Chooser.TRIAL
     assert max(taken for workers, taken in slices if workers == 1) < 1.1 * threads.Chooser.SLICE
+
+
+def test_a_slice_of_steps_of_unequal_rows(monkeypatch):
+    """Whole queries: what counts is how many rows the coming steps have, not how many the largest has, or the first."""
+    chooser = Machine(monkeypatch, {1: 1e-6}).chooser
+    assert chooser.slice(np.array([5, 5])) == (1, 1)  # nothing is known yet
+    chooser.measured(1, 1e-3, 1000)
+    for rows in (np.tile([4000, *[5] * 999], 30), np.tile([*[5] * 999, 4000], 30)):
+        steps = chooser.slice(rows)[1]
+        assert abs(rows[:steps].sum() * 1e-6 - chooser.SLICE) < 4000 * 1e-6
 
 
 def test_one_slow_slice_does_not_decide(monkeypatch):

@@ -272,11 +272,11 @@ def _most(builder, x, y):
     return builder.select(builder.icmp_signed("<", x, y), y, x)
 
 
-UNROLLED = 4  # terms of a product between two looks at a counter
+UNROLLED = 4  # terms of a product between two looks at a counter, where a tile is unrolled
 
 
 def _unrolled(rows: int, vectors: int) -> int:
-    """Compiling them takes its time: few tiles are worth it."""
+    """Compiling an unrolled tile takes its time: few are worth it."""
     return UNROLLED if rows >= 4 and vectors == 2 else 1
 
 

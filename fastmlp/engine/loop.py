@@ -21,6 +21,12 @@ from .ir import (
 from .simd import Simd
 
 
+def pieces_of(total, n_workers):
+    """In how many pieces a worker's tiles of a phase of that cost are claimed: more where they are long, so that nobody
+    waits long for the last."""
+    return min(32, max(8, total // (n_workers * 25_000)))
+
+
 def run(dtype: str, simd: Simd):
     """Walk the phases of a program for so many steps, as worker RANK of N_WORKERS; the same function on every worker.
 
@@ -29,9 +35,7 @@ def run(dtype: str, simd: Simd):
     another worker has not begun. A barrier ends each phase. What a kernel computes does not depend on who calls it, so
     neither do the bits.
     """
-    unit = simd.rows
-    # a worker's tiles are claimed in so many pieces: more where they are long, so that nobody waits long for the last
-    least_pieces, most_pieces, cost_of_piece = 8, 32, 25_000
+    unit, n_pieces = simd.rows, njit(**INLINE)(pieces_of)
     spins = 1000
 
     @njit(**INLINE)
@@ -128,7 +132,7 @@ def run(dtype: str, simd: Simd):
                         run_tiles(record, n_records, 0, total, worker, here, timed)
                     else:
                         # first the worker's own tiles, whose state is in its cache; then what others have not begun
-                        pieces = min(most_pieces, max(least_pieces, total // (n_workers * cost_of_piece)))
+                        pieces = n_pieces(total, n_workers)
                         parts = pieces * n_workers
                         for k in range(n_workers):
                             owner = (rank + k) % n_workers

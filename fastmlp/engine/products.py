@@ -185,7 +185,7 @@ def weight_gradient(dtype: str, simd: Simd):
     tall_asking = tile_of_columns(dtype, tallest, *shapes[0][1:], ask_ahead=True)
     second = 5 if tallest == 6 else tallest  # 6 + 5 + 5 rows of a block of 16 keep more sums in flight than 6 + 6 + 4
     next_asking = tile_of_columns(dtype, second, *shapes[0][1:], ask_ahead=True)
-    row_of_c, tiles_of_block = panel_width * item, panel_width // tallest
+    row_of_c, tiles_of_block = panel_width * item, max(1, panel_width // tallest)
 
     @njit(**INLINE)
     def full_asking(
@@ -214,7 +214,7 @@ def weight_gradient(dtype: str, simd: Simd):
         share, row_bytes = 0, min(w[R.NEXT_STRIDE], depth * 8)
         if r[R.GATHERS] != 0:  # evenly over the tiles, which each ask for a part of one row: many reads from memory at
             # a time would hold up all others
-            parts = max(1, r[R.GATHERS] // rows)
+            parts = max(1, r[R.GATHERS] * ((rows + BATCH_CHUNK - 1) // BATCH_CHUNK) // rows)
             share = ((row_bytes + LINE - 1) // LINE + parts - 1) // parts
         for unit in range(lo, hi):
             # a block of A, whose rows lie far apart, stays in L1 for all panels

@@ -15,6 +15,8 @@ from functools import lru_cache, partial
 from queue import SimpleQueue
 from time import perf_counter
 
+import numpy as np
+
 
 def usable_cores() -> int:
     """Cores that this process may use: its affinity and the control group's quota."""
@@ -175,6 +177,16 @@ class Chooser:
             if candidate != best and now - self.last[candidate] > self.wait[candidate]:
                 return candidate, True
         return best, False
+
+    def slice(self, rows: np.ndarray) -> tuple[int, int]:
+        """(workers, how many of the coming steps, of so many rows each) of the next slice."""
+        workers, is_trial = self.next()
+        seconds = self.TRIAL if is_trial else self.SLICE
+        cost = self.cost[workers] or self.cost[self.best]  # as if it were as fast as the best, before it was tried
+        if cost == 0:
+            return workers, 1
+        most = int(seconds / cost)  # rows; no step has none
+        return workers, max(1, int(np.searchsorted(np.cumsum(rows[: most + 1]), most, side="right")))
 
     def measured(self, workers: int, seconds: float, rows: int) -> None:
         """Take note of a slice."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy import exp, log, maximum, where
 
+from .. import configs
 from ..activations import log1p_of_exp_minus_abs
 from ..errors import check_range
 from .base import Loss, log_softmax, sigmoid
@@ -32,6 +33,7 @@ class SoftmaxCrossEntropy(Loss):
     label_smoothing: float = 0.0
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_range("label_smoothing", self.label_smoothing, 0, 1, high_closed=True)
 
     @property
@@ -90,6 +92,7 @@ class BinaryCrossEntropy(Loss):
     label_smoothing: float = 0.0
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_range("label_smoothing", self.label_smoothing, 0, 1, high_closed=True)
 
     @property
@@ -142,6 +145,7 @@ class Focal(Loss):
     gamma: float = 2.0
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_range("gamma", self.gamma, 0, np.inf)
 
     @property
@@ -201,6 +205,7 @@ class SoftmaxFocal(Loss):
     gamma: float = 2.0
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_range("gamma", self.gamma, 0, np.inf)
 
     @property

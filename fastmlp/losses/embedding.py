@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from .. import configs
 from ..errors import check_range
 from .base import Loss
 
@@ -45,6 +46,7 @@ class _AcrossRows(Loss):
         return (self.margin,)
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_range("margin", self.margin, 0, np.inf, low_open=True)
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy import exp, log, maximum, where
 
+from .. import configs
 from ..activations import log1p_of_exp_minus_abs
 from ..errors import check_range
 from .base import Loss, sigmoid
@@ -100,6 +101,7 @@ class Huber(Loss):
     delta: float = 1.0
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_range("delta", self.delta, 0, np.inf, low_open=True)
 
     @property
@@ -186,6 +188,7 @@ class NegativeBinomial(Loss):
     dispersion: float = 1.0
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_range("dispersion", self.dispersion, 0, np.inf, low_open=True)
 
     @property
@@ -237,7 +240,9 @@ class QuantileLoss(Loss):
     def __post_init__(self):
         if isinstance(self.quantiles, str) or not hasattr(self.quantiles, "__iter__"):
             raise TypeError(f"`quantiles` must be numbers in (0, 1); got {self.quantiles!r}.")
-        object.__setattr__(self, "quantiles", tuple(self.quantiles))
+        object.__setattr__(
+            self, "quantiles", tuple(q.item() if isinstance(q, np.generic) else q for q in self.quantiles)
+        )
         for q in self.quantiles:
             check_range("quantiles", q, 0, 1, low_open=True)
         if not self.quantiles or list(self.quantiles) != sorted(set(self.quantiles)):
@@ -296,6 +301,7 @@ class Gaussian(Loss):
     min_variance: float = 1e-6
 
     def __post_init__(self):
+        configs.plain_numbers(self)
         check_range("min_variance", self.min_variance, 0, np.inf, low_open=True)
 
     @property
