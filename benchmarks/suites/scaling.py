@@ -11,6 +11,7 @@ class Epoch:
     """One epoch; subclasses say of what."""
 
     repeat, number, rounds, warmup_time = 10, 1, 2, 0
+    timeout = 300  # in `setup`, everybody computes the first steps in float64
     rows = 12_800
 
     def setup(self, value):
