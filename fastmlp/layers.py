@@ -82,7 +82,6 @@ class Dense:
             check_range("max_norm", self.max_norm, 0, float("inf"), low_open=True)
         for name in ("use_bias", "trainable"):
             check_flag(name, getattr(self, name))
-            object.__setattr__(self, name, bool(getattr(self, name)))
 
     def penalty(self, weight: np.ndarray) -> float:
         """l1 sum |W| + l2 sum W^2, summed in float64."""

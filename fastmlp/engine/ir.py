@@ -298,7 +298,7 @@ def tile_of_rows(dtype: str, rows: int, vectors: int, lanes: int, panel: int, as
     width = vectors * lanes * item
 
     def codegen(context, builder, sig, args):
-        a, row, panel_bytes, stride_last, b, depth, c, init, more, *ask = args
+        a, row, panel_bytes, stride_last, b, depth, c, init, more, ahead, ahead_step = args
         v = Vectors(builder, dtype, lanes)
         acc = _accumulators(v, rows, vectors, init)
         _load_tile(v, acc, c, width, more)
@@ -323,9 +323,9 @@ def tile_of_rows(dtype: str, rows: int, vectors: int, lanes: int, panel: int, as
                 with cgutils.for_range(builder, _i64(panel // unrolled)) as loop:
                     a_at = builder.add(first, builder.mul(loop.index, _i64(unrolled * item)))
                     b_at = builder.add(b_panel, builder.mul(loop.index, _i64(unrolled * width)))
-                    if ask:
+                    if ask_ahead:
                         group = builder.add(builder.mul(panels.index, _i64(panel // unrolled)), loop.index)
-                        _emit_prefetch(builder, builder.add(ask[0], builder.mul(group, ask[1])), False, 3)
+                        _emit_prefetch(builder, builder.add(ahead, builder.mul(group, ahead_step)), False, 3)
                     for k in range(unrolled):
                         places = [builder.add(a_at, _i64((i * panel + k) * item)) for i in range(rows)]
                         step(places, builder.add(b_at, _i64(k * width)))
@@ -344,14 +344,10 @@ def tile_of_rows(dtype: str, rows: int, vectors: int, lanes: int, panel: int, as
         return context.get_dummy_value()
 
     @intrinsic
-    def tile(typingctx, a, row, panel_bytes, stride_last, b, depth, c, init, more):
-        return types.void(*[IP] * 9), codegen
-
-    @intrinsic
-    def tile_asking(typingctx, a, row, panel_bytes, stride_last, b, depth, c, init, more, ahead, ahead_step):
+    def tile(typingctx, a, row, panel_bytes, stride_last, b, depth, c, init, more, ahead, ahead_step):
         return types.void(*[IP] * 11), codegen
 
-    return tile_asking if ask_ahead else tile
+    return tile
 
 
 def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: bool = False):

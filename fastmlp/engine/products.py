@@ -34,20 +34,17 @@ def _strip(dtype: str, simd: Simd, width: int, vectors: int, lanes: int):
         ahead, n_tiles = b + depth * width * item, max(1, (hi - lo) // tallest)
         step = min(LINE, UNROLLED * width * item // n_tiles)
         while i + tallest <= hi and (tallest % 4 == 0 or hi - i != 8):  # 4 + 4 is faster than 6 + 2
-            if asks:
-                tall(a, i, panel_bytes, stride_last, b, depth, c + i * width * item, init, more, ahead, step)
-                ahead += depth // UNROLLED * step
-            else:
-                tall(a, i, panel_bytes, stride_last, b, depth, c + i * width * item, init, more)
+            tall(a, i, panel_bytes, stride_last, b, depth, c + i * width * item, init, more, ahead, step)
+            ahead += depth // UNROLLED * step
             i += tallest
         while i + 4 <= hi:
-            four(a, i, panel_bytes, stride_last, b, depth, c + i * width * item, init, more)
+            four(a, i, panel_bytes, stride_last, b, depth, c + i * width * item, init, more, 0, 0)
             i += 4
         if i + 2 <= hi:
-            two(a, i, panel_bytes, stride_last, b, depth, c + i * width * item, init, more)
+            two(a, i, panel_bytes, stride_last, b, depth, c + i * width * item, init, more, 0, 0)
             i += 2
         if i < hi:
-            one(a, i, panel_bytes, stride_last, b, depth, c + i * width * item, init, more)
+            one(a, i, panel_bytes, stride_last, b, depth, c + i * width * item, init, more, 0, 0)
 
     return strip
 
