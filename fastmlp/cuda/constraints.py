@@ -14,7 +14,7 @@ from numba import cuda
 
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
-from .device import NOT_FINITE, SIMD, STEP, TILE
+from .device import NOT_FINITE, SIMD, STEP, THREADS
 from .functions import copy_transposed, device_function, item_type, place
 from .norms import column_sum, parts
 
@@ -54,7 +54,7 @@ def square_sums(dtype: str):
 
 
 @cache
-def clip_norm(threads: int = TILE.threads):
+def clip_norm(threads: int = THREADS):
     """One block: min(1, bound / (norm + 1e-6)) behind the squares. Of a norm that is NaN it is NaN."""
     D = item_type["float64"]
 

@@ -15,16 +15,19 @@ from dataclasses import dataclass
 
 from numba.core import config
 
-from ..engine.simd import Simd
+from ..engine.simd import ITEMSIZE, Simd
 
 NOT_FINITE, STEP = 0, 1  # of `control`: whether a loss was not finite, and the number of the step
+
+
+VECTOR = 16  # bytes that a thread reads or writes at once
 
 
 @dataclass(frozen=True)
 class Tile:
     """A block of threads computes `rows` x `columns` of a product, `depth` factors at a time out of shared memory, each
-    thread `own_rows` x `own_columns` of it in registers. All other kernels have blocks of `threads`, `most_blocks` of
-    them where threads walk through more than one number.
+    thread `own_rows` x `own_columns` of it in registers. In a tile that `groups` of threads compute, each takes its part
+    of the depth, and their sums are added at the end: fewer factors one after the other where there are few blocks.
     """
 
     rows: int
@@ -32,21 +35,52 @@ class Tile:
     depth: int
     own_rows: int
     own_columns: int
-    threads: int
-    most_blocks: int
+    groups: int = 1
 
     @property
-    def shared(self) -> int:
-        """Numbers of shared memory: two operands, a column of padding for the first, and later the results."""
-        return max(self.depth * (self.rows + 1 + self.columns), self.rows * self.columns)
+    def group(self) -> int:
+        """Threads of a group."""
+        return self.rows // self.own_rows * (self.columns // self.own_columns)
 
     @property
     def block(self) -> int:
-        return self.rows // self.own_rows * (self.columns // self.own_columns)
+        """Threads."""
+        return self.groups * self.group
+
+    def count(self, rows: int, columns: int) -> int:
+        """Tiles of a matrix."""
+        return -(-rows // self.rows) * -(-columns // self.columns)
+
+    def piece(self, dtype: str) -> int:
+        """Rows of which all threads have some, a vector of them each."""
+        return self.rows // self.own_rows * (VECTOR // ITEMSIZE[dtype])
+
+    def shared(self, dtype: str) -> int:
+        """Numbers of shared memory: two slabs of both operands, the first padded, and later a piece of the results."""
+        n = VECTOR // ITEMSIZE[dtype]
+        return max(2 * self.depth * (self.rows + n + self.columns), self.piece(dtype) * self.columns)
 
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 if SIMULATED:  # a thread of the device is a thread of Python there: as few as show what can go wrong
-    TILE, SIMD = Tile(4, 8, 3, 2, 4, threads=4, most_blocks=2), Simd("CUDA simulator", 16, 1)
+    THREADS, MOST_BLOCKS, BUSY, SIMD = 4, 2, 4, Simd("CUDA simulator", 16, 1)
+    TILES = {
+        "float32": (Tile(8, 8, 4, 4, 4), Tile(4, 8, 8, 4, 4, groups=2)),
+        "float64": (Tile(8, 8, 4, 4, 4), Tile(4, 4, 4, 2, 4, groups=2)),
+    }
 else:
-    TILE, SIMD = Tile(64, 64, 16, 4, 4, threads=256, most_blocks=4096), Simd("CUDA", 64, 1)
+    THREADS, MOST_BLOCKS, SIMD = 256, 4096, Simd("CUDA", 64, 1)
+    BUSY = 100  # blocks that keep a large device busy
+    # The larger, the fewer times each number is read, and out of shared memory, too; the smaller, the more blocks
+    TILES = {
+        "float32": (Tile(128, 128, 16, 8, 8), Tile(64, 64, 32, 8, 4), Tile(32, 32, 64, 4, 4, groups=4)),
+        "float64": (Tile(64, 64, 16, 4, 4), Tile(32, 32, 32, 4, 4, groups=4)),
+    }
+
+
+def tile_for(rows: int, columns: int, dtype: str, times: int = 1) -> Tile:
+    """The largest tile with which a matrix, cut `times` in depth, is many blocks, and that fits it; else the smallest."""
+    for tile in TILES[dtype]:
+        if times * tile.count(rows, columns) >= BUSY and 2 * rows > tile.rows and 2 * columns > tile.columns:
+            return tile
+    return TILES[dtype][-1]

@@ -1,11 +1,10 @@
-"""What follows a product or a copy, value by value: epilogues, and the kernel of a record that is nothing else.
-
-An epilogue is a device function, finish(items, at, other, value, number), that writes where its result belongs.
-"""
+"""What follows a product or a copy, value by value: epilogues, and the kernel of a record that is nothing else."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numba import cuda
@@ -14,60 +13,107 @@ from ..activations import ACTIVATIONS
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP
-from .functions import compiled, device_function
+from .functions import compiled, device_function, inlined
+from .vectors import copy_vector, vector_items
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What becomes of a result z: `function`(z, o, number), a device function.
+
+    It goes where results go, and o is not used; or, `reads`, o is what stands in another matrix in that place; or, `apart`,
+    z goes where results go and the function's value into another matrix.
+    """
+
+    function: Any
+    reads: bool = False
+    apart: bool = False
 
 
 @cache
-def epilogue(name: str, dtype: str):
+def epilogue(name: str, dtype: str) -> Epilogue:
     """By the name that the plan has for the CPU's kernel: "relu.value", "gelu.apart", "tanh.derivative", "add"..."""
     if name in FIXED:
-        return device_function(FIXED[name])
+        return Epilogue(device_function(FIXED[name]), reads=bool(name))
     activation, _, kind = name.rpartition(".")
     declaration = ACTIVATIONS[activation]
     f = compiled(declaration.derivative if kind == "derivative" else declaration.value, dtype)
 
-    def value(items, at, other, z, number):
-        items[at] = f(z)
+    def value(z, o, number):
+        return f(z)
 
-    def value_of_number(items, at, other, z, number):
-        items[at] = f(z, number)
+    def value_of_number(z, o, number):
+        return f(z, number)
 
-    def apart(items, at, other, z, number):
-        items[at] = z
-        items[other] = f(z)
+    def derivative(z, o, number):
+        return z * f(o)
 
-    def derivative(items, at, other, z, number):
-        items[at] = z * f(items[other])
+    def derivative_of_number(z, o, number):
+        return z * f(o, number)
 
-    def derivative_of_number(items, at, other, z, number):
-        items[at] = z * f(items[other], number)
-
+    with_number = declaration.parameter is not None
     if kind == "derivative":
-        return device_function(derivative if declaration.parameter is None else derivative_of_number)
-    if declaration.parameter is not None:
-        return device_function(value_of_number)
-    return device_function(apart if kind == "apart" else value)
+        return Epilogue(device_function(derivative_of_number if with_number else derivative), reads=True)
+    return Epilogue(device_function(value_of_number if with_number else value), apart=kind == "apart")
 
 
-def _store(items, at, other, z, number):
-    items[at] = z
-
-
-def _add(items, at, other, z, number):
-    items[at] = z + items[other]
-
-
-def _multiply(items, at, other, z, number):
-    items[at] = z * items[other]
-
-
-FIXED = {"": _store, "add": _add, "multiply": _multiply}
+FIXED = {"": lambda z, o, number: z, "add": lambda z, o, number: z + o, "multiply": lambda z, o, number: z * o}
 
 
 @cache
-def elementwise(dtype: str, finish):
-    """C = finish(IN), item by item of the same panels."""
-    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+def scalar_epilogue(of: Epilogue):
+    """finish(items, at, other, z, number), a device function that writes where the results belong."""
+    function = of.function
+
+    def finish(items, at, other, z, number):
+        items[at] = function(z, z, number)
+
+    def reading(items, at, other, z, number):
+        items[at] = function(z, items[other], number)
+
+    def apart(items, at, other, z, number):
+        items[at] = z
+        items[other] = function(z, z, number)
+
+    return device_function(reading if of.reads else apart if of.apart else finish)
+
+
+@cache
+def vector_epilogue(of: Epilogue, dtype: str):
+    """fetch(o, n, items, other) brings what is read of the other matrix into o[n:], and finish(items, at, other, x, o, n,
+    number) writes where the results of the vector x belong: apart, for what is read can be on its way before anything is
+    written.
+    """
+    function, lanes = of.function, vector_items(dtype)
+
+    def fetch(o, n, items, other):
+        copy_vector(o, n, items, other)
+
+    def nothing(o, n, items, other):
+        pass
+
+    def finish(items, at, other, x, o, n, number):
+        for i in range(lanes):
+            x[i] = function(x[i], x[i], number)
+        copy_vector(items, at, x, 0)
+
+    def reading(items, at, other, x, o, n, number):
+        for i in range(lanes):
+            x[i] = function(x[i], o[n + i], number)
+        copy_vector(items, at, x, 0)
+
+    def apart(items, at, other, x, o, n, number):
+        copy_vector(items, at, x, 0)
+        finish(items, other, at, x, o, n, number)
+
+    finish = inlined(finish)
+    return inlined(fetch if of.reads else nothing), inlined(reading) if of.reads else inlined(apart) if of.apart else finish
+
+
+@cache
+def elementwise(dtype: str, of: Epilogue):
+    """C = epilogue(IN), item by item of the same panels."""
+    T, item, panel, finish = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), scalar_epilogue(of)
 
     @cuda.jit
     def elementwise(control, steps, table, numbers, k, work):

@@ -27,6 +27,11 @@ def device_function(function):
     return cuda.jit(device=True)(function)
 
 
+def inlined(function):
+    """A device function that becomes a part of its caller, so that its arrays can be registers of the caller's."""
+    return cuda.jit(device=True)(function) if SIMULATED else cuda.jit(device=True, forceinline=True)(function)
+
+
 @lru_cache
 def functions(dtype: str) -> SimpleNamespace:
     """The device's functions of one number, by the names that the declarations use."""
@@ -104,10 +109,10 @@ def one_of(alternatives: tuple):
         def only(which, *arguments):
             first(*arguments)
 
-        return device_function(only)
+        return inlined(only)
     rest = one_of(tuple(others))
 
-    @device_function
+    @inlined
     def one(which, *arguments):
         if which == 0:
             first(*arguments)
@@ -115,6 +120,22 @@ def one_of(alternatives: tuple):
             rest(which - 1, *arguments)
 
     return one
+
+
+@cache
+def in_turn(functions: tuple):
+    """All of these device functions, with the same arguments: a loop over them, unrolled."""
+    first, *others = functions
+    if not others:
+        return first
+    rest = in_turn(tuple(others))
+
+    @inlined
+    def all_of_them(*arguments):
+        first(*arguments)
+        rest(*arguments)
+
+    return all_of_them
 
 
 place = device_function(cpu_place.py_func)

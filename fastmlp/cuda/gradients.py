@@ -1,8 +1,8 @@
-"""Gradients over a batch that is cut into shares of rows: for matrices of too few tiles to fill a device, a block each.
+"""Gradients of parameters: sums over shares of the batch's rows, and what follows them.
 
-Two kernels for any number of matrices and vectors: blocks add up their tile over their share of the rows, then a thread
-for each parameter adds its shares, in their order, and updates it. How many shares there are depends on sizes alone, so
-every device takes the same sums.
+Two kernels for all matrices and vectors of a plan, or three where matrices want tiles of more than one size. Blocks add
+up their tile over their share of the rows; then a thread for each parameter adds its shares, in their order, and updates
+it. How many shares there are depends on sizes alone, so every device takes the same sums.
 """
 
 from __future__ import annotations
@@ -15,129 +15,217 @@ from numba import cuda
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from ..plan import Step
-from .device import NOT_FINITE, SIMD, SIMULATED, STEP, TILE
-from .functions import copy_transposed, item_type, one_of, place
-from .products import gradient_tile
+from .device import NOT_FINITE, SIMD, SIMULATED, STEP, THREADS, TILES, Tile, tile_for
+from .functions import in_turn, inlined, item_type, one_of, place
+from .products import keep_piece, tile_sums
+from .vectors import BYTES, copy_vector, vector_items
 
 ENOUGH = 256  # blocks: two for each processor of a large device
+ENOUGH_OF_PANELS = 1024  # they are small
 LEAST = 4 if SIMULATED else 256  # rows of a share: the sum of smaller ones would cost more than it gains
 
 # A block of the first kernel: its record, whether that is a matrix, the corner of its tile, its rows, and where in the
-# shares its record's numbers of this share begin
+# shares its record's numbers of this share begin: they lie in panels, as parameters do
 RECORD, IS_MATRIX, FIRST_UNIT, FIRST_COLUMN, FIRST_ROW, LAST_ROW, TO = range(7)
-# A parameter of the second: its record, whether it is a matrix, what is done with its gradient, where its shares begin,
-# how many there are, and of how many numbers
-CHANGE, AT, SHARES, SIZE = range(2, 6)
+# A block of the second: its record, whether it is a matrix, the corner of its tile, what is done with its gradient, where
+# its shares begin, how many there are, and of how many numbers
+CHANGE, AT, SHARES, SIZE = range(4, 8)
 
 
-def n_shares(step: Step, batch_size: int, dtype: str) -> int:
-    """In how many shares the gradient of a record is summed: 1 where its tiles fill a device."""
-    return max(1, min(ENOUGH // len(_tiles(step, dtype)), batch_size // LEAST))
+def tile_of(step: Step, batch_size: int, dtype: str) -> Tile:
+    """For the gradient of a record; vectors have no tiles, and go with the smallest."""
+    if step.kernel != "weight_gradient":
+        return TILES[dtype][-1]
+    return tile_for(step.fields[R.DEPTH], step.fields[R.N_OUT], dtype, max(1, batch_size // LEAST))
 
 
-def tables(records: dict[int, Step], changes: list[int], batch_size: int, dtype: str):
-    """The tables of blocks and parameters, and the numbers in all shares, of these records (by their place in the
-    plan's table), with what is done to each, a number.
+def n_shares(n_tiles: int, batch_size: int, enough: int) -> int:
+    """In how many shares of rows a gradient is summed: 1 where its tiles are enough blocks to fill a device."""
+    return max(1, min(enough // n_tiles, batch_size // LEAST))
+
+
+def tables(records: dict[int, tuple[Step, Tile]], changes: list[int], batch_size: int, dtype: str):
+    """A table of blocks of the first kernel for each size of tiles, the table of blocks of the second, and the numbers
+    in all shares, of these records (by their place in the plan's table), with what is done to each, a number.
     """
-    blocks, parameters, at = [], [], 0
-    for (k, step), change in zip(records.items(), changes, strict=True):
+    blocks: dict[Tile, list] = {}
+    updates, at, panel = [], 0, SIMD.panel(dtype)
+    for (k, (step, tile)), change in zip(records.items(), changes, strict=True):
         f, is_matrix = step.fields, step.kernel == "weight_gradient"
-        size = f[R.DEPTH] * f[R.N_OUT] if is_matrix else _columns(step, dtype)
-        n = n_shares(step, batch_size, dtype)
-        rows = -(-batch_size // (n * TILE.depth)) * TILE.depth  # of a share
-        parameters.append((k, is_matrix, change, at, n, size))
+        n_in = f[R.DEPTH] if is_matrix else 1
+        columns = (f[R.N_PANELS] - 1) * panel + f[R.LAST_WIDTH]
+        if is_matrix:
+            corners = [(i, j) for i in range(0, n_in, tile.rows) for j in range(0, columns, tile.columns)]
+        else:
+            corners = [(0, j) for j in range(0, columns, panel)]
+        n, size = n_shares(len(corners), batch_size, ENOUGH if is_matrix else ENOUGH_OF_PANELS), n_in * columns
+        rows = -(-batch_size // (n * tile.depth)) * tile.depth  # of a share
         for share in range(n):
             place = share * rows, (share + 1) * rows, at + share * size
-            blocks += [(k, is_matrix, *corner, *place) for corner in _tiles(step, dtype)]
+            blocks.setdefault(tile, []).extend((k, is_matrix, *corner, *place) for corner in corners)
+        for unit in range(0, n_in, max(1, THREADS // panel)):
+            updates += [(k, is_matrix, unit, j, change, at, n, size) for j in range(0, columns, panel)]
         at += n * size
-    return np.array(blocks, np.int64), np.array(parameters, np.int64), at
-
-
-def _tiles(step: Step, dtype: str) -> list[tuple[int, int]]:
-    """The first input and output of each tile of a matrix; 0 and the first number of each panel of a vector."""
-    if step.kernel == "weight_gradient":
-        n_in, n_out = step.fields[R.DEPTH], step.fields[R.N_OUT]
-        return [(i, j) for i in range(0, n_in, TILE.rows) for j in range(0, n_out, TILE.columns)]
-    return [(0, j) for j in range(0, _columns(step, dtype), SIMD.panel(dtype))]
-
-
-def _columns(step: Step, dtype: str) -> int:
-    return (step.fields[R.N_PANELS] - 1) * SIMD.panel(dtype) + step.fields[R.LAST_WIDTH]
+    return {tile: np.array(of, np.int64) for tile, of in blocks.items()}, np.array(updates, np.int64), at
 
 
 @cache
-def shares_of_gradients(dtype: str):
-    """Launched with a block of `TILE.block` threads for each row of `blocks`."""
-    T, item, panel, D = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype]
-    BN, slots, threads, size = TILE.columns, TILE.rows * TILE.columns, TILE.block, TILE.shared
-    together = min(panel, threads)  # columns of a vector at a time, and the threads that share a column's rows
-    parts = threads // together
-    of_tile = gradient_tile(dtype, TILE)
+def _kept_piece(dtype: str, tile: Tile, g: int):
+    """Piece g of a tile into `shares`, of whose items from `start` on a thread has some."""
+    lanes, threads, piece, BN = vector_items(dtype), tile.block, tile.piece(dtype), tile.columns
+    across, n_vectors = BN // lanes, piece * BN // (lanes * threads)
+    down = threads // across  # rows from a thread's vector to its next
+    keep = keep_piece(dtype, tile, g)
+
+    @inlined
+    def kept_piece(shared, sums, shares, start, width, n_units):
+        keep(shared, sums)
+        i, j = cuda.threadIdx.x // across, cuda.threadIdx.x % across * lanes
+        for v in range(n_vectors):
+            unit = g * piece + v * down  # from the thread's first on
+            if unit < n_units:
+                copy_vector(shares, start + unit * width, shared, (i + v * down) * BN + j)
+
+    return kept_piece
+
+
+@cache
+def gradient_tile(dtype: str, tile: Tile):
+    """A block's tile of the gradient A^T dz of a matrix over rows first..last of the batch, added in their order, into
+    `shares` from `to` on. All threads of a block call it.
+    """
+    T, item, panel, D, lanes = (
+        getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype], vector_items(dtype)
+    )  # fmt: skip
+    n_sums, across = tile.own_rows * tile.own_columns, tile.columns // lanes
+    sums_of = tile_sums(dtype, tile, False)
+    keep_all = in_turn(tuple(_kept_piece(dtype, tile, g) for g in range(tile.own_rows // lanes)))
+
+    @inlined
+    def gradient_tile(shared, table, k, work, first_unit, first_column, first, last, shares, to):
+        n_in, last_panel, last_width = table[k, R.DEPTH], table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
+        a, a_panel_items = table[k, R.A] // item, table[k, R.A_PANEL_BYTES] // item
+        a_last_panel, a_last_width = (n_in - 1) // panel, table[k, R.A_STRIDE_LAST] // item
+        sums = cuda.local.array(n_sums, D, BYTES)
+        for i in range(n_sums):
+            sums[i] = T(0)
+        sums_of(
+            shared, sums, work, a, a_panel_items, a_last_panel, a_last_width, first_unit,
+            a_last_panel * panel + a_last_width, work, table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item,
+            last_panel, last_width, first_column, first, last,
+        )  # fmt: skip
+        unit, column = first_unit + cuda.threadIdx.x // across, first_column + cuda.threadIdx.x % across * lanes
+        p = column // panel
+        width = panel if p < last_panel else last_width
+        start = to + p * panel * n_in + unit * width + column - p * panel
+        n_units = n_in - unit if column < last_panel * panel + last_width else 0
+        keep_all(shared, sums, shares, start, width, n_units)
+
+    return gradient_tile
+
+
+@cache
+def panel_sums(dtype: str, threads: int):
+    """The sums of the columns of a panel of dz over rows first..last, into `shares` from `to` on: each thread adds every
+    n-th row of a vector's columns, then their sums are added pair by pair. All threads of a block call it.
+    """
+    T, item, panel, D, lanes = (
+        getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype], vector_items(dtype)
+    )  # fmt: skip
+    across = panel // lanes
+    parts = threads // across
+
+    @inlined
+    def panel_sums(shared, table, k, work, first_column, first, last, shares, to):
+        p = first_column // panel
+        part, j = cuda.threadIdx.x // across, cuda.threadIdx.x % across * lanes
+        width = panel if p < table[k, R.N_PANELS] - 1 else table[k, R.LAST_WIDTH]
+        dz = table[k, R.C] // item + p * (table[k, R.C_PANEL_BYTES] // item) + j
+        x, total = cuda.local.array(lanes, D, BYTES), cuda.local.array(lanes, D, BYTES)
+        for i in range(lanes):
+            total[i] = T(0)
+        if j < width:
+            for row in range(first + part, last, parts):
+                copy_vector(x, 0, work, dz + row * width)
+                for i in range(lanes):
+                    total[i] += x[i]
+        copy_vector(shared, part * panel + j, total, 0)
+        half = parts // 2
+        while half > 0:
+            cuda.syncthreads()
+            if part < half:
+                for i in range(lanes):
+                    shared[part * panel + j + i] += shared[(part + half) * panel + j + i]
+            half //= 2
+        if part == 0 and j < width:
+            copy_vector(shares, to + first_column + j, shared, j)
+
+    return panel_sums
+
+
+@cache
+def shares_of_gradients(dtype: str, tile: Tile):
+    """Launched with a block of `tile.block` threads for each row of `blocks`."""
+    D, size = item_type[dtype], tile.shared(dtype)
+    of_tile, of_panel = gradient_tile(dtype, tile), panel_sums(dtype, tile.block)
 
     @cuda.jit
     def shares_of_gradients(control, steps, table, blocks, work, shares):
         if control[NOT_FINITE] != 0:
             return
-        b, t = cuda.blockIdx.x, cuda.threadIdx.x
+        b = cuda.blockIdx.x
         k, to, first_column = blocks[b, RECORD], blocks[b, TO], blocks[b, FIRST_COLUMN]
         first, last = blocks[b, FIRST_ROW], min(blocks[b, LAST_ROW], steps[control[STEP], R.STEP_ROWS])
-        shared = cuda.shared.array(size, D)
+        shared = cuda.shared.array(size, D, BYTES)
         if blocks[b, IS_MATRIX] != 0:
-            first_unit, n_in, n_out = blocks[b, FIRST_UNIT], table[k, R.DEPTH], table[k, R.N_OUT]
-            of_tile(shared, table, k, work, first_unit, first_column, first, last)
-            for e in range(t, slots, threads):
-                unit, column = first_unit + e // BN, first_column + e % BN
-                if unit < n_in and column < n_out:
-                    shares[to + unit * n_out + column] = shared[e]
+            of_tile(shared, table, k, work, blocks[b, FIRST_UNIT], first_column, first, last, shares, to)
         else:
-            p, part = first_column // panel, t // together
-            width = panel if p < table[k, R.N_PANELS] - 1 else table[k, R.LAST_WIDTH]
-            dz = table[k, R.C] // item + p * (table[k, R.C_PANEL_BYTES] // item)
-            for begin in range(0, panel, together):
-                column = begin + t % together
-                total = T(0)
-                if column < width:
-                    for row in range(first + part, last, parts):
-                        total += work[dz + row * width + column]
-                shared[t] = total
-                half = parts // 2
-                while half > 0:
-                    cuda.syncthreads()
-                    if part < half:
-                        shared[t] += shared[t + half * together]
-                    half //= 2
-                if part == 0 and column < width:
-                    shares[to + first_column + column] = shared[t]
+            of_panel(shared, table, k, work, first_column, first, last, shares, to)
 
     return shares_of_gradients
 
 
 @cache
 def updates(dtype: str, changes: tuple):
-    """The sums of all shares, and what each record does with a gradient; a thread for each parameter."""
-    T, item, panel, change = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), one_of(changes)
+    """The sums of all shares, what each record does with a gradient, and transposed copies: a thread for each parameter.
+
+    Launched with a block of `THREADS` for each row of `blocks`, which has so many units of a panel's columns.
+    """
+    T, item, panel, D, change = (
+        getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype], one_of(changes)
+    )  # fmt: skip
+    units = max(1, THREADS // panel)
+    stored = panel + 1  # one more than numbers of a row: neighbours in a column lie in different banks
+    size = units * stored
 
     @cuda.jit
-    def updates(control, steps, scalars, table, parameters, n, work, state, transposed, slot, shares):
+    def updates(control, steps, scalars, table, blocks, work, state, transposed, slot, shares):
         if control[NOT_FINITE] != 0:
             return
-        of_step = steps[control[STEP], R.STEP_SCALARS]
-        for r in range(n):
-            k, which, first = parameters[r, RECORD], parameters[r, CHANGE], parameters[r, AT]
-            size, s, w = parameters[r, SIZE], of_step + table[k, R.GROUP] // 8, table[k, R.W] // item
-            for e in range(cuda.grid(1), size, cuda.gridsize(1)):
+        b, t = cuda.blockIdx.x, cuda.threadIdx.x
+        k, which, first, n = blocks[b, RECORD], blocks[b, CHANGE], blocks[b, AT], blocks[b, SIZE]
+        first_unit, first_column, is_matrix = blocks[b, FIRST_UNIT], blocks[b, FIRST_COLUMN], blocks[b, IS_MATRIX] != 0
+        n_in, n_out = (table[k, R.DEPTH], table[k, R.N_OUT]) if is_matrix else (1, n)
+        last_panel, s = table[k, R.N_PANELS] - 1, steps[control[STEP], R.STEP_SCALARS] + table[k, R.GROUP] // 8
+        p, w = first_column // panel, table[k, R.W] // item
+        width = panel if p < last_panel else table[k, R.LAST_WIDTH]
+        shared = cuda.shared.array(size, D)
+        for e in range(t, units * panel, THREADS):
+            unit, j = e // panel, e % panel
+            if first_unit + unit < n_in and first_column + j < n_out and j < width:
+                at = p * panel * n_in + (first_unit + unit) * width + j
                 g = T(0)
-                for share in range(parameters[r, SHARES]):
-                    g += shares[first + share * size + e]
-                unit, column, at = 0, e, w + e
-                if parameters[r, IS_MATRIX] != 0:
-                    n_in, n_out = table[k, R.DEPTH], table[k, R.N_OUT]
-                    unit, column = e // n_out, e % n_out
-                    at = w + place(unit, column, panel, table[k, R.N_PANELS] - 1, panel * n_in, table[k, R.LAST_WIDTH])
-                change(which, state, at, slot, g, scalars, s, work, table[k, R.GRADIENT] // item + at - w)
-                if parameters[r, IS_MATRIX] != 0 and table[k, R.WT] >= 0:
-                    n_in, n_out, wt = table[k, R.DEPTH], table[k, R.N_OUT], table[k, R.WT] // item
-                    last_width = table[k, R.WT_LAST_WIDTH]
-                    copy_transposed(state, transposed, at, wt, unit, column, n_in, n_out, panel, last_width)
+                for share in range(blocks[b, SHARES]):
+                    g += shares[first + share * n + at]
+                change(which, state, w + at, slot, g, scalars, s, work, table[k, R.GRADIENT] // item + at)
+                shared[unit * stored + j] = state[w + at]
+        if is_matrix and table[k, R.WT] >= 0:
+            cuda.syncthreads()
+            wt, last_width, last = table[k, R.WT] // item, table[k, R.WT_LAST_WIDTH], (n_in - 1) // panel
+            for e in range(t, units * panel, THREADS):
+                unit, column = first_unit + e % units, first_column + e // units
+                if unit < n_in and column < n_out:
+                    value = shared[e % units * stored + e // units]
+                    transposed[wt + place(column, unit, panel, last, panel * n_out, last_width)] = value
 
     return updates

@@ -27,7 +27,7 @@ from . import (
     rows,
     updates,
 )
-from .device import SIMD, SIMULATED, TILE
+from .device import MOST_BLOCKS, SIMD, SIMULATED, THREADS, TILES, Tile, tile_for
 from .memory import Memory
 
 
@@ -61,17 +61,16 @@ class Launches:
             launches.append(self._rows(table, names))
             for k in table[:, narrow.RECORD]:
                 del todo[k]
-        apart = {
-            k: step
+        gradients_of = {
+            k: (step, TILES[dtype][-1] if is_narrow else gradients.tile_of(step, batch_size, dtype))
             for k, step in todo.items()
             if step.kernel in ("weight_gradient", "bias_gradient")
-            and (is_narrow or gradients.n_shares(step, batch_size, dtype) > 1)
         }
         with_loss = any(step.kernel == "sum_losses" for step in self._records)
         for k, step in todo.items():
-            if apart and k == min(apart):
-                launches += self._gradients_in_shares(apart)
-            if k not in apart and step.kernel != "sum_losses":
+            if gradients_of and k == min(gradients_of):
+                launches += self._gradients(gradients_of)
+            if k not in gradients_of and step.kernel != "sum_losses":
                 launches.append(self._launch(k, step))
         return [*launches, self._end_of_step(with_loss)]
 
@@ -92,27 +91,31 @@ class Launches:
         """All records over rows, of a narrow network."""
         plan, m, bound = self.plan, self.memory, self.bound
         (loss,) = (step.kernel for step in self._records if loss_kernels.is_loss(step.kernel))
-        finishes = tuple(elementwise.epilogue(name, plan.dtype) for name in epilogues)
-        kernel = narrow.rows_kernel(plan.dtype, plan.scaling is not None, finishes, loss)
-        blocks = -(-plan.batch_size // narrow.OF_BLOCK.rows)
-        launch = self._configured(kernel, blocks, narrow.OF_BLOCK.block)
+        of_names, tile = tuple(elementwise.epilogue(name, plan.dtype) for name in epilogues), narrow.OF_BLOCK[plan.dtype]
+        kernel = narrow.rows_kernel(plan.dtype, plan.scaling is not None, of_names, loss)
+        launch = self._configured(kernel, -(-plan.batch_size // tile.rows), tile.block)
         buffers = m.table, m.numbers, cuda.to_device(table), len(table), m.work, m.state, m.transposed
         data = self.data["X"], self.data["y"], self._weights()
         data = *data, m.of_loss, m.row_losses, *(plan.scaling or (1.0, 0.0))
         return lambda: launch(m.control, bound["steps"], bound["scalars"], *buffers, bound["order"], *data)
 
-    def _gradients_in_shares(self, records: dict[int, Step]) -> list:
+    def _gradients(self, records: dict[int, tuple[Step, Tile]]) -> list:
         """The sums of shares of rows, and the updates, of all these records."""
         dtype, m, bound = self.plan.dtype, self.memory, self.bound
-        changes = [self._update(step) for step in records.values()]
+        changes = [self._update(step) for step, _ in records.values()]
         distinct = tuple(dict.fromkeys(changes))
-        blocks, parameters, n = gradients.tables(records, [*map(distinct.index, changes)], self.plan.batch_size, dtype)
-        sums = self._configured(gradients.shares_of_gradients(dtype), len(blocks), TILE.block)
-        update = self._over(int(parameters[:, gradients.SIZE].max()), gradients.updates(dtype, distinct))
-        shares, blocks = cuda.to_device(np.zeros(n, dtype)), cuda.to_device(blocks)
-        rest = cuda.to_device(parameters), len(parameters), m.work, m.state, m.transposed, self._slot, shares
+        tables, of_updates, n = gradients.tables(records, [*map(distinct.index, changes)], self.plan.batch_size, dtype)
+        shares = cuda.to_device(np.zeros(n, dtype))
+        update = self._configured(gradients.updates(dtype, distinct), len(of_updates), THREADS)
+        rest = cuda.to_device(of_updates), m.work, m.state, m.transposed, self._slot, shares
+
+        def sums(tile, blocks):
+            launch = self._configured(gradients.shares_of_gradients(dtype, tile), len(blocks), tile.block)
+            blocks = cuda.to_device(blocks)
+            return lambda: launch(m.control, bound["steps"], m.table, blocks, m.work, shares)
+
         return [
-            lambda: sums(m.control, bound["steps"], m.table, blocks, m.work, shares),
+            *(sums(tile, blocks) for tile, blocks in tables.items()),
             lambda: update(m.control, bound["steps"], bound["scalars"], m.table, *rest),
         ]
 
@@ -123,8 +126,8 @@ class Launches:
 
     def _over(self, n: int, kernel):
         """A kernel whose threads share out n numbers."""
-        blocks = max(1, min(TILE.most_blocks, -(-n // TILE.threads)))
-        return self._configured(kernel, blocks, TILE.threads)
+        blocks = max(1, min(MOST_BLOCKS, -(-n // THREADS)))
+        return self._configured(kernel, blocks, THREADS)
 
     def _over_values(self, step: Step, kernel):
         """A kernel whose threads share out a matrix of the batch."""
@@ -173,7 +176,8 @@ class Launches:
 
     def _gather(self, k: int, step: Step):
         plan, m, bound, X = self.plan, self.memory, self.bound, self.data["X"]
-        launch = self._over(plan.batch_size * plan.n_features, rows.gather(plan.dtype, plan.scaling is not None))
+        grid = -(-plan.batch_size // rows.rows_of_block(plan.dtype)), step.fields[R.N_PANELS]
+        launch = self._configured(rows.gather(plan.dtype, plan.scaling is not None), grid, THREADS)
         scale, offset = plan.scaling or (1.0, 0.0)
         return lambda: launch(m.control, bound["steps"], m.table, k, bound["order"], X, m.work, scale, offset)
 
@@ -185,21 +189,11 @@ class Launches:
     def _product(self, k: int, step: Step):
         dtype, m, bound = self.plan.dtype, self.memory, self.bound
         columns = (step.fields[R.N_PANELS] - 1) * SIMD.panel(dtype) + step.fields[R.LAST_WIDTH]
-        grid = -(-columns // TILE.columns), -(-self.plan.batch_size // TILE.rows)
-        launch = self._configured(products.product(dtype, self._epilogue(step)), grid, TILE.block)
+        tile = tile_for(self.plan.batch_size, columns, dtype)
+        grid = -(-columns // tile.columns), -(-self.plan.batch_size // tile.rows)
+        launch = self._configured(products.product(dtype, self._epilogue(step), tile), grid, tile.block)
         weights = {"parameters": m.state, "transposed": m.transposed}[step.fields[R.B].buffer]
         return lambda: launch(m.control, bound["steps"], m.table, m.numbers, k, m.work, weights, m.state)
-
-    def _gradient(self, k: int, step: Step):
-        f, dtype, m, bound, change = step.fields, self.plan.dtype, self.memory, self.bound, self._update(step)
-        if step.kernel == "weight_gradient":
-            grid = -(-f[R.N_OUT] // TILE.columns), -(-f[R.DEPTH] // TILE.rows)
-            launch = self._configured(products.weight_gradient(dtype, change), grid, TILE.block)
-        else:
-            kernel, block = products.bias_gradient(dtype, change)
-            launch = self._configured(kernel, f[R.N_PANELS], block)
-        rest = m.table, k, m.work, m.state, m.transposed, self._slot
-        return lambda: launch(m.control, bound["steps"], bound["scalars"], *rest)
 
     def _elementwise(self, k: int, step: Step):
         m, bound = self.memory, self.bound
@@ -255,7 +249,7 @@ class Launches:
         return self._with_everything(k, launch, self.memory.squares, first)
 
     def _clip_norm_of_all(self, k: int, step: Step):
-        launch = self._configured(constraints.clip_norm(), 1, TILE.threads)
+        launch = self._configured(constraints.clip_norm(), 1, THREADS)
         return self._with_everything(k, launch, self.memory.squares, step.fields[R.N_SUMS])
 
     def _stored_update(self, k: int, step: Step):
@@ -270,7 +264,7 @@ class Launches:
 
     def _end_of_step(self, with_loss: bool):
         m, bound = self.memory, self.bound
-        launch = self._configured(loss_kernels.end_of_step(with_loss), 1, TILE.threads)
+        launch = self._configured(loss_kernels.end_of_step(with_loss), 1, loss_kernels.END_THREADS)
         return lambda: launch(m.control, bound["steps"], m.row_losses, bound["sums"])
 
 
@@ -279,8 +273,6 @@ _LAUNCHES = {
     **{f"gather.{t}": Launches._gather for t in ("float32", "float64", "uint8")},
     "scatter": Launches._scatter,
     "product": Launches._product,
-    "weight_gradient": Launches._gradient,
-    "bias_gradient": Launches._gradient,
     "elementwise": Launches._elementwise,
     "dropout": Launches._dropout,
     **dict.fromkeys(("prelu", "prelu.gradient", "drop_rows"), Launches._values),

@@ -10,8 +10,10 @@ from numba import cuda
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from ..losses import LOSSES
-from .device import NOT_FINITE, SIMD, STEP, TILE
+from .device import NOT_FINITE, SIMD, SIMULATED, STEP, THREADS
 from .functions import compiled, device_function, functions, item_type, place
+
+END_THREADS = THREADS if SIMULATED else 1024  # as many as a block can have: it sums up the losses of all rows
 
 
 @cache
@@ -28,25 +30,26 @@ def softmax_cross_entropy_row(dtype: str, codes: bool):
         c, panel_items = table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item
         smoothing = T(numbers[0])
         weight = T(1) if table[k, R.SW] < 0 else weights[row]
+        # Nothing is written before the last loop, where exponentials are computed once more: reads need not wait
+        code = 0
+        if codes:
+            code = y[row, 0]
         top = work[c + place(i, 0, panel, last_panel, panel_items, last_width)]
         for j in range(columns):
             z = work[c + place(i, j, panel, last_panel, panel_items, last_width)]
             top = z if z > top else top
         mass, pick, total, sum_z = T(0), T(0), T(0), T(0)
         for j in range(columns):
-            at = c + place(i, j, panel, last_panel, panel_items, last_width)
-            z = work[at] - top
+            z = work[c + place(i, j, panel, last_panel, panel_items, last_width)] - top
             target = T(0)
             if codes:
-                target = T(1) if y[row, 0] == j else T(0)
+                target = T(1) if code == j else T(0)
             else:
                 target = T(y[row, j])
             mass += target
             pick += target * z
             sum_z += z
-            e = exp(z)
-            work[at] = e
-            total += e
+            total += exp(z)
         if smoothing != T(0):
             pick = (T(1) - smoothing) * pick + smoothing * mass * sum_z / T(columns)
         loss = np.float64(weight * mass) * log(np.float64(total)) - np.float64(weight) * np.float64(pick)
@@ -61,10 +64,10 @@ def softmax_cross_entropy_row(dtype: str, codes: bool):
                 g = T(0)  # padding
                 if j < columns:
                     if codes:
-                        target = T(1) if y[row, 0] == j else T(0)
+                        target = T(1) if code == j else T(0)
                     else:
                         target = T(y[row, j])
-                    g = work[at] * share - floor - factor * target
+                    g = exp(work[at] - top) * share - floor - factor * target
                 work[at] = g
 
     return softmax_cross_entropy_row
@@ -137,7 +140,7 @@ def loss(dtype: str, kernel: str):
 
 
 @cache
-def end_of_step(with_loss: bool, threads: int = TILE.threads):
+def end_of_step(with_loss: bool, threads: int = END_THREADS):
     """One block, after everything else: the sum of the rows' losses, in a fixed order, and the next step's number."""
     D = item_type["float64"]
 

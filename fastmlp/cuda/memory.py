@@ -10,6 +10,7 @@ from numba import cuda
 
 from ..engine import records as R
 from ..plan import Kernel, Plan, Ref, Step
+from .device import SIMD, TILES
 
 # Fields of places that a record need not have
 OPTIONAL = {
@@ -19,6 +20,10 @@ OPTIONAL = {
     "max_norm": (R.WT,),
     "row_norm": (R.SHIFT,),
 }
+
+
+# Bytes that products may read behind the workspace: a tile's rows behind the last of a matrix
+BEHIND = max(tile.rows for tiles in TILES.values() for tile in tiles) * 2 * SIMD.vector_bytes
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ def allocate(plan: Plan, state=None) -> Memory:
         table=cuda.to_device(table),
         numbers=cuda.to_device(np.ascontiguousarray(table[:, R.NUMBER]).view(np.float64)),
         of_loss=cuda.to_device(np.array([*plan.numbers, 0.0, 0.0])),
-        work=_zeros(plan, plan.sizes["workspace"]),
+        work=_zeros(plan, plan.sizes["workspace"] + BEHIND),
         state=state,
         transposed=_zeros(plan, plan.sizes["transposed"]),
         row_losses=cuda.to_device(np.zeros(plan.batch_size)),

@@ -15,15 +15,20 @@ from numba import cuda, types
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from ..plan import Kernel, Plan, Step
-from .device import NOT_FINITE, SIMD, SIMULATED, STEP, TILE, Tile
+from .device import NOT_FINITE, SIMD, SIMULATED, STEP, TILES, Tile
+from .elementwise import Epilogue, scalar_epilogue
 from .functions import item_type, one_of, place
 from .loss_kernels import is_loss, row_loss
 from .products import product_tile
-from .rows import gathered
+from .rows import TOGETHER, gathered
+from .vectors import BYTES, vector_items
 
 MOST = 128  # columns: the rows of a block and their weights stay near their processor
 # Fewer rows than a tile of wide products: batches of a thousand rows should be more than a few blocks
-OF_BLOCK = TILE if SIMULATED else Tile(32, 64, 16, 2, 4, threads=256, most_blocks=4096)
+if SIMULATED:
+    OF_BLOCK = {dtype: tiles[0] for dtype, tiles in TILES.items()}
+else:
+    OF_BLOCK = {"float32": Tile(32, 64, 32, 4, 4, groups=2), "float64": Tile(32, 64, 16, 4, 4, groups=2)}
 
 # The table of what a block does: the plan's record, what kind of work that is, its epilogue, where its weights are
 RECORD, KIND, EPILOGUE, TRANSPOSED = range(4)
@@ -65,12 +70,16 @@ def program(steps: list[Step]) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 @cache
-def rows_kernel(dtype: str, scaled: bool, finishes: tuple, loss: str):
-    """Launched with a block of `OF_BLOCK.block` threads for each `OF_BLOCK.rows` rows of the batch."""
-    T, item, panel, D = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype]
-    BM, BN, threads, size = OF_BLOCK.rows, OF_BLOCK.columns, OF_BLOCK.block, OF_BLOCK.shared
-    finish, of_row = one_of(finishes), row_loss(dtype, loss)
-    of_tile, gather = product_tile(dtype, finish, OF_BLOCK), gathered(dtype, scaled)
+def rows_kernel(dtype: str, scaled: bool, epilogues: tuple[Epilogue, ...], loss: str):
+    """Launched with a block of `OF_BLOCK`'s threads for each of its rows of the batch."""
+    T, item, panel, D, lanes = (
+        getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype], vector_items(dtype)
+    )  # fmt: skip
+    tile = OF_BLOCK[dtype]
+    BM, BN, threads, size = tile.rows, tile.columns, tile.block, tile.shared(dtype)
+    finish, of_row = one_of(tuple(map(scalar_epilogue, epilogues))), row_loss(dtype, loss)
+    of_tile, gather = product_tile(dtype, epilogues, tile), gathered(dtype, scaled)
+    step_of_rows = -(-BM // TOGETHER)
 
     @cuda.jit
     def rows_kernel(
@@ -87,11 +96,14 @@ def rows_kernel(dtype: str, scaled: bool, finishes: tuple, loss: str):
             return
         last_row = min(first_row + BM, rows)
         index, first = steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
-        shared = cuda.shared.array(size, D)
+        shared = cuda.shared.array(size, D, BYTES)
         for r in range(n):
             k, kind, which = todo[r, RECORD], todo[r, KIND], todo[r, EPILOGUE]
             if kind == GATHER:
-                gather(table, k, order, index, first, x, work, scale, offset, first_row, last_row, t, threads)
+                columns = (table[k, R.N_PANELS] - 1) * panel + table[k, R.LAST_WIDTH]
+                for e in range(t, columns // lanes * step_of_rows, threads):
+                    column, i = e // step_of_rows * lanes, first_row + e % step_of_rows
+                    gather(table, k, order, index, first, x, work, scale, offset, column, i, step_of_rows, last_row)
             elif kind == PRODUCT:
                 of_weights = transposed if todo[r, TRANSPOSED] != 0 else state
                 columns = (table[k, R.N_PANELS] - 1) * panel + table[k, R.LAST_WIDTH]

@@ -15,14 +15,16 @@ from numba import cuda
 
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
-from .device import NOT_FINITE, SIMD, STEP, TILE
+from .device import NOT_FINITE, SIMD, STEP, THREADS
+from .elementwise import Epilogue, scalar_epilogue
 from .functions import device_function, item_type, place
 
 
 @cache
-def row_norm(dtype: str, finish):
-    """normed = (z - mean) / sqrt(variance + epsilon) over a group; C = finish(scale normed + shift)."""
+def row_norm(dtype: str, of: Epilogue):
+    """normed = (z - mean) / sqrt(variance + epsilon) over a group; C = epilogue(scale normed + shift)."""
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+    finish = scalar_epilogue(of)
 
     @cuda.jit
     def row_norm(control, steps, scalars, table, numbers, k, work, state, epsilon):
@@ -108,7 +110,7 @@ def row_norm_gradient(dtype: str):
     return row_norm_gradient
 
 
-def parts(dtype: str, threads: int = TILE.threads) -> int:
+def parts(dtype: str, threads: int = THREADS) -> int:
     """Threads for each column of a panel: a power of two."""
     return max(2, threads // SIMD.panel(dtype))
 
@@ -130,11 +132,12 @@ def column_sum(sums, total, part, column, n):
 
 
 @cache
-def batch_norm(dtype: str, finish):
-    """A block for each panel: normed = (z - mean) / sqrt(variance + epsilon) over the rows of the batch, C = finish(
+def batch_norm(dtype: str, of: Epilogue):
+    """A block for each panel: normed = (z - mean) / sqrt(variance + epsilon) over the rows of the batch, C = epilogue(
     scale normed + shift). Keeps means, variances and 1 / sqrt(...).
     """
     T, item, panel, n, D = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), parts(dtype), item_type["float64"]
+    finish = scalar_epilogue(of)
 
     @cuda.jit
     def batch_norm(control, steps, scalars, table, numbers, k, work, state, epsilon):
@@ -241,9 +244,10 @@ def batch_norm_running(dtype: str, averaged):
 
 
 @cache
-def batch_norm_predict(dtype: str, finish):
-    """C = finish((z - running mean) scale / sqrt(running variance + epsilon) + shift)."""
+def batch_norm_predict(dtype: str, of: Epilogue):
+    """C = epilogue((z - running mean) scale / sqrt(running variance + epsilon) + shift)."""
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+    finish = scalar_epilogue(of)
 
     @cuda.jit
     def batch_norm_predict(control, steps, scalars, table, numbers, k, work, state, epsilon):

@@ -1,6 +1,4 @@
-"""Products in tiles of shared memory, as the CPU's `engine/products.py`: forward, and the gradients of inputs, weights
-and biases.
-"""
+"""Products in tiles of shared memory, as the CPU's `engine/products.py`: forward, and the gradients of inputs."""
 
 from __future__ import annotations
 
@@ -11,89 +9,281 @@ from numba import cuda
 
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
-from .device import NOT_FINITE, SIMD, STEP, TILE, Tile
-from .functions import copy_transposed, device_function, item_type, one_of, place
+from .device import NOT_FINITE, SIMD, STEP, Tile
+from .elementwise import Epilogue, vector_epilogue
+from .functions import device_function, in_turn, inlined, item_type, one_of
+from .vectors import BYTES, copy_vector, vector_items
 
 
 @cache
-def product_tile(dtype: str, finish, tile: Tile):
-    """A block's tile of C = finish(init + A B), for rows of the batch below `rows`: `finish` gets `which` first.
+def tile_sums(dtype: str, tile: Tile, transposed: bool):
+    """sums += A B over d = first..last, for a block's tile of rows `first_m`.. and columns `first_n`..; each thread has
+    its share of the tile in its registers, `sums`.
 
-    What lies beyond a matrix counts as 0. All threads of a block call it, and meet before they use `shared` again.
+    B[d, n] lies in panels of n; A[m, d] in panels of d where it is `transposed`, A[d, m] in panels of m otherwise. What
+    lies behind the last row of a transposed A is read and belongs to no result; beyond all other ends there are zeros.
+    While a slab of `depth` factors is multiplied out of shared memory, each thread already has its part of the next one
+    on its way. All threads of a block call it, and meet before they use `shared` again.
     """
-    T, item, panel, D = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype]
+    T, panel, D, lanes = getattr(np, dtype), SIMD.panel(dtype), item_type[dtype], vector_items(dtype)
     BM, BN, BK, RM, RN, threads = tile.rows, tile.columns, tile.depth, tile.own_rows, tile.own_columns, tile.block
-    TX, stored, slots_a, slots_b, slots_c = BN // RN, BM + 1, BM * BK, BN * BK, BM * BN
-    in_b = BK * stored  # where B begins
+    part = BK // tile.groups  # of a slab that a group of threads multiplies
+    stored = BM + lanes
+    in_b, slab = BK * stored, BK * (stored + BN)  # where B begins, and the next slab
+    n_a, n_b = BM * BK // (lanes * threads), BN * BK // (lanes * threads)  # vectors that a thread brings of a slab
+    items_a, items_b = n_a * lanes, n_b * lanes
+    # Of a transposed A two neighbours bring 32 bytes of a row: what they write lies in different banks of shared memory
+    pair = min(2, BK // lanes)
+    across_a, across_b = BM // lanes, BN // lanes  # vectors side by side in a slab
+    assert threads % across_b == 0 and (transposed or threads % across_a == 0), tile
+    assert n_a * lanes * threads == BM * BK and n_b * lanes * threads == BN * BK, tile
+    position, multiply = thread_position(tile), _multiply(dtype, tile, part)
+
+    @inlined
+    def tile_sums(
+        shared, sums, a_items, a, a_panel_items, a_last_panel, a_last_width, first_m, end_m,
+        b_items, b, b_panel_items, b_last_panel, b_last_width, first_n, first, last,
+    ):  # fmt: skip
+        t = cuda.threadIdx.x
+        tx, ty, group = position(t)
+        a_next, b_next = cuda.local.array(items_a, D, BYTES), cuda.local.array(items_b, D, BYTES)
+        b_i, b_j = t // across_b, t % across_b * lanes  # of the first vector in a slab
+        p = (first_n + b_j) // panel
+        b_width = panel if p < b_last_panel else b_last_width
+        b_at, b_last = b + p * b_panel_items + first_n + b_j - p * panel + (first + b_i) * b_width, last
+        if first_n + b_j >= b_last_panel * panel + b_last_width:
+            b_last = first
+        a_i, a_j, a_at, a_width, a_last = 0, 0, a, panel, last
+        if not transposed:
+            a_i, a_j = t // across_a, t % across_a * lanes
+            p = (first_m + a_j) // panel
+            a_width = panel if p < a_last_panel else a_last_width
+            a_at = a + p * a_panel_items + first_m + a_j - p * panel + (first + a_i) * a_width
+            if first_m + a_j >= end_m:
+                a_last = first
+        begin, now = first - BK, 0
+        while True:
+            following = begin + BK
+            if following < last:
+                for v in range(n_a):
+                    e = t + v * threads
+                    if transposed:
+                        m, d = e // pair % BM, (e // (pair * BM) * pair + e % pair) * lanes + following
+                        p = d // panel
+                        a_width = panel if p < a_last_panel else a_last_width
+                        at = a + p * a_panel_items + (first_m + m) * a_width + d - p * panel
+                    else:
+                        d = following + a_i + v * (threads // across_a)
+                        at = a_at + v * (threads // across_a) * a_width
+                    if d < a_last:
+                        copy_vector(a_next, v * lanes, a_items, at)
+                    else:
+                        for i in range(lanes):
+                            a_next[v * lanes + i] = T(0)
+                for v in range(n_b):
+                    if following + b_i + v * (threads // across_b) < b_last:
+                        copy_vector(b_next, v * lanes, b_items, b_at + v * (threads // across_b) * b_width)
+                    else:
+                        for i in range(lanes):
+                            b_next[v * lanes + i] = T(0)
+                a_at += BK * a_width
+                b_at += BK * b_width
+            if begin >= first:
+                of_group = group * part
+                multiply(shared, sums, now + of_group * stored + ty * lanes, now + in_b + of_group * BN + tx * lanes)
+            if following >= last:
+                break
+            now = slab - now
+            for v in range(n_a):
+                if transposed:
+                    e = t + v * threads
+                    m, d = e // pair % BM, (e // (pair * BM) * pair + e % pair) * lanes
+                    for i in range(lanes):
+                        shared[now + (d + i) * stored + m] = a_next[v * lanes + i]
+                else:
+                    copy_vector(shared, now + (a_i + v * (threads // across_a)) * stored + a_j, a_next, v * lanes)
+            for v in range(n_b):
+                copy_vector(shared, now + in_b + (b_i + v * (threads // across_b)) * BN + b_j, b_next, v * lanes)
+            cuda.syncthreads()
+            begin = following
+
+    return tile_sums
+
+
+@cache
+def _multiply(dtype: str, tile: Tile, depth: int):
+    """sums += A B for `depth` factors in shared memory, where a thread's first numbers of A and B lie at `a` and `b`.
+
+    Made of two halves each time: the compiler unrolls loops only while they are short.
+    """
+    D, lanes = item_type[dtype], vector_items(dtype)
+    BM, BN, RM, RN = tile.rows, tile.columns, tile.own_rows, tile.own_columns
+    stored, by_m, by_n, groups_m, groups_n = BM + lanes, BM // RM * lanes, BN // RN * lanes, RM // lanes, RN // lanes
+
+    @inlined
+    def multiply_one(shared, sums, a, b):
+        x, y = cuda.local.array(RM, D, BYTES), cuda.local.array(RN, D, BYTES)
+        for g in range(groups_m):
+            copy_vector(x, g * lanes, shared, a + g * by_m)
+        for g in range(groups_n):
+            copy_vector(y, g * lanes, shared, b + g * by_n)
+        for i in range(RM):
+            for j in range(RN):
+                sums[i * RN + j] += x[i] * y[j]
+
+    if depth == 1:
+        return multiply_one
+    half = depth // 2
+    first, second = _multiply(dtype, tile, half), _multiply(dtype, tile, depth - half)
+
+    @inlined
+    def multiply(shared, sums, a, b):
+        first(shared, sums, a, b)
+        second(shared, sums, a + half * stored, b + half * BN)
+
+    return multiply
+
+
+@cache
+def thread_position(tile: Tile):
+    """Which columns and rows of a tile a thread has, and its group: (tx, ty, group).
+
+    A warp is a rectangle of threads, 8 x 4 of them, so that it reads few numbers of both operands. Vectors are read out
+    of shared memory by 8 threads at a time, or by 16 where each has the address of its neighbour, or of the one after
+    that: hence the order of the threads in the rectangle, one bit of tx, one of ty, and the rest.
+    """
+    TX, TY, threads = tile.columns // tile.own_columns, tile.rows // tile.own_rows, tile.group
+    across = min(8, TX)
+    down = min(32 // across, TY)
+    interleaved = across >= 2 and down >= 2
+
+    @inlined
+    def position(t):
+        group, t = t // threads, t % threads
+        warp, lane = t // (across * down), t % (across * down)
+        if interleaved:
+            pair = lane // 4
+            tx, ty = lane % 2 + pair % (across // 2) * 2, lane // 2 % 2 + pair // (across // 2) * 2
+        else:
+            tx, ty = lane % across, lane // across
+        return warp % (TX // across) * across + tx, warp // (TX // across) * down + ty, group
+
+    return position
+
+
+@cache
+def keep_piece(dtype: str, tile: Tile, g: int):
+    """Piece g of a tile out of the threads' registers into `shared`, row by row. By this way results can be looked at in
+    any order, and by a loop: registers cannot. All threads of a block call it, and find the piece there.
+    """
+    lanes = vector_items(dtype)
+    BN, RN, TX, groups = tile.columns, tile.own_columns, tile.columns // tile.own_columns, tile.groups
+    position = thread_position(tile)
+
+    @inlined
+    def keep(shared, sums):
+        tx, ty, group = position(cuda.threadIdx.x)
+        for turn in range(groups):
+            cuda.syncthreads()
+            if turn == group:
+                for i in range(lanes):
+                    for j in range(RN // lanes):
+                        to, source = (ty * lanes + i) * BN + (j * TX + tx) * lanes, (g * lanes + i) * RN + j * lanes
+                        if turn == 0:
+                            copy_vector(shared, to, sums, source)
+                        else:
+                            for n in range(lanes):
+                                shared[to + n] += sums[source + n]
+        cuda.syncthreads()
+
+    return keep
+
+
+@cache
+def _finished_piece(dtype: str, epilogues: tuple[Epilogue, ...], tile: Tile, g: int):
+    """Piece g of a tile into C and the other matrix, of whose items from `start` on a thread has some."""
+    D, lanes, threads, piece = item_type[dtype], vector_items(dtype), tile.block, tile.piece(dtype)
+    BN, across = tile.columns, tile.columns // lanes
+    n_vectors, down = piece * BN // (lanes * threads), threads // across  # of a thread, and rows from one to the next
+    together = min(n_vectors, 4)  # vectors of `other` on their way at a time
+    items_together = together * lanes
+    assert across * down == threads and n_vectors * lanes * threads == piece * BN, tile
+    keep = keep_piece(dtype, tile, g)
+    fetch, finish = (one_of(of) for of in zip(*(vector_epilogue(e, dtype) for e in epilogues), strict=True))
+
+    @inlined
+    def finished_piece(shared, sums, which, work, c, other, start, width, n_rows, number):
+        keep(shared, sums)
+        i, j = cuda.threadIdx.x // across, cuda.threadIdx.x % across * lanes
+        x, o = cuda.local.array(lanes, D, BYTES), cuda.local.array(items_together, D, BYTES)
+        for some in range(0, n_vectors, together):
+            for v in range(together):
+                row = g * piece + (some + v) * down  # from the thread's first on
+                if row < n_rows:
+                    fetch(which, o, v * lanes, work, other + start + row * width)
+            for v in range(together):
+                row = g * piece + (some + v) * down
+                if row < n_rows:
+                    copy_vector(x, 0, shared, (i + (some + v) * down) * BN + j)
+                    at = start + row * width
+                    finish(which, work, c + at, other + at, x, o, v * lanes, number)
+
+    return finished_piece
+
+
+@cache
+def product_tile(dtype: str, epilogues: tuple[Epilogue, ...], tile: Tile):
+    """A block's tile of C = epilogue(init + A B), for rows of the batch below `rows`, by the epilogue of number `which`.
+    All threads of a block call it, and meet before they use `shared` again.
+    """
+    T, item, panel, D, lanes = (
+        getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype], vector_items(dtype)
+    )  # fmt: skip
+    RM, RN, TX, across = tile.own_rows, tile.own_columns, tile.columns // tile.own_columns, tile.columns // lanes
+    n_sums = RM * RN
+    sums_of, position = tile_sums(dtype, tile, True), thread_position(tile)
+    finish_all = in_turn(tuple(_finished_piece(dtype, epilogues, tile, g) for g in range(RM // lanes)))
 
     @device_function
     def product_tile(shared, table, numbers, k, which, work, weights, state, rows, first_row, first_column):
         depth, last_panel = table[k, R.DEPTH], table[k, R.N_PANELS] - 1
-        columns = last_panel * panel + table[k, R.LAST_WIDTH]  # the padding of B is 0
         a, a_panel_items = table[k, R.A] // item, table[k, R.A_PANEL_BYTES] // item
         a_last_panel, a_last_width = (depth - 1) // panel, table[k, R.A_STRIDE_LAST] // item
         b, last_width = table[k, R.B] // item, table[k, R.LAST_WIDTH]
-        tx, ty = cuda.threadIdx.x % TX, cuda.threadIdx.x // TX
-        # A lies in `shared` with one number more a row: neighbours along depth lie in different banks
-        sums = cuda.local.array((RM, RN), D)
+        columns = last_panel * panel + last_width  # the padding of B is 0
+        tx, ty, group = position(cuda.threadIdx.x)
+        sums = cuda.local.array(n_sums, D, BYTES)
         init = table[k, R.INIT]  # -1: none
         for j in range(RN):
-            column = first_column + tx + j * TX
+            column = first_column + (j // lanes * TX + tx) * lanes + j % lanes
             bias = T(0)
-            if init >= 0 and column < columns:
+            if init >= 0 and group == 0 and column < columns:
                 bias = state[init // item + column]
             for i in range(RM):
-                sums[i, j] = bias
-        for begin in range(0, depth, BK):
-            for e in range(cuda.threadIdx.x, slots_a, threads):
-                i, d = e // BK, e % BK
-                row, at = first_row + i, begin + d
-                value = T(0)
-                if row < rows and at < depth:
-                    value = work[a + place(row, at, panel, a_last_panel, a_panel_items, a_last_width)]
-                shared[d * stored + i] = value
-            for e in range(cuda.threadIdx.x, slots_b, threads):
-                d, j = e // BN, e % BN
-                column, at = first_column + j, begin + d
-                value = T(0)
-                if column < columns and at < depth:
-                    p = column // panel
-                    width = panel if p < last_panel else last_width
-                    value = weights[b + p * panel * depth + at * width + column - p * panel]
-                shared[in_b + d * BN + j] = value
-            cuda.syncthreads()
-            for d in range(BK):
-                for i in range(RM):
-                    x = shared[d * stored + ty * RM + i]
-                    for j in range(RN):
-                        sums[i, j] += x * shared[in_b + d * BN + tx + j * TX]
-            cuda.syncthreads()
+                sums[i * RN + j] = bias
+        sums_of(
+            shared, sums, work, a, a_panel_items, a_last_panel, a_last_width, first_row, rows,
+            weights, b, panel * depth, last_panel, last_width, first_column, 0, depth,
+        )  # fmt: skip
         c, panel_items, other = table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item, table[k, R.OTHER] // item
-        number = T(numbers[k])
-        # by way of shared memory: a long epilogue in a loop over `sums` would put them into slow memory from the start
-        for i in range(RM):
-            for j in range(RN):
-                shared[(ty * RM + i) * BN + tx + j * TX] = sums[i, j]
-        cuda.syncthreads()
-        for e in range(cuda.threadIdx.x, slots_c, threads):
-            row, column = first_row + e // BN, first_column + e % BN
-            if row < rows and column < columns:
-                p = column // panel
-                width = panel if p < last_panel else last_width
-                at = p * panel_items + row * width + column - p * panel
-                finish(which, work, c + at, other + at, shared[e], number)
+        row, column = first_row + cuda.threadIdx.x // across, first_column + cuda.threadIdx.x % across * lanes
+        p = column // panel
+        width = panel if p < last_panel else last_width
+        start = p * panel_items + row * width + column - p * panel
+        n_rows = rows - row if column < columns else 0
+        finish_all(shared, sums, which, work, c, other, start, width, n_rows, T(numbers[k]))
 
     return product_tile
 
 
 @cache
-def product(dtype: str, finish, tile: Tile = TILE):
-    """C = finish(init + A B) for the rows of the batch: the forward product, and the input gradient.
+def product(dtype: str, epilogue: Epilogue, tile: Tile):
+    """C = epilogue(init + A B) for the rows of the batch: the forward product, and the input gradient.
 
     Launched with a grid of (tiles of columns, tiles of rows).
     """
-    D, BM, BN, size = item_type[dtype], tile.rows, tile.columns, tile.shared
-    of_tile = product_tile(dtype, one_of((finish,)), tile)
+    D, BM, BN, size = item_type[dtype], tile.rows, tile.columns, tile.shared(dtype)
+    of_tile = product_tile(dtype, (epilogue,), tile)
 
     @cuda.jit
     def product(control, steps, table, numbers, k, work, weights, state):
@@ -103,131 +293,7 @@ def product(dtype: str, finish, tile: Tile = TILE):
         first_row, first_column = cuda.blockIdx.y * BM, cuda.blockIdx.x * BN
         if first_row >= rows:
             return
-        shared = cuda.shared.array(size, D)
+        shared = cuda.shared.array(size, D, BYTES)
         of_tile(shared, table, numbers, k, 0, work, weights, state, rows, first_row, first_column)
 
     return product
-
-
-@cache
-def gradient_tile(dtype: str, tile: Tile):
-    """A block's tile of the gradient A^T dz of a matrix over rows first..last of the batch, added in their order: left
-    in `shared`, row by row, for all threads to read. All threads of a block call it.
-    """
-    T, item, panel, D = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype]
-    BM, BN, BK, RM, RN, threads = tile.rows, tile.columns, tile.depth, tile.own_rows, tile.own_columns, tile.block
-    TX, stored, slots_a, slots_b = BN // RN, BM + 1, BM * BK, BN * BK
-    in_b = BK * stored  # where B begins
-
-    @device_function
-    def gradient_tile(shared, table, k, work, first_unit, first_column, first, last):
-        n_in, n_out, last_panel = table[k, R.DEPTH], table[k, R.N_OUT], table[k, R.N_PANELS] - 1
-        a, a_panel_items = table[k, R.A] // item, table[k, R.A_PANEL_BYTES] // item
-        a_last_panel, a_last_width = (n_in - 1) // panel, table[k, R.A_STRIDE_LAST] // item
-        dz, panel_items, last_width = table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item, table[k, R.LAST_WIDTH]
-        tx, ty = cuda.threadIdx.x % TX, cuda.threadIdx.x // TX
-        sums = cuda.local.array((RM, RN), D)
-        for i in range(RM):
-            for j in range(RN):
-                sums[i, j] = T(0)
-        for begin in range(first, last, BK):
-            for e in range(cuda.threadIdx.x, slots_a, threads):
-                d, i = e // BM, e % BM
-                row, unit = begin + d, first_unit + i
-                value = T(0)
-                if row < last and unit < n_in:
-                    value = work[a + place(row, unit, panel, a_last_panel, a_panel_items, a_last_width)]
-                shared[d * stored + i] = value
-            for e in range(cuda.threadIdx.x, slots_b, threads):
-                d, j = e // BN, e % BN
-                row, column = begin + d, first_column + j
-                value = T(0)
-                if row < last and column < n_out:
-                    p = column // panel
-                    width = panel if p < last_panel else last_width
-                    value = work[dz + p * panel_items + row * width + column - p * panel]
-                shared[in_b + d * BN + j] = value
-            cuda.syncthreads()
-            for d in range(BK):
-                for i in range(RM):
-                    x = shared[d * stored + ty * RM + i]
-                    for j in range(RN):
-                        sums[i, j] += x * shared[in_b + d * BN + tx + j * TX]
-            cuda.syncthreads()
-        # by way of shared memory: a long epilogue in a loop over `sums` would put them into slow memory from the start
-        for i in range(RM):
-            for j in range(RN):
-                shared[(ty * RM + i) * BN + tx + j * TX] = sums[i, j]
-        cuda.syncthreads()
-
-    return gradient_tile
-
-
-@cache
-def weight_gradient(dtype: str, change, tile: Tile = TILE):
-    """The gradient of a matrix over all rows of the batch, the update of each weight, and its transposed copy.
-
-    Launched with a grid of (tiles of outputs, tiles of inputs).
-    """
-    item, panel, D = ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype]
-    BM, BN, threads, slots, size = tile.rows, tile.columns, tile.block, tile.rows * tile.columns, tile.shared
-    of_tile = gradient_tile(dtype, tile)
-
-    @cuda.jit
-    def weight_gradient(control, steps, scalars, table, k, work, state, transposed, slot):
-        if control[NOT_FINITE] != 0:
-            return
-        step = control[STEP]
-        rows, s = steps[step, R.STEP_ROWS], steps[step, R.STEP_SCALARS] + table[k, R.GROUP] // 8
-        first_unit, first_column = cuda.blockIdx.y * BM, cuda.blockIdx.x * BN  # of W: inputs, outputs
-        shared = cuda.shared.array(size, D)
-        of_tile(shared, table, k, work, first_unit, first_column, 0, rows)
-        n_in, n_out, last_panel = table[k, R.DEPTH], table[k, R.N_OUT], table[k, R.N_PANELS] - 1
-        w, last_width, wt_last_width = table[k, R.W] // item, table[k, R.LAST_WIDTH], table[k, R.WT_LAST_WIDTH]
-        wt = -1 if table[k, R.WT] < 0 else table[k, R.WT] // item
-        for e in range(cuda.threadIdx.x, slots, threads):
-            unit, column = first_unit + e // BN, first_column + e % BN
-            if unit < n_in and column < n_out:
-                at = w + place(unit, column, panel, last_panel, panel * n_in, last_width)
-                change(state, at, slot, shared[e], scalars, s, work, table[k, R.GRADIENT] // item + at - w)
-                copy_transposed(state, transposed, at, wt, unit, column, n_in, n_out, panel, wt_last_width)
-
-    return weight_gradient
-
-
-@cache
-def bias_gradient(dtype: str, change, threads: int = TILE.threads):
-    """The sum of dz over the rows for one panel of a vector, and its update; a block for each panel.
-
-    Each thread adds every n-th row of its column, then the sums of a column are added pair by pair.
-    """
-    T, item, panel, D = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype]
-    parts = max(2, threads // panel)
-
-    @cuda.jit
-    def bias_gradient(control, steps, scalars, table, k, work, state, transposed, slot):
-        if control[NOT_FINITE] != 0:
-            return
-        step = control[STEP]
-        rows, s = steps[step, R.STEP_ROWS], steps[step, R.STEP_SCALARS] + table[k, R.GROUP] // 8
-        p, column, part = cuda.blockIdx.x, cuda.threadIdx.x % panel, cuda.threadIdx.x // panel
-        width = panel if p < table[k, R.N_PANELS] - 1 else table[k, R.LAST_WIDTH]
-        first = table[k, R.C] // item + p * (table[k, R.C_PANEL_BYTES] // item) + column
-        sums = cuda.shared.array((parts, panel), D)
-        total = T(0)
-        if column < width:
-            for row in range(part, rows, parts):
-                total += work[first + row * width]
-        sums[part, column] = total
-        half = parts // 2
-        while half > 0:
-            cuda.syncthreads()
-            if part < half:
-                sums[part, column] += sums[part + half, column]
-            half //= 2
-        if part == 0 and column < width:
-            unit = p * panel + column
-            at, kept = table[k, R.W] // item + unit, table[k, R.GRADIENT] // item + unit
-            change(state, at, slot, sums[0, column], scalars, s, work, kept)
-
-    return bias_gradient, parts * panel

@@ -9,48 +9,71 @@ from numba import cuda
 
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
-from .device import NOT_FINITE, SIMD, STEP
-from .functions import device_function, place
+from .device import NOT_FINITE, SIMD, STEP, THREADS
+from .functions import inlined, item_type, place
+from .vectors import BYTES, copy_vector, vector_items
+
+TOGETHER = 4  # rows that a thread has on their way at a time
 
 
 @cache
 def gathered(dtype: str, scaled: bool):
-    """Rows of X, first_row..last_row of the batch, converted and scaled, by thread `t` of `threads`."""
-    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+    """A vector of the columns from `column` on, of `TOGETHER` rows of X into the batch, converted and scaled: rows i, i +
+    step... below `rows`. All are read before the first is written, so that they are on their way together.
+    """
+    T, item, panel, D, lanes = (
+        getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype], vector_items(dtype)
+    )  # fmt: skip
+    items = TOGETHER * lanes
 
-    @device_function
-    def gathered(table, k, order, index, first, x, work, scale, offset, first_row, last_row, t, threads):
-        n, to, panel_items = table[k, R.N_FEATURES], table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item
-        last_panel, last_width = table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
-        columns = last_panel * panel + last_width
-        for e in range(t, (last_row - first_row) * columns, threads):
-            i, column = first_row + e // columns, e % columns
-            value = T(0)  # padding
-            if column < n:
-                row = order[index + i] if index >= 0 else first + i
-                value = T(x[row, column])
-                if scaled:
-                    value = value * T(scale) + T(offset)
-            work[to + place(i, column, panel, last_panel, panel_items, last_width)] = value
+    @inlined
+    def gathered(table, k, order, index, first, x, work, scale, offset, column, i, step, rows):
+        n, p = table[k, R.N_FEATURES], column // panel
+        width = panel if p < table[k, R.N_PANELS] - 1 else table[k, R.LAST_WIDTH]
+        to = table[k, R.C] // item + p * (table[k, R.C_PANEL_BYTES] // item) + column - p * panel
+        values = cuda.local.array(items, D, BYTES)
+        for r in range(TOGETHER):
+            if i + r * step < rows:
+                row = order[index + i + r * step] if index >= 0 else first + i + r * step
+                for j in range(lanes):
+                    value = T(0)  # padding
+                    if column + j < n:
+                        value = T(x[row, column + j])
+                        if scaled:
+                            value = value * T(scale) + T(offset)
+                    values[r * lanes + j] = value
+        for r in range(TOGETHER):
+            if i + r * step < rows:
+                copy_vector(work, to + (i + r * step) * width, values, r * lanes)
 
     return gathered
 
 
 @cache
 def gather(dtype: str, scaled: bool):
-    """Rows of X into the batch, converted and scaled."""
-    of_rows = gathered(dtype, scaled)
+    """Rows of X into the batch, converted and scaled.
+
+    Launched with a grid of (blocks of `rows_of_block` rows, panels).
+    """
+    panel, lanes = SIMD.panel(dtype), vector_items(dtype)
+    across, of_rows = panel // lanes, gathered(dtype, scaled)
+    down = max(1, THREADS // across)
 
     @cuda.jit
     def gather(control, steps, table, k, order, x, work, scale, offset):
         if control[NOT_FINITE] != 0:
             return
-        step = control[STEP]
+        step, t, p = control[STEP], cuda.threadIdx.x, cuda.blockIdx.y
         rows, index, first = steps[step, R.STEP_ROWS], steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
-        t, threads = cuda.grid(1), cuda.gridsize(1)
-        of_rows(table, k, order, index, first, x, work, scale, offset, 0, rows, t, threads)
+        i, j = cuda.blockIdx.x * down * TOGETHER + t // across, t % across * lanes
+        if p < table[k, R.N_PANELS] - 1 or j < table[k, R.LAST_WIDTH]:
+            of_rows(table, k, order, index, first, x, work, scale, offset, p * panel + j, i, down, rows)
 
     return gather
+
+
+def rows_of_block(dtype: str) -> int:
+    return max(1, THREADS * vector_items(dtype) // SIMD.panel(dtype)) * TOGETHER
 
 
 @cache

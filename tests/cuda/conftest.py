@@ -15,9 +15,10 @@ collect_ignore_glob = ["test_compiled.py"] if SIMULATED else ["test_simulated_*.
 
 if SIMULATED:
     from greenlet import getcurrent, greenlet
-    from numba import cuda
+    from numba import cuda, types
     from numba.cuda.simulator import kernel as simulator
     from numba.cuda.simulator import kernelapi
+    from numba.np.numpy_support import as_dtype
 
     class BlockThread(greenlet):
         """A thread of a block, which runs until it waits for the others at a barrier."""
@@ -49,14 +50,20 @@ if SIMULATED:
                 assert at_end == 0, "threads of a block have ended while others wait for them at a barrier"
                 threads.reverse()
 
-    def shared_array(self, shape, dtype):
+    class LocalArrays:
+        """A thread's own; places of vectors need no alignment here."""
+
+        def array(self, shape, dtype, alignment=None):
+            return np.empty(shape, as_dtype(dtype) if isinstance(dtype, types.Type) else dtype)
+
+    def shared_array(self, shape, dtype, alignment=None):
         """The same for all threads of a block that ask in this line, and NaN, or -1, at first. Numba's has what the
         block before left there, and reads the source of all callers to find the line.
         """
         caller, arrays = sys._getframe(1), getcurrent().shared
         line = caller.f_code.co_filename, caller.f_lineno
         if line not in arrays:
-            arrays[line] = kernelapi.FakeCUDALocal().array(shape, dtype)
+            arrays[line] = LocalArrays().array(shape, dtype)
             arrays[line].view(np.uint8)[...] = 255
         return arrays[line]
 
@@ -82,6 +89,7 @@ if SIMULATED:
     simulator.swapped_cuda_module = swapped_cuda_module
     simulator.FakeWithinKernelCUDAArray = lambda array: array._ary  # differs for arrays of records only
     kernelapi.FakeCUDAShared.array = shared_array
+    kernelapi.FakeCUDALocal = LocalArrays
     kernelapi.threading = SimpleNamespace(current_thread=getcurrent)
     cuda.jit = jit
 

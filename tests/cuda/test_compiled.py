@@ -167,5 +167,5 @@ def test_kernels_compile_without_spilling_a_register(name, dtype, launched, tmp_
     for kernel, (arguments, threads) in launched.items():
         used = assemble(kernel, arguments, tmp_path)
         print(f"{name:24} {dtype} {kernel.py_func.__name__:24} {used}")
-        assert used["spills"] == 0, kernel
+        assert used["spills"] == used["stack"] == 0, kernel  # arrays of threads are registers
         assert used["registers"] * threads <= 65536 and used["shared"] <= 48 * 1024, kernel

@@ -5,12 +5,12 @@ import pytest
 from numba import cuda
 
 from fastmlp.activations import ACTIVATIONS
-from fastmlp.cuda import elementwise, loss_kernels, products, updates
-from fastmlp.cuda.device import NOT_FINITE, SIMD, STEP, TILE
-from fastmlp.cuda.rows import gather, scatter
+from fastmlp.cuda import elementwise, gradients, loss_kernels, products, updates
+from fastmlp.cuda.device import NOT_FINITE, SIMD, STEP, THREADS, TILES
+from fastmlp.cuda.rows import gather, rows_of_block, scatter
 from fastmlp.engine import records as R
 from fastmlp.losses import LOSSES, SoftmaxCrossEntropy
-from fastmlp.plan import Plan
+from fastmlp.plan import Plan, Step
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in scalar:RuntimeWarning")
 DTYPES = ["float32", "float64"]
@@ -67,18 +67,20 @@ class Device:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "depth", "columns"), [(1, 1, 1), (5, 11, 3), (9, 7, 17)])
-def test_product(rng, dtype, rows, depth, columns):
+@pytest.mark.parametrize("tile", [0, 1])
+@pytest.mark.parametrize(("rows", "depth", "columns"), [(1, 1, 1), (5, 11, 3), (9, 7, 17), (4, 19, 9)])
+def test_product(rng, dtype, rows, depth, columns, tile):
     A, B, bias = (rng.normal(size=shape) for shape in ((rows, depth), (depth, columns), (1, columns)))
     device = Device(dtype, rows)
     a, b, init, c, out = (*map(device.matrix, (A, B, bias)), *(device.matrix(shape=(rows, columns)) for _ in range(2)))
     device.operand(a)
     device.panels(c, out)
     device.fields(B=b.at.offset, DEPTH=depth, INIT=init.at.offset)
-    kernel = products.product(dtype, elementwise.epilogue("gelu.apart", dtype))
-    grid = -(-columns // TILE.columns), -(-rows // TILE.rows)
+    tile = TILES[dtype][tile]
+    kernel = products.product(dtype, elementwise.epilogue("gelu.apart", dtype), tile)
+    grid = -(-columns // tile.columns), -(-rows // tile.rows)
     record = device.control, device.steps, device.record, device.number, 0
-    device.launch(kernel, grid, TILE.block, *record, device.items, device.items, device.items)
+    device.launch(kernel, grid, tile.block, *record, device.items, device.items, device.items)
     expected = A @ B + bias
     np.testing.assert_allclose(device.value(c), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     gelu = ACTIVATIONS["gelu"]()(expected)
@@ -87,26 +89,32 @@ def test_product(rng, dtype, rows, depth, columns):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "n_in", "n_out"), [(1, 1, 1), (5, 11, 3), (4, 7, 17)])
-def test_weight_and_bias_gradients_and_the_transposed_copy(rng, dtype, rows, n_in, n_out):
+@pytest.mark.parametrize("tile", [0, 1])
+@pytest.mark.parametrize(("rows", "n_in", "n_out"), [(1, 1, 1), (5, 11, 3), (4, 7, 17), (11, 9, 9)])
+def test_weight_and_bias_gradients_and_the_transposed_copy(rng, dtype, rows, n_in, n_out, tile):
     A, dZ, W, b = (rng.normal(size=shape) for shape in ((rows, n_in), (rows, n_out), (n_in, n_out), (1, n_out)))
-    change = updates.update("l2", False, False, "sgd", False, 0, dtype)
+    change, tile = updates.update("l2", False, False, "sgd", False, 0, dtype), TILES[dtype][tile]
     device = Device(dtype, rows)
     device.scalars[R.RULE], device.scalars[R.L2] = 0.5, 0.1
     a, dz, w, bias, wt = (*map(device.matrix, (A, dZ, W, b)), device.matrix(shape=(n_out, n_in)))
-    arguments = (device.control, device.steps, device.scalars, device.record, 0, device.items, device.items)
     device.panels(dz)
     device.operand(a)
-    device.fields(DEPTH=n_in, W=w.at.offset, WT=wt.at.offset, WT_LAST_WIDTH=wt.last_width)
-    grid = -(-n_out // TILE.columns), -(-n_in // TILE.rows)
-    device.launch(products.weight_gradient(dtype, change), grid, TILE.block, *arguments, device.items, 0)
+    device.fields(WT=wt.at.offset, WT_LAST_WIDTH=wt.last_width)
+    panels = {R.N_PANELS: dz.n_panels, R.LAST_WIDTH: dz.last_width}
+    for kernel, place, fields in (("weight_gradient", w, {R.DEPTH: n_in}), ("bias_gradient", bias, {})):
+        device.fields(W=place.at.offset, DEPTH=n_in if fields else 0, N_OUT=n_out if fields else 0)
+        step = Step(kernel, panels | fields, "")
+        blocks, of_updates, n = gradients.tables({0: (step, tile)}, [0], rows, dtype)
+        assert list(blocks) == [tile] and len(np.unique(blocks[tile][:, gradients.TO])) == max(1, rows // 4)
+        shares, common = np.full(n, np.nan, dtype), (device.control, device.steps)
+        launch = gradients.shares_of_gradients(dtype, tile)
+        device.launch(launch, len(blocks[tile]), tile.block, *common, device.record, blocks[tile], device.items, shares)
+        rest = device.record, of_updates, device.items, device.items, device.items, 0, shares
+        launch = gradients.updates(dtype, (change,))
+        device.launch(launch, len(of_updates), THREADS, *common, device.scalars, *rest)
     expected = W - 0.5 * (A.T @ dZ + 0.1 * W)
     np.testing.assert_allclose(device.value(w), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     assert np.array_equal(device.value(wt), device.value(w).T)
-
-    device.fields(W=bias.at.offset)
-    kernel, block = products.bias_gradient(dtype, change)
-    device.launch(kernel, dz.n_panels, block, *arguments, device.items, 0)
     expected = b - 0.5 * (dZ.sum(axis=0) + 0.1 * b)
     np.testing.assert_allclose(device.value(bias), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     assert device.untouched()
@@ -128,7 +136,7 @@ def test_activations_and_their_derivatives(name):
             device.fields(IN=start.at.offset)
             device.number[0] = 0.0 if declared.parameter is None else getattr(declared, declared.parameter)
             kernel = elementwise.elementwise(dtype, elementwise.epilogue(f"{name}.{kind}", dtype))
-            kernel[2, TILE.threads](device.control, device.steps, device.record, device.number, 0, device.items)
+            kernel[2, THREADS](device.control, device.steps, device.record, device.number, 0, device.items)
             rtol, atol = (4e-6, 4e-6) if dtype == "float32" else (1e-12, 1e-14)
             np.testing.assert_allclose(device.value(c), expected, rtol=rtol, atol=atol)
             assert device.untouched()
@@ -142,8 +150,8 @@ def test_gather(rng, source, index):
     batch = device.matrix(shape=(3, 37))
     device.panels(batch)
     device.fields(N_FEATURES=37)
-    kernel = gather("float32", True)
-    kernel[2, TILE.threads](
+    kernel, grid = gather("float32", True), (-(-3 // rows_of_block("float32")), batch.n_panels)
+    kernel[grid, THREADS](
         device.control, device.steps, device.record, 0, device.order, X, device.items, 1 / 255, -0.5
     )
     expected = X[[2, 3, 4] if index is None else index] / np.float64(255) - 0.5
@@ -156,7 +164,7 @@ def test_scatter(rng):
     device = Device("float64", 3, first=2)
     device.panels(device.matrix(Z))
     out = np.zeros((6, 11))
-    scatter("float64")[2, TILE.threads](device.control, device.steps, device.record, 0, device.items, out)
+    scatter("float64")[2, THREADS](device.control, device.steps, device.record, 0, device.items, out)
     assert np.array_equal(out[2:5], Z) and not out[[0, 1, 5]].any()
 
 
@@ -183,7 +191,7 @@ def test_losses_and_their_gradients(rng, name, dtype):
         family = name if name in LOSSES else "softmax_cross_entropy"
         kernel = loss_kernels.loss(dtype, f"{family}.{'codes' if codes else 'dense'}")
         data = (device.order, y, weights, numbers, device.items, losses)
-        kernel[2, TILE.threads](device.control, device.steps, device.scalars, device.record, 0, *data)
+        kernel[2, THREADS](device.control, device.steps, device.scalars, device.record, 0, *data)
         w = weights[index].astype(np.float64) if with_weights else np.ones(rows)
         tolerance = 20 * TOLERANCE[dtype]
         np.testing.assert_allclose(losses, w * loss.rows(Z, y[index]), rtol=tolerance, atol=tolerance)
@@ -206,23 +214,23 @@ def test_a_loss_that_is_not_finite_stops_everything_after_it(bad):
         device.fields(SW=-1)
         losses, sums = np.zeros(2), np.zeros(1)
         data = (device.order, y, np.zeros(1), np.zeros(2), device.items, losses)
-        kernel[2, TILE.threads](device.control, device.steps, device.scalars, device.record, 0, *data)
+        kernel[2, THREADS](device.control, device.steps, device.scalars, device.record, 0, *data)
         if y.dtype != np.int64 or bad != -np.inf:  # p = 0 is no error there
             assert device.control[NOT_FINITE] == 1
-            loss_kernels.end_of_step(True)[1, TILE.threads](device.control, device.steps, losses, sums)
+            loss_kernels.end_of_step(True)[1, THREADS](device.control, device.steps, losses, sums)
             assert device.control[STEP] == 0 and sums[0] == 0
 
 
 def test_the_sum_of_losses_and_the_next_step(rng):
     losses, sums = rng.normal(size=11), np.zeros(2)
     device = Device("float64", 11)
-    loss_kernels.end_of_step(True)[1, TILE.threads](device.control, device.steps, losses, sums)
+    loss_kernels.end_of_step(True)[1, THREADS](device.control, device.steps, losses, sums)
     assert sums[0] == pytest.approx(losses.sum(), rel=1e-14) and sums[1] == 0
     assert list(device.control) == [0, 1]
 
 
 def test_the_simulator_is_what_runs():
-    assert TILE.threads == 4 and cuda.is_available()
+    assert THREADS == 4 and cuda.is_available()
 
 
 @cuda.jit

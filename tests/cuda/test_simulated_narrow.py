@@ -6,7 +6,7 @@ import pytest
 from fastmlp import GELU, SGD, AdamW, BatchNorm, Dense, Dropout, ReLU, Rescaling, Residual, Sequential, Tanh
 from fastmlp.activations import ELU
 from fastmlp.cuda import gradients, narrow
-from fastmlp.cuda.device import SIMD
+from fastmlp.cuda.device import SIMD, TILES
 from fastmlp.losses import SoftmaxCrossEntropy
 from fastmlp.lowering import forward_plan, loss_plan, training_plan
 from fastmlp.training import Training
@@ -77,10 +77,12 @@ def test_gradients_in_shares_beside_networks_that_are_not_narrow(monkeypatch):
     layers = [Dense(9, max_norm=0.9, use_bias=False), BatchNorm(), GELU(), Dropout(0.3), Dense(3)]
     X, y = data("codes", "float64")
     options = {"optimizer": SGD(0.1, momentum=0.9, clip_norm=0.5)}
+    numbers, n_shares = [], gradients.n_shares
+    monkeypatch.setattr(gradients, "n_shares", lambda *arguments: numbers.append(n_shares(*arguments)) or numbers[-1])
     shared = train(layers, X, y, "float64", **options)
     monkeypatch.setattr(gradients, "n_shares", lambda *arguments: 1)
     whole = train(layers, X, y, "float64", **options)
-    assert shared[3] < whole[3]
+    assert set(numbers) == {2}
     np.testing.assert_allclose(shared[0], whole[0], rtol=1e-12)
     for key, array in whole[2].items():
         np.testing.assert_allclose(shared[2][key], array, rtol=1e-11, atol=1e-11, err_msg=key)
@@ -120,15 +122,23 @@ def test_shares_cover_all_rows_once_and_depend_on_sizes_only():
         simd=SIMD,
     )
     steps = [step for phase in plan.phases for step in phase.steps]
-    records = {k: step for k, step in enumerate(steps) if step.kernel.endswith("_gradient")}
-    blocks, parameters, n = gradients.tables(records, [0] * len(records), 50, "float32")
-    for k, is_matrix, _, at, n_shares, size in parameters:
-        own = blocks[blocks[:, gradients.RECORD] == k]
-        assert (own[:, gradients.IS_MATRIX] == is_matrix).all()
-        shares = np.unique(own[:, [gradients.FIRST_ROW, gradients.LAST_ROW, gradients.TO]], axis=0)
+    tiles = TILES["float32"]
+    records = {k: (step, tiles[k % 2]) for k, step in enumerate(steps) if step.kernel.endswith("_gradient")}
+    tables, updates, n = gradients.tables(records, [0] * len(records), 50, "float32")
+    assert set(tables) == set(tiles)
+    blocks = np.concatenate(list(tables.values()))
+    sizes = {}
+    for k, (step, _) in records.items():
+        of_sums, of_updates = (table[table[:, gradients.RECORD] == k] for table in (blocks, updates))
+        is_matrix = step.kernel == "weight_gradient"
+        assert (of_sums[:, gradients.IS_MATRIX] == is_matrix).all() and (of_updates[:, 1] == is_matrix).all()
+        ((at, n_shares, size),) = np.unique(of_updates[:, [gradients.AT, gradients.SHARES, gradients.SIZE]], axis=0)
+        shares = np.unique(of_sums[:, [gradients.FIRST_ROW, gradients.LAST_ROW, gradients.TO]], axis=0)
         assert len(shares) == n_shares and (shares[:, 2] == at + size * np.arange(n_shares)).all()
         assert shares[0, 0] == 0 and (shares[1:, 0] == shares[:-1, 1]).all() and shares[-1, 1] >= 50
-        corners = np.unique(own[:, [gradients.FIRST_UNIT, gradients.FIRST_COLUMN]], axis=0)
-        assert len(corners) * n_shares == len(own)
-    assert n == (parameters[:, gradients.SHARES] * parameters[:, gradients.SIZE]).sum()
-    assert sorted(parameters[:, gradients.SIZE]) == [4, 40, 3 * 40, 11 * 40]
+        corners = np.unique(of_sums[:, [gradients.FIRST_UNIT, gradients.FIRST_COLUMN]], axis=0)
+        assert len(corners) * n_shares == len(of_sums)
+        assert len(np.unique(of_updates[:, [gradients.FIRST_UNIT, gradients.FIRST_COLUMN]], axis=0)) == len(of_updates)
+        sizes[k] = size, n_shares * size
+    assert n == sum(of_all for _, of_all in sizes.values())
+    assert sorted(size for size, _ in sizes.values()) == [4, 40, 4 * 40, 11 * 40]

@@ -1,0 +1,45 @@
+"""Vectors of 16 bytes, which a thread reads and writes in one instruction."""
+
+from __future__ import annotations
+
+from ..engine.simd import ITEMSIZE
+from .device import SIMULATED
+from .device import VECTOR as BYTES
+
+
+def vector_items(dtype: str) -> int:
+    return BYTES // ITEMSIZE[dtype]
+
+
+if SIMULATED:
+
+    def copy_vector(to, at, source, place):
+        n = BYTES // to.itemsize
+        to[at : at + n] = source[place : place + n]
+
+else:
+    from llvmlite import ir
+    from numba.core import cgutils, types
+    from numba.cuda.extending import intrinsic
+
+    @intrinsic
+    def copy_vector(typingctx, to, at, source, place):
+        """to[at:at + n] = source[place:place + n], n items of 16 bytes in all. Both arrays are contiguous and of one
+        type, and both places a multiple of n behind an address that is one of 16.
+        """
+
+        def codegen(context, builder, sig, args):
+            item = context.get_data_type(to.dtype)
+            vector = ir.VectorType(item, BYTES // context.get_abi_sizeof(item)).as_pointer()
+
+            def pointer(array_type, array, index):
+                data = context.make_array(array_type)(context, builder, array).data
+                return builder.bitcast(cgutils.gep(builder, data, index), vector)
+
+            value = builder.load(pointer(source, args[2], args[3]), align=BYTES)
+            builder.store(value, pointer(to, args[0], args[1]), align=BYTES)
+            return context.get_dummy_value()
+
+        if to.dtype != source.dtype:
+            return None
+        return types.void(to, types.intp, source, types.intp), codegen
