@@ -110,7 +110,7 @@ CONTENDERS = {
 
 
 def measure(network, rounds, patience=3.0):
-    """{label: microseconds a step}, and {label: why it was left out}; who has taken so many seconds takes no more turns."""
+    """{label: microseconds a step}, and {label: why it was left out}; who took so many seconds takes no more turns."""
     n_steps = min(max(2**18 // network.batch_size, 4), 1000)
     X, y = network.data(network.batch_size * n_steps)
     rng, taken = np.random.default_rng(0), {}

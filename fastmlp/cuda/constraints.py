@@ -7,7 +7,6 @@ coefficient of all gradients.
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import numpy as np
 from numba import cuda
@@ -15,8 +14,9 @@ from numba import cuda
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP, THREADS
-from .functions import copy_transposed, device_function, item_type, place
+from .functions import copy_transposed, cuda_kernel, device_function, item_type, place
 from .norms import column_sum, parts
+from .updates import Update, update
 
 
 @device_function
@@ -29,12 +29,11 @@ def _squares(items, at, width, depth, part, n):
     return total
 
 
-@cache
+@cuda_kernel
 def square_sums(dtype: str):
     """A block for each panel of a stored gradient: the sums of the squares of its columns, from `first` on."""
     item, panel, n, D = ITEMSIZE[dtype], SIMD.panel(dtype), parts(dtype), item_type["float64"]
 
-    @cuda.jit
     def square_sums(control, steps, scalars, table, numbers, k, work, state, squares, first):
         if control[NOT_FINITE] != 0:
             return
@@ -53,12 +52,11 @@ def square_sums(dtype: str):
     return square_sums
 
 
-@cache
+@cuda_kernel
 def clip_norm(threads: int = THREADS):
     """One block: min(1, bound / (norm + 1e-6)) behind the squares. Of a norm that is NaN it is NaN."""
     D = item_type["float64"]
 
-    @cuda.jit
     def clip_norm(control, steps, scalars, table, numbers, k, work, state, squares, n):
         if control[NOT_FINITE] != 0:
             return
@@ -76,13 +74,12 @@ def clip_norm(threads: int = THREADS):
     return clip_norm
 
 
-@cache
-def update(dtype: str, change):
-    """`change` with the stored gradient times the coefficient, and the transposed copy; a thread for each weight."""
-    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+@cuda_kernel
+def stored_update(dtype: str, of: Update):
+    """The update by the stored gradient times the coefficient, and the transposed copy; a thread for each weight."""
+    T, item, panel, change = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), update(of)
 
-    @cuda.jit
-    def update(control, steps, scalars, table, numbers, k, work, state, transposed, slot, squares, n):
+    def stored_update(control, steps, scalars, table, numbers, k, work, state, transposed, slot, squares, n):
         if control[NOT_FINITE] != 0:
             return
         s = steps[control[STEP], R.STEP_SCALARS] + table[k, R.GROUP] // 8
@@ -96,15 +93,15 @@ def update(dtype: str, change):
             change(state, w + at, slot, coefficient * work[g + at], scalars, s, work, 0)
             copy_transposed(state, transposed, w + at, wt, unit, column, depth, n_out, panel, table[k, R.WT_LAST_WIDTH])
 
-    return update
+    return stored_update
 
 
-@cache
-def max_norm(dtype: str, assign):
+@cuda_kernel
+def max_norm(dtype: str, of: Update):
     """A block for each panel of W, whose columns are scaled down to a norm of NUMBER at most."""
+    assign = update(of)
     T, item, panel, n, D = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), parts(dtype), item_type["float64"]
 
-    @cuda.jit
     def max_norm(control, steps, scalars, table, numbers, k, work, state, transposed, slot):
         if control[NOT_FINITE] != 0:
             return

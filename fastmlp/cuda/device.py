@@ -26,8 +26,8 @@ VECTOR = 16  # bytes that a thread reads or writes at once
 @dataclass(frozen=True)
 class Tile:
     """A block of threads computes `rows` x `columns` of a product, `depth` factors at a time out of shared memory, each
-    thread `own_rows` x `own_columns` of it in registers. In a tile that `groups` of threads compute, each takes its part
-    of the depth, and their sums are added at the end: fewer factors one after the other where there are few blocks.
+    thread `own_rows` x `own_columns` of it in registers. Of several `groups` of threads each takes its part of the
+    depth, and their sums are added at the end: fewer factors one after the other, for where there are few blocks.
     """
 
     rows: int
@@ -73,13 +73,13 @@ else:
     BUSY = 100  # blocks that keep a large device busy
     # The larger, the fewer times each number is read, and out of shared memory, too; the smaller, the more blocks
     TILES = {
-        "float32": (Tile(128, 128, 16, 8, 8), Tile(64, 64, 32, 8, 4), Tile(32, 32, 64, 4, 4, groups=4)),
-        "float64": (Tile(64, 64, 16, 4, 4), Tile(32, 32, 32, 4, 4, groups=4)),
+        "float32": (Tile(64, 128, 16, 8, 8), Tile(64, 64, 32, 8, 4), Tile(32, 32, 64, 4, 4, groups=4)),
+        "float64": (Tile(64, 64, 16, 8, 4), Tile(32, 32, 32, 4, 4, groups=4)),
     }
 
 
 def tile_for(rows: int, columns: int, dtype: str, times: int = 1) -> Tile:
-    """The largest tile with which a matrix, cut `times` in depth, is many blocks, and that fits it; else the smallest."""
+    """The largest tile that fits a matrix and makes many blocks of it, cut `times` in depth; else the smallest."""
     for tile in TILES[dtype]:
         if times * tile.count(rows, columns) >= BUSY and 2 * rows > tile.rows and 2 * columns > tile.columns:
             return tile

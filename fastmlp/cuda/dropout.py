@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 from numba import cuda
 
@@ -12,7 +10,7 @@ from ..engine.dropout import U
 from ..engine.dropout import hashed as cpu_hashed
 from ..engine.simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP
-from .functions import device_function, place
+from .functions import cuda_kernel, device_function, place
 
 GOLDEN = U(0x9E3779B9)
 hashed = device_function(cpu_hashed.py_func)
@@ -24,12 +22,11 @@ def mask_keys(key, layer):
     return U(U(key & 0xFFFFFFFF) + U(layer) * GOLDEN), U((key >> 32) & 0xFFFFFFFF)
 
 
-@cache
+@cuda_kernel
 def dropout(dtype: str):
     """C = IN * mask / (1 - rate)."""
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
 
-    @cuda.jit
     def dropout(control, steps, scalars, table, numbers, k, work):
         if control[NOT_FINITE] != 0:
             return
@@ -51,12 +48,11 @@ def dropout(dtype: str):
     return dropout
 
 
-@cache
+@cuda_kernel
 def drop_rows(dtype: str):
     """C = IN / (1 - rate), or 0 for the rows that the hash leaves out."""
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
 
-    @cuda.jit
     def drop_rows(control, steps, scalars, table, numbers, k, work, state):
         if control[NOT_FINITE] != 0:
             return

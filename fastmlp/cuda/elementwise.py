@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numba import cuda
@@ -13,31 +12,44 @@ from ..activations import ACTIVATIONS
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP
-from .functions import compiled, device_function, inlined
+from .functions import compiled, cuda_kernel, device_function, inlined
 from .vectors import copy_vector, vector_items
 
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What becomes of a result z: `function`(z, o, number), a device function.
+    """What becomes of a result z: a function of z, o, and a record's number.
 
-    It goes where results go, and o is not used; or, `reads`, o is what stands in another matrix in that place; or, `apart`,
-    z goes where results go and the function's value into another matrix.
+    The value goes where results go, and o is not used; or, `reads`, o is what stands in another matrix in that place;
+    or, `apart`, z goes where results go and the value into another matrix.
+
+    Parameters
+    ----------
+    name : str
+        What the plan has for the CPU's kernel: "relu.value", "gelu.apart", "tanh.derivative", "add"...; "" is nothing.
+    dtype : str
     """
 
-    function: Any
-    reads: bool = False
-    apart: bool = False
+    name: str
+    dtype: str
+
+    @property
+    def reads(self) -> bool:
+        return self.name in ("add", "multiply") or self.name.endswith(".derivative")
+
+    @property
+    def apart(self) -> bool:
+        return self.name.endswith(".apart")
 
 
 @cache
-def epilogue(name: str, dtype: str) -> Epilogue:
-    """By the name that the plan has for the CPU's kernel: "relu.value", "gelu.apart", "tanh.derivative", "add"..."""
-    if name in FIXED:
-        return Epilogue(device_function(FIXED[name]), reads=bool(name))
-    activation, _, kind = name.rpartition(".")
+def function_of(of: Epilogue):
+    """f(z, o, number), a device function."""
+    if of.name in FIXED:
+        return device_function(FIXED[of.name])
+    activation, _, kind = of.name.rpartition(".")
     declaration = ACTIVATIONS[activation]
-    f = compiled(declaration.derivative if kind == "derivative" else declaration.value, dtype)
+    f = compiled(declaration.derivative if kind == "derivative" else declaration.value, of.dtype)
 
     def value(z, o, number):
         return f(z)
@@ -51,10 +63,9 @@ def epilogue(name: str, dtype: str) -> Epilogue:
     def derivative_of_number(z, o, number):
         return z * f(o, number)
 
-    with_number = declaration.parameter is not None
-    if kind == "derivative":
-        return Epilogue(device_function(derivative_of_number if with_number else derivative), reads=True)
-    return Epilogue(device_function(value_of_number if with_number else value), apart=kind == "apart")
+    if declaration.parameter is None:
+        return device_function(derivative if kind == "derivative" else value)
+    return device_function(derivative_of_number if kind == "derivative" else value_of_number)
 
 
 FIXED = {"": lambda z, o, number: z, "add": lambda z, o, number: z + o, "multiply": lambda z, o, number: z * o}
@@ -63,7 +74,7 @@ FIXED = {"": lambda z, o, number: z, "add": lambda z, o, number: z + o, "multipl
 @cache
 def scalar_epilogue(of: Epilogue):
     """finish(items, at, other, z, number), a device function that writes where the results belong."""
-    function = of.function
+    function = function_of(of)
 
     def finish(items, at, other, z, number):
         items[at] = function(z, z, number)
@@ -79,12 +90,12 @@ def scalar_epilogue(of: Epilogue):
 
 
 @cache
-def vector_epilogue(of: Epilogue, dtype: str):
-    """fetch(o, n, items, other) brings what is read of the other matrix into o[n:], and finish(items, at, other, x, o, n,
-    number) writes where the results of the vector x belong: apart, for what is read can be on its way before anything is
-    written.
+def vector_epilogue(of: Epilogue):
+    """fetch(o, n, items, other) brings what is read of the other matrix into o[n:], and finish(items, at, other, x, o,
+    n, number) writes where the results of the vector x belong. They are two, for what is read can be on its way before
+    anything is written.
     """
-    function, lanes = of.function, vector_items(dtype)
+    function, lanes = function_of(of), vector_items(of.dtype)
 
     def fetch(o, n, items, other):
         copy_vector(o, n, items, other)
@@ -107,15 +118,16 @@ def vector_epilogue(of: Epilogue, dtype: str):
         finish(items, other, at, x, o, n, number)
 
     finish = inlined(finish)
-    return inlined(fetch if of.reads else nothing), inlined(reading) if of.reads else inlined(apart) if of.apart else finish
+    if of.reads:
+        return inlined(fetch), inlined(reading)
+    return inlined(nothing), inlined(apart) if of.apart else finish
 
 
-@cache
+@cuda_kernel
 def elementwise(dtype: str, of: Epilogue):
     """C = epilogue(IN), item by item of the same panels."""
     T, item, panel, finish = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), scalar_epilogue(of)
 
-    @cuda.jit
     def elementwise(control, steps, table, numbers, k, work):
         if control[NOT_FINITE] != 0:
             return

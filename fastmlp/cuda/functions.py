@@ -5,7 +5,7 @@ what several kernels call.
 from __future__ import annotations
 
 import math
-from functools import cache, lru_cache
+from functools import cache, lru_cache, wraps
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +13,7 @@ from numba import cuda, types
 
 from ..engine.elementwise import typed
 from ..engine.rows import place as cpu_place
+from .compiled import keep_compiled
 from .device import SIMULATED
 
 item_type = {"float32": types.float32, "float64": types.float64}  # of arrays that a kernel makes
@@ -30,6 +31,22 @@ def device_function(function):
 def inlined(function):
     """A device function that becomes a part of its caller, so that its arrays can be registers of the caller's."""
     return cuda.jit(device=True)(function) if SIMULATED else cuda.jit(device=True, forceinline=True)(function)
+
+
+def cuda_kernel(make):
+    """A maker of plain functions becomes one of kernels: one for each set of arguments, compiled when it is launched,
+    or found in the cache, where the arguments' `repr` is part of its name: so they are plain values.
+    """
+
+    @cache
+    @wraps(make)
+    def made(*arguments):
+        kernel = cuda.jit(make(*arguments))
+        if not SIMULATED:
+            keep_compiled(kernel, f"{make.__module__.rpartition('.')[2]}.{make.__name__}{arguments!r}")
+        return kernel
+
+    return made
 
 
 @lru_cache

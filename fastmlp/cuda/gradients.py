@@ -1,8 +1,8 @@
 """Gradients of parameters: sums over shares of the batch's rows, and what follows them.
 
-Two kernels for all matrices and vectors of a plan, or three where matrices want tiles of more than one size. Blocks add
-up their tile over their share of the rows; then a thread for each parameter adds its shares, in their order, and updates
-it. How many shares there are depends on sizes alone, so every device takes the same sums.
+Two kernels for all matrices and vectors of a plan, or more where matrices want tiles of more than one size. Blocks add
+up their tile over their share of the rows; then each parameter's shares are added, in their order, and it is updated.
+How many shares there are depends on sizes alone, so every device takes the same sums.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from ..plan import Step
 from .device import NOT_FINITE, SIMD, SIMULATED, STEP, THREADS, TILES, Tile, tile_for
-from .functions import in_turn, inlined, item_type, one_of, place
+from .functions import cuda_kernel, in_turn, inlined, item_type, one_of, place
 from .products import keep_piece, tile_sums
+from .updates import Update, update
 from .vectors import BYTES, copy_vector, vector_items
 
-ENOUGH = 256  # blocks: two for each processor of a large device
+ENOUGH = 264  # blocks: two for each processor of a large device
 ENOUGH_OF_PANELS = 1024  # they are small
-LEAST = 4 if SIMULATED else 256  # rows of a share: the sum of smaller ones would cost more than it gains
+LEAST = 4 if SIMULATED else 128  # rows of a share: the sum of smaller ones would cost more than it gains
 
 # A block of the first kernel: its record, whether that is a matrix, the corner of its tile, its rows, and where in the
 # shares its record's numbers of this share begin: they lie in panels, as parameters do
 RECORD, IS_MATRIX, FIRST_UNIT, FIRST_COLUMN, FIRST_ROW, LAST_ROW, TO = range(7)
-# A block of the second: its record, whether it is a matrix, the corner of its tile, what is done with its gradient, where
-# its shares begin, how many there are, and of how many numbers
+# A block of the second: its record, whether it is a matrix, the corner of its tile, what is done with its gradient,
+# where its shares begin, how many there are, and of how many numbers
 CHANGE, AT, SHARES, SIZE = range(4, 8)
 
 
@@ -45,11 +46,12 @@ def n_shares(n_tiles: int, batch_size: int, enough: int) -> int:
 
 
 def tables(records: dict[int, tuple[Step, Tile]], changes: list[int], batch_size: int, dtype: str):
-    """A table of blocks of the first kernel for each size of tiles, the table of blocks of the second, and the numbers
-    in all shares, of these records (by their place in the plan's table), with what is done to each, a number.
+    """A table of blocks of the first kernel for each size of tiles, how many units a block of the second has and their
+    table, and the numbers in all shares, of these records (by their place in the plan's table), with what is done to
+    each, a number.
     """
     blocks: dict[Tile, list] = {}
-    updates, at, panel = [], 0, SIMD.panel(dtype)
+    of_updates, at, panel = [], 0, SIMD.panel(dtype)
     for (k, (step, tile)), change in zip(records.items(), changes, strict=True):
         f, is_matrix = step.fields, step.kernel == "weight_gradient"
         n_in = f[R.DEPTH] if is_matrix else 1
@@ -63,10 +65,24 @@ def tables(records: dict[int, tuple[Step, Tile]], changes: list[int], batch_size
         for share in range(n):
             place = share * rows, (share + 1) * rows, at + share * size
             blocks.setdefault(tile, []).extend((k, is_matrix, *corner, *place) for corner in corners)
-        for unit in range(0, n_in, max(1, THREADS // panel)):
-            updates += [(k, is_matrix, unit, j, change, at, n, size) for j in range(0, columns, panel)]
+        of_updates.append((k, is_matrix, n_in, columns, change, at, n, size))
         at += n * size
-    return {tile: np.array(of, np.int64) for tile, of in blocks.items()}, np.array(updates, np.int64), at
+    units = units_of_block(sum(n_in * columns for _, _, n_in, columns, *_ in of_updates), dtype)
+    updates = [
+        (k, is_matrix, i, j, *rest)
+        for k, is_matrix, n_in, columns, *rest in of_updates
+        for i in range(0, n_in, units)
+        for j in range(0, columns, panel)
+    ]
+    return {tile: np.array(of, np.int64) for tile, of in blocks.items()}, (units, np.array(updates, np.int64)), at
+
+
+def units_of_block(n_parameters: int, dtype: str) -> int:
+    """Units of the panel that a block of the second kernel has: a number for each thread, or four where there are more
+    than enough blocks, for a block begins by waiting for what it is to do.
+    """
+    units = max(1, THREADS // SIMD.panel(dtype))
+    return units if n_parameters <= 2 * ENOUGH * THREADS else 4 * units
 
 
 @cache
@@ -126,8 +142,8 @@ def gradient_tile(dtype: str, tile: Tile):
 
 @cache
 def panel_sums(dtype: str, threads: int):
-    """The sums of the columns of a panel of dz over rows first..last, into `shares` from `to` on: each thread adds every
-    n-th row of a vector's columns, then their sums are added pair by pair. All threads of a block call it.
+    """The sums of the columns of a panel of dz over rows first..last, into `shares` from `to` on: each thread adds
+    every n-th row of a vector's columns, then their sums are added pair by pair. All threads of a block call it.
     """
     T, item, panel, D, lanes = (
         getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype], vector_items(dtype)
@@ -163,13 +179,12 @@ def panel_sums(dtype: str, threads: int):
     return panel_sums
 
 
-@cache
+@cuda_kernel
 def shares_of_gradients(dtype: str, tile: Tile):
     """Launched with a block of `tile.block` threads for each row of `blocks`."""
     D, size = item_type[dtype], tile.shared(dtype)
     of_tile, of_panel = gradient_tile(dtype, tile), panel_sums(dtype, tile.block)
 
-    @cuda.jit
     def shares_of_gradients(control, steps, table, blocks, work, shares):
         if control[NOT_FINITE] != 0:
             return
@@ -185,20 +200,18 @@ def shares_of_gradients(dtype: str, tile: Tile):
     return shares_of_gradients
 
 
-@cache
-def updates(dtype: str, changes: tuple):
-    """The sums of all shares, what each record does with a gradient, and transposed copies: a thread for each parameter.
+@cuda_kernel
+def updates(dtype: str, changes: tuple[Update, ...], units: int):
+    """The sums of all shares, what each record does with a gradient, and transposed copies.
 
     Launched with a block of `THREADS` for each row of `blocks`, which has so many units of a panel's columns.
     """
     T, item, panel, D, change = (
-        getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype], one_of(changes)
+        getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype], one_of(tuple(map(update, changes)))
     )  # fmt: skip
-    units = max(1, THREADS // panel)
     stored = panel + 1  # one more than numbers of a row: neighbours in a column lie in different banks
     size = units * stored
 
-    @cuda.jit
     def updates(control, steps, scalars, table, blocks, work, state, transposed, slot, shares):
         if control[NOT_FINITE] != 0:
             return

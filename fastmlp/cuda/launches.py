@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 from numba import cuda
@@ -61,8 +60,9 @@ class Launches:
             launches.append(self._rows(table, names))
             for k in table[:, narrow.RECORD]:
                 del todo[k]
+        few_rows = is_narrow and batch_size < narrow.MANY  # one kernel for the gradients of all
         gradients_of = {
-            k: (step, TILES[dtype][-1] if is_narrow else gradients.tile_of(step, batch_size, dtype))
+            k: (step, TILES[dtype][-1] if few_rows else gradients.tile_of(step, batch_size, dtype))
             for k, step in todo.items()
             if step.kernel in ("weight_gradient", "bias_gradient")
         }
@@ -91,8 +91,8 @@ class Launches:
         """All records over rows, of a narrow network."""
         plan, m, bound = self.plan, self.memory, self.bound
         (loss,) = (step.kernel for step in self._records if loss_kernels.is_loss(step.kernel))
-        of_names, tile = tuple(elementwise.epilogue(name, plan.dtype) for name in epilogues), narrow.OF_BLOCK[plan.dtype]
-        kernel = narrow.rows_kernel(plan.dtype, plan.scaling is not None, of_names, loss)
+        of_names, tile = tuple(elementwise.Epilogue(name, plan.dtype) for name in epilogues), narrow.tile_of(plan)
+        kernel = narrow.rows_kernel(plan.dtype, tile, plan.scaling is not None, of_names, loss)
         launch = self._configured(kernel, -(-plan.batch_size // tile.rows), tile.block)
         buffers = m.table, m.numbers, cuda.to_device(table), len(table), m.work, m.state, m.transposed
         data = self.data["X"], self.data["y"], self._weights()
@@ -104,9 +104,10 @@ class Launches:
         dtype, m, bound = self.plan.dtype, self.memory, self.bound
         changes = [self._update(step) for step, _ in records.values()]
         distinct = tuple(dict.fromkeys(changes))
-        tables, of_updates, n = gradients.tables(records, [*map(distinct.index, changes)], self.plan.batch_size, dtype)
+        changes = [*map(distinct.index, changes)]
+        tables, (units, of_updates), n = gradients.tables(records, changes, self.plan.batch_size, dtype)
         shares = cuda.to_device(np.zeros(n, dtype))
-        update = self._configured(gradients.updates(dtype, distinct), len(of_updates), THREADS)
+        update = self._configured(gradients.updates(dtype, distinct, units), len(of_updates), THREADS)
         rest = cuda.to_device(of_updates), m.work, m.state, m.transposed, self._slot, shares
 
         def sums(tile, blocks):
@@ -155,14 +156,14 @@ class Launches:
 
     def _epilogue(self, step: Step):
         following = step.fields[R.EPILOGUE]
-        return elementwise.epilogue(following.name if isinstance(following, Kernel) else "", self.plan.dtype)
+        return elementwise.Epilogue(following.name if isinstance(following, Kernel) else "", self.plan.dtype)
 
     def _update(self, step: Step, rule: str | None = None):
         """What a record does with a gradient, a device function."""
         f = step.fields
         if rule is None:
             rule = f[R.OPTIMIZER].name if f.get(R.OPTIMIZER) else "store"
-        return updates.update(
+        return updates.Update(
             f[R.PENALTY].name if f.get(R.PENALTY) else "",
             bool(f.get(R.CLIP_KERNEL)),
             bool(f.get(R.DECAY_KERNEL)),
@@ -207,8 +208,8 @@ class Launches:
 
     def _values(self, k: int, step: Step):
         kernel = {
-            "prelu": partial(layers.prelu, gradient=False),
-            "prelu.gradient": partial(layers.prelu, gradient=True),
+            "prelu": layers.prelu,
+            "prelu.gradient": layers.prelu_gradient,
             "drop_rows": dropout.drop_rows,
         }[step.kernel]
         return self._with_everything(k, self._over_values(step, kernel(self.plan.dtype)))
@@ -254,7 +255,7 @@ class Launches:
 
     def _stored_update(self, k: int, step: Step):
         f = step.fields
-        launch = self._over(f[R.DEPTH] * f[R.N_OUT], constraints.update(self.plan.dtype, self._update(step)))
+        launch = self._over(f[R.DEPTH] * f[R.N_OUT], constraints.stored_update(self.plan.dtype, self._update(step)))
         m, n_sums = self.memory, self._clip_norm.fields[R.N_SUMS]
         return self._with_everything(k, launch, m.transposed, self._slot, m.squares, n_sums)
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 from numba import cuda
 
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP
-from .functions import functions, place
+from .functions import cuda_kernel, functions, place
 
 
-@cache
-def prelu(dtype: str, gradient: bool):
-    """C = z where z > 0, else the unit's slope W times z. The gradient: C = da, or W da, and NORMED = 0, or da z."""
+@cuda_kernel
+def prelu(dtype: str):
+    """C = z where z > 0, else the unit's slope W times z."""
+    return _prelu(dtype, gradient=False)
+
+
+@cuda_kernel
+def prelu_gradient(dtype: str):
+    """C = da where z > 0, else W da; and NORMED = 0, or da z."""
+    return _prelu(dtype, gradient=True)
+
+
+def _prelu(dtype: str, gradient: bool):
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
 
-    @cuda.jit
     def prelu(control, steps, scalars, table, numbers, k, work, state):
         if control[NOT_FINITE] != 0:
             return
@@ -40,12 +47,11 @@ def prelu(dtype: str, gradient: bool):
     return prelu
 
 
-@cache
+@cuda_kernel
 def softmax_forward(dtype: str):
     """C = softmax of each row of IN; a thread for each row."""
     T, item, panel, exp = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), functions(dtype).exp
 
-    @cuda.jit
     def softmax_forward(control, steps, scalars, table, numbers, k, work, state):
         if control[NOT_FINITE] != 0:
             return
@@ -74,12 +80,11 @@ def softmax_forward(dtype: str):
     return softmax_forward
 
 
-@cache
+@cuda_kernel
 def softmax_backward(dtype: str):
     """C = a (C - sum over the row of C a), with a = OTHER, the layer's output; a thread for each row."""
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
 
-    @cuda.jit
     def softmax_backward(control, steps, scalars, table, numbers, k, work, state):
         if control[NOT_FINITE] != 0:
             return

@@ -11,7 +11,7 @@ from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from ..losses import LOSSES
 from .device import NOT_FINITE, SIMD, SIMULATED, STEP, THREADS
-from .functions import compiled, device_function, functions, item_type, place
+from .functions import compiled, cuda_kernel, device_function, functions, item_type
 
 END_THREADS = THREADS if SIMULATED else 1024  # as many as a block can have: it sums up the losses of all rows
 
@@ -34,22 +34,28 @@ def softmax_cross_entropy_row(dtype: str, codes: bool):
         code = 0
         if codes:
             code = y[row, 0]
-        top = work[c + place(i, 0, panel, last_panel, panel_items, last_width)]
-        for j in range(columns):
-            z = work[c + place(i, j, panel, last_panel, panel_items, last_width)]
-            top = z if z > top else top
+        top = work[c + i * (panel if last_panel > 0 else last_width)]
+        for p in range(last_panel + 1):
+            width = panel if p < last_panel else last_width
+            at = c + p * panel_items + i * width
+            for j in range(min(width, columns - p * panel)):
+                z = work[at + j]
+                top = z if z > top else top
         mass, pick, total, sum_z = T(0), T(0), T(0), T(0)
-        for j in range(columns):
-            z = work[c + place(i, j, panel, last_panel, panel_items, last_width)] - top
-            target = T(0)
-            if codes:
-                target = T(1) if code == j else T(0)
-            else:
-                target = T(y[row, j])
-            mass += target
-            pick += target * z
-            sum_z += z
-            total += exp(z)
+        for p in range(last_panel + 1):
+            width = panel if p < last_panel else last_width
+            at = c + p * panel_items + i * width
+            for j in range(min(width, columns - p * panel)):
+                z = work[at + j] - top
+                target = T(0)
+                if codes:
+                    target = T(1) if code == p * panel + j else T(0)
+                else:
+                    target = T(y[row, p * panel + j])
+                mass += target
+                pick += target * z
+                sum_z += z
+                total += exp(z)
         if smoothing != T(0):
             pick = (T(1) - smoothing) * pick + smoothing * mass * sum_z / T(columns)
         loss = np.float64(weight * mass) * log(np.float64(total)) - np.float64(weight) * np.float64(pick)
@@ -59,16 +65,18 @@ def softmax_cross_entropy_row(dtype: str, codes: bool):
         if table[k, R.WITH_GRADIENT] != 0:
             share, floor = scale * weight * mass / total, scale * weight * mass * smoothing / T(columns)
             factor = scale * weight * (T(1) - smoothing)
-            for j in range(last_panel * panel + last_width):
-                at = c + place(i, j, panel, last_panel, panel_items, last_width)
-                g = T(0)  # padding
-                if j < columns:
-                    if codes:
-                        target = T(1) if code == j else T(0)
-                    else:
-                        target = T(y[row, j])
-                    g = exp(work[at] - top) * share - floor - factor * target
-                work[at] = g
+            for p in range(last_panel + 1):
+                width = panel if p < last_panel else last_width
+                at = c + p * panel_items + i * width
+                for j in range(width):
+                    g = T(0)  # padding
+                    if p * panel + j < columns:
+                        if codes:
+                            target = T(1) if code == p * panel + j else T(0)
+                        else:
+                            target = T(y[row, p * panel + j])
+                        g = exp(work[at + j] - top) * share - floor - factor * target
+                    work[at + j] = g
 
     return softmax_cross_entropy_row
 
@@ -86,15 +94,17 @@ def separable_row(dtype: str, name: str):
         a, b = T(numbers[0]), T(numbers[1])
         weight = T(1) if table[k, R.SW] < 0 else weights[row]
         loss = 0.0
-        for j in range(last_panel * panel + last_width):
-            at = c + place(i, j, panel, last_panel, panel_items, last_width)
-            g = T(0)  # padding
-            if j < columns:
-                z, target = work[at], T(y[row, j])
-                loss += np.float64(T(term(z, target, a, b)))
-                g = scale * weight * T(slope(z, target, a, b))
-            if table[k, R.WITH_GRADIENT] != 0:
-                work[at] = g
+        for p in range(last_panel + 1):
+            width = panel if p < last_panel else last_width
+            at = c + p * panel_items + i * width
+            for j in range(width):
+                g = T(0)  # padding
+                if p * panel + j < columns:
+                    z, target = work[at + j], T(y[row, p * panel + j])
+                    loss += np.float64(T(term(z, target, a, b)))
+                    g = scale * weight * T(slope(z, target, a, b))
+                if table[k, R.WITH_GRADIENT] != 0:
+                    work[at + j] = g
         loss *= np.float64(weight)
         row_losses[i] = loss
         if loss - loss != 0.0:
@@ -120,12 +130,11 @@ def row_loss(dtype: str, kernel: str):
     return separable_row(dtype, family)
 
 
-@cache
+@cuda_kernel
 def loss(dtype: str, kernel: str):
     """The losses of all rows."""
     T, of_row = getattr(np, dtype), row_loss(dtype, kernel)
 
-    @cuda.jit
     def loss(control, steps, scalars, table, k, order, y, weights, numbers, work, row_losses):
         if control[NOT_FINITE] != 0:
             return
@@ -139,12 +148,11 @@ def loss(dtype: str, kernel: str):
     return loss
 
 
-@cache
+@cuda_kernel
 def end_of_step(with_loss: bool, threads: int = END_THREADS):
     """One block, after everything else: the sum of the rows' losses, in a fixed order, and the next step's number."""
     D = item_type["float64"]
 
-    @cuda.jit
     def end_of_step(control, steps, row_losses, sums):
         failed, step = control[NOT_FINITE], control[STEP]
         if failed != 0:

@@ -7,8 +7,6 @@ reads again at once, out of its processor's cache; the gradients, which need all
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 from numba import cuda, types
 
@@ -17,18 +15,20 @@ from ..engine.simd import ITEMSIZE
 from ..plan import Kernel, Plan, Step
 from .device import NOT_FINITE, SIMD, SIMULATED, STEP, TILES, Tile
 from .elementwise import Epilogue, scalar_epilogue
-from .functions import item_type, one_of, place
+from .functions import cuda_kernel, item_type, one_of, place
 from .loss_kernels import is_loss, row_loss
 from .products import product_tile
 from .rows import TOGETHER, gathered
 from .vectors import BYTES, vector_items
 
 MOST = 128  # columns: the rows of a block and their weights stay near their processor
+MANY = 10 if SIMULATED else 4096  # rows of a batch that are enough blocks for a large device with tiles of more rows
 # Fewer rows than a tile of wide products: batches of a thousand rows should be more than a few blocks
 if SIMULATED:
-    OF_BLOCK = {dtype: tiles[0] for dtype, tiles in TILES.items()}
+    FEW_ROWS, MANY_ROWS = ({dtype: tiles[i] for dtype, tiles in TILES.items()} for i in (1, 0))
 else:
-    OF_BLOCK = {"float32": Tile(32, 64, 32, 4, 4, groups=2), "float64": Tile(32, 64, 16, 4, 4, groups=2)}
+    FEW_ROWS = {"float32": Tile(32, 64, 32, 4, 4), "float64": Tile(32, 64, 16, 4, 4)}
+    MANY_ROWS = {"float32": Tile(64, 128, 16, 8, 4), "float64": Tile(64, 64, 16, 4, 4)}
 
 # The table of what a block does: the plan's record, what kind of work that is, its epilogue, where its weights are
 RECORD, KIND, EPILOGUE, TRANSPOSED = range(4)
@@ -54,6 +54,11 @@ def qualifies(plan: Plan) -> bool:
     return known and all(step.fields[R.N_PANELS] <= panels for step in steps if R.N_PANELS in step.fields)
 
 
+def tile_of(plan: Plan) -> Tile:
+    """The rows that a block takes through the network, and the tiles of its products."""
+    return (FEW_ROWS if plan.batch_size < MANY else MANY_ROWS)[plan.dtype]
+
+
 def program(steps: list[Step]) -> tuple[np.ndarray, tuple[str, ...]]:
     """The table of what a block does, and the names of the epilogues that it numbers."""
     rows, names = [], []
@@ -69,19 +74,17 @@ def program(steps: list[Step]) -> tuple[np.ndarray, tuple[str, ...]]:
     return np.array(rows, np.int64), tuple(names)
 
 
-@cache
-def rows_kernel(dtype: str, scaled: bool, epilogues: tuple[Epilogue, ...], loss: str):
-    """Launched with a block of `OF_BLOCK`'s threads for each of its rows of the batch."""
+@cuda_kernel
+def rows_kernel(dtype: str, tile: Tile, scaled: bool, epilogues: tuple[Epilogue, ...], loss: str):
+    """Launched with a block of the tile's threads for each of its rows of the batch."""
     T, item, panel, D, lanes = (
         getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype], vector_items(dtype)
     )  # fmt: skip
-    tile = OF_BLOCK[dtype]
     BM, BN, threads, size = tile.rows, tile.columns, tile.block, tile.shared(dtype)
     finish, of_row = one_of(tuple(map(scalar_epilogue, epilogues))), row_loss(dtype, loss)
     of_tile, gather = product_tile(dtype, epilogues, tile), gathered(dtype, scaled)
     step_of_rows = -(-BM // TOGETHER)
 
-    @cuda.jit
     def rows_kernel(
         control, steps, scalars, table, numbers, todo, n, work, state, transposed, order, x, y, weights, of_loss,
         row_losses, scale, offset,

@@ -8,7 +8,6 @@ scale's gradient of it.
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import numpy as np
 from numba import cuda
@@ -17,16 +16,16 @@ from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP, THREADS
 from .elementwise import Epilogue, scalar_epilogue
-from .functions import device_function, item_type, place
+from .functions import cuda_kernel, device_function, item_type, place
+from .updates import Update, update
 
 
-@cache
+@cuda_kernel
 def row_norm(dtype: str, of: Epilogue):
     """normed = (z - mean) / sqrt(variance + epsilon) over a group; C = epilogue(scale normed + shift)."""
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
     finish = scalar_epilogue(of)
 
-    @cuda.jit
     def row_norm(control, steps, scalars, table, numbers, k, work, state, epsilon):
         if control[NOT_FINITE] != 0:
             return
@@ -70,12 +69,11 @@ def row_norm(dtype: str, of: Epilogue):
     return row_norm
 
 
-@cache
+@cuda_kernel
 def row_norm_gradient(dtype: str):
     """With h = scale da: C = (h - mean(h) - normed mean(h normed)) / sqrt(variance + epsilon)."""
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
 
-    @cuda.jit
     def row_norm_gradient(control, steps, scalars, table, numbers, k, work, state):
         if control[NOT_FINITE] != 0:
             return
@@ -131,7 +129,7 @@ def column_sum(sums, total, part, column, n):
     return total
 
 
-@cache
+@cuda_kernel
 def batch_norm(dtype: str, of: Epilogue):
     """A block for each panel: normed = (z - mean) / sqrt(variance + epsilon) over the rows of the batch, C = epilogue(
     scale normed + shift). Keeps means, variances and 1 / sqrt(...).
@@ -139,7 +137,6 @@ def batch_norm(dtype: str, of: Epilogue):
     T, item, panel, n, D = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), parts(dtype), item_type["float64"]
     finish = scalar_epilogue(of)
 
-    @cuda.jit
     def batch_norm(control, steps, scalars, table, numbers, k, work, state, epsilon):
         if control[NOT_FINITE] != 0:
             return
@@ -183,12 +180,11 @@ def batch_norm(dtype: str, of: Epilogue):
     return batch_norm
 
 
-@cache
+@cuda_kernel
 def batch_norm_gradient(dtype: str):
     """A block for each panel: C = scale / sqrt(variance + epsilon) (da - mean(da) - normed mean(da normed))."""
     T, item, panel, n, D = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), parts(dtype), item_type["float64"]
 
-    @cuda.jit
     def batch_norm_gradient(control, steps, scalars, table, numbers, k, work, state):
         if control[NOT_FINITE] != 0:
             return
@@ -222,12 +218,11 @@ def batch_norm_gradient(dtype: str):
     return batch_norm_gradient
 
 
-@cache
-def batch_norm_running(dtype: str, averaged):
-    """running = momentum running + (1 - momentum) of the batch, and their averages; `averaged` is an `update`."""
-    T, item = getattr(np, dtype), ITEMSIZE[dtype]
+@cuda_kernel
+def batch_norm_running(dtype: str, of: Update):
+    """running = momentum running + (1 - momentum) of the batch, and their averages."""
+    T, item, averaged = getattr(np, dtype), ITEMSIZE[dtype], update(of)
 
-    @cuda.jit
     def batch_norm_running(control, steps, scalars, table, numbers, k, work, state, slot):
         if control[NOT_FINITE] != 0:
             return
@@ -243,13 +238,12 @@ def batch_norm_running(dtype: str, averaged):
     return batch_norm_running
 
 
-@cache
+@cuda_kernel
 def batch_norm_predict(dtype: str, of: Epilogue):
     """C = epilogue((z - running mean) scale / sqrt(running variance + epsilon) + shift)."""
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
     finish = scalar_epilogue(of)
 
-    @cuda.jit
     def batch_norm_predict(control, steps, scalars, table, numbers, k, work, state, epsilon):
         if control[NOT_FINITE] != 0:
             return

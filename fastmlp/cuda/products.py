@@ -11,8 +11,8 @@ from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP, Tile
 from .elementwise import Epilogue, vector_epilogue
-from .functions import device_function, in_turn, inlined, item_type, one_of
-from .vectors import BYTES, copy_vector, vector_items
+from .functions import cuda_kernel, device_function, in_turn, inlined, item_type, one_of
+from .vectors import BYTES, copy_vector, put, vector_items
 
 
 @cache
@@ -26,12 +26,13 @@ def tile_sums(dtype: str, tile: Tile, transposed: bool):
     on its way. All threads of a block call it, and meet before they use `shared` again.
     """
     T, panel, D, lanes = getattr(np, dtype), SIMD.panel(dtype), item_type[dtype], vector_items(dtype)
-    BM, BN, BK, RM, RN, threads = tile.rows, tile.columns, tile.depth, tile.own_rows, tile.own_columns, tile.block
+    BM, BN, BK, threads = tile.rows, tile.columns, tile.depth, tile.block
     part = BK // tile.groups  # of a slab that a group of threads multiplies
     stored = BM + lanes
     in_b, slab = BK * stored, BK * (stored + BN)  # where B begins, and the next slab
     n_a, n_b = BM * BK // (lanes * threads), BN * BK // (lanes * threads)  # vectors that a thread brings of a slab
     items_a, items_b = n_a * lanes, n_b * lanes
+    log2_panel = panel.bit_length() - 1
     # Of a transposed A two neighbours bring 32 bytes of a row: what they write lies in different banks of shared memory
     pair = min(2, BK // lanes)
     across_a, across_b = BM // lanes, BN // lanes  # vectors side by side in a slab
@@ -69,9 +70,9 @@ def tile_sums(dtype: str, tile: Tile, transposed: bool):
                     e = t + v * threads
                     if transposed:
                         m, d = e // pair % BM, (e // (pair * BM) * pair + e % pair) * lanes + following
-                        p = d // panel
+                        p = d >> log2_panel  # d // panel and d % panel, of what is not negative
                         a_width = panel if p < a_last_panel else a_last_width
-                        at = a + p * a_panel_items + (first_m + m) * a_width + d - p * panel
+                        at = a + p * a_panel_items + (first_m + m) * a_width + (d & (panel - 1))
                     else:
                         d = following + a_i + v * (threads // across_a)
                         at = a_at + v * (threads // across_a) * a_width
@@ -99,7 +100,7 @@ def tile_sums(dtype: str, tile: Tile, transposed: bool):
                     e = t + v * threads
                     m, d = e // pair % BM, (e // (pair * BM) * pair + e % pair) * lanes
                     for i in range(lanes):
-                        shared[now + (d + i) * stored + m] = a_next[v * lanes + i]
+                        put(shared, now + (d + i) * stored + m, a_next[v * lanes + i])
                 else:
                     copy_vector(shared, now + (a_i + v * (threads // across_a)) * stored + a_j, a_next, v * lanes)
             for v in range(n_b):
@@ -173,16 +174,17 @@ def thread_position(tile: Tile):
 
 @cache
 def keep_piece(dtype: str, tile: Tile, g: int):
-    """Piece g of a tile out of the threads' registers into `shared`, row by row. By this way results can be looked at in
-    any order, and by a loop: registers cannot. All threads of a block call it, and find the piece there.
+    """Piece g of a tile out of the threads' registers into `shared`, row by row. By this way results can be looked at
+    in any order, and by a loop: registers cannot. All threads of a block call it, and find the piece there.
     """
-    lanes = vector_items(dtype)
+    D, lanes = item_type[dtype], vector_items(dtype)
     BN, RN, TX, groups = tile.columns, tile.own_columns, tile.columns // tile.own_columns, tile.groups
     position = thread_position(tile)
 
     @inlined
     def keep(shared, sums):
         tx, ty, group = position(cuda.threadIdx.x)
+        x = cuda.local.array(lanes, D, BYTES)
         for turn in range(groups):
             cuda.syncthreads()
             if turn == group:
@@ -192,8 +194,10 @@ def keep_piece(dtype: str, tile: Tile, g: int):
                         if turn == 0:
                             copy_vector(shared, to, sums, source)
                         else:
+                            copy_vector(x, 0, shared, to)
                             for n in range(lanes):
-                                shared[to + n] += sums[source + n]
+                                x[n] += sums[source + n]
+                            copy_vector(shared, to, x, 0)
         cuda.syncthreads()
 
     return keep
@@ -209,7 +213,29 @@ def _finished_piece(dtype: str, epilogues: tuple[Epilogue, ...], tile: Tile, g: 
     items_together = together * lanes
     assert across * down == threads and n_vectors * lanes * threads == piece * BN, tile
     keep = keep_piece(dtype, tile, g)
-    fetch, finish = (one_of(of) for of in zip(*(vector_epilogue(e, dtype) for e in epilogues), strict=True))
+    fetch, finish = (one_of(of) for of in zip(*(vector_epilogue(e) for e in epilogues), strict=True))
+
+    def fetching(v):
+        @inlined
+        def fetch_one(which, shared, x, o, work, c, other, start, width, first, n_rows, place, number):
+            row = first + v * down
+            if row < n_rows:
+                fetch(which, o, v * lanes, work, other + start + row * width)
+
+        return fetch_one
+
+    def finishing(v):
+        @inlined
+        def finish_one(which, shared, x, o, work, c, other, start, width, first, n_rows, place, number):
+            row = first + v * down
+            if row < n_rows:
+                copy_vector(x, 0, shared, place + v * down * BN)
+                at = start + row * width
+                finish(which, work, c + at, other + at, x, o, v * lanes, number)
+
+        return finish_one
+
+    finish_some = in_turn(tuple(make(v) for make in (fetching, finishing) for v in range(together)))
 
     @inlined
     def finished_piece(shared, sums, which, work, c, other, start, width, n_rows, number):
@@ -217,23 +243,18 @@ def _finished_piece(dtype: str, epilogues: tuple[Epilogue, ...], tile: Tile, g: 
         i, j = cuda.threadIdx.x // across, cuda.threadIdx.x % across * lanes
         x, o = cuda.local.array(lanes, D, BYTES), cuda.local.array(items_together, D, BYTES)
         for some in range(0, n_vectors, together):
-            for v in range(together):
-                row = g * piece + (some + v) * down  # from the thread's first on
-                if row < n_rows:
-                    fetch(which, o, v * lanes, work, other + start + row * width)
-            for v in range(together):
-                row = g * piece + (some + v) * down
-                if row < n_rows:
-                    copy_vector(x, 0, shared, (i + (some + v) * down) * BN + j)
-                    at = start + row * width
-                    finish(which, work, c + at, other + at, x, o, v * lanes, number)
+            first, place = (
+                g * piece + some * down,
+                (i + some * down) * BN + j,
+            )  # rows are counted from the thread's first
+            finish_some(which, shared, x, o, work, c, other, start, width, first, n_rows, place, number)
 
     return finished_piece
 
 
 @cache
 def product_tile(dtype: str, epilogues: tuple[Epilogue, ...], tile: Tile):
-    """A block's tile of C = epilogue(init + A B), for rows of the batch below `rows`, by the epilogue of number `which`.
+    """A block's tile of C = epilogue(init + A B), for rows of the batch below `rows`, by the epilogue of that number.
     All threads of a block call it, and meet before they use `shared` again.
     """
     T, item, panel, D, lanes = (
@@ -276,7 +297,7 @@ def product_tile(dtype: str, epilogues: tuple[Epilogue, ...], tile: Tile):
     return product_tile
 
 
-@cache
+@cuda_kernel
 def product(dtype: str, epilogue: Epilogue, tile: Tile):
     """C = epilogue(init + A B) for the rows of the batch: the forward product, and the input gradient.
 
@@ -285,7 +306,6 @@ def product(dtype: str, epilogue: Epilogue, tile: Tile):
     D, BM, BN, size = item_type[dtype], tile.rows, tile.columns, tile.shared(dtype)
     of_tile = product_tile(dtype, (epilogue,), tile)
 
-    @cuda.jit
     def product(control, steps, table, numbers, k, work, weights, state):
         if control[NOT_FINITE] != 0:
             return

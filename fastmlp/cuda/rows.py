@@ -10,7 +10,7 @@ from numba import cuda
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP, THREADS
-from .functions import inlined, item_type, place
+from .functions import cuda_kernel, inlined, item_type, place
 from .vectors import BYTES, copy_vector, vector_items
 
 TOGETHER = 4  # rows that a thread has on their way at a time
@@ -18,8 +18,8 @@ TOGETHER = 4  # rows that a thread has on their way at a time
 
 @cache
 def gathered(dtype: str, scaled: bool):
-    """A vector of the columns from `column` on, of `TOGETHER` rows of X into the batch, converted and scaled: rows i, i +
-    step... below `rows`. All are read before the first is written, so that they are on their way together.
+    """A vector of the columns from `column` on, of `TOGETHER` rows of X into the batch, converted and scaled: rows i,
+    i + step... below `rows`. All are read before the first is written, so that they are on their way together.
     """
     T, item, panel, D, lanes = (
         getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype], vector_items(dtype)
@@ -49,7 +49,7 @@ def gathered(dtype: str, scaled: bool):
     return gathered
 
 
-@cache
+@cuda_kernel
 def gather(dtype: str, scaled: bool):
     """Rows of X into the batch, converted and scaled.
 
@@ -59,7 +59,6 @@ def gather(dtype: str, scaled: bool):
     across, of_rows = panel // lanes, gathered(dtype, scaled)
     down = max(1, THREADS // across)
 
-    @cuda.jit
     def gather(control, steps, table, k, order, x, work, scale, offset):
         if control[NOT_FINITE] != 0:
             return
@@ -76,12 +75,11 @@ def rows_of_block(dtype: str) -> int:
     return max(1, THREADS * vector_items(dtype) // SIMD.panel(dtype)) * TOGETHER
 
 
-@cache
+@cuda_kernel
 def scatter(dtype: str):
     """The logits out of their panels into the rows of `out`."""
     item, panel = ITEMSIZE[dtype], SIMD.panel(dtype)
 
-    @cuda.jit
     def scatter(control, steps, table, k, work, out):
         step = control[STEP]
         rows, first, columns = steps[step, R.STEP_ROWS], steps[step, R.STEP_FIRST], table[k, R.N_OUT]

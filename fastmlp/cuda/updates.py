@@ -1,7 +1,8 @@
-"""What follows a gradient: update(state, at, slot, g, scalars, s, work, kept), a device function for one parameter."""
+"""What follows a gradient, for one parameter."""
 
 from __future__ import annotations
 
+from dataclasses import astuple, dataclass
 from functools import cache
 
 import numpy as np
@@ -11,14 +12,30 @@ from ..engine import rules
 from .functions import compiled, device_function
 
 
+@dataclass(frozen=True)
+class Update:
+    """What follows the gradient of a parameter: penalty, clipping, decay, the optimiser and the average, in the CPU's
+    order. The rule "store" keeps the gradient in `work` and changes nothing; "assign" takes what it is given for the
+    parameter itself.
+    """
+
+    penalty: str
+    clip: bool
+    decay: bool
+    rule: str
+    average: bool
+    n_slots: int
+    dtype: str
+
+
 @cache
-def update(penalty: str, clip: bool, decay: bool, rule: str, average: bool, n_slots: int, dtype: str):
-    """Penalty, clipping, decay, the optimiser and the average of one parameter, in the CPU's order.
+def update(of: Update):
+    """update(state, at, slot, g, scalars, s, work, kept), a device function for one parameter.
 
     `at` is the parameter's place in `state`, whose slots follow at distances of `slot`; `s` the place of the step's
-    numbers for the layer's group in `scalars`. The rule "store" keeps the gradient at `kept` in `work` and changes
-    nothing; "assign" takes what it is given for the parameter itself.
+    numbers for the layer's group in `scalars`; `kept` that of the stored gradient.
     """
+    penalty, clip, decay, rule, average, n_slots, dtype = astuple(of)
     T = getattr(np, dtype)
     tiny = T(np.finfo(dtype).tiny)
     l2_penalty, l1_l2_penalty, clipped, decayed, averaged = (

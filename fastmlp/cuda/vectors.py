@@ -1,4 +1,6 @@
-"""Vectors of 16 bytes, which a thread reads and writes in one instruction."""
+"""Vectors of 16 bytes, which a thread reads and writes in one instruction; and single numbers by their place, which is
+not negative: Numba's own `array[at]` spends more instructions on asking whether it is.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,9 @@ if SIMULATED:
     def copy_vector(to, at, source, place):
         n = BYTES // to.itemsize
         to[at : at + n] = source[place : place + n]
+
+    def put(to, at, value):
+        to[at] = value
 
 else:
     from llvmlite import ir
@@ -43,3 +48,14 @@ else:
         if to.dtype != source.dtype:
             return None
         return types.void(to, types.intp, source, types.intp), codegen
+
+    @intrinsic
+    def put(typingctx, to, at, value):
+        """to[at] = value, of the array's type."""
+
+        def codegen(context, builder, sig, args):
+            data = context.make_array(to)(context, builder, args[0]).data
+            builder.store(args[2], cgutils.gep(builder, data, args[1]))
+            return context.get_dummy_value()
+
+        return types.void(to, types.intp, to.dtype), codegen

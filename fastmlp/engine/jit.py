@@ -170,6 +170,15 @@ def _file(key: str) -> Path | None:
 
 
 def _load(key: str) -> int | None:
+    body = load_file(key)
+    if body is None:
+        return None
+    symbol, _, object_code = body.partition(b"\0")
+    return _link(symbol.decode(), object_code)
+
+
+def load_file(key: str) -> bytes | None:
+    """What `save_file` has kept under this name; None where there is nothing, with a warning if it is damaged."""
     path = _file(key)
     try:
         content = path.read_bytes() if path else None
@@ -181,18 +190,17 @@ def _load(key: str) -> int | None:
     if content is None:
         return None
     digest, body = content[:_DIGEST], content[_DIGEST:]
-    symbol, _, object_code = body.partition(b"\0")
     if hashlib.blake2b(body, digest_size=_DIGEST).digest() != digest:
         warnings.warn(f"fastmlp: the compiled kernel {path} is damaged; compiling it again.", stacklevel=2)
         return None
-    return _link(symbol.decode(), object_code)
+    return body
 
 
-def _save(key: str, symbol: str, object_code: bytes) -> None:
+def save_file(key: str, body: bytes) -> None:
+    """Keep a compiled kernel in the cache's folder, with a checksum; nothing happens where it cannot be written."""
     path = _file(key)
     if path is None:
         return
-    body = symbol.encode() + b"\0" + object_code
     try:
         if _hash_sources() != _SOURCES:  # an upgrade under a running process: what it compiled is of both
             return
@@ -237,7 +245,7 @@ def _compile_now(name: str, dtype: str, key: str) -> int:
         if not value.is_declaration and value.name != symbol:
             value.linkage = "internal"
     object_code = _target_machine(module.triple).emit_object(module)
-    _save(key, symbol, object_code)
+    save_file(key, symbol.encode() + b"\0" + object_code)
     return _link(symbol, object_code)
 
 

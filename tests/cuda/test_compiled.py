@@ -36,7 +36,7 @@ from fastmlp.engine import records
 from fastmlp.training import Training
 
 ARCHITECTURE = 9, 0
-X, Y = np.random.default_rng(0).normal(size=(600, 300)), np.arange(600) % 10
+X, Y = np.random.default_rng(0).normal(size=(5000, 300)), np.arange(5000) % 10
 
 
 def ptxas():
@@ -132,6 +132,7 @@ def assemble(kernel, arguments, folder):
 FITS = {
     "wide": ([Dense(200, l1=1e-4, l2=1e-4), GELU(), Dense(190), ReLU(), Dense(10)], {"optimizer": "adamw"}),
     "wide, of many rows": ([Dense(200), GELU(), Dense(190), ReLU(), Dense(10)], {"batch_size": 600}),
+    "wide, in the largest tiles": ([Dense(2000), GELU(), Dense(1000), ReLU(), Dense(10)], {"batch_size": 600}),
     "norms": (
         [
             Dense(200, use_bias=False, max_norm=1.0),
@@ -146,6 +147,7 @@ FITS = {
         {"optimizer": RMSprop(1e-3, momentum=0.9, centered=True, clip_norm=1.0, ema_decay=0.9)},
     ),
     "narrow": ([Dense(64), GELU(), Dense(64), ReLU(), Dense(10)], {"optimizer": AdamW(1e-3, ema_decay=0.9), "X": 20}),
+    "narrow, of many rows": ([Dense(64), GELU(), Dense(64), ReLU(), Dense(10)], {"batch_size": 5000, "X": 20}),
     "narrow, one layer": ([Rescaling(0.1), Dense(10)], {"optimizer": SGD(0.1, momentum=0.9, clip_value=1.0), "X": 20}),
 }
 
@@ -169,3 +171,30 @@ def test_kernels_compile_without_spilling_a_register(name, dtype, launched, tmp_
         print(f"{name:24} {dtype} {kernel.py_func.__name__:24} {used}")
         assert used["spills"] == used["stack"] == 0, kernel  # arrays of threads are registers
         assert used["registers"] * threads <= 65536 and used["shared"] <= 48 * 1024, kernel
+
+
+def test_compiled_kernels_are_kept_in_files(launched, tmp_path, monkeypatch):
+    """What one process saves is found by the same name and loaded; a damaged file is compiled anew, with a warning."""
+    from numba import cuda, types
+    from numba.cuda.dispatcher import _Kernel
+
+    from fastmlp.cuda import compiled, rows
+
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(cuda, "get_current_device", lambda: SimpleNamespace(compute_capability=ARCHITECTURE))
+    kernel, device = rows.scatter("float32"), SimpleNamespace(compute_capability=ARCHITECTURE)
+    monkeypatch.setattr("numba.cuda.cudadrv.devices.get_context", lambda *_: SimpleNamespace(device=device))
+    integers, matrix = types.Array(types.int64, 1, "C"), types.Array(types.int64, 2, "C")
+    signature = (integers, matrix, matrix, types.int64, *(types.Array(types.float32, n, "C") for n in (1, 2)))
+    assert kernel._cache.load_overload(signature, None) is None
+    made = _Kernel(kernel.py_func, signature, **kernel.targetoptions)
+    code = made._codelibrary.get_cubin(cc=ARCHITECTURE).code
+    kernel._cache.save_overload(signature, made)
+    loaded = kernel._cache.load_overload(signature, None)
+    assert loaded.entry_name == made.entry_name
+    assert loaded._codelibrary.get_cubin(cc=ARCHITECTURE).code == code
+    assert compiled._key("rows.scatter('float64',)", signature) != compiled._key("rows.scatter('float32',)", signature)
+    (path,) = tmp_path.glob("*/*")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.warns(UserWarning, match="damaged; compiling it again"):
+        assert kernel._cache.load_overload(signature, None) is None

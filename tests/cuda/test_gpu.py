@@ -1,5 +1,9 @@
 """On a real device, with `pytest -m gpu`: what the simulator cannot show, at sizes that fill the tiles."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -78,10 +82,11 @@ def test_layers_that_look_at_rows_or_columns(layer, dtype):
     ids=["three slots", "average", "clip_norm"],
 )
 def test_rmsprop_clip_norm_and_max_norm(optimizer):
-    X, y = data()
+    """In float64: the variance of a centred RMSprop is a difference of almost equal numbers, which magnifies rounding."""
+    X, y = data(dtype="float64")
     layers = [Dense(130, max_norm=1.0), ReLU(), Dense(70, max_norm=0.8), ReLU(), Dense(10)]
-    (cpu, _), (cuda, _) = (fit(device, layers, X, y, optimizer=optimizer) for device in ("cpu", "cuda"))
-    np.testing.assert_allclose(cuda["loss"], cpu["loss"], rtol=1e-4)
+    (cpu, _), (cuda, _) = (fit(device, layers, X, y, "float64", optimizer=optimizer) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(cuda["loss"], cpu["loss"], rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -180,14 +185,36 @@ def test_narrow_networks_do_what_the_general_launches_do(monkeypatch, widths, ba
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_gradients_in_shares_of_rows(monkeypatch, dtype):
+@pytest.mark.parametrize("batch_size", [1000, 8192])
+def test_gradients_in_shares_of_rows_and_all_sizes_of_tiles(monkeypatch, batch_size, dtype):
     from fastmlp.cuda import gradients
 
     X, y = data(20_000, 200, dtype=dtype)
-    layers = [Dense(300), ReLU(), Dense(70), ReLU(), Dense(10)]
-    options = {"optimizer": "adam", "batch_size": 8192, "epochs": 3}
+    layers = [Dense(500), GELU(), Dense(300), ReLU(), Dense(10)]
+    options = {"optimizer": "adam", "batch_size": batch_size, "epochs": 2}
+    cpu, _ = fit("cpu", layers, X, y, dtype, **options)
     (shares, _), (again, _) = (fit("cuda", layers, X, y, dtype, **options) for _ in range(2))
     assert list(again["loss"]) == list(shares["loss"])
     monkeypatch.setattr(gradients, "n_shares", lambda *arguments: 1)
     whole, _ = fit("cuda", layers, X, y, dtype, **options)
-    np.testing.assert_allclose(shares["loss"], whole["loss"], rtol=1e-5 if dtype == "float32" else 1e-11)
+    for other in (cpu, whole):
+        np.testing.assert_allclose(shares["loss"], other["loss"], rtol=1e-4 if dtype == "float32" else 1e-10)
+
+
+def test_a_later_process_loads_what_the_first_has_compiled(tmp_path):
+    program = """
+import numpy as np
+from fastmlp import Dense, ReLU, Sequential
+from fastmlp.cuda import launches
+kernels, configured = set(), launches.configured
+launches.configured = lambda kernel, *rest: kernels.add(kernel) or configured(kernel, *rest)
+X = np.random.default_rng(0).normal(size=(300, 20)).astype("float32")
+options = {"loss": "softmax_cross_entropy", "batch_size": 32, "epochs": 2, "verbose": 0, "device": "cuda"}
+history = Sequential(Dense(200), ReLU(), Dense(2)).fit(X, np.int64(X[:, 0] > 0), **options)
+print(list(history["loss"]), sum(sum(kernel.stats.cache_misses.values()) for kernel in kernels))
+"""
+    environment = {**os.environ, "FASTMLP_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    runs = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
+    (first, compiled), (second, compiled_again) = (run.stdout.rsplit(maxsplit=1) for run in runs)
+    assert first == second and int(compiled) > 4 and compiled_again == "0"

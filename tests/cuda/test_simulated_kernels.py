@@ -77,7 +77,7 @@ def test_product(rng, dtype, rows, depth, columns, tile):
     device.panels(c, out)
     device.fields(B=b.at.offset, DEPTH=depth, INIT=init.at.offset)
     tile = TILES[dtype][tile]
-    kernel = products.product(dtype, elementwise.epilogue("gelu.apart", dtype), tile)
+    kernel = products.product(dtype, elementwise.Epilogue("gelu.apart", dtype), tile)
     grid = -(-columns // tile.columns), -(-rows // tile.rows)
     record = device.control, device.steps, device.record, device.number, 0
     device.launch(kernel, grid, tile.block, *record, device.items, device.items, device.items)
@@ -93,7 +93,7 @@ def test_product(rng, dtype, rows, depth, columns, tile):
 @pytest.mark.parametrize(("rows", "n_in", "n_out"), [(1, 1, 1), (5, 11, 3), (4, 7, 17), (11, 9, 9)])
 def test_weight_and_bias_gradients_and_the_transposed_copy(rng, dtype, rows, n_in, n_out, tile):
     A, dZ, W, b = (rng.normal(size=shape) for shape in ((rows, n_in), (rows, n_out), (n_in, n_out), (1, n_out)))
-    change, tile = updates.update("l2", False, False, "sgd", False, 0, dtype), TILES[dtype][tile]
+    change, tile = updates.Update("l2", False, False, "sgd", False, 0, dtype), TILES[dtype][tile]
     device = Device(dtype, rows)
     device.scalars[R.RULE], device.scalars[R.L2] = 0.5, 0.1
     a, dz, w, bias, wt = (*map(device.matrix, (A, dZ, W, b)), device.matrix(shape=(n_out, n_in)))
@@ -104,13 +104,13 @@ def test_weight_and_bias_gradients_and_the_transposed_copy(rng, dtype, rows, n_i
     for kernel, place, fields in (("weight_gradient", w, {R.DEPTH: n_in}), ("bias_gradient", bias, {})):
         device.fields(W=place.at.offset, DEPTH=n_in if fields else 0, N_OUT=n_out if fields else 0)
         step = Step(kernel, panels | fields, "")
-        blocks, of_updates, n = gradients.tables({0: (step, tile)}, [0], rows, dtype)
+        blocks, (units, of_updates), n = gradients.tables({0: (step, tile)}, [0], rows, dtype)
         assert list(blocks) == [tile] and len(np.unique(blocks[tile][:, gradients.TO])) == max(1, rows // 4)
         shares, common = np.full(n, np.nan, dtype), (device.control, device.steps)
         launch = gradients.shares_of_gradients(dtype, tile)
         device.launch(launch, len(blocks[tile]), tile.block, *common, device.record, blocks[tile], device.items, shares)
         rest = device.record, of_updates, device.items, device.items, device.items, 0, shares
-        launch = gradients.updates(dtype, (change,))
+        launch = gradients.updates(dtype, (change,), units)
         device.launch(launch, len(of_updates), THREADS, *common, device.scalars, *rest)
     expected = W - 0.5 * (A.T @ dZ + 0.1 * W)
     np.testing.assert_allclose(device.value(w), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
@@ -135,7 +135,7 @@ def test_activations_and_their_derivatives(name):
             device.panels(c, partner)
             device.fields(IN=start.at.offset)
             device.number[0] = 0.0 if declared.parameter is None else getattr(declared, declared.parameter)
-            kernel = elementwise.elementwise(dtype, elementwise.epilogue(f"{name}.{kind}", dtype))
+            kernel = elementwise.elementwise(dtype, elementwise.Epilogue(f"{name}.{kind}", dtype))
             kernel[2, THREADS](device.control, device.steps, device.record, device.number, 0, device.items)
             rtol, atol = (4e-6, 4e-6) if dtype == "float32" else (1e-12, 1e-14)
             np.testing.assert_allclose(device.value(c), expected, rtol=rtol, atol=atol)
@@ -151,9 +151,7 @@ def test_gather(rng, source, index):
     device.panels(batch)
     device.fields(N_FEATURES=37)
     kernel, grid = gather("float32", True), (-(-3 // rows_of_block("float32")), batch.n_panels)
-    kernel[grid, THREADS](
-        device.control, device.steps, device.record, 0, device.order, X, device.items, 1 / 255, -0.5
-    )
+    kernel[grid, THREADS](device.control, device.steps, device.record, 0, device.order, X, device.items, 1 / 255, -0.5)
     expected = X[[2, 3, 4] if index is None else index] / np.float64(255) - 0.5
     np.testing.assert_allclose(device.value(batch), expected, rtol=1e-6, atol=1e-7)
     assert device.untouched()

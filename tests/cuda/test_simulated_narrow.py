@@ -124,7 +124,7 @@ def test_shares_cover_all_rows_once_and_depend_on_sizes_only():
     steps = [step for phase in plan.phases for step in phase.steps]
     tiles = TILES["float32"]
     records = {k: (step, tiles[k % 2]) for k, step in enumerate(steps) if step.kernel.endswith("_gradient")}
-    tables, updates, n = gradients.tables(records, [0] * len(records), 50, "float32")
+    tables, (_, updates), n = gradients.tables(records, [0] * len(records), 50, "float32")
     assert set(tables) == set(tiles)
     blocks = np.concatenate(list(tables.values()))
     sizes = {}
