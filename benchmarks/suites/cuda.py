@@ -1,8 +1,9 @@
 """Training steps on an NVIDIA GPU by network; left out without one."""
 
-from benchmarks.cuda import NARROW, WIDE, CudaFastMLP
+from benchmarks.cuda import NETWORKS as ALL
+from benchmarks.cuda import CudaFastMLP
 
-NETWORKS = {f"{network.name}, {network.batch_size}": network for network in WIDE + NARROW}
+NETWORKS = {f"{network.name}, {network.batch_size}": network for network in ALL}
 
 
 class Steps:

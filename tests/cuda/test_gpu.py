@@ -82,7 +82,7 @@ def test_layers_that_look_at_rows_or_columns(layer, dtype):
     ids=["three slots", "average", "clip_norm"],
 )
 def test_rmsprop_clip_norm_and_max_norm(optimizer):
-    """In float64: the variance of a centred RMSprop is a difference of almost equal numbers, which magnifies rounding."""
+    """In float64: the variance of a centred RMSprop is a difference of almost equal numbers; it magnifies rounding."""
     X, y = data(dtype="float64")
     layers = [Dense(130, max_norm=1.0), ReLU(), Dense(70, max_norm=0.8), ReLU(), Dense(10)]
     (cpu, _), (cuda, _) = (fit(device, layers, X, y, "float64", optimizer=optimizer) for device in ("cpu", "cuda"))
