@@ -8,9 +8,11 @@ from __future__ import annotations
 from .errors import unknown_name
 
 DEVICES = ("cpu", "cuda", "auto")
-# Operations of a step from which "auto" looks for a GPU. Not measured on one: chosen so that the CPU, at 200 GFLOP/s,
-# needs 50 ms for a step that a GPU does in a fraction of it, however slow its launches are.
-ENOUGH = 1e10
+# Operations of a step's products from which "auto" looks for a GPU: 2e7 took one 0.8 of the time of sixteen cores, 8e7
+# 0.36 of it (`python -m benchmarks.cuda`, an H200); a slower GPU wants somewhat more.
+ENOUGH = 5e7
+# ... and of the whole fit: two cores take some 20 s for so many, a first fit compiles its CUDA kernels in 10.
+ENOUGH_IN_ALL = 4e12
 
 
 def check_device(device) -> str:
@@ -20,8 +22,8 @@ def check_device(device) -> str:
     return device
 
 
-def choose(device: str, layers, loss, optimizer, X, batch_size: int) -> str:
-    """ "cpu" or "cuda", for a fit of these layers to X.
+def choose(device: str, layers, loss, optimizer, X, batch_size: int, epochs: int) -> str:
+    """ "cpu" or "cuda", for a fit of these layers to X in so many epochs.
 
     Raises
     ------
@@ -36,7 +38,8 @@ def choose(device: str, layers, loss, optimizer, X, batch_size: int) -> str:
     from .cuda import support
 
     if device == "auto":
-        if support.work(layers, X.shape[1], min(batch_size, X.shape[0])) < ENOUGH:
+        work = support.work(layers, X.shape[1], min(batch_size, X.shape[0]))
+        if work < ENOUGH or work * epochs * max(1, X.shape[0] / batch_size) < ENOUGH_IN_ALL:
             return "cpu"
         try:
             support.check(layers, loss, optimizer, X)

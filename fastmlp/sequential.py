@@ -237,7 +237,7 @@ class Sequential:
             )
         backup, callbacks = check_callbacks(callbacks)
         validation = self._validation(validation_data, X.shape[1], loss)
-        device = devices.choose(device, self.layers, loss, optimizer, X, batch_size)
+        device = devices.choose(device, self.layers, loss, optimizer, X, batch_size, epochs)
         if verbose != 0:
             from .progress import progress_callbacks
 

@@ -214,7 +214,7 @@ class Training:
             out[done : done + together] = self._run_epochs(together)
             out[done] += before if self.steps_per_epoch == 1 else (before + self._penalty()) / 2
             done += together
-        if not (self._finite() and self._finite("slots")):
+        if not (self.executor.all_finite("parameters") and self.executor.all_finite("slots")):
             self._check_parameters(self.epoch)
         return out
 
@@ -323,18 +323,12 @@ class Training:
         """Raise if a parameter is not finite, else remember them all. (A copy after every slice took 4 % of the
         time.)
         """
-        if not self._finite():
+        if not self.executor.all_finite("parameters"):
             self._diverged(epoch, "a parameter")
-        if not self._finite("slots"):
+        if not self.executor.all_finite("slots"):
             self._diverged(epoch, "a gradient")
         np.copyto(self._last_finite, self._vectors)
         self._unchecked = 0.0
-
-    def _finite(self, what: str = "parameters") -> bool:
-        """Whether all parameters are finite, or all "slots": a gradient too large to be squared shows there first."""
-        values = getattr(self.executor, what)
-        with np.errstate(all="ignore"):
-            return bool(np.isfinite(values.sum()) or np.isfinite(values).all())  # a sum may overflow
 
     def _diverged(self, epoch: int, what: str):
         self.executor.slots[:] = 0

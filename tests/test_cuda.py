@@ -87,6 +87,7 @@ def test_without_a_device_the_error_says_what_is_missing(monkeypatch):
 
 def test_auto_is_the_cpu_where_there_is_no_package(no_package, monkeypatch):
     monkeypatch.setattr("fastmlp.devices.ENOUGH", 1.0)
+    monkeypatch.setattr("fastmlp.devices.ENOUGH_IN_ALL", 1.0)
     histories = [Sequential(Dense(3)).fit(X, Y, device=device, **CODES) for device in ("cpu", "auto")]
     assert histories[0]["loss"] == histories[1]["loss"]
 

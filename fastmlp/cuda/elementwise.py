@@ -140,3 +140,16 @@ def elementwise(dtype: str, of: Epilogue):
             finish(work, c + at, other + at, work[source + at], T(numbers[k]))
 
     return elementwise
+
+
+@cuda_kernel
+def find_not_finite(dtype: str):
+    """found[0] = 1 if one of the numbers first..last of `state` is not finite."""
+    zero = getattr(np, dtype)(0)
+
+    def find_not_finite(state, first, last, found):
+        for e in range(first + cuda.grid(1), last, cuda.gridsize(1)):
+            if state[e] - state[e] != zero:
+                found[0] = 1
+
+    return find_not_finite

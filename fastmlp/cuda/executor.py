@@ -18,9 +18,10 @@ from ..engine import records as R
 from ..engine.layout import NamedParameters
 from ..plan import Plan
 from . import data
-from .device import STEP
+from .device import MOST_BLOCKS, STEP, THREADS
+from .elementwise import find_not_finite
 from .graphs import Program
-from .launches import Launches
+from .launches import Launches, configured
 from .memory import allocate
 
 
@@ -51,6 +52,7 @@ class CudaExecutor(NamedParameters):
         try:
             self._data = self._place(arrays)
             self._memory = allocate(plan, state)
+            self._found = cuda.to_device(np.zeros(1, np.int64))
         except Exception as error:  # Numba's own class, of one of two packages
             if "OUT_OF_MEMORY" not in str(error):
                 raise
@@ -157,6 +159,19 @@ class CudaExecutor(NamedParameters):
         if self._stale:
             self._fetch(self._memory.state, self._host.reshape(-1))
             self._stale = False
+
+    def all_finite(self, what: str) -> bool:
+        """As the CPU's; looked at where the numbers are, for a flag is sooner here than they."""
+        if not self._stale:
+            return super().all_finite(what)
+        first, last = (0, self._n) if what == "parameters" else (self._n, self._host.size)
+        found = np.zeros(1, np.int64)
+        self._found.copy_to_device(found, stream=self._stream)
+        blocks = max(1, min(MOST_BLOCKS, -(-(last - first) // THREADS)))
+        launch = configured(find_not_finite(self.plan.dtype), blocks, THREADS, self._stream)
+        launch(self._memory.state, first, last, self._found)
+        self._fetch(self._found, found)
+        return not found[0]
 
     def pack(self, parameters: dict[str, np.ndarray]) -> None:
         """Write named arrays into the vector of parameters."""

@@ -27,7 +27,7 @@ MANY = 10 if SIMULATED else 4096  # rows of a batch that are enough blocks for a
 if SIMULATED:
     FEW_ROWS, MANY_ROWS = ({dtype: tiles[i] for dtype, tiles in TILES.items()} for i in (1, 0))
 else:
-    FEW_ROWS = {"float32": Tile(32, 64, 32, 4, 4), "float64": Tile(32, 64, 16, 4, 4)}
+    FEW_ROWS = {"float32": Tile(32, 128, 32, 4, 4), "float64": Tile(32, 128, 16, 4, 4)}
     MANY_ROWS = {"float32": Tile(64, 128, 16, 8, 4), "float64": Tile(64, 64, 16, 4, 4)}
 
 # The table of what a block does: the plan's record, what kind of work that is, its epilogue, where its weights are

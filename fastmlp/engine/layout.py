@@ -8,10 +8,13 @@ from ..plan import Plan
 
 
 class NamedParameters:
-    """What the executors share: they have a `plan`, `parameters` and `transposed`, in the plan's layout on the host."""
+    """What the executors share: they have a `plan`, `parameters`, `slots` and `transposed`, in the plan's layout on the
+    host.
+    """
 
     plan: Plan
     parameters: np.ndarray
+    slots: np.ndarray
     transposed: np.ndarray
 
     def pack(self, parameters: dict[str, np.ndarray]) -> None:
@@ -31,6 +34,12 @@ class NamedParameters:
         for p in self.plan.parameters:
             if p.transposed:
                 self._pack(p, p.matrix.unpack(self.parameters[p.matrix.at.offset // self.plan.item :]))
+
+    def all_finite(self, what: str) -> bool:
+        """Whether all "parameters" are finite, or all "slots": a gradient too large to be squared shows there first."""
+        values = getattr(self, what)
+        with np.errstate(all="ignore"):
+            return bool(np.isfinite(values.sum()) or np.isfinite(values).all())  # a sum may overflow
 
     def unpack(self, vector: np.ndarray) -> dict[str, np.ndarray]:
         """Named arrays, copies, from a vector laid out like `parameters` (or like a slot)."""

@@ -51,6 +51,7 @@ def fit_stochastic(estimator, X, targets, sample_weight, validation, incremental
     n_samples = X.shape[0]
     batch_size = _batch_size(estimator, n_samples)
     network, loss = estimator._network(), estimator._loss()
+    epochs = 1 if incremental else estimator.max_iter
     with Training(
         network,
         X,
@@ -64,14 +65,14 @@ def fit_stochastic(estimator, X, targets, sample_weight, validation, incremental
         shuffle=estimator.shuffle and batch_size < n_samples,  # the order of rows within one batch changes nothing
         l2=estimator.alpha,
         state=_state(estimator, optimizer),
-        device=devices.choose(estimator.device, network.layers, loss, optimizer, X, batch_size),
+        device=devices.choose(estimator.device, network.layers, loss, optimizer, X, batch_size, epochs),
     ) as training:
         best = training.snapshot() if validation is not None else None
         n_batches = -(-n_samples // batch_size)
         total_weight = n_samples if sample_weight is None else float(sample_weight.sum())
         squares = training.weight_squares()
         try:
-            for _ in range(1 if incremental else estimator.max_iter):
+            for _ in range(epochs):
                 training.learning_rate = _learning_rate(estimator)
                 squares = _count_epoch(estimator, training, squares, n_batches, total_weight)
                 estimator.t_ += n_samples

@@ -313,10 +313,14 @@ def test_estimators(early_stopping):
 def test_auto_looks_for_a_device_only_from_enough_work_on(monkeypatch):
     X, y, _ = data()
     model = Sequential(Dense(4), ReLU(), Dense(3))
-    given = (losses.get("softmax_cross_entropy"), optimizers.get("adam"), X, 8)
+    given = (losses.get("softmax_cross_entropy"), optimizers.get("adam"), X, 8, 10)
+    work = 6 * 8 * (5 * 4 + 4 * 3)  # of a step; an epoch has len(X) / 8
+    monkeypatch.setattr(devices, "ENOUGH", work + 1)
+    monkeypatch.setattr(devices, "ENOUGH_IN_ALL", work * len(X) / 8 * 10)
     assert devices.choose("auto", model.layers, *given) == "cpu"
-    monkeypatch.setattr(devices, "ENOUGH", 1.0)
+    monkeypatch.setattr(devices, "ENOUGH", work)
     assert devices.choose("auto", model.layers, *given) == "cuda"
+    assert devices.choose("auto", model.layers, *given[:-1], 9) == "cpu"
     focal = losses.get("softmax_focal")
     assert devices.choose("auto", model.layers, focal, *given[1:]) == "cpu"
 
