@@ -146,6 +146,49 @@ def measure(network, rounds, patience=2.0):
     return {label: median(times) for label, times in taken.items()}, skipped
 
 
+def kernels(network, copies=10, rounds=5):
+    """(kernel, grid, threads of a block, microseconds) of each launch of a step, from replays of a graph of several."""
+    from numba import cuda
+
+    from fastmlp.cuda import graphs, launches
+
+    configured, last = launches.configured, []
+
+    def noting(kernel, grid, block, stream):
+        launch = configured(kernel, grid, block, stream)
+
+        def noted(*arguments):
+            last[:] = kernel.py_func.__name__, grid, block
+            launch(*arguments)
+
+        return noted
+
+    launches.configured = noting
+    try:
+        X, y = network.data(2 * network.batch_size)
+        contender = CudaFastMLP(network, X, y, network.parameters())
+    finally:
+        launches.configured = configured
+    contender.run([None])
+    executor, taken = contender.training.executor, []
+    stream, control = executor._stream, np.zeros(2, np.int64)
+    for launch in executor._programs[0].launches[:-1]:  # the last one counts steps, of which there are only two
+        executor._memory.control.copy_to_device(control, stream=stream)
+        graph = graphs.Graph(stream, lambda launch=launch: [launch() for _ in range(copies)])
+        times = []
+        for _ in range(rounds):
+            start, end = cuda.event(), cuda.event()
+            start.record(stream)
+            graph.launch()
+            end.record(stream)
+            end.synchronize()
+            times.append(cuda.event_elapsed_time(start, end) * 1e3 / copies)
+        graph.close()
+        taken.append((*last, median(times)))
+    contender.close()
+    return taken
+
+
 def mnist(epochs=10):
     """{label: (seconds, test accuracy)}; everything was compiled before."""
     network, (X, y), test = TASKS["images"]()
@@ -178,7 +221,8 @@ def break_even(measured):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args(arguments).rounds
+    parser.add_argument("--kernels", action="store_true", help="the time of each kernel of a step, of these networks")
+    options = parser.parse_args(arguments)
     from fastmlp import cuda, devices
 
     try:
@@ -186,10 +230,16 @@ def main(arguments=None):
     except (ImportError, RuntimeError) as error:
         print(f"there is nothing to measure: {error}", file=sys.stderr)
         return 1
+    if options.kernels:
+        for network in NETWORKS:
+            print(f"\n{network.name}, {network.batch_size}\n")
+            for name, grid, block, microseconds in kernels(network):
+                print(f"{name:22} {grid!s:>12} x {block:<5} {microseconds:9.1f} us", flush=True)
+        return 0
     print(f"| network, batch | {' | '.join(CONTENDERS)} |\n|---|{'---:|' * len(CONTENDERS)}")
     measured, left_out = [], {}
     for network in NETWORKS:
-        times, skipped = measure(network, rounds)
+        times, skipped = measure(network, options.rounds)
         left_out |= skipped
         row = " | ".join(f"{times[label]:.0f}" if label in times else "" for label in CONTENDERS)
         print(f"| {network.name}, {network.batch_size} | {row} |", flush=True)

@@ -5,9 +5,12 @@ Importing this package imports nothing of CUDA; `require` does.
 - `support.py` says what runs on the device and what does not.
 - `device.py` is what all kernels agree on: tiles, panels, the words of `control`.
 - `functions.py` compiles the plain functions of activations, losses and rules as device functions.
+- `vectors.py` has the instructions that move 16 bytes at once.
 - `rows.py`, `products.py`, `elementwise.py`, `dropout.py`, `layers.py`, `norms.py`, `loss_kernels.py` and
-  `constraints.py` hold the kernels, one for each kind of record; `updates.py` what follows a gradient.
-- `narrow.py` does all that a narrow network does with rows in one kernel, `gradients.py` sums over shares of rows.
+  `constraints.py` hold the kernels, one for each kind of record.
+- `gradients.py` sums the gradients of all parameters over shares of rows; `updates.py` has what follows a gradient.
+- `narrow.py` does all that a narrow network does with rows in one kernel.
+- `compiled.py` keeps machine code in files.
 - `memory.py` gives a plan its memory on the device, `launches.py` gives its records their kernels, grids and arguments,
   and `graphs.py` replays a step's launches as one.
 - `data.py` keeps the data on the device, or streams them in chunks.
@@ -16,13 +19,15 @@ Importing this package imports nothing of CUDA; `require` does.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 INSTALL = 'pip install "fastmlp[cuda]"'
 
 
 def require() -> None:
     """Raise ImportError without `numba.cuda`, RuntimeError without a device that it can use; both say what to do."""
     try:
-        from numba import cuda
+        from numba import config, cuda
     except ImportError as error:
         raise ImportError(
             f"device='cuda' needs the package numba-cuda, which is missing ({error}); install it with {INSTALL}, or "
@@ -32,4 +37,9 @@ def require() -> None:
         raise RuntimeError(
             "device='cuda' needs an NVIDIA GPU, its driver and the CUDA libraries, and Numba finds no such device "
             f"here: check that `nvidia-smi` lists one, and install the package with {INSTALL}, or use device='cpu'."
+        )
+    if find_spec("numba_cuda") is None and not config.ENABLE_CUDASIM:
+        raise ImportError(
+            "device='cuda' needs the package numba-cuda, which is missing: the `numba.cuda` that comes with Numba is "
+            f"older and lacks what it uses; install it with {INSTALL}, or use device='cpu'."
         )
