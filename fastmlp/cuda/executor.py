@@ -21,7 +21,7 @@ from . import data
 from .device import MOST_BLOCKS, STEP, THREADS
 from .elementwise import find_not_finite
 from .graphs import Program
-from .launches import Launches, configured
+from .launches import Launches, configured, n_bytes
 from .memory import allocate
 
 
@@ -53,22 +53,22 @@ class CudaExecutor(NamedParameters):
             self._data = self._place(arrays)
             self._memory = allocate(plan, state)
             self._found = cuda.to_device(np.zeros(1, np.int64))
+            self._bound: dict = {}  # what `bind` brought to the device
+            self._programs = [
+                Program(Launches(plan, self._memory, buffer, self._bound, self._stream).of_step(), self._stream)
+                for buffer in self._data.buffers
+            ]
         except Exception as error:  # Numba's own class, of one of two packages
             if "OUT_OF_MEMORY" not in str(error):
                 raise
             raise _memory_error(self._needed) from error
-        self._bound: dict = {}  # what `bind` brought to the device
-        self._programs = [
-            Program(Launches(plan, self._memory, buffer, self._bound, self._stream).of_step(), self._stream)
-            for buffer in self._data.buffers
-        ]
         cuda.synchronize()  # all of it is there, whatever stream it came by
 
     def _place(self, arrays: dict[str, np.ndarray]) -> data.Resident | data.Streamed:
         """The data on the device as a whole if that leaves room for everything else, else in chunks."""
         plan, free = self.plan, data.free_memory()
         everything = arrays if self._output is None else {**arrays, "output": self._output}
-        rest, row = plan.n_bytes + 8 * plan.batch_size, data.bytes_of_a_row(everything)
+        rest, row = n_bytes(plan), data.bytes_of_a_row(everything)
         n = len(arrays["X"])
         self._needed = rest + n * (row + 8)  # 8: the order
         if self._needed <= free:

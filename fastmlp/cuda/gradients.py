@@ -7,6 +7,7 @@ How many shares there are depends on sizes alone, so every device takes the same
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -14,7 +15,7 @@ from numba import cuda
 
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
-from ..plan import Step
+from ..plan import Plan, Step
 from .device import NOT_FINITE, SIMD, SIMULATED, STEP, THREADS, TILES, Tile, tile_for
 from .functions import cuda_kernel, in_turn, inlined, item_type, one_of, place
 from .products import keep_piece, tile_sums
@@ -33,11 +34,41 @@ RECORD, IS_MATRIX, FIRST_UNIT, FIRST_COLUMN, FIRST_ROW, LAST_ROW, TO = range(7)
 CHANGE, AT, SHARES, SIZE = range(4, 8)
 
 
-def tile_of(step: Step, batch_size: int, dtype: str) -> Tile:
-    """For the gradient of a record; vectors have no tiles, and go with the smallest."""
-    if step.kernel != "weight_gradient":
-        return TILES[dtype][-1]
-    return tile_for(step.fields[R.DEPTH], step.fields[R.N_OUT], dtype, max(1, batch_size // LEAST))
+@dataclass(frozen=True)
+class Gradient:
+    """How the gradient of a record, of that number in the plan's table, is summed; a vector is a matrix of one row."""
+
+    record: int
+    is_matrix: bool
+    rows: int
+    columns: int  # padding included
+    tile: Tile  # vectors have none, and go with any
+    shares: int
+
+    @property
+    def size(self) -> int:
+        return self.rows * self.columns
+
+
+def of_plan(plan: Plan, of_one_size: bool) -> list[Gradient]:
+    """Those of a plan, with tiles of one size or of those that fit them."""
+    steps = enumerate(step for phase in plan.phases for step in phase.steps)
+    return [
+        _gradient(k, step, plan, of_one_size)
+        for k, step in steps
+        if step.kernel in ("weight_gradient", "bias_gradient")
+    ]
+
+
+def _gradient(k: int, step: Step, plan: Plan, smallest: bool) -> Gradient:
+    dtype, n, f = plan.dtype, plan.batch_size, step.fields
+    panel, is_matrix = SIMD.panel(dtype), step.kernel == "weight_gradient"
+    rows, columns = f[R.DEPTH] if is_matrix else 1, (f[R.N_PANELS] - 1) * panel + f[R.LAST_WIDTH]
+    tile = TILES[dtype][-1]
+    if is_matrix and not smallest:
+        tile = tile_for(rows, columns, dtype, max(1, n // LEAST))
+    n_tiles, enough = (tile.count(rows, columns), ENOUGH) if is_matrix else (f[R.N_PANELS], ENOUGH_OF_PANELS)
+    return Gradient(k, is_matrix, rows, columns, tile, n_shares(n_tiles, n, enough))
 
 
 def n_shares(n_tiles: int, batch_size: int, enough: int) -> int:
@@ -45,36 +76,29 @@ def n_shares(n_tiles: int, batch_size: int, enough: int) -> int:
     return max(1, min(enough // n_tiles, batch_size // LEAST))
 
 
-def tables(records: dict[int, tuple[Step, Tile]], changes: list[int], batch_size: int, dtype: str):
-    """A table of blocks of the first kernel for each size of tiles, how many units a block of the second has and their
-    table, and the numbers in all shares, of these records (by their place in the plan's table), with what is done to
-    each, a number.
+def n_items(gradients: list[Gradient]) -> int:
+    """Numbers in all shares."""
+    return sum(gradient.shares * gradient.size for gradient in gradients)
+
+
+def tables(gradients: list[Gradient], changes: list[int], batch_size: int, dtype: str):
+    """A table of blocks of the first kernel for each size of tiles; how many units a block of the second has, and their
+    table. `changes` says by a number what is done with each gradient.
     """
     blocks: dict[Tile, list] = {}
-    of_updates, at, panel = [], 0, SIMD.panel(dtype)
-    for (k, (step, tile)), change in zip(records.items(), changes, strict=True):
-        f, is_matrix = step.fields, step.kernel == "weight_gradient"
-        n_in = f[R.DEPTH] if is_matrix else 1
-        columns = (f[R.N_PANELS] - 1) * panel + f[R.LAST_WIDTH]
-        if is_matrix:
-            corners = [(i, j) for i in range(0, n_in, tile.rows) for j in range(0, columns, tile.columns)]
-        else:
-            corners = [(0, j) for j in range(0, columns, panel)]
-        n, size = n_shares(len(corners), batch_size, ENOUGH if is_matrix else ENOUGH_OF_PANELS), n_in * columns
-        rows = -(-batch_size // (n * tile.depth)) * tile.depth  # of a share
-        for share in range(n):
-            place = share * rows, (share + 1) * rows, at + share * size
-            blocks.setdefault(tile, []).extend((k, is_matrix, *corner, *place) for corner in corners)
-        of_updates.append((k, is_matrix, n_in, columns, change, at, n, size))
-        at += n * size
-    units = units_of_block(sum(n_in * columns for _, _, n_in, columns, *_ in of_updates), dtype)
-    updates = [
-        (k, is_matrix, i, j, *rest)
-        for k, is_matrix, n_in, columns, *rest in of_updates
-        for i in range(0, n_in, units)
-        for j in range(0, columns, panel)
-    ]
-    return {tile: np.array(of, np.int64) for tile, of in blocks.items()}, (units, np.array(updates, np.int64)), at
+    updates, at, panel = [], 0, SIMD.panel(dtype)
+    units = units_of_block(sum(gradient.size for gradient in gradients), dtype)
+    for g, change in zip(gradients, changes, strict=True):
+        tile_rows, tile_columns = (g.tile.rows, g.tile.columns) if g.is_matrix else (1, panel)
+        corners = [(i, j) for i in range(0, g.rows, tile_rows) for j in range(0, g.columns, tile_columns)]
+        rows = -(-batch_size // (g.shares * g.tile.depth)) * g.tile.depth  # of a share
+        for share in range(g.shares):
+            place = share * rows, (share + 1) * rows, at + share * g.size
+            blocks.setdefault(g.tile, []).extend((g.record, g.is_matrix, *corner, *place) for corner in corners)
+        corners = [(i, j) for i in range(0, g.rows, units) for j in range(0, g.columns, panel)]
+        updates += [(g.record, g.is_matrix, *corner, change, at, g.shares, g.size) for corner in corners]
+        at += g.shares * g.size
+    return {tile: np.array(of, np.int64) for tile, of in blocks.items()}, units, np.array(updates, np.int64)
 
 
 def units_of_block(n_parameters: int, dtype: str) -> int:

@@ -26,7 +26,7 @@ from . import (
     rows,
     updates,
 )
-from .device import MOST_BLOCKS, SIMD, SIMULATED, THREADS, TILES, Tile, tile_for
+from .device import MOST_BLOCKS, SIMD, SIMULATED, THREADS, tile_for
 from .memory import Memory
 
 
@@ -53,24 +53,19 @@ class Launches:
 
     def of_step(self) -> list[Callable[[], None]]:
         """The launches of one step, whichever it is, in their order."""
-        todo, launches, batch_size, dtype = dict(enumerate(self._records)), [], self.plan.batch_size, self.plan.dtype
-        is_narrow = narrow.qualifies(self.plan)
-        if is_narrow:
+        todo, launches = dict(enumerate(self._records)), []
+        if narrow.qualifies(self.plan):
             table, names = narrow.program(self._records)
             launches.append(self._rows(table, names))
             for k in table[:, narrow.RECORD]:
                 del todo[k]
-        few_rows = is_narrow and batch_size < narrow.MANY  # one kernel for the gradients of all
-        gradients_of = {
-            k: (step, TILES[dtype][-1] if few_rows else gradients.tile_of(step, batch_size, dtype))
-            for k, step in todo.items()
-            if step.kernel in ("weight_gradient", "bias_gradient")
-        }
+        sums = gradients_of(self.plan)
+        records_of_sums = [gradient.record for gradient in sums]
         with_loss = any(step.kernel == "sum_losses" for step in self._records)
         for k, step in todo.items():
-            if gradients_of and k == min(gradients_of):
-                launches += self._gradients(gradients_of)
-            if k not in gradients_of and step.kernel != "sum_losses":
+            if sums and k == sums[0].record:
+                launches += self._gradients(sums)
+            if k not in records_of_sums and step.kernel != "sum_losses":
                 launches.append(self._launch(k, step))
         return [*launches, self._end_of_step(with_loss)]
 
@@ -99,14 +94,14 @@ class Launches:
         data = *data, m.of_loss, m.row_losses, *(plan.scaling or (1.0, 0.0))
         return lambda: launch(m.control, bound["steps"], bound["scalars"], *buffers, bound["order"], *data)
 
-    def _gradients(self, records: dict[int, tuple[Step, Tile]]) -> list:
+    def _gradients(self, sums_of: list[gradients.Gradient]) -> list:
         """The sums of shares of rows, and the updates, of all these records."""
         dtype, m, bound = self.plan.dtype, self.memory, self.bound
-        changes = [self._update(step) for step, _ in records.values()]
+        changes = [self._update(self._records[gradient.record]) for gradient in sums_of]
         distinct = tuple(dict.fromkeys(changes))
         changes = [*map(distinct.index, changes)]
-        tables, (units, of_updates), n = gradients.tables(records, changes, self.plan.batch_size, dtype)
-        shares = cuda.to_device(np.zeros(n, dtype))
+        tables, units, of_updates = gradients.tables(sums_of, changes, self.plan.batch_size, dtype)
+        shares = cuda.device_array(gradients.n_items(sums_of), dtype)
         update = self._configured(gradients.updates(dtype, distinct, units), len(of_updates), THREADS)
         rest = cuda.to_device(of_updates), m.work, m.state, m.transposed, self._slot, shares
 
@@ -287,6 +282,16 @@ _LAUNCHES = {
     "update": Launches._stored_update,
     "max_norm": Launches._max_norm,
 }
+
+
+def gradients_of(plan: Plan) -> list[gradients.Gradient]:
+    """The gradients of a plan; of narrow networks with few rows all by one kernel, with tiles of one size."""
+    return gradients.of_plan(plan, narrow.qualifies(plan) and plan.batch_size < narrow.MANY)
+
+
+def n_bytes(plan: Plan) -> int:
+    """Of the device's memory for all but the data."""
+    return plan.n_bytes + 8 * plan.batch_size + plan.item * gradients.n_items(gradients_of(plan))
 
 
 def configured(kernel, grid, block, stream):

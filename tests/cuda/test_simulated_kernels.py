@@ -10,7 +10,7 @@ from fastmlp.cuda.device import NOT_FINITE, SIMD, STEP, THREADS, TILES
 from fastmlp.cuda.rows import gather, rows_of_block, scatter
 from fastmlp.engine import records as R
 from fastmlp.losses import LOSSES, SoftmaxCrossEntropy
-from fastmlp.plan import Plan, Step
+from fastmlp.plan import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in scalar:RuntimeWarning")
 DTYPES = ["float32", "float64"]
@@ -100,13 +100,12 @@ def test_weight_and_bias_gradients_and_the_transposed_copy(rng, dtype, rows, n_i
     device.panels(dz)
     device.operand(a)
     device.fields(WT=wt.at.offset, WT_LAST_WIDTH=wt.last_width)
-    panels = {R.N_PANELS: dz.n_panels, R.LAST_WIDTH: dz.last_width}
-    for kernel, place, fields in (("weight_gradient", w, {R.DEPTH: n_in}), ("bias_gradient", bias, {})):
-        device.fields(W=place.at.offset, DEPTH=n_in if fields else 0, N_OUT=n_out if fields else 0)
-        step = Step(kernel, panels | fields, "")
-        blocks, (units, of_updates), n = gradients.tables({0: (step, tile)}, [0], rows, dtype)
-        assert list(blocks) == [tile] and len(np.unique(blocks[tile][:, gradients.TO])) == max(1, rows // 4)
-        shares, common = np.full(n, np.nan, dtype), (device.control, device.steps)
+    for is_matrix, place in ((True, w), (False, bias)):
+        device.fields(W=place.at.offset, DEPTH=n_in if is_matrix else 0, N_OUT=n_out if is_matrix else 0)
+        size = n_in if is_matrix else 1, (dz.n_panels - 1) * SIMD.panel(dtype) + dz.last_width
+        gradient = gradients.Gradient(0, is_matrix, *size, tile, shares=max(1, rows // 4))
+        blocks, units, of_updates = gradients.tables([gradient], [0], rows, dtype)
+        shares, common = np.full(gradients.n_items([gradient]), np.nan, dtype), (device.control, device.steps)
         launch = gradients.shares_of_gradients(dtype, tile)
         device.launch(launch, len(blocks[tile]), tile.block, *common, device.record, blocks[tile], device.items, shares)
         rest = device.record, of_updates, device.items, device.items, device.items, 0, shares

@@ -121,16 +121,16 @@ def test_shares_cover_all_rows_once_and_depend_on_sizes_only():
         dtype="float32",
         simd=SIMD,
     )
-    steps = [step for phase in plan.phases for step in phase.steps]
-    tiles = TILES["float32"]
-    records = {k: (step, tiles[k % 2]) for k, step in enumerate(steps) if step.kernel.endswith("_gradient")}
-    tables, (_, updates), n = gradients.tables(records, [0] * len(records), 50, "float32")
-    assert set(tables) == set(tiles)
+    assert {gradient.tile for gradient in gradients.of_plan(plan, True)} == {TILES["float32"][-1]}
+    sums = gradients.of_plan(plan, False)
+    assert {gradient.tile for gradient in sums} == set(TILES["float32"])
+    tables, _, updates = gradients.tables(sums, [0] * len(sums), 50, "float32")
+    assert set(tables) == set(TILES["float32"])
     blocks = np.concatenate(list(tables.values()))
     sizes = {}
-    for k, (step, _) in records.items():
+    for gradient in sums:
+        k, is_matrix = gradient.record, gradient.is_matrix
         of_sums, of_updates = (table[table[:, gradients.RECORD] == k] for table in (blocks, updates))
-        is_matrix = step.kernel == "weight_gradient"
         assert (of_sums[:, gradients.IS_MATRIX] == is_matrix).all() and (of_updates[:, 1] == is_matrix).all()
         ((at, n_shares, size),) = np.unique(of_updates[:, [gradients.AT, gradients.SHARES, gradients.SIZE]], axis=0)
         shares = np.unique(of_sums[:, [gradients.FIRST_ROW, gradients.LAST_ROW, gradients.TO]], axis=0)
@@ -140,5 +140,5 @@ def test_shares_cover_all_rows_once_and_depend_on_sizes_only():
         assert len(corners) * n_shares == len(of_sums)
         assert len(np.unique(of_updates[:, [gradients.FIRST_UNIT, gradients.FIRST_COLUMN]], axis=0)) == len(of_updates)
         sizes[k] = size, n_shares * size
-    assert n == sum(of_all for _, of_all in sizes.values())
+    assert gradients.n_items(sums) == sum(of_all for _, of_all in sizes.values())
     assert sorted(size for size, _ in sizes.values()) == [4, 40, 4 * 40, 11 * 40]

@@ -7,6 +7,7 @@ from fastmlp import Dense, Dropout, ReLU, Rescaling, Sequential, evaluation
 from fastmlp.cuda import data as places
 from fastmlp.cuda.data import Resident, Streamed
 from fastmlp.cuda.executor import CudaExecutor
+from fastmlp.cuda.launches import n_bytes
 from fastmlp.errors import DivergenceError
 from fastmlp.training import Training
 
@@ -125,7 +126,7 @@ def test_data_are_streamed_only_where_they_do_not_fit(monkeypatch):
 
     place_with(10**6)
     (plan,) = plans
-    rest = plan.n_bytes + 8 * 4
+    rest = n_bytes(plan)
     assert place_with(rest + N * (28 + 8)) is Resident
     assert place_with(rest + N * (28 + 8) - 1) is Streamed
     assert place_with(rest + 2 * 4 * 28) is Streamed
