@@ -53,7 +53,10 @@ def keep_compiled(kernel, name: str) -> None:
         """What a dispatcher asks before it compiles, and tells afterwards."""
 
         def load_overload(self, signature, target_context):
-            return _load(_key(name, signature), _Kernel._rebuild)
+            loaded = _load(_key(name, signature), _Kernel._rebuild)
+            if loaded is None:
+                jit.announce("CUDA kernels for this device, some ten seconds")
+            return loaded
 
         def save_overload(self, signature, compiled):
             _save(_key(name, signature), compiled)

@@ -54,7 +54,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_new_lock)
 _addresses: dict[str, int] = {}
 _functions: dict[str, object] = {}
-_announced = False
+_announced: set[str] = set()
 
 
 def _hash_sources() -> str:
@@ -217,7 +217,7 @@ def save_file(key: str, body: bytes) -> None:
 
 
 def _compile(name: str, dtype: str, key: str) -> int:
-    _announce()
+    announce("kernels for this machine, a few seconds")
     with _interrupts_held():
         return _compile_now(name, dtype, key)
 
@@ -282,14 +282,13 @@ def _entry(native_name: str, assembly: str) -> tuple[str, str]:
     return symbol, assembly + entry
 
 
-def _announce() -> None:
-    """Say once in a process that there is compiling to do: a first fit takes seconds instead of milliseconds."""
-    global _announced
-    if not _announced:
-        _announced = True
+def announce(what: str) -> None:
+    """Say once in a process that there is this to compile: a first fit takes seconds instead of milliseconds."""
+    if what not in _announced:
+        _announced.add(what)
         where = cache_folder()
         then = f"later runs start from {where}" if where else "no cache folder can be written, so each process does"
-        print(f"fastmlp: compiling kernels for this machine, a few seconds; {then}", file=sys.stderr)
+        print(f"fastmlp: compiling {what}; {then}", file=sys.stderr)
 
 
 @lru_cache

@@ -173,7 +173,7 @@ def test_kernels_compile_without_spilling_a_register(name, dtype, launched, tmp_
         assert used["registers"] * threads <= 65536 and used["shared"] <= 48 * 1024, kernel
 
 
-def test_compiled_kernels_are_kept_in_files(launched, tmp_path, monkeypatch):
+def test_compiled_kernels_are_kept_in_files(launched, tmp_path, monkeypatch, capsys):
     """What one process saves is found by the same name and loaded; a damaged file is compiled anew, with a warning."""
     from numba import cuda, types
     from numba.cuda.dispatcher import _Kernel
@@ -186,12 +186,14 @@ def test_compiled_kernels_are_kept_in_files(launched, tmp_path, monkeypatch):
     monkeypatch.setattr("numba.cuda.cudadrv.devices.get_context", lambda *_: SimpleNamespace(device=device))
     integers, matrix = types.Array(types.int64, 1, "C"), types.Array(types.int64, 2, "C")
     signature = (integers, matrix, matrix, types.int64, *(types.Array(types.float32, n, "C") for n in (1, 2)))
+    monkeypatch.setattr("fastmlp.engine.jit._announced", set())
     assert kernel._cache.load_overload(signature, None) is None
+    assert re.fullmatch(rf"fastmlp: compiling CUDA kernels .* {tmp_path}/.*\n", capsys.readouterr().err)
     made = _Kernel(kernel.py_func, signature, **kernel.targetoptions)
     code = made._codelibrary.get_cubin(cc=ARCHITECTURE).code
     kernel._cache.save_overload(signature, made)
     loaded = kernel._cache.load_overload(signature, None)
-    assert loaded.entry_name == made.entry_name
+    assert loaded.entry_name == made.entry_name and not capsys.readouterr().err
     assert loaded._codelibrary.get_cubin(cc=ARCHITECTURE).code == code
     assert compiled._key("rows.scatter('float64',)", signature) != compiled._key("rows.scatter('float32',)", signature)
     (path,) = tmp_path.glob("*/*")
