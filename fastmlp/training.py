@@ -19,6 +19,7 @@ from .inputs import engine_data, engine_targets, engine_weights, source_of
 from .layers import Dense, flatten
 from .lowering import training_plan
 
+MOST_ROWS_AHEAD = 2**21  # whose order is drawn while a device is busy: some 10 ms
 AHEAD, AHEAD_ROWS = 64, 2**16  # epochs that are prepared at a time, and their rows in all, where nothing is scheduled
 CHECK = 0.25  # seconds between two checks that the parameters are finite, of which the last good ones are kept
 
@@ -157,6 +158,7 @@ class Training:
         self._unchecked = 0.0  # seconds
         self._evaluations = {}
         self._prepared: Prepared | None = None
+        self._drawn: tuple[tuple[int, int], np.ndarray | None] | None = None  # the order of epochs that come next
         if state is not None:
             self._resume(state)
 
@@ -241,7 +243,7 @@ class Training:
             self._prepared = prepared
             done = 0
         own = slice(done * n_batches, (done + epochs) * n_batches)
-        self._run_steps(prepared.steps[own], n_batches)
+        self._run_steps(prepared.steps[own], epochs)
         self.epoch += epochs
         sums, weights = (
             of_steps[own].reshape(epochs, -1).sum(axis=1) for of_steps in (prepared.sums, prepared.weights)
@@ -306,11 +308,12 @@ class Training:
         key = np.random.SeedSequence(self.seed, spawn_key=(3, self.epoch + epoch))
         return mixing.draw(np.random.Generator(np.random.Philox(key)), self.steps_per_epoch)
 
-    def _run_steps(self, steps: np.ndarray, steps_per_epoch: int) -> None:
-        at = 0
+    def _run_steps(self, steps: np.ndarray, epochs: int) -> None:
+        at, steps_per_epoch = 0, self.steps_per_epoch
+        following = self.epoch + epochs, epochs
         while at < len(steps):
             workers, count = self._chooser.slice(steps[at:, R.STEP_ROWS])
-            done, taken = self.executor.run(steps[at : at + count], workers)
+            done, taken = self.executor.run(steps[at : at + count], workers, lambda: self._draw_ahead(*following))
             self._chooser.measured(workers, taken, int(steps[at : at + done, R.STEP_ROWS].sum()))
             at += done
             self._unchecked += taken
@@ -346,12 +349,21 @@ class Training:
         """Of the rows, or queries, in these epochs: each depends on the seed and the epoch's number only."""
         if not self.shuffle or self._batches.n_batches == 1:  # one batch holds all: their order means nothing
             return None
+        if self._drawn is not None and self._drawn[0] == (first, epochs):
+            return self._drawn[1]
         permute = jit.function("permutation", self.plan.dtype)
         order = np.empty((epochs, self._batches.n), np.int64)
         key = int(np.random.SeedSequence(self.seed, spawn_key=(1,)).generate_state(1, np.uint64).view(np.int64)[0])
         for k in range(epochs):
             permute(order[k].ctypes.data, self._batches.n, key, first + k)
         return order
+
+    def _draw_ahead(self, first: int, epochs: int) -> None:
+        """Have the order of these epochs ready, which probably come next: for while a device is busy with those before.
+        Not for so many rows that the last epoch of a fit would wait for an order that nobody needs.
+        """
+        if epochs * self.n_samples <= MOST_ROWS_AHEAD and (self._drawn is None or self._drawn[0] != (first, epochs)):
+            self._drawn = (first, epochs), self._permutations(first, epochs)
 
     # Looking at the model --------------------------------------------------------------------------------------------
 

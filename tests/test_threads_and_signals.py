@@ -562,7 +562,7 @@ def test_a_slice_is_as_long_as_meant_whoever_ran_the_one_before(monkeypatch, rng
     """Two workers take ten times as long for a step, so their trials have a tenth of the steps."""
     machine, seconds_per_step, slices = Machine(monkeypatch, {1: 1.0, 2: 1.0}), {1: 1e-4, 2: 1e-3}, []
 
-    def run(steps, workers):
+    def run(steps, workers, meanwhile=None):
         taken = len(steps) * seconds_per_step[workers]
         machine.now += taken
         slices.append((workers, taken))

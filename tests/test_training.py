@@ -368,7 +368,7 @@ def interrupt(training, steps):
     if 0 < steps < training.steps_per_epoch:
         run = training.executor.run
 
-        def interrupted(table, n_workers):
+        def interrupted(table, n_workers, meanwhile):
             run(table[:steps], n_workers)
             raise KeyboardInterrupt
 

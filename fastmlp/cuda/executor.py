@@ -99,8 +99,9 @@ class CudaExecutor(NamedParameters):
                 program.forget()
         self._bound[name][: len(array)].copy_to_device(array, stream=self._stream)
 
-    def run(self, steps: np.ndarray, n_workers: int) -> tuple[int, float]:
-        """Run these steps, rows of what `bind` was given; see `engine.executor.Executor.run`.
+    def run(self, steps: np.ndarray, n_workers: int, meanwhile=None) -> tuple[int, float]:
+        """Run these steps, rows of what `bind` was given, and `meanwhile`, which must not use the device, while it is
+        busy with them; see `engine.executor.Executor.run`.
 
         Ctrl-C takes effect between two steps: half a step would leave some layers updated and others not.
         """
@@ -121,6 +122,8 @@ class CudaExecutor(NamedParameters):
                     self._fetch_output(steps[begin - first : end - first], buffer)
                 if interrupted:
                     break
+            if meanwhile is not None:
+                meanwhile()
             self._fetch(self._memory.control, control)  # waits for the device
             done = int(control[STEP]) - first
             if done:

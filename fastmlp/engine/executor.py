@@ -157,8 +157,9 @@ class Executor(NamedParameters):
         steps[:, R.STEP_SCALARS] = scalars.ctypes.data + scalars.strides[0] * each
         steps[:, R.STEP_LOSS_AT] = sums.ctypes.data + 8 * each
 
-    def run(self, steps: np.ndarray, n_workers: int) -> tuple[int, float]:
-        """Run these steps (rows of what `bind` was given) on so many workers.
+    def run(self, steps: np.ndarray, n_workers: int, meanwhile=None) -> tuple[int, float]:
+        """Run these steps (rows of what `bind` was given) on so many workers. `meanwhile`, a function, is for executors
+        whose steps leave the host idle: nothing calls it here.
 
         Returns
         -------

@@ -299,6 +299,27 @@ def test_ctrl_c_leaves_a_whole_step():
     assert all(np.array_equal(model.parameters[name], array) for name, array in reference.parameters.items())
 
 
+def test_the_next_order_of_rows_is_drawn_while_the_device_is_busy(monkeypatch):
+    X, y, _ = data()
+    options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 8, "seed": 1}
+    losses = {}
+    for device in ("cpu", "cuda"):
+        with Training(Sequential(Dense(4), ReLU(), Dense(3)).build(5), X, y, device=device, **options) as training:
+            ahead, draw = [], training._draw_ahead
+
+            def drawing(first, epochs, draw=draw, ahead=ahead):
+                ahead.append((first, epochs))
+                draw(first, epochs)
+
+            monkeypatch.setattr(training, "_draw_ahead", drawing)
+            losses[device] = [*training.run(1), *training.run(1), *training.run(2), *training.run(1)]
+            if device == "cpu":  # it works itself
+                assert not ahead and training._drawn is None
+            else:
+                assert {(1, 1), (2, 1)} <= set(ahead) and training._drawn[0] == ahead[-1] == (5, 1)
+    np.testing.assert_allclose(losses["cuda"], losses["cpu"], rtol=1e-5)
+
+
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 def test_estimators(early_stopping):
