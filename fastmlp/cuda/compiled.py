@@ -24,13 +24,23 @@ _SOURCES = _hash_sources()  # of what this process imported, even if the files c
 
 
 @lru_cache
-def _versions() -> tuple:
-    """What machine code depends on beside the sources and the engine's own stamp."""
+def stamp() -> str:
+    """A hash of everything that the machine code of all kernels depends on: the name of their folder."""
     from importlib.metadata import version
 
     from numba import cuda
 
-    return _SOURCES, jit.stamp(), version("numba-cuda"), cuda.runtime.get_version()
+    facts = _SOURCES, jit.SOURCES, version("numba"), version("numba-cuda"), cuda.runtime.get_version()
+    return hashlib.blake2b(repr(facts).encode(), digest_size=12).hexdigest()
+
+
+def file_name(kernel, name: str, signature) -> str:
+    """Of a kernel's file: of what it was made from, the types of its arguments, how it is compiled, and for what."""
+    from numba import cuda
+
+    options = sorted((key, value) for key, value in kernel.targetoptions.items() if isinstance(value, (int, str)))
+    facts = name, str(signature), options, cuda.get_current_device().compute_capability
+    return "cuda-" + hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
 
 
 def keep_compiled(kernel, name: str) -> None:
@@ -38,7 +48,7 @@ def keep_compiled(kernel, name: str) -> None:
     machine code depends on but for its arguments' types.
 
     Numba's own cache is no help: it tells closures from each other by what they hold pickled, and device functions have
-    another number in every process.
+    another number in every process. Nothing that goes wrong with files ends a fit: kernels are compiled then.
     """
     try:
         from numba.cuda.core.caching import NullCache
@@ -54,39 +64,22 @@ def keep_compiled(kernel, name: str) -> None:
         """What a dispatcher asks before it compiles, and tells afterwards."""
 
         def load_overload(self, signature, target_context):
-            loaded = _load(_key(name, signature), _Kernel._rebuild)
-            if loaded is None:
-                jit.announce("CUDA kernels for this device, some ten seconds")
-            return loaded
+            try:
+                content = jit.load_file(file_name(kernel, name, signature), stamp())
+                if content is not None:
+                    return _Kernel._rebuild(**pickle.loads(zlib.decompress(content)))
+                jit.announce("CUDA kernels for this device, some ten seconds", stamp())
+            except Exception as error:  # whatever a file of another environment can bring about
+                warnings.warn(f"fastmlp: cannot load a CUDA kernel, {name} ({error}); compiling it.", stacklevel=2)
+            return None
 
         def save_overload(self, signature, compiled):
-            _save(_key(name, signature), compiled)
+            try:
+                if _hash_sources() != _SOURCES:  # an upgrade under a running process: what it compiled is of both
+                    return
+                content = zlib.compress(pickle.dumps(compiled._reduce_states()), 1)
+                jit.save_file(file_name(kernel, name, signature), content, stamp())
+            except Exception as error:  # a kernel that cannot be pickled, sources out of reach...
+                warnings.warn(f"fastmlp: cannot keep the CUDA kernel {name} ({error}).", stacklevel=2)
 
     kernel._cache = Files()
-
-
-def _key(name: str, signature) -> str:
-    from numba import cuda
-
-    facts = name, str(signature), cuda.get_current_device().compute_capability, _versions()
-    return "cuda-" + hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
-
-
-def _load(key: str, rebuild):
-    content = jit.load_file(key)
-    if content is None:
-        return None
-    try:
-        return rebuild(**pickle.loads(zlib.decompress(content)))
-    except Exception as error:  # whatever a file of another environment can bring about
-        warnings.warn(f"fastmlp: cannot use the compiled kernel {key} ({error}); compiling it again.", stacklevel=2)
-        return None
-
-
-def _save(key: str, compiled) -> None:
-    if _hash_sources() != _SOURCES:  # an upgrade under a running process: what it compiled is of both
-        return
-    try:
-        jit.save_file(key, zlib.compress(pickle.dumps(compiled._reduce_states()), 1))
-    except (pickle.PicklingError, RuntimeError, TypeError):  # Numba's word for a kernel that cannot be kept
-        pass

@@ -20,8 +20,9 @@ from ..plan import Plan
 from . import data
 from .device import MOST_BLOCKS, STEP, THREADS
 from .elementwise import find_not_finite
+from .gradients import n_items
 from .graphs import Program
-from .launches import Launches, configured, n_bytes
+from .launches import Launches, configured, gradients_of, n_bytes
 from .memory import allocate
 
 
@@ -51,7 +52,7 @@ class CudaExecutor(NamedParameters):
         self._stream = cuda.stream()
         try:
             self._data = self._place(arrays)
-            self._memory = allocate(plan, state)
+            self._memory = allocate(plan, n_items(gradients_of(plan)), state)
             self._found = cuda.to_device(np.zeros(1, np.int64))
             self._bound: dict = {}  # what `bind` brought to the device
             self._programs = [
@@ -214,6 +215,8 @@ def _by_row(array: np.ndarray) -> np.ndarray:
 
 def _memory_error(needed: int) -> MemoryError:
     free = data.free_memory()
+    if needed <= free:  # it was lost to others meanwhile, or to what the driver keeps
+        needed = free + 1
     return MemoryError(
         f"the fit needs {needed:,} bytes ({needed / 2**30:.1f} GiB) of the device's memory, of which "
         f"{free:,} are free; try a smaller batch_size, narrower layers, or device='cpu'."

@@ -81,6 +81,16 @@ def n_items(gradients: list[Gradient]) -> int:
     return sum(gradient.shares * gradient.size for gradient in gradients)
 
 
+def bytes_of_tables(gradients: list[Gradient], dtype: str) -> int:
+    """Of what `tables` gives."""
+    panel, units, rows = SIMD.panel(dtype), units_of_block(sum(gradient.size for gradient in gradients), dtype), 0
+    for g in gradients:
+        n_panels = -(-g.columns // panel)
+        rows += g.shares * (g.tile.count(g.rows, g.columns) if g.is_matrix else n_panels) * (TO + 1)
+        rows += -(-g.rows // units) * n_panels * (SIZE + 1)
+    return 8 * rows
+
+
 def tables(gradients: list[Gradient], changes: list[int], batch_size: int, dtype: str):
     """A table of blocks of the first kernel for each size of tiles; how many units a block of the second has, and their
     table. `changes` says by a number what is done with each gradient.

@@ -27,7 +27,7 @@ from . import (
     updates,
 )
 from .device import MOST_BLOCKS, SIMD, SIMULATED, THREADS, tile_for
-from .memory import Memory
+from .memory import BEHIND, Memory
 
 
 class Launches:
@@ -101,14 +101,13 @@ class Launches:
         distinct = tuple(dict.fromkeys(changes))
         changes = [*map(distinct.index, changes)]
         tables, units, of_updates = gradients.tables(sums_of, changes, self.plan.batch_size, dtype)
-        shares = cuda.device_array(gradients.n_items(sums_of), dtype)
         update = self._configured(gradients.updates(dtype, distinct, units), len(of_updates), THREADS)
-        rest = cuda.to_device(of_updates), m.work, m.state, m.transposed, self._slot, shares
+        rest = cuda.to_device(of_updates), m.work, m.state, m.transposed, self._slot, m.shares
 
         def sums(tile, blocks):
             launch = self._configured(gradients.shares_of_gradients(dtype, tile), len(blocks), tile.block)
             blocks = cuda.to_device(blocks)
-            return lambda: launch(m.control, bound["steps"], m.table, blocks, m.work, shares)
+            return lambda: launch(m.control, bound["steps"], m.table, blocks, m.work, m.shares)
 
         return [
             *(sums(tile, blocks) for tile, blocks in tables.items()),
@@ -186,8 +185,8 @@ class Launches:
         dtype, m, bound = self.plan.dtype, self.memory, self.bound
         columns = (step.fields[R.N_PANELS] - 1) * SIMD.panel(dtype) + step.fields[R.LAST_WIDTH]
         tile = tile_for(self.plan.batch_size, columns, dtype)
-        grid = -(-columns // tile.columns), -(-self.plan.batch_size // tile.rows)
-        launch = self._configured(products.product(dtype, self._epilogue(step), tile), grid, tile.block)
+        n_tiles = tile.count(self.plan.batch_size, columns)
+        launch = self._configured(products.product(dtype, self._epilogue(step), tile), n_tiles, tile.block)
         weights = {"parameters": m.state, "transposed": m.transposed}[step.fields[R.B].buffer]
         return lambda: launch(m.control, bound["steps"], m.table, m.numbers, k, m.work, weights, m.state)
 
@@ -291,7 +290,9 @@ def gradients_of(plan: Plan) -> list[gradients.Gradient]:
 
 def n_bytes(plan: Plan) -> int:
     """Of the device's memory for all but the data."""
-    return plan.n_bytes + 8 * plan.batch_size + plan.item * gradients.n_items(gradients_of(plan))
+    sums = gradients_of(plan)
+    tables = 2 * gradients.bytes_of_tables(sums, plan.dtype)  # streamed data have them twice
+    return plan.n_bytes + BEHIND + 8 * plan.batch_size + plan.item * gradients.n_items(sums) + tables
 
 
 def configured(kernel, grid, block, stream):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numba import cuda
 
 from ..engine import records as R
 from ..plan import Kernel, Plan, Ref, Step
+from . import narrow
 from .device import SIMD, TILES
 
 # Fields of places that a record need not have
@@ -23,7 +25,8 @@ OPTIONAL = {
 
 
 # Bytes that products may read behind the workspace: a tile's rows behind the last of a matrix
-BEHIND = max(tile.rows for tiles in TILES.values() for tile in tiles) * 2 * SIMD.vector_bytes
+_TILES = [*chain(*TILES.values()), *narrow.FEW_ROWS.values(), *narrow.MANY_ROWS.values()]
+BEHIND = max(tile.rows for tile in _TILES) * 2 * SIMD.vector_bytes
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,10 @@ class Memory:
     transposed: Any  # copies of weights
     row_losses: Any  # float64: of each row of the batch
     squares: Any  # float64: sums over columns of gradients, for `clip_norm`; the last is the coefficient
+    shares: Any  # of gradients, summed over parts of the batch's rows
 
 
-def allocate(plan: Plan, state=None) -> Memory:
+def allocate(plan: Plan, n_in_shares: int, state=None) -> Memory:
     """All of it, 0 where the plan gives no numbers; `state` may be another executor's."""
     steps = [step for phase in plan.phases for step in phase.steps]
     table = np.array([[_field(step, index) for index in range(R.RECORD)] for step in steps], np.int64)
@@ -59,6 +63,7 @@ def allocate(plan: Plan, state=None) -> Memory:
         transposed=_zeros(plan, plan.sizes["transposed"]),
         row_losses=cuda.to_device(np.zeros(plan.batch_size)),
         squares=cuda.to_device(np.zeros(n_squares + 1)),
+        shares=cuda.device_array(max(1, n_in_shares), plan.dtype),
     )
 
 

@@ -25,7 +25,8 @@ MOST = 128  # columns: the rows of a block and their weights stay near their pro
 MANY = 10 if SIMULATED else 4096  # rows of a batch that are enough blocks for a large device with tiles of more rows
 # Fewer rows than a tile of wide products: batches of a thousand rows should be more than a few blocks
 if SIMULATED:
-    FEW_ROWS, MANY_ROWS = ({dtype: tiles[i] for dtype, tiles in TILES.items()} for i in (1, 0))
+    FEW_ROWS = {dtype: tiles[-1] for dtype, tiles in TILES.items()}
+    MANY_ROWS = dict.fromkeys(TILES, Tile(8, 16, 4, 4, 4))  # of which a piece is more than a slab
 else:
     FEW_ROWS = {"float32": Tile(32, 128, 32, 4, 4), "float64": Tile(32, 128, 16, 4, 4)}
     MANY_ROWS = {"float32": Tile(64, 128, 16, 8, 4), "float64": Tile(64, 64, 16, 4, 4)}
@@ -112,7 +113,7 @@ def rows_kernel(dtype: str, tile: Tile, scaled: bool, epilogues: tuple[Epilogue,
                 columns = (table[k, R.N_PANELS] - 1) * panel + table[k, R.LAST_WIDTH]
                 for begin in range(0, columns, BN):
                     of_tile(shared, table, numbers, k, which, work, of_weights, state, last_row, first_row, begin)
-                    cuda.syncthreads()
+                    cuda.syncthreads()  # a piece of results may lie where the next tile's slabs do
             elif kind == ELEMENTWISE:
                 source, c, other = table[k, R.IN] // item, table[k, R.C] // item, table[k, R.OTHER] // item
                 last_panel, last_width = table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]

@@ -301,16 +301,18 @@ def product_tile(dtype: str, epilogues: tuple[Epilogue, ...], tile: Tile):
 def product(dtype: str, epilogue: Epilogue, tile: Tile):
     """C = epilogue(init + A B) for the rows of the batch: the forward product, and the input gradient.
 
-    Launched with a grid of (tiles of columns, tiles of rows).
+    Launched with a block for each tile: those of the same rows follow each other. (In one dimension, for the others
+    have room for 65 535.)
     """
-    D, BM, BN, size = item_type[dtype], tile.rows, tile.columns, tile.shared(dtype)
+    D, BM, BN, size, panel = item_type[dtype], tile.rows, tile.columns, tile.shared(dtype), SIMD.panel(dtype)
     of_tile = product_tile(dtype, (epilogue,), tile)
 
     def product(control, steps, table, numbers, k, work, weights, state):
         if control[NOT_FINITE] != 0:
             return
         rows = steps[control[STEP], R.STEP_ROWS]
-        first_row, first_column = cuda.blockIdx.y * BM, cuda.blockIdx.x * BN
+        across = ((table[k, R.N_PANELS] - 1) * panel + table[k, R.LAST_WIDTH] + BN - 1) // BN
+        first_row, first_column = cuda.blockIdx.x // across * BM, cuda.blockIdx.x % across * BN
         if first_row >= rows:
             return
         shared = cuda.shared.array(size, D, BYTES)

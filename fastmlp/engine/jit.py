@@ -67,7 +67,7 @@ def _hash_sources() -> str:
     return h.hexdigest()
 
 
-_SOURCES = _hash_sources()  # of what this process imported, even if the files change while it runs
+SOURCES = _hash_sources()  # of what this process imported, even if the files change while it runs
 
 
 @lru_cache
@@ -75,7 +75,7 @@ def stamp() -> str:
     """A hash of everything that machine code depends on."""
     from importlib.metadata import version
 
-    facts = (_SOURCES, version("numba"), version("llvmlite"), host_simd(), _cpu())
+    facts = (SOURCES, version("numba"), version("llvmlite"), host_simd(), _cpu())
     return hashlib.blake2b(repr(facts).encode(), digest_size=12).hexdigest()
 
 
@@ -96,9 +96,9 @@ def _cpu() -> tuple[str, str]:
     return name or llvm.get_host_cpu_name(), features
 
 
-def cache_folder() -> Path | None:
+def cache_folder(of: str | None = None) -> Path | None:
     """Where object files are kept, created private to the user; None where nothing can be kept, or where it is not
-    ours.
+    ours. The folder of this stamp, or of the host's kernels.
     """
     root = os.environ.get("FASTMLP_CACHE_DIR")
     try:
@@ -106,7 +106,7 @@ def cache_folder() -> Path | None:
             from platformdirs import user_cache_dir
 
             root = user_cache_dir("fastmlp", appauthor=False)
-        folder = Path(root) / f"kernels-{stamp()}"
+        folder = Path(root) / f"kernels-{of or stamp()}"
         if not folder.exists():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             _remove_old(folder.parent)
@@ -164,8 +164,8 @@ def function(name: str, dtype: str):
     return _functions[key]
 
 
-def _file(key: str) -> Path | None:
-    folder = cache_folder()
+def _file(key: str, of: str | None = None) -> Path | None:
+    folder = cache_folder(of)
     return folder / f"{key}.o" if folder else None
 
 
@@ -177,9 +177,11 @@ def _load(key: str) -> int | None:
     return _link(symbol.decode(), object_code)
 
 
-def load_file(key: str) -> bytes | None:
-    """What `save_file` has kept under this name; None where there is nothing, with a warning if it is damaged."""
-    path = _file(key)
+def load_file(key: str, of: str | None = None) -> bytes | None:
+    """What `save_file` has kept under this name, in the folder of this stamp, or of the host's; None where there is
+    nothing, with a warning if it is damaged.
+    """
+    path = _file(key, of)
     try:
         content = path.read_bytes() if path else None
     except FileNotFoundError:
@@ -196,13 +198,13 @@ def load_file(key: str) -> bytes | None:
     return body
 
 
-def save_file(key: str, body: bytes) -> None:
-    """Keep a compiled kernel in the cache's folder, with a checksum; nothing happens where it cannot be written."""
-    path = _file(key)
+def save_file(key: str, body: bytes, of: str | None = None) -> None:
+    """Keep a compiled kernel in such a folder, with a checksum; nothing happens where it cannot be written."""
+    path = _file(key, of)
     if path is None:
         return
     try:
-        if _hash_sources() != _SOURCES:  # an upgrade under a running process: what it compiled is of both
+        if _hash_sources() != SOURCES:  # an upgrade under a running process: what it compiled is of both
             return
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{key}-")
         try:
@@ -282,11 +284,13 @@ def _entry(native_name: str, assembly: str) -> tuple[str, str]:
     return symbol, assembly + entry
 
 
-def announce(what: str) -> None:
-    """Say once in a process that there is this to compile: a first fit takes seconds instead of milliseconds."""
+def announce(what: str, of: str | None = None) -> None:
+    """Say once in a process that there is this to compile, and for which folder: a first fit takes seconds instead of
+    milliseconds.
+    """
     if what not in _announced:
         _announced.add(what)
-        where = cache_folder()
+        where = cache_folder(of)
         then = f"later runs start from {where}" if where else "no cache folder can be written, so each process does"
         print(f"fastmlp: compiling {what}; {then}", file=sys.stderr)
 

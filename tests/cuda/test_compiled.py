@@ -195,8 +195,33 @@ def test_compiled_kernels_are_kept_in_files(launched, tmp_path, monkeypatch, cap
     loaded = kernel._cache.load_overload(signature, None)
     assert loaded.entry_name == made.entry_name and not capsys.readouterr().err
     assert loaded._codelibrary.get_cubin(cc=ARCHITECTURE).code == code
-    assert compiled._key("rows.scatter('float64',)", signature) != compiled._key("rows.scatter('float32',)", signature)
+    name = "rows.scatter('float32',)"
+    names = {compiled.file_name(kernel, name, signature), compiled.file_name(kernel, "another", signature)}
+    names.add(compiled.file_name(kernel, name, signature[:-1]))
+    for options in ({"debug": True}, {"opt": False}):
+        monkeypatch.setattr(kernel, "targetoptions", kernel.targetoptions | options)
+        names.add(compiled.file_name(kernel, name, signature))
+    monkeypatch.undo()
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(cuda, "get_current_device", lambda: SimpleNamespace(compute_capability=(8, 6)))
+    names.add(compiled.file_name(kernel, name, signature))
+    assert len(names) == 6
+    monkeypatch.setattr(cuda, "get_current_device", lambda: SimpleNamespace(compute_capability=ARCHITECTURE))
+    stamps = {compiled.stamp()}
+    for change in ((compiled, "_SOURCES", "other"), (compiled.jit, "SOURCES", "other")):
+        with monkeypatch.context() as patch:
+            patch.setattr(*change)
+            stamps.add(compiled.stamp.__wrapped__())
+    with monkeypatch.context() as patch:
+        patch.setattr(cuda.runtime, "get_version", lambda: (14, 0))
+        stamps.add(compiled.stamp.__wrapped__())
+    assert len(stamps) == 4
     (path,) = tmp_path.glob("*/*")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.warns(UserWarning, match="damaged; compiling it again"):
         assert kernel._cache.load_overload(signature, None) is None
+    path.unlink()
+    monkeypatch.setattr(_Kernel, "_reduce_states", lambda self: {"cannot be pickled": lambda: None})
+    with pytest.warns(UserWarning, match="cannot keep the CUDA kernel rows.scatter"):
+        kernel._cache.save_overload(signature, made)
+    assert not path.exists()

@@ -299,6 +299,23 @@ def test_ctrl_c_leaves_a_whole_step():
     assert all(np.array_equal(model.parameters[name], array) for name, array in reference.parameters.items())
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize(("what", "word"), [("parameters", "a parameter"), ("slots", "a gradient")])
+def test_what_is_no_longer_finite_on_the_device_is_noticed_there(number, what, word):
+    X, y, _ = data()
+    options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 8, "seed": 1}
+    with Training(Sequential(Dense(4), ReLU(), Dense(3)).build(5), X, y, device="cuda", **options) as training:
+        training.run(1)
+        executor = training.executor
+        state, n = executor._memory.state, training.plan.sizes["parameters"] // training.plan.item
+        executor.run(training._prepared.steps[:1], 1)  # what the host has is older from here on
+        assert executor.all_finite("parameters") and executor.all_finite("slots")
+        state[n - 1 if what == "parameters" else n] = number  # padding, which nothing else looks at
+        assert [executor.all_finite(name) for name in ("parameters", "slots")] == [what == "slots", what != "slots"]
+        with pytest.raises(DivergenceError, match=word):
+            training._check_parameters(1)
+
+
 def test_the_next_order_of_rows_is_drawn_while_the_device_is_busy(monkeypatch):
     X, y, _ = data()
     options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 8, "seed": 1}

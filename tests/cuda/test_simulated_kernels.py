@@ -78,7 +78,7 @@ def test_product(rng, dtype, rows, depth, columns, tile):
     device.fields(B=b.at.offset, DEPTH=depth, INIT=init.at.offset)
     tile = TILES[dtype][tile]
     kernel = products.product(dtype, elementwise.Epilogue("gelu.apart", dtype), tile)
-    grid = -(-columns // tile.columns), -(-rows // tile.rows)
+    grid = tile.count(rows, columns)
     record = device.control, device.steps, device.record, device.number, 0
     device.launch(kernel, grid, tile.block, *record, device.items, device.items, device.items)
     expected = A @ B + bias
@@ -89,9 +89,10 @@ def test_product(rng, dtype, rows, depth, columns, tile):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("tile", [0, 1])
+@pytest.mark.parametrize(("tile", "units"), [(0, 1), (1, 3)])
 @pytest.mark.parametrize(("rows", "n_in", "n_out"), [(1, 1, 1), (5, 11, 3), (4, 7, 17), (11, 9, 9)])
-def test_weight_and_bias_gradients_and_the_transposed_copy(rng, dtype, rows, n_in, n_out, tile):
+def test_weight_and_bias_gradients_and_the_transposed_copy(rng, dtype, rows, n_in, n_out, tile, units, monkeypatch):
+    monkeypatch.setattr(gradients, "units_of_block", lambda *arguments: units)
     A, dZ, W, b = (rng.normal(size=shape) for shape in ((rows, n_in), (rows, n_out), (n_in, n_out), (1, n_out)))
     change, tile = updates.Update("l2", False, False, "sgd", False, 0, dtype), TILES[dtype][tile]
     device = Device(dtype, rows)
