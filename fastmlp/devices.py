@@ -11,7 +11,7 @@ DEVICES = ("cpu", "cuda", "auto")
 # Operations of a step's products from which "auto" looks for a GPU: 2e7 took one 0.8 of the time of sixteen cores, 8e7
 # 0.36 of it (`python -m benchmarks.cuda`, an H200); a slower GPU wants somewhat more.
 ENOUGH = 5e7
-# ... and of the whole fit: sixteen cores do so many in 8 s and two in 50; a first fit compiles CUDA kernels for 10 to 20.
+# ... and of the whole fit: sixteen cores do so many in 8 s, two in 50; a first fit compiles CUDA kernels in 10 to 20.
 ENOUGH_IN_ALL = 1e13
 
 
