@@ -52,12 +52,8 @@ class Gradient:
 
 def of_plan(plan: Plan, of_one_size: bool) -> list[Gradient]:
     """Those of a plan, with tiles of one size or of those that fit them."""
-    steps = enumerate(step for phase in plan.phases for step in phase.steps)
-    return [
-        _gradient(k, step, plan, of_one_size)
-        for k, step in steps
-        if step.kernel in ("weight_gradient", "bias_gradient")
-    ]
+    steps, kernels = [step for phase in plan.phases for step in phase.steps], ("weight_gradient", "bias_gradient")
+    return [_gradient(k, step, plan, of_one_size) for k, step in enumerate(steps) if step.kernel in kernels]
 
 
 def _gradient(k: int, step: Step, plan: Plan, smallest: bool) -> Gradient:

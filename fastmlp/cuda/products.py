@@ -243,10 +243,7 @@ def _finished_piece(dtype: str, epilogues: tuple[Epilogue, ...], tile: Tile, g: 
         i, j = cuda.threadIdx.x // across, cuda.threadIdx.x % across * lanes
         x, o = cuda.local.array(lanes, D, BYTES), cuda.local.array(items_together, D, BYTES)
         for some in range(0, n_vectors, together):
-            first, place = (
-                g * piece + some * down,
-                (i + some * down) * BN + j,
-            )  # rows are counted from the thread's first
+            first, place = g * piece + some * down, (i + some * down) * BN + j  # from the thread's first row on
             finish_some(which, shared, x, o, work, c, other, start, width, first, n_rows, place, number)
 
     return finished_piece
