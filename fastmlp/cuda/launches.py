@@ -185,8 +185,8 @@ class Launches:
         dtype, m, bound = self.plan.dtype, self.memory, self.bound
         columns = (step.fields[R.N_PANELS] - 1) * SIMD.panel(dtype) + step.fields[R.LAST_WIDTH]
         tile = tile_for(self.plan.batch_size, columns, dtype)
-        n_tiles = tile.count(self.plan.batch_size, columns)
-        launch = self._configured(products.product(dtype, self._epilogue(step), tile), n_tiles, tile.block)
+        grid = products.grid_of(tile, self.plan.batch_size, columns)
+        launch = self._configured(products.product(dtype, self._epilogue(step), tile), grid, tile.block)
         weights = {"parameters": m.state, "transposed": m.transposed}[step.fields[R.B].buffer]
         return lambda: launch(m.control, bound["steps"], m.table, m.numbers, k, m.work, weights, m.state)
 

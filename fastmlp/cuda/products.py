@@ -9,10 +9,12 @@ from numba import cuda
 
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
-from .device import NOT_FINITE, SIMD, STEP, Tile
+from .device import NOT_FINITE, SIMD, SIMULATED, STEP, Tile
 from .elementwise import Epilogue, vector_epilogue
 from .functions import cuda_kernel, device_function, in_turn, inlined, item_type, one_of
 from .vectors import BYTES, copy_vector, put, vector_items
+
+MOST_IN_Y = 2 if SIMULATED else 65_535
 
 
 @cache
@@ -298,21 +300,27 @@ def product_tile(dtype: str, epilogues: tuple[Epilogue, ...], tile: Tile):
 def product(dtype: str, epilogue: Epilogue, tile: Tile):
     """C = epilogue(init + A B) for the rows of the batch: the forward product, and the input gradient.
 
-    Launched with a block for each tile: those of the same rows follow each other. (In one dimension, for the others
-    have room for 65 535.)
+    Launched with a block for each tile, and the grid that `grid_of` gives.
     """
-    D, BM, BN, size, panel = item_type[dtype], tile.rows, tile.columns, tile.shared(dtype), SIMD.panel(dtype)
+    D, BM, BN, size = item_type[dtype], tile.rows, tile.columns, tile.shared(dtype)
     of_tile = product_tile(dtype, (epilogue,), tile)
 
     def product(control, steps, table, numbers, k, work, weights, state):
         if control[NOT_FINITE] != 0:
             return
         rows = steps[control[STEP], R.STEP_ROWS]
-        across = ((table[k, R.N_PANELS] - 1) * panel + table[k, R.LAST_WIDTH] + BN - 1) // BN
-        first_row, first_column = cuda.blockIdx.x // across * BM, cuda.blockIdx.x % across * BN
+        first_row, first_column = (cuda.blockIdx.z * cuda.gridDim.y + cuda.blockIdx.y) * BM, cuda.blockIdx.x * BN
         if first_row >= rows:
             return
         shared = cuda.shared.array(size, D, BYTES)
         of_tile(shared, table, numbers, k, 0, work, weights, state, rows, first_row, first_column)
 
     return product
+
+
+def grid_of(tile: Tile, rows: int, columns: int) -> tuple[int, int, int]:
+    """Tiles of the same rows follow each other, which share what they read. Rows are in two dimensions, for one has room
+    for 65 535 tiles only; their number out of the grid's own takes no registers, where one by division takes 26.
+    """
+    n_rows, n_columns = -(-rows // tile.rows), -(-columns // tile.columns)
+    return n_columns, min(n_rows, MOST_IN_Y), -(-n_rows // MOST_IN_Y)

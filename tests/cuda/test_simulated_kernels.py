@@ -68,7 +68,7 @@ class Device:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tile", [0, 1])
-@pytest.mark.parametrize(("rows", "depth", "columns"), [(1, 1, 1), (5, 11, 3), (9, 7, 17), (4, 19, 9)])
+@pytest.mark.parametrize(("rows", "depth", "columns"), [(1, 1, 1), (5, 11, 3), (9, 7, 17), (4, 19, 9), (19, 3, 2)])
 def test_product(rng, dtype, rows, depth, columns, tile):
     A, B, bias = (rng.normal(size=shape) for shape in ((rows, depth), (depth, columns), (1, columns)))
     device = Device(dtype, rows)
@@ -78,7 +78,7 @@ def test_product(rng, dtype, rows, depth, columns, tile):
     device.fields(B=b.at.offset, DEPTH=depth, INIT=init.at.offset)
     tile = TILES[dtype][tile]
     kernel = products.product(dtype, elementwise.Epilogue("gelu.apart", dtype), tile)
-    grid = tile.count(rows, columns)
+    grid = products.grid_of(tile, rows, columns)
     record = device.control, device.steps, device.record, device.number, 0
     device.launch(kernel, grid, tile.block, *record, device.items, device.items, device.items)
     expected = A @ B + bias
