@@ -319,8 +319,8 @@ def product(dtype: str, epilogue: Epilogue, tile: Tile):
 
 
 def grid_of(tile: Tile, rows: int, columns: int) -> tuple[int, int, int]:
-    """Tiles of the same rows follow each other, which share what they read. Rows are in two dimensions, for one has room
-    for 65 535 tiles only; their number out of the grid's own takes no registers, where one by division takes 26.
+    """Tiles of the same rows follow each other, which share what they read. Rows are in two dimensions, for one has
+    room for 65 535 tiles only; their number out of the grid's own takes no registers, by a division it takes 26.
     """
     n_rows, n_columns = -(-rows // tile.rows), -(-columns // tile.columns)
     return n_columns, min(n_rows, MOST_IN_Y), -(-n_rows // MOST_IN_Y)
