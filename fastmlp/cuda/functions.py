@@ -140,19 +140,22 @@ def one_of(alternatives: tuple):
 
 
 @cache
-def in_turn(functions: tuple):
-    """All of these device functions, with the same arguments: a loop over them, unrolled."""
-    first, *others = functions
-    if not others:
-        return first
-    rest = in_turn(tuple(others))
+def unrolled(n: int, function):
+    """f(i, ...): the device function with i, i + 1... i + n - 1, a loop that is written out, in two halves each time.
+    The compiler unrolls loops only while they are short, and arrays of threads are registers only where every index is
+    a constant.
+    """
+    if n == 1:
+        return function
+    half = n // 2
+    first, second = unrolled(half, function), unrolled(n - half, function)
 
     @inlined
-    def all_of_them(*arguments):
-        first(*arguments)
-        rest(*arguments)
+    def several(i, *arguments):
+        first(i, *arguments)
+        second(i + half, *arguments)
 
-    return all_of_them
+    return several
 
 
 place = device_function(cpu_place.py_func)

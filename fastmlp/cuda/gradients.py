@@ -17,7 +17,7 @@ from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from ..plan import Plan, Step
 from .device import NOT_FINITE, SIMD, SIMULATED, STEP, THREADS, TILES, Tile, tile_for
-from .functions import cuda_kernel, in_turn, inlined, item_type, one_of, place
+from .functions import cuda_kernel, inlined, item_type, one_of, place, unrolled
 from .products import keep_piece, tile_sums
 from .updates import Update, update
 from .vectors import BYTES, copy_vector, vector_items
@@ -116,16 +116,16 @@ def units_of_block(n_parameters: int, dtype: str) -> int:
 
 
 @cache
-def _kept_piece(dtype: str, tile: Tile, g: int):
+def _kept_piece(dtype: str, tile: Tile):
     """Piece g of a tile into `shares`, of whose items from `start` on a thread has some."""
     lanes, threads, piece, BN = vector_items(dtype), tile.block, tile.piece(dtype), tile.columns
     across, n_vectors = BN // lanes, piece * BN // (lanes * threads)
     down = threads // across  # rows from a thread's vector to its next
-    keep = keep_piece(dtype, tile, g)
+    keep = keep_piece(dtype, tile)
 
     @inlined
-    def kept_piece(shared, sums, shares, start, width, n_units):
-        keep(shared, sums)
+    def kept_piece(g, shared, sums, shares, start, width, n_units):
+        keep(g, shared, sums)
         i, j = cuda.threadIdx.x // across, cuda.threadIdx.x % across * lanes
         for v in range(n_vectors):
             unit = g * piece + v * down  # from the thread's first on
@@ -145,7 +145,7 @@ def gradient_tile(dtype: str, tile: Tile):
     )  # fmt: skip
     n_sums, across = tile.own_rows * tile.own_columns, tile.columns // lanes
     sums_of = tile_sums(dtype, tile, False)
-    keep_all = in_turn(tuple(_kept_piece(dtype, tile, g) for g in range(tile.own_rows // lanes)))
+    keep_all = unrolled(tile.own_rows // lanes, _kept_piece(dtype, tile))
 
     @inlined
     def gradient_tile(shared, table, k, work, first_unit, first_column, first, last, shares, to):
@@ -165,7 +165,7 @@ def gradient_tile(dtype: str, tile: Tile):
         width = panel if p < last_panel else last_width
         start = to + p * panel * n_in + unit * width + column - p * panel
         n_units = n_in - unit if column < last_panel * panel + last_width else 0
-        keep_all(shared, sums, shares, start, width, n_units)
+        keep_all(0, shared, sums, shares, start, width, n_units)
 
     return gradient_tile
 

@@ -11,7 +11,7 @@ from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, SIMULATED, STEP, Tile
 from .elementwise import Epilogue, vector_epilogue
-from .functions import cuda_kernel, device_function, in_turn, inlined, item_type, one_of
+from .functions import cuda_kernel, device_function, inlined, item_type, one_of, unrolled
 from .vectors import BYTES, copy_vector, put, vector_items
 
 MOST_IN_Y = 2 if SIMULATED else 65_535
@@ -93,7 +93,7 @@ def tile_sums(dtype: str, tile: Tile, transposed: bool):
                 b_at += BK * b_width
             if begin >= first:
                 of_group = group * part
-                multiply(shared, sums, now + of_group * stored + ty * lanes, now + in_b + of_group * BN + tx * lanes)
+                multiply(0, shared, sums, now + of_group * stored + ty * lanes, now + in_b + of_group * BN + tx * lanes)
             if following >= last:
                 break
             now = slab - now
@@ -115,36 +115,23 @@ def tile_sums(dtype: str, tile: Tile, transposed: bool):
 
 @cache
 def _multiply(dtype: str, tile: Tile, depth: int):
-    """sums += A B for `depth` factors in shared memory, where a thread's first numbers of A and B lie at `a` and `b`.
-
-    Made of two halves each time: the compiler unrolls loops only while they are short.
-    """
+    """f(0, shared, sums, a, b): sums += A B for `depth` factors; a thread's first of A and B lie at `a` and `b`."""
     D, lanes = item_type[dtype], vector_items(dtype)
     BM, BN, RM, RN = tile.rows, tile.columns, tile.own_rows, tile.own_columns
     stored, by_m, by_n, groups_m, groups_n = BM + lanes, BM // RM * lanes, BN // RN * lanes, RM // lanes, RN // lanes
 
     @inlined
-    def multiply_one(shared, sums, a, b):
+    def multiply(d, shared, sums, a, b):
         x, y = cuda.local.array(RM, D, BYTES), cuda.local.array(RN, D, BYTES)
         for g in range(groups_m):
-            copy_vector(x, g * lanes, shared, a + g * by_m)
+            copy_vector(x, g * lanes, shared, a + d * stored + g * by_m)
         for g in range(groups_n):
-            copy_vector(y, g * lanes, shared, b + g * by_n)
+            copy_vector(y, g * lanes, shared, b + d * BN + g * by_n)
         for i in range(RM):
             for j in range(RN):
                 sums[i * RN + j] += x[i] * y[j]
 
-    if depth == 1:
-        return multiply_one
-    half = depth // 2
-    first, second = _multiply(dtype, tile, half), _multiply(dtype, tile, depth - half)
-
-    @inlined
-    def multiply(shared, sums, a, b):
-        first(shared, sums, a, b)
-        second(shared, sums, a + half * stored, b + half * BN)
-
-    return multiply
+    return unrolled(depth, multiply)
 
 
 @cache
@@ -175,16 +162,17 @@ def thread_position(tile: Tile):
 
 
 @cache
-def keep_piece(dtype: str, tile: Tile, g: int):
-    """Piece g of a tile out of the threads' registers into `shared`, row by row. By this way results can be looked at
-    in any order, and by a loop: registers cannot. All threads of a block call it, and find the piece there.
+def keep_piece(dtype: str, tile: Tile):
+    """keep(g, shared, sums): piece g of a tile out of the threads' registers into `shared`, row by row. By this way
+    results can be looked at in any order, and by a loop: registers cannot. All threads of a block call it, and find the
+    piece there.
     """
     D, lanes = item_type[dtype], vector_items(dtype)
     BN, RN, TX, groups = tile.columns, tile.own_columns, tile.columns // tile.own_columns, tile.groups
     position = thread_position(tile)
 
     @inlined
-    def keep(shared, sums):
+    def keep(g, shared, sums):
         tx, ty, group = position(cuda.threadIdx.x)
         x = cuda.local.array(lanes, D, BYTES)
         for turn in range(groups):
@@ -206,7 +194,7 @@ def keep_piece(dtype: str, tile: Tile, g: int):
 
 
 @cache
-def _finished_piece(dtype: str, epilogues: tuple[Epilogue, ...], tile: Tile, g: int):
+def _finished_piece(dtype: str, epilogues: tuple[Epilogue, ...], tile: Tile):
     """Piece g of a tile into C and the other matrix, of whose items from `start` on a thread has some."""
     D, lanes, threads, piece = item_type[dtype], vector_items(dtype), tile.block, tile.piece(dtype)
     BN, across = tile.columns, tile.columns // lanes
@@ -214,39 +202,33 @@ def _finished_piece(dtype: str, epilogues: tuple[Epilogue, ...], tile: Tile, g: 
     together = min(n_vectors, 4)  # vectors of `other` on their way at a time
     items_together = together * lanes
     assert across * down == threads and n_vectors * lanes * threads == piece * BN, tile
-    keep = keep_piece(dtype, tile, g)
+    keep = keep_piece(dtype, tile)
     fetch, finish = (one_of(of) for of in zip(*(vector_epilogue(e) for e in epilogues), strict=True))
 
-    def fetching(v):
-        @inlined
-        def fetch_one(which, shared, x, o, work, c, other, start, width, first, n_rows, place, number):
-            row = first + v * down
-            if row < n_rows:
-                fetch(which, o, v * lanes, work, other + start + row * width)
-
-        return fetch_one
-
-    def finishing(v):
-        @inlined
-        def finish_one(which, shared, x, o, work, c, other, start, width, first, n_rows, place, number):
-            row = first + v * down
-            if row < n_rows:
-                copy_vector(x, 0, shared, place + v * down * BN)
-                at = start + row * width
-                finish(which, work, c + at, other + at, x, o, v * lanes, number)
-
-        return finish_one
-
-    finish_some = in_turn(tuple(make(v) for make in (fetching, finishing) for v in range(together)))
+    @inlined
+    def fetch_vector(v, which, o, work, other, width, first, n_rows):
+        row = first + v * down  # counted from the thread's first
+        if row < n_rows:
+            fetch(which, o, v * lanes, work, other + row * width)
 
     @inlined
-    def finished_piece(shared, sums, which, work, c, other, start, width, n_rows, number):
-        keep(shared, sums)
+    def finish_vector(v, which, shared, x, o, work, c, other, width, first, n_rows, place, number):
+        row = first + v * down
+        if row < n_rows:
+            copy_vector(x, 0, shared, place + v * down * BN)
+            finish(which, work, c + row * width, other + row * width, x, o, v * lanes, number)
+
+    fetch_some, finish_some = unrolled(together, fetch_vector), unrolled(together, finish_vector)
+
+    @inlined
+    def finished_piece(g, shared, sums, which, work, c, other, width, n_rows, number):
+        keep(g, shared, sums)
         i, j = cuda.threadIdx.x // across, cuda.threadIdx.x % across * lanes
         x, o = cuda.local.array(lanes, D, BYTES), cuda.local.array(items_together, D, BYTES)
         for some in range(0, n_vectors, together):
-            first, place = g * piece + some * down, (i + some * down) * BN + j  # from the thread's first row on
-            finish_some(which, shared, x, o, work, c, other, start, width, first, n_rows, place, number)
+            first, place = g * piece + some * down, (i + some * down) * BN + j
+            fetch_some(0, which, o, work, other, width, first, n_rows)
+            finish_some(0, which, shared, x, o, work, c, other, width, first, n_rows, place, number)
 
     return finished_piece
 
@@ -262,7 +244,7 @@ def product_tile(dtype: str, epilogues: tuple[Epilogue, ...], tile: Tile):
     RM, RN, TX, across = tile.own_rows, tile.own_columns, tile.columns // tile.own_columns, tile.columns // lanes
     n_sums = RM * RN
     sums_of, position = tile_sums(dtype, tile, True), thread_position(tile)
-    finish_all = in_turn(tuple(_finished_piece(dtype, epilogues, tile, g) for g in range(RM // lanes)))
+    finish_all = unrolled(RM // lanes, _finished_piece(dtype, epilogues, tile))
 
     @device_function
     def product_tile(shared, table, numbers, k, which, work, weights, state, rows, first_row, first_column):
@@ -291,7 +273,7 @@ def product_tile(dtype: str, epilogues: tuple[Epilogue, ...], tile: Tile):
         width = panel if p < last_panel else last_width
         start = p * panel_items + row * width + column - p * panel
         n_rows = rows - row if column < columns else 0
-        finish_all(shared, sums, which, work, c, other, start, width, n_rows, T(numbers[k]))
+        finish_all(0, shared, sums, which, work, c + start, other + start, width, n_rows, T(numbers[k]))
 
     return product_tile
 
