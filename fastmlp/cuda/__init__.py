@@ -19,6 +19,8 @@ Importing this package imports nothing of CUDA; `require` does.
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 
 INSTALL = 'pip install "fastmlp[cuda]"'
@@ -38,8 +40,19 @@ def require() -> None:
             "device='cuda' needs an NVIDIA GPU, its driver and the CUDA libraries, and Numba finds no such device "
             f"here: check that `nvidia-smi` lists one, and install the package with {INSTALL}, or use device='cpu'."
         )
-    if find_spec("numba_cuda") is None and not config.ENABLE_CUDASIM:
+    if config.ENABLE_CUDASIM:
+        return
+    if find_spec("numba_cuda") is None:
         raise ImportError(
             "device='cuda' needs the package numba-cuda, which is missing: the `numba.cuda` that comes with Numba is "
             f"older and lacks what it uses; install it with {INSTALL}, or use device='cpu'."
         )
+    try:
+        import_module("numba.cuda.np.arrayobj")  # the first of what compiling imports that knows NumPy's names
+    except AttributeError as error:
+        raise ImportError(
+            f"numba-cuda {version('numba-cuda')} does not work with NumPy {version('numpy')} ({error}); {INSTALL} "
+            "brings versions that go together, or use device='cpu'."
+        ) from error
+    except ImportError:  # another numba-cuda, which has it elsewhere
+        pass

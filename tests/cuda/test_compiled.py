@@ -173,6 +173,25 @@ def test_kernels_compile_without_spilling_a_register(name, dtype, launched, tmp_
         assert used["registers"] * threads <= 65536 and used["shared"] <= 48 * 1024, kernel
 
 
+def test_packages_that_do_not_go_together_are_named(monkeypatch):
+    from importlib.metadata import version
+
+    from numba import cuda as numba_cuda
+
+    from fastmlp import cuda
+
+    def fails(name):
+        raise AttributeError("module 'numpy' has no attribute 'row_stack'")
+
+    monkeypatch.setattr(numba_cuda, "is_available", lambda: True)
+    cuda.require()
+    monkeypatch.setattr(cuda, "import_module", fails)
+    with pytest.raises(
+        ImportError, match=rf"{version('numba-cuda')} does not work with NumPy .*row_stack.*device='cpu'"
+    ):
+        cuda.require()
+
+
 def test_compiled_kernels_are_kept_in_files(launched, tmp_path, monkeypatch, capsys):
     """What one process saves is found by the same name and loaded; a damaged file is compiled anew, with a warning."""
     from numba import cuda, types
