@@ -11,6 +11,7 @@ Every number has one writer and a fixed order of summation, so the same device g
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from numba.core import config
@@ -62,7 +63,10 @@ class Tile:
 
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
-if SIMULATED:  # a thread of the device is a thread of Python there: as few as show what can go wrong
+# A thread of the device is a thread of Python there: as few as show what can go wrong, where the variable does not ask
+# for a device's
+TINY = SIMULATED and os.environ.get("FASTMLP_CUDA_SIZES") != "device"
+if TINY:
     THREADS, MOST_BLOCKS, BUSY, SIMD = 4, 2, 4, Simd("CUDA simulator", 16, 1)
     TILES = {
         "float32": (Tile(8, 8, 4, 4, 4), Tile(4, 8, 8, 4, 4, groups=2)),

@@ -16,7 +16,7 @@ from numba import cuda
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from ..plan import Plan, Step
-from .device import NOT_FINITE, SIMD, SIMULATED, STEP, THREADS, TILES, Tile, tile_for
+from .device import NOT_FINITE, SIMD, STEP, THREADS, TILES, TINY, Tile, tile_for
 from .functions import cuda_kernel, inlined, item_type, one_of, place, unrolled
 from .products import keep_piece, tile_sums
 from .updates import Update, update
@@ -24,7 +24,7 @@ from .vectors import BYTES, copy_vector, vector_items
 
 ENOUGH = 264  # blocks: two for each processor of a large device
 ENOUGH_OF_PANELS = 1024  # they are small
-LEAST = 4 if SIMULATED else 128  # rows of a share: the sum of smaller ones would cost more than it gains
+LEAST = 4 if TINY else 128  # rows of a share: the sum of smaller ones would cost more than it gains
 
 # A block of the first kernel: its record, whether that is a matrix, the corner of its tile, its rows, and where in the
 # shares its record's numbers of this share begin: they lie in panels, as parameters do

@@ -10,10 +10,10 @@ from numba import cuda
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from ..losses import LOSSES
-from .device import NOT_FINITE, SIMD, SIMULATED, STEP, THREADS
+from .device import NOT_FINITE, SIMD, STEP, THREADS, TINY
 from .functions import compiled, cuda_kernel, device_function, functions, item_type
 
-END_THREADS = THREADS if SIMULATED else 1024  # as many as a block can have: it sums up the losses of all rows
+END_THREADS = THREADS if TINY else 1024  # as many as a block can have: it sums up the losses of all rows
 
 
 @cache

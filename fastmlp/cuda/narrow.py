@@ -13,7 +13,7 @@ from numba import cuda, types
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from ..plan import Kernel, Plan, Step
-from .device import NOT_FINITE, SIMD, SIMULATED, STEP, TILES, Tile
+from .device import NOT_FINITE, SIMD, STEP, TILES, TINY, Tile
 from .elementwise import Epilogue, scalar_epilogue
 from .functions import cuda_kernel, item_type, one_of, place
 from .loss_kernels import is_loss, row_loss
@@ -22,9 +22,9 @@ from .rows import TOGETHER, gathered
 from .vectors import BYTES, vector_items
 
 MOST = 128  # columns: the rows of a block and their weights stay near their processor
-MANY = 10 if SIMULATED else 4096  # rows of a batch that are enough blocks for a large device with tiles of more rows
+MANY = 10 if TINY else 4096  # rows of a batch that are enough blocks for a large device with tiles of more rows
 # Fewer rows than a tile of wide products: batches of a thousand rows should be more than a few blocks
-if SIMULATED:
+if TINY:
     FEW_ROWS = {dtype: tiles[-1] for dtype, tiles in TILES.items()}
     MANY_ROWS = dict.fromkeys(TILES, Tile(8, 16, 4, 4, 4))  # of which a piece is more than a slab
 else:

@@ -9,12 +9,12 @@ from numba import cuda
 
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
-from .device import NOT_FINITE, SIMD, SIMULATED, STEP, Tile
+from .device import NOT_FINITE, SIMD, STEP, TINY, Tile
 from .elementwise import Epilogue, vector_epilogue
 from .functions import cuda_kernel, device_function, inlined, item_type, one_of, unrolled
 from .vectors import BYTES, copy_vector, put, vector_items
 
-MOST_IN_Y = 2 if SIMULATED else 65_535
+MOST_IN_Y = 2 if TINY else 65_535
 
 
 @cache
