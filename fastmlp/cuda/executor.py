@@ -123,7 +123,7 @@ class CudaExecutor(NamedParameters):
                     self._fetch_output(steps[begin - first : end - first], buffer)
                 if interrupted:
                     break
-            if meanwhile is not None:
+            if meanwhile is not None and not interrupted:
                 meanwhile()
             self._fetch(self._memory.control, control)  # waits for the device
             done = int(control[STEP]) - first
@@ -214,12 +214,12 @@ def _by_row(array: np.ndarray) -> np.ndarray:
 
 
 def _memory_error(needed: int) -> MemoryError:
+    """Of a fit that needs so many bytes, as far as is known: kernels and the driver want some more."""
     free = data.free_memory()
-    if needed <= free:  # it was lost to others meanwhile, or to what the driver keeps
-        needed = free + 1
+    what = f"of which {free:,} are free" if needed > free else f"and a little more, and {free:,} are free"
     return MemoryError(
-        f"the fit needs {needed:,} bytes ({needed / 2**30:.1f} GiB) of the device's memory, of which "
-        f"{free:,} are free; try a smaller batch_size, narrower layers, or device='cpu'."
+        f"the fit needs {needed:,} bytes ({needed / 2**30:.1f} GiB) of the device's memory, {what}; "
+        "try a smaller batch_size, narrower layers, or device='cpu'."
     )
 
 

@@ -371,3 +371,11 @@ def test_too_little_memory_says_how_much_was_needed(monkeypatch):
     monkeypatch.setattr(context, "get_memory_info", lambda self: (1000, 2000), raising=False)
     with pytest.raises(MemoryError, match=r"needs [\d,]+ bytes .* of which 1,000 are free; try a smaller batch_size"):
         Sequential(Dense(4), Dense(3)).fit(X, y, loss="softmax_cross_entropy", device="cuda", verbose=0)
+
+    def full(*arguments):
+        raise RuntimeError("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
+
+    monkeypatch.setattr(context, "get_memory_info", lambda self: (10**9, 10**9), raising=False)
+    monkeypatch.setattr("fastmlp.cuda.executor.allocate", full)
+    with pytest.raises(MemoryError, match=r"needs [\d,]+ bytes .* and a little more, and 1,000,000,000 are free; try"):
+        Sequential(Dense(4), Dense(3)).fit(X, y, loss="softmax_cross_entropy", device="cuda", verbose=0)
