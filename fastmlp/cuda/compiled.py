@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import warnings
 import zlib
@@ -13,11 +12,8 @@ from ..engine import jit
 
 
 def _hash_sources() -> str:
-    """A hash of all files of this package."""
-    h = hashlib.blake2b(digest_size=12)
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        h.update(path.name.encode() + b"\0" + path.read_bytes())
-    return h.hexdigest()
+    """Of all files of this package."""
+    return jit.hash_files(Path(__file__).parent.glob("*.py"))
 
 
 _SOURCES = _hash_sources()  # of what this process imported, even if the files change while it runs
@@ -30,8 +26,7 @@ def stamp() -> str:
 
     from numba import cuda
 
-    facts = _SOURCES, jit.SOURCES, version("numba"), version("numba-cuda"), cuda.runtime.get_version()
-    return hashlib.blake2b(repr(facts).encode(), digest_size=12).hexdigest()
+    return jit.hash_facts(_SOURCES, jit.SOURCES, version("numba"), version("numba-cuda"), cuda.runtime.get_version())
 
 
 def file_name(kernel, name: str, signature) -> str:
@@ -39,8 +34,7 @@ def file_name(kernel, name: str, signature) -> str:
     from numba import cuda
 
     options = sorted((key, value) for key, value in kernel.targetoptions.items() if isinstance(value, (int, str)))
-    facts = name, str(signature), options, cuda.get_current_device().compute_capability
-    return "cuda-" + hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
+    return jit.hash_facts(name, str(signature), options, cuda.get_current_device().compute_capability)
 
 
 def keep_compiled(kernel, name: str) -> None:

@@ -57,14 +57,24 @@ _functions: dict[str, object] = {}
 _announced: set[str] = set()
 
 
-def _hash_sources() -> str:
-    """A hash of all files that kernels are made from."""
+def hash_files(paths) -> str:
+    """A hash of files' names and contents."""
     h = hashlib.blake2b(digest_size=12)
-    here = Path(__file__).parent
-    above = [here.parent / name for name in ("activations.py", "user_functions.py")]
-    for path in sorted([*here.glob("*.py"), *here.parent.glob("losses/*.py"), *above]):
+    for path in sorted(paths):
         h.update(path.name.encode() + b"\0" + path.read_bytes())
     return h.hexdigest()
+
+
+def hash_facts(*facts) -> str:
+    """A hash of what these values print as."""
+    return hashlib.blake2b(repr(facts).encode(), digest_size=12).hexdigest()
+
+
+def _hash_sources() -> str:
+    """Of all files that kernels are made from."""
+    here = Path(__file__).parent
+    above = [here.parent / name for name in ("activations.py", "user_functions.py")]
+    return hash_files([*here.glob("*.py"), *here.parent.glob("losses/*.py"), *above])
 
 
 SOURCES = _hash_sources()  # of what this process imported, even if the files change while it runs
@@ -75,8 +85,7 @@ def stamp() -> str:
     """A hash of everything that machine code depends on."""
     from importlib.metadata import version
 
-    facts = (SOURCES, version("numba"), version("llvmlite"), host_simd(), _cpu())
-    return hashlib.blake2b(repr(facts).encode(), digest_size=12).hexdigest()
+    return hash_facts(SOURCES, version("numba"), version("llvmlite"), host_simd(), _cpu())
 
 
 @lru_cache
