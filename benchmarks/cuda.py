@@ -126,9 +126,8 @@ def measure(network, rounds, patience=2.0):
         for label, (make, n_threads) in CONTENDERS.items()
         if label not in skipped
     }
-    on_cpu = [
-        "fastmlp cpu"
-    ]  # apart: a device that has nothing to do lowers its clocks, and whoever comes next would pay
+    # The CPU apart: a device that has nothing to do lowers its clocks, and whoever came next would pay
+    on_cpu = ["fastmlp cpu"]
     on_device = [label for label in contenders if label not in on_cpu]
     for labels in (on_device, on_cpu):
         for turn in range(rounds + 1):  # the first compiles, and fastmlp captures its graph

@@ -11,9 +11,23 @@ from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from ..losses import LOSSES
 from .device import NOT_FINITE, SIMD, STEP, THREADS, TINY
-from .functions import compiled, cuda_kernel, device_function, functions, item_type
+from .functions import compiled, cuda_kernel, device_function, functions, inlined, item_type
 
 END_THREADS = THREADS if TINY else 1024  # as many as a block can have: it sums up the losses of all rows
+
+
+@cache
+def _rows_panel(dtype: str):
+    """Where row i of panel p of the logits lies, how many numbers it has, and how many of them are outputs."""
+    item, panel = ITEMSIZE[dtype], SIMD.panel(dtype)
+
+    @inlined
+    def rows_panel(table, k, i, p):
+        width = panel if p < table[k, R.N_PANELS] - 1 else table[k, R.LAST_WIDTH]
+        at = table[k, R.C] // item + p * (table[k, R.C_PANEL_BYTES] // item) + i * width
+        return at, width, min(width, table[k, R.N_OUT] - p * panel)
+
+    return rows_panel
 
 
 @cache
@@ -21,31 +35,27 @@ def softmax_cross_entropy_row(dtype: str, codes: bool):
     """Of row i of the batch, which is row `row` of the data. As the CPU's: y becomes (1 - s) y + s mass / K, the loss
     is mass log(sum exp(z - top)) - sum y (z - top).
     """
-    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+    T, panel, rows_panel = getattr(np, dtype), SIMD.panel(dtype), _rows_panel(dtype)
     exp, log = functions(dtype).exp, functions("float64").log
 
     @device_function
     def softmax_cross_entropy_row(control, table, k, i, row, y, weights, numbers, scale, work, row_losses):
-        columns, last_panel, last_width = table[k, R.N_OUT], table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
-        c, panel_items = table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item
-        smoothing = T(numbers[0])
+        columns, n_panels, smoothing = table[k, R.N_OUT], table[k, R.N_PANELS], T(numbers[0])
         weight = T(1) if table[k, R.SW] < 0 else weights[row]
         # Nothing is written before the last loop, where exponentials are computed once more: reads need not wait
         code = 0
         if codes:
             code = y[row, 0]
-        top = work[c + i * (panel if last_panel > 0 else last_width)]
-        for p in range(last_panel + 1):
-            width = panel if p < last_panel else last_width
-            at = c + p * panel_items + i * width
-            for j in range(min(width, columns - p * panel)):
+        top = work[rows_panel(table, k, i, 0)[0]]
+        for p in range(n_panels):
+            at, _, n = rows_panel(table, k, i, p)
+            for j in range(n):
                 z = work[at + j]
                 top = z if z > top else top
         mass, pick, total, sum_z = T(0), T(0), T(0), T(0)
-        for p in range(last_panel + 1):
-            width = panel if p < last_panel else last_width
-            at = c + p * panel_items + i * width
-            for j in range(min(width, columns - p * panel)):
+        for p in range(n_panels):
+            at, _, n = rows_panel(table, k, i, p)
+            for j in range(n):
                 z = work[at + j] - top
                 target = T(0)
                 if codes:
@@ -65,12 +75,11 @@ def softmax_cross_entropy_row(dtype: str, codes: bool):
         if table[k, R.WITH_GRADIENT] != 0:
             share, floor = scale * weight * mass / total, scale * weight * mass * smoothing / T(columns)
             factor = scale * weight * (T(1) - smoothing)
-            for p in range(last_panel + 1):
-                width = panel if p < last_panel else last_width
-                at = c + p * panel_items + i * width
+            for p in range(n_panels):
+                at, width, n = rows_panel(table, k, i, p)
                 for j in range(width):
                     g = T(0)  # padding
-                    if p * panel + j < columns:
+                    if j < n:
                         if codes:
                             target = T(1) if code == p * panel + j else T(0)
                         else:
@@ -84,22 +93,19 @@ def softmax_cross_entropy_row(dtype: str, codes: bool):
 @cache
 def separable_row(dtype: str, name: str):
     """A loss that is a sum over outputs, by its declaration's term and slope."""
-    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+    T, panel, rows_panel = getattr(np, dtype), SIMD.panel(dtype), _rows_panel(dtype)
     term, slope = compiled(LOSSES[name].term, dtype), compiled(LOSSES[name].slope, dtype)
 
     @device_function
     def separable_row(control, table, k, i, row, y, weights, numbers, scale, work, row_losses):
-        columns, last_panel, last_width = table[k, R.N_OUT], table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
-        c, panel_items = table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item
         a, b = T(numbers[0]), T(numbers[1])
         weight = T(1) if table[k, R.SW] < 0 else weights[row]
         loss = 0.0
-        for p in range(last_panel + 1):
-            width = panel if p < last_panel else last_width
-            at = c + p * panel_items + i * width
+        for p in range(table[k, R.N_PANELS]):
+            at, width, n = rows_panel(table, k, i, p)
             for j in range(width):
                 g = T(0)  # padding
-                if p * panel + j < columns:
+                if j < n:
                     z, target = work[at + j], T(y[row, p * panel + j])
                     loss += np.float64(T(term(z, target, a, b)))
                     g = scale * weight * T(slope(z, target, a, b))

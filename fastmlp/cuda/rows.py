@@ -57,7 +57,7 @@ def gather(dtype: str, scaled: bool):
     """
     panel, lanes = SIMD.panel(dtype), vector_items(dtype)
     across, of_rows = panel // lanes, gathered(dtype, scaled)
-    down = max(1, THREADS // across)
+    down = rows_of_block(dtype) // TOGETHER
 
     def gather(control, steps, table, k, order, x, work, scale, offset):
         if control[NOT_FINITE] != 0:
@@ -72,6 +72,7 @@ def gather(dtype: str, scaled: bool):
 
 
 def rows_of_block(dtype: str) -> int:
+    """Of a panel of the batch, of which a block of `gather` brings so many."""
     return max(1, THREADS * vector_items(dtype) // SIMD.panel(dtype)) * TOGETHER
 
 
