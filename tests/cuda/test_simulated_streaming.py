@@ -5,9 +5,10 @@ import pytest
 
 from fastmlp import Dense, Dropout, ReLU, Rescaling, Sequential, evaluation
 from fastmlp.cuda import data as places
+from fastmlp.cuda import gradients
 from fastmlp.cuda.data import Resident, Streamed
 from fastmlp.cuda.executor import CudaExecutor
-from fastmlp.cuda.launches import n_bytes
+from fastmlp.cuda.launches import gradients_of, n_bytes
 from fastmlp.errors import DivergenceError
 from fastmlp.training import Training
 
@@ -111,6 +112,19 @@ def test_a_loss_that_is_not_finite_and_a_queue_that_goes_on(stream):
         with pytest.raises(DivergenceError, match="diverged in epoch 1: the loss"):
             training.run(1)
         assert training.step == 1
+
+
+def test_the_memory_that_a_plan_needs_is_what_is_allocated():
+    """But for the records, some thousand bytes; tables of blocks count twice, as streamed data have them."""
+    X, y, _ = data("float32")
+    for batch_size in (4, 12):  # one share of rows, and three
+        options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": batch_size, "device": "cuda"}
+        with Training(Sequential(Dense(30), ReLU(), Dense(3)).build(5), X, y, **options) as training:
+            plan, memory = training.plan, training.executor._memory
+            arrays = memory.work, memory.state, memory.transposed, memory.shares, memory.row_losses
+            allocated = sum(array.size * array.dtype.itemsize for array in arrays)
+            tables = gradients.bytes_of_tables(gradients_of(plan), plan.dtype)
+            assert n_bytes(plan) == allocated + 2 * tables
 
 
 def test_data_are_streamed_only_where_they_do_not_fit(monkeypatch):
