@@ -53,8 +53,8 @@ class BackupAndRestore(Callback):
     ------
     ValueError, TypeError
         `path` is no path, `seconds` is not a finite number of at least 0. When the fit begins: the backup is one of
-        another fit (layers, loss, optimiser, batch size, seed, device, data or validation data, or callbacks with a
-        state), it has as many epochs as are asked for, or `callbacks` has two of these.
+        another fit (layers, loss, optimiser, batch size, seed, device, precision, data or validation data, or callbacks
+        with a state), it has as many epochs as are asked for, or `callbacks` has two of these.
     ModelFileError
         When the fit begins: the file is no model file, or damaged.
     OSError

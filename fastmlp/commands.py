@@ -186,6 +186,7 @@ def _fit(model, X, y, arguments: Namespace, extra: dict | None = None, **options
             seed=arguments.seed,
             n_threads=arguments.threads,
             device=arguments.device,
+            precision=arguments.precision,
             verbose=0 if arguments.quiet else 1,
             **options,
         )

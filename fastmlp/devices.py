@@ -8,6 +8,7 @@ from __future__ import annotations
 from .errors import unknown_name
 
 DEVICES = ("cpu", "cuda", "auto")
+PRECISIONS = ("tf32", "bf16")  # of a device's products, where it is not the dtype's
 # Operations of a step's products from which "auto" looks for a GPU: 2e7 took one 0.8 of the time of sixteen cores, 8e7
 # 0.36 of it (`python -m benchmarks.cuda`, an H200); a slower GPU wants somewhat more.
 ENOUGH = 5e7
@@ -22,13 +23,32 @@ def check_device(device) -> str:
     return device
 
 
-def choose(device: str, layers, loss, optimizer, X, batch_size: int, epochs: int) -> str:
+def check_precision(precision, device: str, dtype) -> str | None:
+    """The precision of a device's products, None or a name, or ValueError; `dtype` is the network's."""
+    if precision is None:
+        return None
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, (None, *PRECISIONS))
+    if device == "cpu":
+        raise ValueError(
+            f"`precision`={precision!r} is for device='cuda' or 'auto'; on the CPU products have the network's dtype: "
+            "leave it out, or change `device`."
+        )
+    if dtype != "float32":
+        raise ValueError(
+            f"`precision`={precision!r} rounds factors of float32, and the network's dtype is {dtype}: leave it out, "
+            "or use float32."
+        )
+    return precision
+
+
+def choose(device: str, layers, loss, optimizer, X, batch_size: int, epochs: int, precision=None) -> str:
     """ "cpu" or "cuda", for a fit of these layers to X in so many epochs.
 
     Raises
     ------
     ImportError, RuntimeError
-        "cuda" without the package or without a GPU.
+        "cuda" without the package, without a GPU, or with one that is too old for the precision.
     NotImplementedError
         "cuda" for a layer, a loss or an optimiser that runs on the CPU only.
     """
@@ -43,23 +63,24 @@ def choose(device: str, layers, loss, optimizer, X, batch_size: int, epochs: int
             return "cpu"
         try:
             support.check(layers, loss, optimizer, X)
-            cuda.require()
+            cuda.require(precision)
         except (ImportError, RuntimeError):  # NotImplementedError is a RuntimeError
             return "cpu"
         return "cuda"
     support.check(layers, loss, optimizer, X)
-    cuda.require()
+    cuda.require(precision)
     return "cuda"
 
 
-def check_ready(device: str, X) -> None:
+def check_ready(device: str, X, precision=None) -> None:
     """Raise what `choose` would for "cuda" without a device, or for sparse X: before anything of a fit has changed."""
+    check_precision(precision, device, "float32" if X.dtype == "uint8" else X.dtype)
     if device == "cuda":
         from . import cuda
         from .cuda import support
 
         support.check_X(X)
-        cuda.require()
+        cuda.require(precision)
 
 
 def executor_of(device: str) -> tuple:

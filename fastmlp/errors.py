@@ -25,7 +25,7 @@ class DivergenceError(ArithmeticError):
         return type(self), (self.args[0], self.epoch)
 
 
-def unknown_name(argument: str, value: object, accepted: Iterable[str]) -> ValueError:
+def unknown_name(argument: str, value: object, accepted: Iterable[str | None]) -> ValueError:
     """The error for a name that is not known: lists what is accepted and suggests the nearest.
 
     >>> print(unknown_name("activation", "rellu", ["relu", "tanh"]))
@@ -33,7 +33,7 @@ def unknown_name(argument: str, value: object, accepted: Iterable[str]) -> Value
     """
     accepted = list(accepted)
     message = f"`{argument}` must be one of {', '.join(map(repr, accepted))}; got {value!r}."
-    nearest = difflib.get_close_matches(str(value), accepted, n=1)
+    nearest = difflib.get_close_matches(str(value), [name for name in accepted if name is not None], n=1)
     return ValueError(message + (f" Did you mean {nearest[0]!r}?" if nearest else ""))
 
 

@@ -152,6 +152,8 @@ class Plan:
     sizes : dict
         Buffer -> bytes. "parameters" (followed by `n_slots` slots of the same size), "transposed", "workspace".
     phases : list of Phase
+    precision : str
+        Of products: the dtype's, or with `device="cuda"` "tf32" or "bf16".
     flops : int
         Floating-point operations of a step over a full batch, products only.
     """
@@ -174,6 +176,10 @@ class Plan:
     chunk: int = 64
     random: bool = False  # whether steps need random bits of their own
     flops: int = 0
+    precision: str = ""
+
+    def __post_init__(self):
+        self.precision = self.precision or self.dtype
 
     def group(self, group: Group) -> int:
         """Bytes from a step's scalars to the row of that group."""

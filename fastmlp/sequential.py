@@ -160,6 +160,7 @@ class Sequential:
         verbose: str | int = "auto",
         shuffle: bool = True,
         device: str = "cpu",
+        precision: str | None = None,
     ):
         """Train; parameters that exist are the start, so a second call goes on (with a new optimiser).
 
@@ -198,6 +199,9 @@ class Sequential:
         device : {"cpu", "cuda", "auto"}
             "cuda": an NVIDIA GPU, for the layers, losses and optimisers that docs/cuda.md lists; the losses are the
             CPU's but for rounding. "auto": a GPU where there is one and a step is large. Prediction is on the CPU.
+        precision : {None, "tf32", "bf16"}
+            Of products in training on a GPU with tensor cores (compute capability 8.0): their factors are rounded to 10
+            or 7 bits behind the point, which is faster for wide networks; sums and all else stay float32. None: not.
 
         Returns
         -------
@@ -208,8 +212,8 @@ class Sequential:
         ValueError, TypeError
             Bad input, named, with what is accepted.
         ImportError, RuntimeError
-            `device="cuda"` without the package numba-cuda, without a GPU, or (NotImplementedError) for what runs on the
-            CPU only.
+            `device="cuda"` without the package numba-cuda, without a GPU, with one that is too old for `precision`, or
+            (NotImplementedError) for what runs on the CPU only.
         DivergenceError
             Loss or parameters became infinite or NaN; the last finite parameters are kept.
         """
@@ -237,7 +241,8 @@ class Sequential:
             )
         backup, callbacks = check_callbacks(callbacks)
         validation = self._validation(validation_data, X.shape[1], loss)
-        device = devices.choose(device, self.layers, loss, optimizer, X, batch_size, epochs)
+        devices.check_precision(precision, devices.check_device(device), self.dtype)
+        device = devices.choose(device, self.layers, loss, optimizer, X, batch_size, epochs, precision)
         if verbose != 0:
             from .progress import progress_callbacks
 
@@ -247,12 +252,12 @@ class Sequential:
             self.build(X.shape[1], seed)
         self.loss = loss
         options = {"sample_weight": sample_weight, "seed": seed, "n_threads": n_threads, "shuffle": shuffle}
-        options |= {"device": device, "groups": groups}
+        options |= {"device": device, "precision": precision, "groups": groups}
         try:
             if backup is not None:
                 recipe = {"optimizer": optimizer, "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
                 data = X, y, sample_weight, groups
-                recipe["device"] = device
+                recipe |= {"device": device, "precision": precision}
                 options["state"] = backup.find(self, data, validation, epochs, callbacks, **recipe)
             with Training(self, X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, **options) as training:
                 run_epochs(training, history, epochs, callbacks, validation, backup)

@@ -70,6 +70,8 @@ class Training:
         `Training.state` of an earlier fit: goes on from there.
     device : {"cpu", "cuda"}
         What `devices.choose` chose.
+    precision : {None, "tf32", "bf16"}
+        Of products on "cuda"; the CPU's have the model's dtype. Those of evaluations have it everywhere, as prediction.
 
     Attributes
     ----------
@@ -102,6 +104,7 @@ class Training:
         state=None,
         study=False,
         device="cpu",
+        precision=None,
         _guard=0,
     ):
         self.model, self.loss, self.optimizer = model, losses.get(loss), optimizers.get(optimizer)
@@ -141,6 +144,7 @@ class Training:
             study=study,
             guard=_guard,
             simd=simd,
+            precision=precision if device == "cuda" else None,
         )
         matrices = [p.matrix for p in self.plan.parameters if len(p.shape) == 2]
         dense = [layer for layer in flatten(model.layers) if isinstance(layer, Dense)]

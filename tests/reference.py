@@ -321,6 +321,19 @@ def as_float64(X):
     return np.asarray(X.toarray() if scipy.sparse.issparse(X) else X, np.float64)
 
 
+BITS = {"tf32": 10, "bf16": 7}  # behind the point
+
+
+def rounded(x, precision):
+    """The nearest numbers that TF32 has, ties away from 0, or BF16, ties to even; numbers that are not tiny."""
+    if precision not in BITS:
+        return np.asarray(x, np.float64)
+    mantissa, exponent = np.frexp(np.asarray(x, np.float64))
+    mantissa = np.ldexp(mantissa, BITS[precision] + 1)
+    whole = np.rint(mantissa) if precision == "bf16" else np.copysign(np.floor(np.abs(mantissa) + 0.5), mantissa)
+    return np.ldexp(whole, exponent - BITS[precision] - 1)
+
+
 def dense_forward(X, W, b):
     """z_ij = sum_k X_ik W_kj + b_j."""
     return np.einsum("ik,kj->ij", X, W) + b

@@ -76,6 +76,50 @@ def test_unknown_names_in_estimators_and_on_the_command_line(capsys):
     assert "invalid choice: 'gpu'" in capsys.readouterr().err
 
 
+def test_precisions_are_checked_with_the_device_and_the_dtype(capsys):
+    model = Sequential(Dense(3))
+    for precision in ("fp16", "float32", 32):
+        with pytest.raises(ValueError, match=f"`precision` must be one of None, 'tf32', 'bf16'; got {precision!r}"):
+            model.fit(X, Y, device="cuda", precision=precision, **CODES)
+    with pytest.raises(ValueError, match="`precision`='tf32' is for device='cuda' or 'auto'; .* leave it out"):
+        model.fit(X, Y, precision="tf32", **CODES)
+    with pytest.raises(ValueError, match="`precision`='bf16' rounds factors of float32.* dtype is float64"):
+        Sequential(Dense(3), dtype="float64").fit(X, Y, device="cuda", precision="bf16", **CODES)
+    assert not model.built
+    for make in (MLPClassifier, MLPRegressor):
+        with pytest.raises(ValueError, match="`precision` must be one of None, 'tf32', 'bf16'; got 'half'"):
+            make(device="cuda", precision="half").fit(X, Y)
+        with pytest.raises(ValueError, match="`precision`='tf32' is for device='cuda' or 'auto'"):
+            make(precision="tf32").fit(X, Y)
+        with pytest.raises(ValueError, match="`precision`='tf32' rounds factors of float32.* dtype is float64"):
+            make(device="auto", precision="tf32").fit(X.astype(np.float64), Y)
+    assert main(["train", "digits", "--precision", "tf32"]) == 2
+    assert "`precision`='tf32' is for device='cuda'" in capsys.readouterr().err
+
+
+def test_auto_with_a_precision_is_the_cpu_without_a_device(monkeypatch, no_package):
+    monkeypatch.setattr("fastmlp.devices.ENOUGH", 1.0)
+    monkeypatch.setattr("fastmlp.devices.ENOUGH_IN_ALL", 1.0)
+    options = {"device": "auto", "precision": "tf32"}
+    losses = [Sequential(Dense(3)).fit(X, Y, **CODES, **kind)["loss"] for kind in ({}, options)]
+    assert list(losses[0]) == list(losses[1])
+    estimators = [MLPClassifier((3,), random_state=0).set_params(**kind) for kind in ({}, options)]
+    first, second = (estimator.partial_fit(X, Y, classes=[0, 1, 2]).loss_ for estimator in estimators)
+    assert first == second
+
+
+def test_a_device_without_the_precision_is_named(monkeypatch):
+    from types import SimpleNamespace
+
+    cuda = pytest.importorskip("numba.cuda")
+    monkeypatch.setattr(cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "get_current_device", lambda: SimpleNamespace(compute_capability=(7, 5)))
+    with pytest.raises(
+        RuntimeError, match=r"`precision`='bf16' needs a GPU of compute capability 8\.0.* this one has 7\.5"
+    ):
+        Sequential(Dense(3)).fit(X, Y, device="cuda", precision="bf16", **CODES)
+
+
 def test_without_the_package_the_error_says_how_to_install_it(no_package, capsys):
     with pytest.raises(ImportError, match=r'numba-cuda, which is missing .* pip install "fastmlp\[cuda\]"'):
         Sequential(Dense(3)).fit(X, Y, device="cuda", **CODES)

@@ -63,7 +63,7 @@ def test_parameters_and_defaults_are_scikit_learns(name):
     theirs = inspect.signature(getattr(neural_network, name)).parameters
     assert [*ours][: len(theirs)] == [*theirs]
     assert all(ours[p].default == theirs[p].default and ours[p].kind == theirs[p].kind for p in theirs)
-    added = {"MLPClassifier": {"class_weight", "n_threads", "device"}, "MLPRegressor": {"n_threads", "device"}}[name]
+    added = {"n_threads", "device", "precision"} | ({"class_weight"} if name == "MLPClassifier" else set())
     assert set(ours) - set(theirs) == added
 
 

@@ -6,6 +6,7 @@ Importing this package imports nothing of CUDA; `require` does.
 - `device.py` is what all kernels agree on: tiles, panels, the words of `control`.
 - `functions.py` compiles the plain functions of activations, losses and rules as device functions.
 - `vectors.py` has the instructions that move 16 bytes at once.
+- `tiles.py` sums a tile of a product, with `multiply_add.py` in the plan's dtype, with `tensor_cores.py` less exactly.
 - `rows.py`, `products.py`, `elementwise.py`, `dropout.py`, `layers.py`, `norms.py`, `loss_kernels.py` and
   `constraints.py` hold the kernels, one for each kind of record.
 - `gradients.py` sums the gradients of all parameters over shares of rows; `updates.py` has what follows a gradient.
@@ -26,8 +27,13 @@ from importlib.util import find_spec
 INSTALL = 'pip install "fastmlp[cuda]"'
 
 
-def require() -> None:
-    """Raise ImportError without `numba.cuda`, RuntimeError without a device that it can use; both say what to do."""
+LEAST_CAPABILITY = (8, 0)  # of devices whose tensor cores know TF32 and BF16
+
+
+def require(precision: str | None = None) -> None:
+    """Raise ImportError without `numba.cuda`, RuntimeError without a device that it can use, or with one whose products
+    cannot have that precision; all say what to do.
+    """
     try:
         from numba import config, cuda
     except ImportError as error:
@@ -42,6 +48,11 @@ def require() -> None:
         )
     if config.ENABLE_CUDASIM:
         return
+    if precision is not None and (found := cuda.get_current_device().compute_capability) < LEAST_CAPABILITY:
+        raise RuntimeError(
+            f"`precision`={precision!r} needs a GPU of compute capability 8.0 or more; this one has "
+            f"{'.'.join(map(str, found))}: leave it out."
+        )
     if find_spec("numba_cuda") is None:
         raise ImportError(
             "device='cuda' needs the package numba-cuda, which is missing: the `numba.cuda` that comes with Numba is "

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from numba.core import config
 
-from ..engine.simd import ITEMSIZE, Simd
+from ..engine.simd import Simd
 
 NOT_FINITE, STEP = 0, 1  # of `control`: whether a loss was not finite, and the number of the step
 
@@ -29,6 +29,7 @@ class Tile:
     """A block of threads computes `rows` x `columns` of a product, `depth` factors at a time out of shared memory, each
     thread `own_rows` x `own_columns` of it in registers. Of several `groups` of threads each takes its part of the
     depth, and their sums are added at the end: fewer factors one after the other, for where there are few blocks.
+    `precision` "tf32" or "bf16" is that of tensor cores.
     """
 
     rows: int
@@ -37,6 +38,7 @@ class Tile:
     own_rows: int
     own_columns: int
     groups: int = 1
+    precision: str = ""
 
     @property
     def group(self) -> int:
@@ -52,15 +54,6 @@ class Tile:
         """Tiles of a matrix."""
         return -(-rows // self.rows) * -(-columns // self.columns)
 
-    def piece(self, dtype: str) -> int:
-        """Rows of which all threads have some, a vector of them each."""
-        return self.rows // self.own_rows * (VECTOR // ITEMSIZE[dtype])
-
-    def shared(self, dtype: str) -> int:
-        """Numbers of shared memory: two slabs of both operands, the first padded, and later a piece of the results."""
-        n = VECTOR // ITEMSIZE[dtype]
-        return max(2 * self.depth * (self.rows + n + self.columns), self.piece(dtype) * self.columns)
-
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 # A thread of the device is a thread of Python there: as few as show what can go wrong, where the variable does not ask
@@ -71,6 +64,8 @@ if TINY:
     TILES = {
         "float32": (Tile(8, 8, 4, 4, 4), Tile(4, 8, 8, 4, 4, groups=2)),
         "float64": (Tile(8, 8, 4, 4, 4), Tile(4, 4, 4, 2, 4, groups=2)),
+        "tf32": (Tile(32, 32, 8, 4, 8, precision="tf32"),),  # a warp; the least there is
+        "bf16": (Tile(32, 32, 16, 4, 8, precision="bf16"),),
     }
 else:
     THREADS, MOST_BLOCKS, SIMD = 256, 4096, Simd("CUDA", 64, 1)
@@ -79,12 +74,22 @@ else:
     TILES = {
         "float32": (Tile(64, 128, 16, 8, 8), Tile(64, 64, 32, 8, 4), Tile(32, 32, 64, 4, 4, groups=4)),
         "float64": (Tile(64, 64, 16, 8, 4), Tile(32, 32, 32, 4, 4, groups=4)),
+        "tf32": (
+            Tile(128, 128, 16, 8, 16, precision="tf32"),
+            Tile(64, 64, 32, 8, 8, groups=2, precision="tf32"),
+            Tile(32, 32, 64, 4, 8, groups=4, precision="tf32"),
+        ),
+        "bf16": (
+            Tile(128, 128, 16, 8, 16, precision="bf16"),
+            Tile(64, 64, 32, 8, 8, groups=2, precision="bf16"),
+            Tile(32, 32, 64, 4, 8, groups=4, precision="bf16"),
+        ),
     }
 
 
-def tile_for(rows: int, columns: int, dtype: str, times: int = 1) -> Tile:
+def tile_for(rows: int, columns: int, precision: str, times: int = 1) -> Tile:
     """The largest tile that fits a matrix and makes many blocks of it, cut `times` in depth; else the smallest."""
-    for tile in TILES[dtype]:
+    for tile in TILES[precision]:
         if times * tile.count(rows, columns) >= BUSY and 2 * rows > tile.rows and 2 * columns > tile.columns:
             return tile
-    return TILES[dtype][-1]
+    return TILES[precision][-1]

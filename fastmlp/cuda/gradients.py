@@ -18,7 +18,7 @@ from ..engine.simd import ITEMSIZE
 from ..plan import Plan, Step
 from .device import NOT_FINITE, SIMD, STEP, THREADS, TILES, TINY, Tile, tile_for
 from .functions import cuda_kernel, inlined, item_type, one_of, place, unrolled
-from .products import keep_piece, tile_sums
+from .tiles import keep_piece, piece_rows, shared_items, tile_sums
 from .updates import Update, update
 from .vectors import BYTES, copy_vector, vector_items
 
@@ -60,9 +60,9 @@ def _gradient(k: int, step: Step, plan: Plan, smallest: bool) -> Gradient:
     dtype, n, f = plan.dtype, plan.batch_size, step.fields
     panel, is_matrix = SIMD.panel(dtype), step.kernel == "weight_gradient"
     rows, columns = f[R.DEPTH] if is_matrix else 1, (f[R.N_PANELS] - 1) * panel + f[R.LAST_WIDTH]
-    tile = TILES[dtype][-1]
+    tile = TILES[plan.precision][-1]
     if is_matrix and not smallest:
-        tile = tile_for(rows, columns, dtype, max(1, n // LEAST))
+        tile = tile_for(rows, columns, plan.precision, max(1, n // LEAST))
     n_tiles, enough = (tile.count(rows, columns), ENOUGH) if is_matrix else (f[R.N_PANELS], ENOUGH_OF_PANELS)
     return Gradient(k, is_matrix, rows, columns, tile, n_shares(n_tiles, n, enough))
 
@@ -118,7 +118,7 @@ def units_of_block(n_parameters: int, dtype: str) -> int:
 @cache
 def _kept_piece(dtype: str, tile: Tile):
     """Piece g of a tile into `shares`, of whose items from `start` on a thread has some."""
-    lanes, threads, piece, BN = vector_items(dtype), tile.block, tile.piece(dtype), tile.columns
+    lanes, threads, piece, BN = vector_items(dtype), tile.block, piece_rows(dtype, tile), tile.columns
     across, n_vectors = BN // lanes, piece * BN // (lanes * threads)
     down = threads // across  # rows from a thread's vector to its next
     keep = keep_piece(dtype, tile)
@@ -212,7 +212,7 @@ def panel_sums(dtype: str, threads: int):
 @cuda_kernel
 def shares_of_gradients(dtype: str, tile: Tile):
     """Launched with a block of `tile.block` threads for each row of `blocks`."""
-    D, size = item_type[dtype], tile.shared(dtype)
+    D, size = item_type[dtype], shared_items(dtype, tile)
     of_tile, of_panel = gradient_tile(dtype, tile), panel_sums(dtype, tile.block)
 
     def shares_of_gradients(control, steps, table, blocks, work, shares):

@@ -184,7 +184,7 @@ class Launches:
     def _product(self, k: int, step: Step):
         dtype, m, bound = self.plan.dtype, self.memory, self.bound
         columns = (step.fields[R.N_PANELS] - 1) * SIMD.panel(dtype) + step.fields[R.LAST_WIDTH]
-        tile = tile_for(self.plan.batch_size, columns, dtype)
+        tile = tile_for(self.plan.batch_size, columns, self.plan.precision)
         grid = products.grid_of(tile, self.plan.batch_size, columns)
         launch = self._configured(products.product(dtype, self._epilogue(step), tile), grid, tile.block)
         weights = {"parameters": m.state, "transposed": m.transposed}[step.fields[R.B].buffer]

@@ -19,17 +19,33 @@ from .functions import cuda_kernel, item_type, one_of, place
 from .loss_kernels import is_loss, row_loss
 from .products import product_tile
 from .rows import TOGETHER, gathered
+from .tiles import shared_items
 from .vectors import BYTES, vector_items
 
 MOST = 128  # columns: the rows of a block and their weights stay near their processor
 MANY = 10 if TINY else 4096  # rows of a batch that are enough blocks for a large device with tiles of more rows
 # Fewer rows than a tile of wide products: batches of a thousand rows should be more than a few blocks
 if TINY:
-    FEW_ROWS = {dtype: tiles[-1] for dtype, tiles in TILES.items()}
-    MANY_ROWS = dict.fromkeys(TILES, Tile(8, 16, 4, 4, 4))  # of which a piece is more than a slab
+    FEW_ROWS = {precision: tiles[-1] for precision, tiles in TILES.items()}
+    MANY_ROWS = {
+        "float32": Tile(8, 16, 4, 4, 4),  # of which a piece is more than a slab
+        "float64": Tile(8, 16, 4, 4, 4),
+        "tf32": Tile(32, 64, 16, 4, 8, precision="tf32"),
+        "bf16": Tile(32, 64, 16, 4, 8, precision="bf16"),
+    }
 else:
-    FEW_ROWS = {"float32": Tile(32, 128, 32, 4, 4), "float64": Tile(32, 128, 16, 4, 4)}
-    MANY_ROWS = {"float32": Tile(64, 128, 16, 8, 4), "float64": Tile(64, 64, 16, 4, 4)}
+    FEW_ROWS = {
+        "float32": Tile(32, 128, 32, 4, 4),
+        "float64": Tile(32, 128, 16, 4, 4),
+        "tf32": Tile(32, 128, 32, 4, 8, precision="tf32"),
+        "bf16": Tile(32, 128, 32, 4, 8, precision="bf16"),
+    }
+    MANY_ROWS = {
+        "float32": Tile(64, 128, 16, 8, 4),
+        "float64": Tile(64, 64, 16, 4, 4),
+        "tf32": Tile(64, 128, 16, 8, 8, precision="tf32"),
+        "bf16": Tile(64, 128, 32, 8, 8, groups=2, precision="bf16"),
+    }
 
 # The table of what a block does: the plan's record, what kind of work that is, its epilogue, where its weights are
 RECORD, KIND, EPILOGUE, TRANSPOSED = range(4)
@@ -57,7 +73,7 @@ def qualifies(plan: Plan) -> bool:
 
 def tile_of(plan: Plan) -> Tile:
     """The rows that a block takes through the network, and the tiles of its products."""
-    return (FEW_ROWS if plan.batch_size < MANY else MANY_ROWS)[plan.dtype]
+    return (FEW_ROWS if plan.batch_size < MANY else MANY_ROWS)[plan.precision]
 
 
 def program(steps: list[Step]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -81,7 +97,7 @@ def rows_kernel(dtype: str, tile: Tile, scaled: bool, epilogues: tuple[Epilogue,
     T, item, panel, D, lanes = (
         getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype], vector_items(dtype)
     )  # fmt: skip
-    BM, BN, threads, size = tile.rows, tile.columns, tile.block, tile.shared(dtype)
+    BM, BN, threads, size = tile.rows, tile.columns, tile.block, shared_items(dtype, tile)
     finish, of_row = one_of(tuple(map(scalar_epilogue, epilogues))), row_loss(dtype, loss)
     of_tile, gather = product_tile(dtype, epilogues, tile), gathered(dtype, scaled)
     step_of_rows = -(-BM // TOGETHER)

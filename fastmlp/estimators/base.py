@@ -55,12 +55,14 @@ class BaseMLP(BaseEstimator, ABC):
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "n_threads": [None, Interval(Integral, 1, None, closed="left")],
         "device": [StrOptions(set(devices.DEVICES))],
+        "precision": [None, StrOptions(set(devices.PRECISIONS))],
     }
     _names: dict = {
         "activation": ACTIVATIONS,
         "solver": solvers.SOLVERS,
         "learning_rate": LEARNING_RATES,
         "device": devices.DEVICES,
+        "precision": (None, *devices.PRECISIONS),
     }
 
     @abstractmethod
@@ -124,7 +126,7 @@ class BaseMLP(BaseEstimator, ABC):
         X = check_features(self, X, reset=fresh, dtypes=self._dtypes(fresh))
         y = check_targets(y, X, self, numeric=self._numeric_targets)
         sample_weight = check_weights(sample_weight, X)
-        devices.check_ready(self.device, X)
+        devices.check_ready(self.device, X, self.precision)
         if fresh:  # should anything fail from here on, there is no network, rather than one for other classes
             self.__dict__.pop("coefs_", None)
         targets = self._encode(y, fresh=fresh, incremental=incremental)

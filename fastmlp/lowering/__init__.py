@@ -47,6 +47,7 @@ def training_plan(
     study: bool = False,
     guard: int = 0,
     simd: Simd | None = None,
+    precision: str | None = None,
 ) -> Plan:
     """The plan of a training step.
 
@@ -75,8 +76,11 @@ def training_plan(
         Bytes between buffers, for tests.
     simd : Simd, optional
         The host's by default.
+    precision : str, optional
+        Of products; the dtype's by default.
     """
     plan, ops = place_network(layers, n_features, batch_size, dtype, guard, simd, n_slots, True, study)
+    plan.precision = precision or dtype
     if not any(op.learns for op in ops):
         raise ValueError("there is nothing to train: every Dense has trainable=False.")
     updates = Updates(plan, rule, l2, clip, decay, clip_norm, average)

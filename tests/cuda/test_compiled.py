@@ -31,7 +31,9 @@ from fastmlp import (
     Sequential,
     Softmax,
     Tanh,
+    devices,
 )
+from fastmlp.cuda import LEAST_CAPABILITY
 from fastmlp.engine import records
 from fastmlp.training import Training
 
@@ -108,15 +110,15 @@ def numba_type(argument):
     return types.float64 if isinstance(argument, float) else types.int64
 
 
-def assemble(kernel, arguments, folder):
+def assemble(kernel, arguments, folder, architecture=ARCHITECTURE):
     """{"registers", "shared", "spills"} of the machine code, in numbers and bytes."""
     from numba import cuda
 
     signature = tuple(map(numba_type, arguments))
-    ptx, _ = cuda.compile(kernel.py_func, signature, device=False, abi="numba", cc=ARCHITECTURE)
+    ptx, _ = cuda.compile(kernel.py_func, signature, device=False, abi="numba", cc=architecture)
     source = folder / "kernel.ptx"
     source.write_text(ptx)
-    target = "sm_" + "".join(map(str, ARCHITECTURE))
+    target = "sm_" + "".join(map(str, architecture))
     command = [ptxas(), "-v", f"-arch={target}", str(source), "-o", str(folder / "kernel.cubin")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -152,23 +154,33 @@ FITS = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", FITS)
-def test_kernels_compile_without_spilling_a_register(name, dtype, launched, tmp_path, record_property):
+OF_PRODUCTS = ["wide, of many rows", "wide, in the largest tiles", "narrow", "narrow, of many rows"]
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [(name, dtype) for name in FITS for dtype in ("float32", "float64")]
+    + [(name, precision) for name in OF_PRODUCTS for precision in devices.PRECISIONS],
+)
+def test_kernels_compile_without_spilling_a_register(name, precision, launched, tmp_path):
+    dtype, precision = ("float32", precision) if precision in devices.PRECISIONS else (precision, None)
     layers, options = FITS[name]
     columns = options.get("X", 300)
     options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 128} | options
     options.pop("X", None)
     model = Sequential(*layers, dtype=dtype).build(columns)
-    with Training(model, X[:, :columns].astype(dtype), Y, device="cuda", **options) as training:
+    X_, options = X[:, :columns].astype(dtype), options | {"device": "cuda", "precision": precision}
+    with Training(model, X_, Y, **options) as training:
         scalars = np.ones((1, len(training.plan.groups), records.N_SCALARS))
         training.executor.bind(np.zeros((1, records.STEP), np.int64), None, scalars, np.zeros(1))
         for program in training.executor._programs:
             program._launch_each()
     assert len(launched) >= 4
     for kernel, (arguments, threads) in launched.items():
+        if precision is not None:  # the least that there is
+            assemble(kernel, arguments, tmp_path, LEAST_CAPABILITY)
         used = assemble(kernel, arguments, tmp_path)
-        print(f"{name:24} {dtype} {kernel.py_func.__name__:24} {used}")
+        print(f"{name:24} {precision or dtype} {kernel.py_func.__name__:24} {used}")
         assert used["spills"] == used["stack"] == 0, kernel  # arrays of threads are registers
         assert used["registers"] * threads <= 65536 and used["shared"] <= 48 * 1024, kernel
 

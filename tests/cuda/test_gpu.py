@@ -6,6 +6,8 @@ import sys
 
 import numpy as np
 import pytest
+import reference
+from exact import step_and_twin
 
 from fastmlp import (
     GELU,
@@ -105,6 +107,37 @@ def test_every_separable_loss(name):
         for device in ("cpu", "cuda")
     )
     np.testing.assert_allclose(cuda["loss"], cpu["loss"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", reference.BITS)
+@pytest.mark.parametrize("tile", range(3))
+@pytest.mark.parametrize("widths", [(67, 128, 33, 4), (300, 260, 130, 4)], ids=["narrow", "wide"])
+def test_a_step_of_tensor_cores_is_the_twins(widths, tile, precision, monkeypatch):
+    """With all tiles: by a wrong place of a single word parameters would differ by some 1; by no rounding, 1e-3."""
+    from fastmlp.cuda import gradients, narrow
+    from fastmlp.cuda.device import TILES
+
+    tile = TILES[precision][tile]
+    monkeypatch.setattr("fastmlp.cuda.launches.tile_for", lambda *arguments: tile)
+    monkeypatch.setattr(gradients, "tile_for", lambda *arguments: tile)
+    monkeypatch.setattr(narrow, "MANY", 1 if tile.rows > 32 else 1000)
+    cuda, twin = step_and_twin(precision, widths, 256, monkeypatch)
+    np.testing.assert_allclose(cuda[0], twin[0], rtol=1e-5)
+    for name, array in twin[1].items():
+        np.testing.assert_allclose(cuda[1][name], array, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("precision", reference.BITS)
+def test_fits_of_tensor_cores_follow_the_cpu_and_have_the_same_bits_again(precision):
+    X, y = data()
+    layers = [Dense(300), GELU(), Dropout(0.2), Dense(200), ReLU(), Dense(10)]
+    (cpu, _), (first, _), (second, _) = (
+        fit(device, layers, X, y, optimizer=SGD(0.05), precision=of, validation_data=(X, y))
+        for device, of in (("cpu", None), ("cuda", precision), ("cuda", precision))
+    )
+    assert list(first["loss"]) == list(second["loss"]) != list(cpu["loss"])
+    for name in ("loss", "val_loss"):
+        np.testing.assert_allclose(first[name], cpu[name], rtol=1e-3 if precision == "tf32" else 1e-2)
 
 
 def test_the_same_bits_again():

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import reference
 from numba import cuda
 
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.cuda import elementwise, gradients, loss_kernels, products, updates
-from fastmlp.cuda.device import NOT_FINITE, SIMD, STEP, THREADS, TILES
+from fastmlp.cuda.device import NOT_FINITE, SIMD, STEP, THREADS, TILES, Tile
 from fastmlp.cuda.rows import gather, rows_of_block, scatter
 from fastmlp.engine import records as R
 from fastmlp.losses import LOSSES, SoftmaxCrossEntropy
@@ -15,6 +16,23 @@ from fastmlp.plan import Plan
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in scalar:RuntimeWarning")
 DTYPES = ["float32", "float64"]
 TOLERANCE = {"float32": 5e-6, "float64": 1e-13}
+N_ITEMS = 50_000
+SHAPES = [(1, 1, 1), (5, 11, 3), (9, 7, 17), (4, 19, 9), (11, 9, 9), (19, 3, 2)]
+PRODUCTS = [(precision, tile, *shape) for precision in DTYPES for tile in TILES[precision] for shape in SHAPES]
+# A warp of tensor cores has 32 rows and 32 columns or more: several of them, of pieces, of groups, of steps of a slab
+TILES_OF_WARPS = [
+    (32, 64, 16, 4, 16),
+    (64, 32, 16, 8, 8),
+    (64, 64, 32, 4, 8),
+    (32, 32, 32, 4, 8, 2),
+    (32, 32, 16, 4, 8),
+]
+PRODUCTS += [
+    (precision, Tile(*tile, precision=precision), *shape)
+    for precision in reference.BITS
+    for tile in TILES_OF_WARPS
+    for shape in [(1, 1, 1), (37, 45, 70), (70, 32, 33)]
+]
 
 
 class Device:
@@ -22,14 +40,14 @@ class Device:
 
     def __init__(self, dtype, rows, index=None, first=0):
         self.plan, self.dtype = Plan(dtype, SIMD, 1, 1, rows), dtype
-        self.items, self.rows = np.full(5000, np.nan, dtype), rows
+        self.items, self.rows = np.full(N_ITEMS, np.nan, dtype), rows
         self.record, self.number = np.zeros((1, R.RECORD), np.int64), np.zeros(1)
         self.steps = np.zeros((1, R.STEP), np.int64)
         self.steps[0, R.STEP_ROWS], self.steps[0, R.STEP_FIRST] = rows, first
         self.steps[0, R.STEP_INDEX] = -1 if index is None else 0
         self.order = np.zeros(1, np.int64) if index is None else np.asarray(index)
         self.scalars, self.control = np.ones(R.N_SCALARS), np.zeros(2, np.int64)
-        self.used = np.zeros(5000, bool)
+        self.used = np.zeros(N_ITEMS, bool)
 
     def matrix(self, array=None, shape=None):
         """A matrix with these values and padding of 0, or of NaN that a kernel may write to."""
@@ -66,21 +84,24 @@ class Device:
         return np.isnan(self.items[~self.used]).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("tile", [0, 1])
-@pytest.mark.parametrize(("rows", "depth", "columns"), [(1, 1, 1), (5, 11, 3), (9, 7, 17), (4, 19, 9), (19, 3, 2)])
-def test_product(rng, dtype, rows, depth, columns, tile):
+def dtype_of(precision):
+    return "float64" if precision == "float64" else "float32"
+
+
+@pytest.mark.parametrize(("precision", "tile", "rows", "depth", "columns"), PRODUCTS)
+def test_product(rng, precision, rows, depth, columns, tile):
+    dtype = dtype_of(precision)
     A, B, bias = (rng.normal(size=shape) for shape in ((rows, depth), (depth, columns), (1, columns)))
     device = Device(dtype, rows)
     a, b, init, c, out = (*map(device.matrix, (A, B, bias)), *(device.matrix(shape=(rows, columns)) for _ in range(2)))
     device.operand(a)
     device.panels(c, out)
     device.fields(B=b.at.offset, DEPTH=depth, INIT=init.at.offset)
-    tile = TILES[dtype][tile]
     kernel = products.product(dtype, elementwise.Epilogue("gelu.apart", dtype), tile)
     grid = products.grid_of(tile, rows, columns)
     record = device.control, device.steps, device.record, device.number, 0
     device.launch(kernel, grid, tile.block, *record, device.items, device.items, device.items)
+    A, B = (reference.rounded(np.asarray(factor, dtype), precision) for factor in (A, B))
     expected = A @ B + bias
     np.testing.assert_allclose(device.value(c), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     gelu = ACTIVATIONS["gelu"]()(expected)
@@ -88,13 +109,13 @@ def test_product(rng, dtype, rows, depth, columns, tile):
     assert device.untouched()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("tile", "units"), [(0, 1), (1, 3)])
-@pytest.mark.parametrize(("rows", "n_in", "n_out"), [(1, 1, 1), (5, 11, 3), (4, 7, 17), (11, 9, 9)])
-def test_weight_and_bias_gradients_and_the_transposed_copy(rng, dtype, rows, n_in, n_out, tile, units, monkeypatch):
+@pytest.mark.parametrize(("precision", "tile", "rows", "n_in", "n_out"), PRODUCTS)
+def test_weight_and_bias_gradients_and_the_transposed_copy(rng, precision, tile, rows, n_in, n_out, monkeypatch):
+    units = 1 if tile.groups == 1 else 3
+    dtype = dtype_of(precision)
     monkeypatch.setattr(gradients, "units_of_block", lambda *arguments: units)
     A, dZ, W, b = (rng.normal(size=shape) for shape in ((rows, n_in), (rows, n_out), (n_in, n_out), (1, n_out)))
-    change, tile = updates.Update("l2", False, False, "sgd", False, 0, dtype), TILES[dtype][tile]
+    change = updates.Update("l2", False, False, "sgd", False, 0, dtype)
     device = Device(dtype, rows)
     device.scalars[R.RULE], device.scalars[R.L2] = 0.5, 0.1
     a, dz, w, bias, wt = (*map(device.matrix, (A, dZ, W, b)), device.matrix(shape=(n_out, n_in)))
@@ -112,7 +133,8 @@ def test_weight_and_bias_gradients_and_the_transposed_copy(rng, dtype, rows, n_i
         rest = device.record, of_updates, device.items, device.items, device.items, 0, shares
         launch = gradients.updates(dtype, (change,), units)
         device.launch(launch, len(of_updates), THREADS, *common, device.scalars, *rest)
-    expected = W - 0.5 * (A.T @ dZ + 0.1 * W)
+    factors = (reference.rounded(np.asarray(factor, dtype), precision) for factor in (A.T, dZ))
+    expected = W - 0.5 * (np.matmul(*factors) + 0.1 * W)
     np.testing.assert_allclose(device.value(w), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     assert np.array_equal(device.value(wt), device.value(w).T)
     expected = b - 0.5 * (dZ.sum(axis=0) + 0.1 * b)

@@ -4,6 +4,8 @@ them, with the variable that asks for these sizes.
 
 import numpy as np
 import pytest
+import reference
+from exact import step_and_twin
 
 from fastmlp import (
     GELU,
@@ -72,3 +74,20 @@ def test_fits_follow_the_cpu(name, tile, dtype, monkeypatch):
     np.testing.assert_allclose(cuda_loss, cpu_loss, rtol=rtol)
     for key, array in expected.items():
         np.testing.assert_allclose(parameters[key], array, rtol=20 * rtol, atol=20 * rtol, err_msg=key)
+
+
+@pytest.mark.parametrize("precision", reference.BITS)
+@pytest.mark.parametrize("tile", range(3))
+@pytest.mark.parametrize("is_narrow", [True, False])
+def test_steps_of_tensor_cores_are_the_twins(is_narrow, tile, precision, monkeypatch):
+    """Narrow networks with tiles for few rows and for many; others with all tiles."""
+    tile = device.TILES[precision][tile]
+    monkeypatch.setattr("fastmlp.cuda.launches.tile_for", lambda *arguments: tile)
+    monkeypatch.setattr(gradients, "tile_for", lambda *arguments: tile)
+    monkeypatch.setattr(gradients, "LEAST", 64)
+    monkeypatch.setattr(narrow, "MANY", 1 if tile.rows > 32 else 1000)
+    widths = (67, 128, 33, 4) if is_narrow else (67, 131, 33, 4)
+    cuda, twin = step_and_twin(precision, widths, 128, monkeypatch)
+    np.testing.assert_allclose(cuda[0], twin[0], rtol=1e-6)
+    for name, array in twin[1].items():
+        np.testing.assert_allclose(cuda[1][name], array, rtol=1e-6, atol=1e-6, err_msg=name)
