@@ -1,8 +1,9 @@
 """python -m benchmarks.cuda: a training step on an NVIDIA GPU beside the CPU and the peers, where there is one.
 
-Microseconds a step (Adam, float32 without TF32, data on the device), the median of rounds in which all take turns; each
-contender first shows that it computes the same updates. Then MNIST, ten epochs, and from which size of a step on the
-device was the faster one: what `devices.ENOUGH`, by which `device="auto"` decides, is to be set to.
+Microseconds a step (Adam, float32, data on the device), the median of rounds in which all take turns; each contender
+first shows that it computes the same updates. Then MNIST, ten epochs, and from which size of a step on the device was
+the faster one: what `devices.ENOUGH`, by which `device="auto"` decides, is to be set to. With `--precision` everybody's
+products on the device are those of tensor cores; without, nobody's.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.measure import validate
+from benchmarks.measure import TOLERANCE, validate
 from benchmarks.networks import Network
 from benchmarks.peers import BETA_1, BETA_2, EPSILON, JAX, FastMLP, PyTorch
 from benchmarks.tasks import TASKS, score
@@ -33,14 +34,18 @@ class CudaFastMLP(FastMLP):
 
 
 class CudaPyTorch(PyTorch):
-    """Eager PyTorch; data, order of rows and parameters on the device."""
+    """Eager PyTorch; data, order of rows and parameters on the device. Its words for what products may be rounded to are
+    promises of no less.
+    """
 
-    capturable = False
+    capturable, precision = False, None
+    words = {None: "highest", "tf32": "high", "bf16": "medium"}
 
     def __init__(self, network, X, y, parameters, n_threads=None, shuffle=True):
         super().__init__(network, X, y, parameters, n_threads, shuffle)
         if not self.torch.cuda.is_available():
             raise ImportError("PyTorch without CUDA", name="PyTorch with CUDA")
+        self.torch.set_float32_matmul_precision(self.words[self.precision])
         self.model.to("cuda")
         self.X, self.y = self.X.to("cuda"), self.y.to("cuda")
         options = {"lr": network.learning_rate, "betas": (BETA_1, BETA_2), "eps": EPSILON, "fused": True}
@@ -96,12 +101,15 @@ class GraphedPyTorch(CudaPyTorch):
 class CudaJAX(JAX):
     """All epochs as one compiled scan, on JAX's GPU."""
 
+    precision = None
+    words = {None: "highest", "tf32": "TF32_TF32_F32", "bf16": "BF16_BF16_F32"}
+
     def __init__(self, network, X, y, parameters, n_threads=None, shuffle=True):
         import jax
 
         if jax.default_backend() != "gpu":
             raise ImportError("JAX without CUDA", name="JAX with CUDA")
-        jax.config.update("jax_default_matmul_precision", "highest")  # not TF32, as everybody here
+        jax.config.update("jax_default_matmul_precision", self.words[self.precision])
         super().__init__(network, X, y, parameters, n_threads, shuffle)
 
 
@@ -112,6 +120,7 @@ CONTENDERS = {
     "torch graph": (GraphedPyTorch, None),
     "jax": (CudaJAX, None),
 }
+ROUNDING = {None: TOLERANCE, "tf32": 10 * TOLERANCE, "bf16": 100 * TOLERANCE}  # of a loss after some steps
 
 
 def measure(network, rounds, patience=2.0):
@@ -120,7 +129,7 @@ def measure(network, rounds, patience=2.0):
     X, y = network.data(network.batch_size * n_steps)
     rng, taken = np.random.default_rng(0), {}
     small = Network(network.widths, min(network.batch_size, 1000))  # the check runs in float64 NumPy too
-    skipped = validate(small, list(CONTENDERS), CONTENDERS)
+    skipped = validate(small, list(CONTENDERS), CONTENDERS, ROUNDING[CudaFastMLP.precision])
     contenders = {
         label: make(network, X, y, network.parameters(), n_threads)
         for label, (make, n_threads) in CONTENDERS.items()
@@ -220,12 +229,15 @@ def break_even(measured):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--precision", choices=[name for name in ROUNDING if name], help="of products on the device")
     parser.add_argument("--kernels", action="store_true", help="the time of each kernel of a step, of these networks")
     options = parser.parse_args(arguments)
-    from fastmlp import cuda, devices
+    from fastmlp import cuda, devices  # here, for old revisions
 
+    for contender in (CudaFastMLP, CudaPyTorch, CudaJAX):
+        contender.precision = options.precision
     try:
-        cuda.require()
+        cuda.require(options.precision)
     except (ImportError, RuntimeError) as error:
         print(f"there is nothing to measure: {error}", file=sys.stderr)
         return 1

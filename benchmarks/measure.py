@@ -47,7 +47,7 @@ class Times:
         return statistic(self.steps[slow]) / statistic(self.steps[fast])
 
 
-def validate(network, labels, contenders=CONTENDERS):
+def validate(network, labels, contenders=CONTENDERS, tolerance=TOLERANCE):
     """Let everybody do the same few updates in float32, and compare the loss with that of a float64 run.
 
     Returns {label: reason} of those who are not installed; raises AssertionError for whoever computes something else.
@@ -79,7 +79,7 @@ def validate(network, labels, contenders=CONTENDERS):
         loss = loss_of(network, contender.parameters(), X, y)
         contender.close()
         right = expected[getattr(make, "uncorrected_epsilon", False)]
-        assert abs(loss - right) / right < TOLERANCE, (
+        assert abs(loss - right) / right < tolerance, (
             f"{label} on {network.name}: loss {loss} after {VALIDATION_STEPS} steps, not {right}"
         )
     return skipped

@@ -14,7 +14,7 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 class FastMLP:
     """The library under test."""
 
-    device = "cpu"
+    device, precision = "cpu", None
 
     def __init__(self, network, X, y, parameters, n_threads=None, shuffle=True):
         from fastmlp import Adam, Dense, Sequential, activations
@@ -31,6 +31,8 @@ class FastMLP:
         options = {"batch_size": network.batch_size, "n_threads": n_threads, "shuffle": shuffle}
         if self.device != "cpu":  # which old revisions do not know
             options["device"] = self.device
+        if self.precision is not None:
+            options["precision"] = self.precision
         self.training = Training(self.model, X, y, loss=network.loss, optimizer=optimizer, **options)
         self.training.__enter__()
 

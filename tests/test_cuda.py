@@ -175,11 +175,12 @@ def test_the_benchmark_says_what_is_missing_and_the_suite_is_left_out(monkeypatc
     from benchmarks.suites.cuda import NETWORKS, Steps
     from fastmlp import cuda
 
-    def refuse():
+    def refuse(precision=None):
         raise RuntimeError("no device")
 
     monkeypatch.setattr(cuda, "require", refuse)
-    assert benchmark.main([]) == 1
+    for arguments in (["--precision", "tf32"], []):
+        assert benchmark.main(arguments) == 1
     assert "there is nothing to measure: no device" in capsys.readouterr().err
     with pytest.raises(NotImplementedError, match="no device"):
         Steps().setup(next(iter(NETWORKS)))
