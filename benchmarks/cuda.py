@@ -34,9 +34,7 @@ class CudaFastMLP(FastMLP):
 
 
 class CudaPyTorch(PyTorch):
-    """Eager PyTorch; data, order of rows and parameters on the device. Its words for what products may be rounded to are
-    promises of no less.
-    """
+    """Eager PyTorch; data, order of rows and parameters on the device. Its words for a precision promise no less."""
 
     capturable, precision = False, None
     words = {None: "highest", "tf32": "high", "bf16": "medium"}
