@@ -37,7 +37,7 @@ class CudaPyTorch(PyTorch):
     """Eager PyTorch; data, order of rows and parameters on the device. Its words for a precision promise no less."""
 
     capturable, precision = False, None
-    words = {None: "highest", "tf32": "high", "bf16": "medium"}
+    words = {None: "highest", "tf32x3": "highest", "tf32": "high", "bf16": "medium"}
 
     def __init__(self, network, X, y, parameters, n_threads=None, shuffle=True):
         super().__init__(network, X, y, parameters, n_threads, shuffle)
@@ -100,7 +100,7 @@ class CudaJAX(JAX):
     """All epochs as one compiled scan, on JAX's GPU."""
 
     precision = None
-    words = {None: "highest", "tf32": "TF32_TF32_F32", "bf16": "BF16_BF16_F32"}
+    words = {None: "highest", "tf32x3": "TF32_TF32_F32_X3", "tf32": "TF32_TF32_F32", "bf16": "BF16_BF16_F32"}
 
     def __init__(self, network, X, y, parameters, n_threads=None, shuffle=True):
         import jax
@@ -118,7 +118,12 @@ CONTENDERS = {
     "torch graph": (GraphedPyTorch, None),
     "jax": (CudaJAX, None),
 }
-ROUNDING = {None: TOLERANCE, "tf32": 10 * TOLERANCE, "bf16": 100 * TOLERANCE}  # of a loss after some steps
+ROUNDING = {
+    None: TOLERANCE,
+    "tf32x3": TOLERANCE,
+    "tf32": 10 * TOLERANCE,
+    "bf16": 100 * TOLERANCE,
+}  # of a loss after some steps
 
 
 def measure(network, rounds, patience=2.0):

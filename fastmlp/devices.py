@@ -8,7 +8,7 @@ from __future__ import annotations
 from .errors import unknown_name
 
 DEVICES = ("cpu", "cuda", "auto")
-PRECISIONS = ("tf32", "bf16")  # of a device's products, where it is not the dtype's
+PRECISIONS = ("tf32x3", "tf32", "bf16")  # of products by a device's tensor cores
 # Operations of a step's products from which "auto" looks for a GPU: 2e7 took one 0.8 of the time of sixteen cores, 8e7
 # 0.36 of it (`python -m benchmarks.cuda`, an H200); a slower GPU wants somewhat more.
 ENOUGH = 5e7
@@ -36,7 +36,7 @@ def check_precision(precision, device: str, dtype) -> str | None:
         )
     if dtype != "float32":
         raise ValueError(
-            f"`precision`={precision!r} rounds factors of float32, and the network's dtype is {dtype}: leave it out, "
+            f"`precision`={precision!r} is for products of float32, and the network's dtype is {dtype}: leave it out, "
             "or use float32."
         )
     return precision

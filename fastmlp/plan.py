@@ -153,7 +153,7 @@ class Plan:
         Buffer -> bytes. "parameters" (followed by `n_slots` slots of the same size), "transposed", "workspace".
     phases : list of Phase
     precision : str
-        Of products: the dtype's, or with `device="cuda"` "tf32" or "bf16".
+        Of products: the dtype's, or with `device="cuda"` one of `devices.PRECISIONS`.
     flops : int
         Floating-point operations of a step over a full batch, products only.
     """

@@ -199,9 +199,10 @@ class Sequential:
         device : {"cpu", "cuda", "auto"}
             "cuda": an NVIDIA GPU, for the layers, losses and optimisers that docs/cuda.md lists; the losses are the
             CPU's but for rounding. "auto": a GPU where there is one and a step is large. Prediction is on the CPU.
-        precision : {None, "tf32", "bf16"}
-            Of products in training on a GPU with tensor cores (compute capability 8.0): their factors are rounded to 10
-            or 7 bits behind the point, which is faster for wide networks; sums and all else stay float32. None: not.
+        precision : {None, "tf32x3", "tf32", "bf16"}
+            Of products in training by a GPU's tensor cores (compute capability 8.0), for wide networks: "tf32" and
+            "bf16" round their factors to 10 or 7 bits behind the point, "tf32x3" takes three products for about
+            float32's precision. Sums and all else stay float32. None: no tensor cores.
 
         Returns
         -------

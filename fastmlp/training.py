@@ -70,7 +70,7 @@ class Training:
         `Training.state` of an earlier fit: goes on from there.
     device : {"cpu", "cuda"}
         What `devices.choose` chose.
-    precision : {None, "tf32", "bf16"}
+    precision : {None, "tf32x3", "tf32", "bf16"}
         Of products on "cuda"; the CPU's have the model's dtype. Those of evaluations have it everywhere, as prediction.
 
     Attributes

@@ -79,19 +79,21 @@ def test_unknown_names_in_estimators_and_on_the_command_line(capsys):
 def test_precisions_are_checked_with_the_device_and_the_dtype(capsys):
     model = Sequential(Dense(3))
     for precision in ("fp16", "float32", 32):
-        with pytest.raises(ValueError, match=f"`precision` must be one of None, 'tf32', 'bf16'; got {precision!r}"):
+        with pytest.raises(
+            ValueError, match=f"`precision` must be one of None, 'tf32x3', 'tf32', 'bf16'; got {precision!r}"
+        ):
             model.fit(X, Y, device="cuda", precision=precision, **CODES)
     with pytest.raises(ValueError, match="`precision`='tf32' is for device='cuda' or 'auto'; .* leave it out"):
         model.fit(X, Y, precision="tf32", **CODES)
-    with pytest.raises(ValueError, match="`precision`='bf16' rounds factors of float32.* dtype is float64"):
+    with pytest.raises(ValueError, match="`precision`='bf16' is for products of float32.* dtype is float64"):
         Sequential(Dense(3), dtype="float64").fit(X, Y, device="cuda", precision="bf16", **CODES)
     assert not model.built
     for make in (MLPClassifier, MLPRegressor):
-        with pytest.raises(ValueError, match="`precision` must be one of None, 'tf32', 'bf16'; got 'half'"):
+        with pytest.raises(ValueError, match="`precision` must be one of None, 'tf32x3', 'tf32', 'bf16'; got 'half'"):
             make(device="cuda", precision="half").fit(X, Y)
         with pytest.raises(ValueError, match="`precision`='tf32' is for device='cuda' or 'auto'"):
             make(precision="tf32").fit(X, Y)
-        with pytest.raises(ValueError, match="`precision`='tf32' rounds factors of float32.* dtype is float64"):
+        with pytest.raises(ValueError, match="`precision`='tf32' is for products of float32.* dtype is float64"):
             make(device="auto", precision="tf32").fit(X.astype(np.float64), Y)
     assert main(["train", "digits", "--precision", "tf32"]) == 2
     assert "`precision`='tf32' is for device='cuda'" in capsys.readouterr().err

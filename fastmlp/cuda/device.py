@@ -29,7 +29,7 @@ class Tile:
     """A block of threads computes `rows` x `columns` of a product, `depth` factors at a time out of shared memory, each
     thread `own_rows` x `own_columns` of it in registers. Of several `groups` of threads each takes its part of the
     depth, and their sums are added at the end: fewer factors one after the other, for where there are few blocks.
-    `precision` "tf32" or "bf16" is that of tensor cores.
+    `precision` is one of tensor cores (`tensor_cores.py`).
     """
 
     rows: int
@@ -64,7 +64,8 @@ if TINY:
     TILES = {
         "float32": (Tile(8, 8, 4, 4, 4), Tile(4, 8, 8, 4, 4, groups=2)),
         "float64": (Tile(8, 8, 4, 4, 4), Tile(4, 4, 4, 2, 4, groups=2)),
-        "tf32": (Tile(32, 32, 8, 4, 8, precision="tf32"),),  # a warp; the least there is
+        "tf32x3": (Tile(32, 32, 8, 4, 8, precision="tf32x3"),),  # a warp; the least there is
+        "tf32": (Tile(32, 32, 8, 4, 8, precision="tf32"),),
         "bf16": (Tile(32, 32, 16, 4, 8, precision="bf16"),),
     }
 else:
@@ -74,6 +75,11 @@ else:
     TILES = {
         "float32": (Tile(64, 128, 16, 8, 8), Tile(64, 64, 32, 8, 4), Tile(32, 32, 64, 4, 4, groups=4)),
         "float64": (Tile(64, 64, 16, 8, 4), Tile(32, 32, 32, 4, 4, groups=4)),
+        "tf32x3": (
+            Tile(64, 128, 16, 8, 8, precision="tf32x3"),
+            Tile(64, 64, 32, 8, 8, groups=2, precision="tf32x3"),
+            Tile(32, 32, 64, 4, 8, groups=4, precision="tf32x3"),
+        ),
         "tf32": (
             Tile(128, 128, 16, 8, 16, precision="tf32"),
             Tile(64, 64, 32, 8, 8, groups=2, precision="tf32"),

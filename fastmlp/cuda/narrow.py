@@ -30,6 +30,7 @@ if TINY:
     MANY_ROWS = {
         "float32": Tile(8, 16, 4, 4, 4),  # of which a piece is more than a slab
         "float64": Tile(8, 16, 4, 4, 4),
+        "tf32x3": Tile(32, 64, 16, 4, 8, precision="tf32x3"),
         "tf32": Tile(32, 64, 16, 4, 8, precision="tf32"),
         "bf16": Tile(32, 64, 16, 4, 8, precision="bf16"),
     }
@@ -37,12 +38,14 @@ else:
     FEW_ROWS = {
         "float32": Tile(32, 128, 32, 4, 4),
         "float64": Tile(32, 128, 16, 4, 4),
+        "tf32x3": Tile(32, 128, 32, 4, 8, precision="tf32x3"),
         "tf32": Tile(32, 128, 32, 4, 8, precision="tf32"),
         "bf16": Tile(32, 128, 32, 4, 8, precision="bf16"),
     }
     MANY_ROWS = {
         "float32": Tile(64, 128, 16, 8, 4),
         "float64": Tile(64, 64, 16, 4, 4),
+        "tf32x3": Tile(64, 128, 16, 8, 8, precision="tf32x3"),
         "tf32": Tile(64, 128, 16, 8, 8, precision="tf32"),
         "bf16": Tile(64, 128, 32, 8, 8, groups=2, precision="bf16"),
     }

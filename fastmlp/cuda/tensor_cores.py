@@ -1,5 +1,10 @@
-"""A slab of factors in shared memory multiplied by tensor cores: inputs rounded to TF32 (10 bits behind the point) or
-BF16 (7), sums in float32. The functions are those of `multiply_add.py`.
+"""A slab of factors in shared memory multiplied by tensor cores, with sums in float32. The functions are those of
+`multiply_add.py`. Factors are
+
+- "bf16": rounded to BF16, with 7 bits behind the point;
+- "tf32": rounded to TF32, with 10;
+- "tf32x3": high + low, two numbers of TF32, and of their four products all but low x low are added: the error of a
+  product is 7e-7 of it at most, where float32 rounds to 6e-8; a factor that is infinite makes NaN.
 
 A warp multiplies 16 x 8 words of A by 8 x 8 of B in one instruction, where a word is a number in TF32, or two factors
 that follow each other in BF16. The instruction says which thread holds which word (PTX ISA, "Matrix Fragments for
@@ -29,12 +34,12 @@ from .device import SIMULATED, Tile
 from .functions import inlined, item_type, unrolled
 from .vectors import BYTES, copy_vector, vector_items
 
-OF_WORD = {"tf32": 1, "bf16": 2}  # factors
+OF_WORD = {"tf32x3": 1, "tf32": 1, "bf16": 2}  # factors
 FACTORS = {precision: 2 * factors for precision, factors in OF_WORD.items()}
 ROWS = 2
 STEP = 4  # rows of a slab that an instruction multiplies
-_BESIDE = {"tf32": 2, "bf16": 4}
-_PADDING, _HALF_PADDING = 8, {"tf32": 8, "bf16": 4}
+_BESIDE = {"tf32x3": 2, "tf32": 2, "bf16": 4}
+_PADDING, _HALF_PADDING = 8, {"tf32x3": 8, "tf32": 8, "bf16": 4}
 
 
 def columns_together(dtype: str) -> int:
@@ -85,25 +90,19 @@ def places(dtype: str, tile: Tile):
 @cache
 def put_along(dtype: str, tile: Tile):
     lanes, stored, D = vector_items(dtype), _stored(tile.rows), item_type[dtype]
+    word_of, of_word = _word_of(tile.precision), OF_WORD[tile.precision]
+    n_rows = lanes // FACTORS[tile.precision]  # of the slab, that a vector of factors has
 
     @inlined
-    def tf32(shared, at, x, n):
+    def along(shared, at, x, n):
         words = cuda.local.array(lanes, D, BYTES)
-        for pair in range(2):
-            for i in range(2):
-                words[2 * i] = rounded_to_tf32(x[n + 2 * pair + i])
-                words[2 * i + 1] = rounded_to_tf32(x[n + lanes + 2 * pair + i])
-            copy_vector(shared, at + pair * stored, words, 0)
+        for row in range(n_rows):
+            for word in range(2):
+                for i in range(2):
+                    words[2 * word + i] = word_of(x, n + i * lanes + (2 * row + word) * of_word, 1)
+            copy_vector(shared, at + row * stored, words, 0)
 
-    @inlined
-    def bf16(shared, at, x, n):
-        words = cuda.local.array(lanes, D, BYTES)
-        for i in range(2):
-            words[2 * i] = pair_of_bf16(x[n + 2 * i], x[n + 2 * i + 1])
-            words[2 * i + 1] = pair_of_bf16(x[n + lanes + 2 * i], x[n + lanes + 2 * i + 1])
-        copy_vector(shared, at, words, 0)
-
-    return {"tf32": tf32, "bf16": bf16}[tile.precision]
+    return along
 
 
 def put_across_a(dtype: str, tile: Tile):
@@ -120,28 +119,38 @@ def _put_across(dtype: str, tile: Tile, half: int, by_column: int, by_word: int)
     them a number and its neighbour are `by_column` apart, and its two words `by_word`.
     """
     lanes, D = vector_items(dtype), item_type[dtype]
+    word_of, to_next_word = _word_of(tile.precision), OF_WORD[tile.precision] * lanes
 
     @inlined
-    def tf32(shared, at, x, n):
+    def across(shared, at, x, n):
         words = cuda.local.array(lanes, D, BYTES)
         for second in range(2):
             for i in range(2):
                 for word in range(2):
-                    value = x[n + word * lanes + 2 * second + i]
-                    words[i * by_column + word * by_word] = rounded_to_tf32(value)
+                    value = word_of(x, n + word * to_next_word + 2 * second + i, lanes)
+                    words[i * by_column + word * by_word] = value
             copy_vector(shared, at + second * half, words, 0)
+
+    return across
+
+
+@cache
+def _word_of(precision: str):
+    """f(x, n, step): the word of x[n], or of that and x[n + step]."""
 
     @inlined
-    def bf16(shared, at, x, n):
-        words = cuda.local.array(lanes, D, BYTES)
-        for second in range(2):
-            for i in range(2):
-                for word in range(2):
-                    first = n + 2 * word * lanes + 2 * second + i
-                    words[i * by_column + word * by_word] = pair_of_bf16(x[first], x[first + lanes])
-            copy_vector(shared, at + second * half, words, 0)
+    def as_it_is(x, n, step):
+        return x[n]
 
-    return {"tf32": tf32, "bf16": bf16}[tile.precision]
+    @inlined
+    def tf32(x, n, step):
+        return rounded_to_tf32(x[n])
+
+    @inlined
+    def bf16(x, n, step):
+        return pair_of_bf16(x[n], x[n + step])
+
+    return {"tf32x3": as_it_is, "tf32": tf32, "bf16": bf16}[precision]
 
 
 @cache
@@ -160,18 +169,13 @@ def thread_position(tile: Tile):
 
 @cache
 def multiply(dtype: str, tile: Tile):
-    D, RM, RN, in_b = item_type[dtype], tile.own_rows, tile.own_columns, sizes(dtype, tile)[0]
+    D, BM, BN, RM, RN = item_type[dtype], tile.rows, tile.columns, tile.own_rows, tile.own_columns
     rows = tile.depth // FACTORS[tile.precision] // tile.groups  # of a slab that a group of threads multiplies
-    stored_a, stored_b, half_a, half_b = (
-        *map(_stored, (tile.rows, tile.columns)),
-        *(_half(n, tile) for n in (tile.rows, tile.columns)),
-    )
-    n_x, n_y = 2 * RM, 2 * RN
-    by_m, by_n = (
-        tile.rows // RM * 4,
-        tile.columns // RN * 8,
-    )  # from a thread's four rows, and eight columns, to the next
-    instruction = _INSTRUCTIONS[tile.precision]
+    in_b, stored_a, stored_b = sizes(dtype, tile)[0], _stored(BM), _stored(BN)
+    half_a, half_b = _half(BM, tile), _half(BN, tile)
+    by_m, by_n = BM // RM * 4, BN // RN * 8  # from four rows of a thread, and from eight columns, to its next
+    n_x, n_y = 2 * RM, RN  # words of a thread in a step
+    instruction, in_parts = _INSTRUCTIONS[tile.precision], tile.precision == "tf32x3"
 
     @inlined
     def load_a(g, x, shared, a):
@@ -189,15 +193,35 @@ def multiply(dtype: str, tile: Tile):
             place = 2 * i * RN + n // 4 * 8 + n % 4
             instruction(sums, place, place + RN, x, 4 * i, y, 2 * n)
 
+    @inlined
+    def of_two_rows_in_parts(i, sums, x, y, y_low):
+        high, low = cuda.local.array(4, D, BYTES), cuda.local.array(4, D, BYTES)
+        for w in range(4):
+            high[w] = near_tf32(x[4 * i + w])
+            low[w] = shortened_to_tf32(x[4 * i + w] - high[w])
+        for n in range(RN // 2):
+            place = 2 * i * RN + n // 4 * 8 + n % 4
+            instruction(sums, place, place + RN, low, 0, y, 2 * n)  # small numbers first
+            instruction(sums, place, place + RN, high, 0, y_low, 2 * n)
+            instruction(sums, place, place + RN, high, 0, y, 2 * n)
+
     load_all_a, load_all_b = unrolled(RM // 4, load_a), unrolled(RN // 8, load_b)
-    of_all_rows = unrolled(RM // 2, of_two_rows)
+    of_all_rows = unrolled(RM // 2, of_two_rows_in_parts if in_parts else of_two_rows)
 
     @inlined
     def step(s, shared, sums, a, b):
         x, y = cuda.local.array(n_x, D, BYTES), cuda.local.array(n_y, D, BYTES)
         load_all_a(0, x, shared, a + s * (STEP * stored_a))
         load_all_b(0, y, shared, b + s * (STEP * stored_b))
-        of_all_rows(0, sums, x, y)
+        if in_parts:
+            y_low = cuda.local.array(n_y, D, BYTES)
+            for w in range(n_y):
+                value = y[w]
+                y[w] = near_tf32(value)
+                y_low[w] = shortened_to_tf32(value - y[w])
+            of_all_rows(0, sums, x, y, y_low)
+        else:
+            of_all_rows(0, sums, x, y)
 
     steps = unrolled(rows // STEP, step)
 
@@ -223,6 +247,12 @@ if SIMULATED:
     def rounded_to_tf32(x):
         return _number(_bits(x) + 0x1000 & 0xFFFFE000) if np.isfinite(x) else x
 
+    def near_tf32(x):
+        return _number(_bits(x) + 0x1000 & 0xFFFFE000)
+
+    def shortened_to_tf32(x):
+        return _number(_bits(x) & 0xFFFFE000)
+
     def _bf16(x):
         bits = _bits(x)
         if not np.isfinite(x):
@@ -243,23 +273,25 @@ if SIMULATED:
 
     def _instruction(factors):
         def instruction(sums, c, below, x, a, y, b):
-            t = cuda.threadIdx.x
-            words = cuda.shared.array((cuda.blockDim.x, 6), types.float32)
-            words[t, :4], words[t, 4:] = x[a : a + 4], y[b : b + 2]
+            t, n_warps = cuda.threadIdx.x, cuda.blockDim.x // 32
+            warp, g, k = t // 32, t % 32 // 4, t % 4
+            words = cuda.shared.array((n_warps, 8, 4, 6), types.float32)
+            products = cuda.shared.array((n_warps, 16, 8), types.float32)
+            words[warp, g, k, :4], words[warp, g, k, 4:] = x[a : a + 4], y[b : b + 2]
             cuda.syncthreads()
-            of = words[t // 32 * 32 :][:32].reshape(8, 4, 6)
-            A = np.block([[of[..., 0], of[..., 2]], [of[..., 1], of[..., 3]]])
-            B = np.block([of[..., 4], of[..., 5]])  # by columns
-            C = factors(A).astype(np.float64) @ factors(B).T
-            g, k = t % 32 // 4, t % 4
+            if t % 32 == 0:
+                of = words[warp]
+                A = np.block([[of[..., 0], of[..., 2]], [of[..., 1], of[..., 3]]])
+                B = np.block([of[..., 4], of[..., 5]])  # by columns
+                products[warp] = factors(A).astype(np.float64) @ factors(B).T
+            cuda.syncthreads()
             for place, row in ((c, g), (below, g + 8)):
                 for column in (0, 1):
-                    sums[place + 4 * column] += np.float32(C[row, 2 * k + column])
-            cuda.syncthreads()
+                    sums[place + 4 * column] += products[warp, row, 2 * k + column]
 
         return instruction
 
-    _INSTRUCTIONS = {"tf32": _instruction(_factors_of_tf32), "bf16": _instruction(_factors_of_bf16)}
+    _TF32, _BF16 = _instruction(_factors_of_tf32), _instruction(_factors_of_bf16)
 
 else:
     from llvmlite import ir
@@ -275,6 +307,27 @@ else:
         def codegen(context, builder, sig, args):
             convert = ir.InlineAsm(ir.FunctionType(WORD, [FLOAT]), "cvt.rna.tf32.f32 $0, $1;", "=r,f")
             return builder.bitcast(builder.call(convert, args), FLOAT)
+
+        return types.float32(types.float32), codegen
+
+    def _masked(builder, bits):
+        return builder.bitcast(builder.and_(bits, ir.Constant(WORD, 0xFFFFE000)), FLOAT)
+
+    @intrinsic
+    def near_tf32(typingctx, x):
+        """As `rounded_to_tf32` in half the instructions; of NaN it makes 0, and of what is almost infinite infinity."""
+
+        def codegen(context, builder, sig, args):
+            return _masked(builder, builder.add(builder.bitcast(args[0], WORD), ir.Constant(WORD, 0x1000)))
+
+        return types.float32(types.float32), codegen
+
+    @intrinsic
+    def shortened_to_tf32(typingctx, x):
+        """The number without the digits that TF32 does not have."""
+
+        def codegen(context, builder, sig, args):
+            return _masked(builder, builder.bitcast(args[0], WORD))
 
         return types.float32(types.float32), codegen
 
@@ -322,4 +375,6 @@ else:
 
         return instruction
 
-    _INSTRUCTIONS = {"tf32": _instruction("m16n8k8", "tf32"), "bf16": _instruction("m16n8k16", "bf16")}
+    _TF32, _BF16 = _instruction("m16n8k8", "tf32"), _instruction("m16n8k16", "bf16")
+
+_INSTRUCTIONS = {"tf32x3": _TF32, "tf32": _TF32, "bf16": _BF16}

@@ -51,20 +51,21 @@ if SIMULATED:
                 threads.reverse()
 
     class LocalArrays:
-        """A thread's own; places of vectors need no alignment here."""
+        """A thread's own, NaN or -1 at first; places of vectors need no alignment here."""
 
         def array(self, shape, dtype, alignment=None):
-            return np.empty(shape, as_dtype(dtype) if isinstance(dtype, types.Type) else dtype)
+            array = np.empty(shape, as_dtype(dtype) if isinstance(dtype, types.Type) else dtype)
+            array.view(np.uint8)[...] = 255
+            return array
 
     def shared_array(self, shape, dtype, alignment=None):
-        """The same for all threads of a block that ask in this line, and NaN, or -1, at first. Numba's has what the
-        block before left there, and reads the source of all callers to find the line.
+        """The same for all threads of a block that ask in this line. Numba's has what the block before left there, and
+        reads the source of all callers to find the line.
         """
         caller, arrays = sys._getframe(1), getcurrent().shared
         line = caller.f_code.co_filename, caller.f_lineno
         if line not in arrays:
             arrays[line] = LocalArrays().array(shape, dtype)
-            arrays[line].view(np.uint8)[...] = 255
         return arrays[line]
 
     def jit(function=None, device=False):

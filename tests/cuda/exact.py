@@ -41,6 +41,6 @@ def step_and_twin(precision, widths, n, monkeypatch, seed=0):
     monkeypatch.setattr(reference, "dense_forward", forward)
     monkeypatch.setattr(reference, "dense_backward", backward)
     expected = twin.step(X, y)
-    for name, array in twin.parameters.items():  # rounding is seen
-        assert not np.allclose(array, exact.parameters[name], rtol=1e-5, atol=1e-6), name
+    for name, array in twin.parameters.items():  # rounding can be seen
+        assert np.allclose(array, exact.parameters[name], rtol=1e-5, atol=1e-6) == (precision not in reference.BITS)
     return (losses[0], model.parameters, evaluated), (expected, twin.parameters, loss)

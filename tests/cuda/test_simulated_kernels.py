@@ -5,6 +5,7 @@ import pytest
 import reference
 from numba import cuda
 
+from fastmlp import devices
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.cuda import elementwise, gradients, loss_kernels, products, updates
 from fastmlp.cuda.device import NOT_FINITE, SIMD, STEP, THREADS, TILES, Tile
@@ -29,7 +30,7 @@ TILES_OF_WARPS = [
 ]
 PRODUCTS += [
     (precision, Tile(*tile, precision=precision), *shape)
-    for precision in reference.BITS
+    for precision in devices.PRECISIONS
     for tile in TILES_OF_WARPS
     for shape in [(1, 1, 1), (37, 45, 70), (70, 32, 33)]
 ]

@@ -7,7 +7,7 @@ from exact import step_and_twin
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastmlp import BackupAndRestore, Dense, Dropout, MLPClassifier, MLPRegressor, ReLU, Sequential, TimeBudget
+from fastmlp import BackupAndRestore, Dense, Dropout, MLPClassifier, MLPRegressor, ReLU, Sequential, TimeBudget, devices
 from fastmlp.cli import main
 from fastmlp.cuda import gradients, narrow, tensor_cores
 
@@ -46,7 +46,7 @@ def test_ties_and_what_is_not_finite():
     assert np.isnan(words(np.float32(np.nan))).all()
 
 
-@pytest.mark.parametrize("precision", reference.BITS)
+@pytest.mark.parametrize("precision", devices.PRECISIONS)
 @pytest.mark.parametrize("n_rows", ["few", "many"])
 @pytest.mark.parametrize("is_narrow", [True, False])
 def test_a_step_rounds_the_factors_of_its_products_only(precision, is_narrow, n_rows, monkeypatch):
@@ -61,12 +61,28 @@ def test_a_step_rounds_the_factors_of_its_products_only(precision, is_narrow, n_
     np.testing.assert_allclose(cuda[2], twin[2], rtol=1e-6)
 
 
+@given(NOT_TINY)
+def test_two_numbers_of_tf32_are_almost_a_number_of_float32(number):
+    number = np.float32(number)
+    high = tensor_cores.near_tf32(number)
+    low = tensor_cores.shortened_to_tf32(number - high)
+    assert high == reference.rounded(number, "tf32") and low == reference.rounded(low, "tf32")
+    assert abs(np.float64(high) + low - number) <= 2.0**-22 * abs(number)
+
+
+def test_numbers_that_are_not_finite_stay_so_in_two_parts():
+    for number in (np.nan, np.inf, -np.inf):
+        with np.errstate(invalid="ignore"):
+            low = tensor_cores.shortened_to_tf32(np.float32(number) - tensor_cores.near_tf32(np.float32(number)))
+        assert np.isnan(low)
+
+
 def problem(n=40):
     rng = np.random.default_rng(0)
     return rng.normal(size=(n, 5)).astype(np.float32), rng.integers(0, 3, n)
 
 
-@pytest.mark.parametrize("precision", reference.BITS)
+@pytest.mark.parametrize("precision", devices.PRECISIONS)
 def test_fits_follow_the_cpu_but_for_rounding(precision):
     X, y = problem()
     options = {"loss": "softmax_cross_entropy", "epochs": 2, "batch_size": 16, "verbose": 0, "validation_data": (X, y)}
@@ -76,7 +92,7 @@ def test_fits_follow_the_cpu_but_for_rounding(precision):
         losses.setdefault(str(kind), []).append((*history["loss"], *history["val_loss"]))
     (cpu,), (float32,), (first, second) = losses.values()
     assert first == second and first != float32
-    np.testing.assert_allclose(first, cpu, rtol=1e-3 if precision == "tf32" else 1e-2)
+    np.testing.assert_allclose(first, cpu, rtol={"tf32x3": 1e-5, "tf32": 1e-3, "bf16": 1e-2}[precision])
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")

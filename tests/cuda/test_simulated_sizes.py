@@ -4,7 +4,6 @@ them, with the variable that asks for these sizes.
 
 import numpy as np
 import pytest
-import reference
 from exact import step_and_twin
 
 from fastmlp import (
@@ -19,6 +18,7 @@ from fastmlp import (
     ReLU,
     Residual,
     Sequential,
+    devices,
 )
 from fastmlp.cuda import device, gradients, narrow
 from fastmlp.training import Training
@@ -76,7 +76,7 @@ def test_fits_follow_the_cpu(name, tile, dtype, monkeypatch):
         np.testing.assert_allclose(parameters[key], array, rtol=20 * rtol, atol=20 * rtol, err_msg=key)
 
 
-@pytest.mark.parametrize("precision", reference.BITS)
+@pytest.mark.parametrize("precision", devices.PRECISIONS)
 @pytest.mark.parametrize("tile", range(3))
 @pytest.mark.parametrize("is_narrow", [True, False])
 def test_steps_of_tensor_cores_are_the_twins(is_narrow, tile, precision, monkeypatch):
