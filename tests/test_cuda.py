@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from fastmlp import CustomActivation, Dense, MLPClassifier, MLPRegressor, RandomAffine, Sequential
+from fastmlp import CustomActivation, Dense, MLPClassifier, MLPRegressor, Sequential
 from fastmlp.cli import main
 from fastmlp.losses import SoftmaxFocal
 
@@ -150,7 +150,6 @@ def test_auto_is_the_cpu_where_there_is_no_package(no_package, monkeypatch):
 @pytest.mark.parametrize(
     ("layers", "options", "what"),
     [
-        ([RandomAffine((2, 2)), Dense(3)], {}, "RandomAffine"),
         ([Dense(4), CustomActivation(lambda z: 2.0 * z, lambda z: 2.0), Dense(3)], {}, "CustomActivation"),
         ([Dense(3)], {"loss": SoftmaxFocal()}, "SoftmaxFocal"),
     ],

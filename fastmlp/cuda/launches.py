@@ -12,8 +12,9 @@ import numpy as np
 from numba import cuda
 
 from ..engine import records as R
-from ..plan import Kernel, Plan, Step
+from ..plan import Kernel, Plan, Ref, Step
 from . import (
+    augmentation,
     constraints,
     dropout,
     elementwise,
@@ -124,6 +125,10 @@ class Launches:
         blocks = max(1, min(MOST_BLOCKS, -(-n // THREADS)))
         return self._configured(kernel, blocks, THREADS)
 
+    def _blocks_of_rows(self) -> int:
+        """Of kernels whose blocks take a row of the batch at a time."""
+        return min(MOST_BLOCKS, self.plan.batch_size)
+
     def _over_values(self, step: Step, kernel):
         """A kernel whose threads share out a matrix of the batch."""
         columns = (
@@ -147,6 +152,10 @@ class Launches:
     def _weights(self):
         """Of the data's rows; where they have none, kernels do not read what they are given."""
         return self.data.get("sample_weight", self._no_weights)
+
+    def _in_workspace(self, at: Ref, n: int):
+        """So many numbers."""
+        return self.memory.work[at.offset // self.plan.item : at.offset // self.plan.item + n]
 
     def _epilogue(self, step: Step):
         following = step.fields[R.EPILOGUE]
@@ -200,6 +209,22 @@ class Launches:
         launch = self._over_values(step, dropout.dropout(self.plan.dtype))
         return lambda: launch(m.control, bound["steps"], bound["scalars"], m.table, m.numbers, k, m.work)
 
+    def _gaussian_noise(self, k: int, step: Step):
+        return self._with_everything(k, self._over_values(step, augmentation.gaussian_noise(self.plan.dtype)))
+
+    def _random_affine(self, k: int, step: Step):
+        m, bound = self.memory, self.bound
+        launch = self._configured(augmentation.random_affine(self.plan.dtype), self._blocks_of_rows(), THREADS)
+        intervals = [step.fields[field] for field in range(R.LEAST_ANGLE, R.FILL + 1)]
+        intervals = cuda.to_device(np.array(intervals, np.int64).view(np.float64))
+        return lambda: launch(m.control, bound["steps"], m.table, k, m.work, intervals)
+
+    def _mix(self, k: int, step: Step):
+        m, bound = self.memory, self.bound
+        kernel = augmentation.mix(self.plan.dtype, step.kernel == "cutmix", bool(step.fields[R.CODES]))
+        launch, rest = self._configured(kernel, self._blocks_of_rows(), THREADS), (self.data["y"], self._weights())
+        return lambda: launch(m.control, bound["steps"], bound["scalars"], m.table, k, bound["order"], *rest, m.work)
+
     def _values(self, k: int, step: Step):
         kernel = {
             "prelu": layers.prelu,
@@ -233,9 +258,13 @@ class Launches:
         return self._with_everything(k, self._over_panels(step, norms.batch_norm_gradient(dtype)))
 
     def _loss(self, k: int, step: Step):
-        m, bound = self.memory, self.bound
-        launch = self._over(self.plan.batch_size, loss_kernels.loss(self.plan.dtype, step.kernel))
-        rest = self.data["y"], self._weights(), m.of_loss, m.work, m.row_losses
+        plan, m, bound, f = self.plan, self.memory, self.bound, step.fields
+        launch = self._over(plan.batch_size, loss_kernels.loss(plan.dtype, step.kernel, bool(f.get(R.IN_BATCH))))
+        y, weights = self.data["y"], self._weights()
+        if f.get(R.IN_BATCH):
+            y = self._in_workspace(f[R.Y], plan.batch_size * plan.n_outputs).reshape(plan.batch_size, plan.n_outputs)
+            weights = self._in_workspace(f[R.SW], plan.batch_size) if f[R.SW] else weights
+        rest = y, weights, m.of_loss, m.work, m.row_losses
         return lambda: launch(m.control, bound["steps"], bound["scalars"], m.table, k, bound["order"], *rest)
 
     def _square_sums(self, k: int, step: Step):
@@ -270,6 +299,9 @@ _LAUNCHES = {
     "product": Launches._product,
     "elementwise": Launches._elementwise,
     "dropout": Launches._dropout,
+    "gaussian_noise": Launches._gaussian_noise,
+    "random_affine": Launches._random_affine,
+    **dict.fromkeys(("mixup", "cutmix"), Launches._mix),
     **dict.fromkeys(("prelu", "prelu.gradient", "drop_rows"), Launches._values),
     **dict.fromkeys(("softmax.forward", "softmax.backward"), Launches._softmax),
     **dict.fromkeys(("row_norm", "row_norm.gradient"), Launches._row_norm),

@@ -137,8 +137,8 @@ def row_loss(dtype: str, kernel: str):
 
 
 @cuda_kernel
-def loss(dtype: str, kernel: str):
-    """The losses of all rows."""
+def loss(dtype: str, kernel: str, in_batch: bool):
+    """The losses of all rows; `in_batch`: targets and weights lie in the batch's order."""
     T, of_row = getattr(np, dtype), row_loss(dtype, kernel)
 
     def loss(control, steps, scalars, table, k, order, y, weights, numbers, work, row_losses):
@@ -148,7 +148,9 @@ def loss(dtype: str, kernel: str):
         rows, index, first = steps[step, R.STEP_ROWS], steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
         scale = T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE])
         for i in range(cuda.grid(1), rows, cuda.gridsize(1)):
-            row = order[index + i] if index >= 0 else first + i
+            row = i
+            if not in_batch:
+                row = order[index + i] if index >= 0 else first + i
             of_row(control, table, k, i, row, y, weights, numbers, scale, work, row_losses)
 
     return loss

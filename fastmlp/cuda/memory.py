@@ -21,6 +21,7 @@ OPTIONAL = {
     "update": (R.WT,),
     "max_norm": (R.WT,),
     "row_norm": (R.SHIFT,),
+    **dict.fromkeys(("mixup", "cutmix"), (R.FROM_WEIGHTS, R.TO_WEIGHTS)),
 }
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from ..activations import ACTIVATIONS, Activation
+from ..augmentation import AUGMENTATIONS
 from ..engine.rules import RULES
 from ..layers import Dense, Dropout, Mark, PReLU, Rescaling, Softmax, flatten
 from ..losses import LOSSES
 from ..normalization import Norm
+
+RUNS = (Dense, Dropout, Mark, Norm, PReLU, Rescaling, Softmax, *AUGMENTATIONS)
 
 
 def check(layers, loss, optimizer, X) -> None:
     """Raise NotImplementedError for the first layer, loss, optimiser or kind of X that only the CPU knows."""
     for layer in flatten(layers):
         declared = isinstance(layer, Activation) and type(layer) in ACTIVATIONS.values()
-        if not declared and not isinstance(layer, (Dense, Dropout, Mark, Norm, PReLU, Rescaling, Softmax)):
+        if not declared and not isinstance(layer, RUNS):
             _refuse(f"the layer {layer!r}")
     softmax = loss.name == "softmax_cross_entropy" and type(loss) is LOSSES["softmax_cross_entropy"]
     if not softmax and (loss.term is None or type(loss) not in LOSSES.values()):

@@ -7,6 +7,7 @@ same whoever computes a row. What a batch has in common, such as the share of a 
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 from numba import njit
@@ -34,12 +35,11 @@ def share_of(bits):
     return np.float64(bits) * 2.0**-32
 
 
-def gaussian_noise(dtype: str, simd: Simd):
-    """Rows lo..hi of C: x += NUMBER e, with e = sqrt(-2 log u) cos(2 pi v) (Box and Muller, 1958) of 24 bits each."""
-    item, panel_width = ITEMSIZE[dtype], simd.panel(dtype)
-    items, T, log = items_at[dtype], getattr(np, dtype), functions(dtype).log
-    unit, half, minus_two = T(2.0**-24), T(0.5), T(-2)
-    # cos(2 pi v) = -cos(t), t = 2 pi (v - 1 / 2) in [-pi, pi): Taylor's series in t^2, within 1.5e-7
+@cache
+def minus_cosine(dtype: str):
+    """cos(2 pi v) = -cos(t), t = 2 pi (v - 1 / 2) in [-pi, pi): Taylor's series in t^2, within 1.5e-7."""
+    T = getattr(np, dtype)
+    half = T(0.5)
     series = tuple(T(-((-1.0) ** k) * (2 * math.pi) ** (2 * k) / math.factorial(2 * k)) for k in range(9, -1, -1))
 
     @njit(**SCALAR)
@@ -50,6 +50,27 @@ def gaussian_noise(dtype: str, simd: Simd):
         for k in range(1, len(series)):
             p = p * t2 + series[k]
         return p
+
+    return minus_cosine
+
+
+@njit(**INLINE)
+def sine_and_cosine(angle):
+    """Of radians, by series of an eighth of them and three doublings."""
+    x = angle / 8
+    x2 = x * x
+    s = x * (1 - x2 / 6 * (1 - x2 / 20 * (1 - x2 / 42 * (1 - x2 / 72 * (1 - x2 / 110 * (1 - x2 / 156))))))
+    c = 1 - x2 / 2 * (1 - x2 / 12 * (1 - x2 / 30 * (1 - x2 / 56 * (1 - x2 / 90 * (1 - x2 / 132 * (1 - x2 / 182))))))
+    for _ in range(3):
+        s, c = 2 * s * c, 1 - 2 * s * s
+    return s, c
+
+
+def gaussian_noise(dtype: str, simd: Simd):
+    """Rows lo..hi of C: x += NUMBER e, with e = sqrt(-2 log u) cos(2 pi v) (Box and Muller, 1958) of 24 bits each."""
+    item, panel_width = ITEMSIZE[dtype], simd.panel(dtype)
+    items, T, log, cosine = items_at[dtype], getattr(np, dtype), functions(dtype).log, minus_cosine(dtype)
+    unit, minus_two = T(2.0**-24), T(-2)
 
     def gaussian_noise(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
@@ -64,7 +85,7 @@ def gaussian_noise(dtype: str, simd: Simd):
                     e = U(first + U(2 * k))
                     u = T(np.int32(hashed(e, key_1, key_2) >> _8)) * unit + unit  # in (0, 1]
                     v = T(np.int32(hashed(U(e + U(1)), key_1, key_2) >> _8)) * unit
-                    x[k] += stddev * (math.sqrt(minus_two * log(u)) * minus_cosine(v))
+                    x[k] += stddev * (math.sqrt(minus_two * log(u)) * cosine(v))
 
     return gaussian_noise
 
@@ -74,17 +95,6 @@ def random_affine(dtype: str, simd: Simd):
     item, panel_width = ITEMSIZE[dtype], simd.panel(dtype)
     items, T = items_at[dtype], getattr(np, dtype)
     one = T(1)
-
-    @njit(**INLINE)
-    def sine_and_cosine(angle):
-        """Of radians, by series of an eighth of them and three doublings."""
-        x = angle / 8
-        x2 = x * x
-        s = x * (1 - x2 / 6 * (1 - x2 / 20 * (1 - x2 / 42 * (1 - x2 / 72 * (1 - x2 / 110 * (1 - x2 / 156))))))
-        c = 1 - x2 / 2 * (1 - x2 / 12 * (1 - x2 / 30 * (1 - x2 / 56 * (1 - x2 / 90 * (1 - x2 / 132 * (1 - x2 / 182))))))
-        for _ in range(3):
-            s, c = 2 * s * c, 1 - 2 * s * s
-        return s, c
 
     def random_affine(record, lo, hi, worker):
         r, w, f = int64_at(record), int64_at(worker), float64_at(record)

@@ -14,12 +14,16 @@ from fastmlp import (
     Adam,
     AdamW,
     BatchNorm,
+    CutMix,
     Dense,
     Dropout,
     EarlyStopping,
+    GaussianNoise,
     GroupNorm,
     LayerNorm,
+    MixUp,
     PReLU,
+    RandomAffine,
     ReLU,
     Rescaling,
     Residual,
@@ -89,6 +93,23 @@ def test_rmsprop_clip_norm_and_max_norm(optimizer):
     layers = [Dense(130, max_norm=1.0), ReLU(), Dense(70, max_norm=0.8), ReLU(), Dense(10)]
     (cpu, _), (cuda, _) = (fit(device, layers, X, y, "float64", optimizer=optimizer) for device in ("cpu", "cuda"))
     np.testing.assert_allclose(cuda["loss"], cpu["loss"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [GaussianNoise(0.3), MixUp(0.4)],
+        [RandomAffine((5, 10, 2), degrees=30, translate=0.2, scale=(0.8, 1.2)), CutMix(image_shape=(5, 10, 2))],
+        [CutMix()],
+    ],
+    ids=["noise, mixup", "images", "columns"],
+)
+def test_augmentation(layers, dtype):
+    X, y = data(dtype=dtype)
+    layers, weights = [*layers, Dense(200), GELU(), Dense(10)], np.linspace(0, 2, len(X))
+    (cpu, _), (cuda, _) = (fit(device, layers, X, y, dtype, sample_weight=weights) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(cuda["loss"], cpu["loss"], rtol=1e-4 if dtype == "float32" else 1e-9)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

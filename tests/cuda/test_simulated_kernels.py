@@ -221,7 +221,7 @@ def test_losses_and_their_gradients(rng, name, dtype):
         device.fields(SW=0 if with_weights else -1, WITH_GRADIENT=1)
         losses, numbers = np.zeros(rows), np.array([*loss.numbers, 0.0, 0.0])
         family = name if name in LOSSES else "softmax_cross_entropy"
-        kernel = loss_kernels.loss(dtype, f"{family}.{'codes' if codes else 'dense'}")
+        kernel = loss_kernels.loss(dtype, f"{family}.{'codes' if codes else 'dense'}", False)
         data = (device.order, y, weights, numbers, device.items, losses)
         kernel[2, THREADS](device.control, device.steps, device.scalars, device.record, 0, *data)
         w = weights[index].astype(np.float64) if with_weights else np.ones(rows)
@@ -238,8 +238,8 @@ def test_losses_and_their_gradients(rng, name, dtype):
 def test_a_loss_that_is_not_finite_stops_everything_after_it(bad):
     Z = np.array([[0.0, bad], [1.0, 2.0]])
     for kernel, y in (
-        (loss_kernels.loss("float64", "softmax_cross_entropy.codes"), np.zeros((2, 1), np.int64)),
-        (loss_kernels.loss("float64", "squared_error.dense"), np.zeros((2, 2))),
+        (loss_kernels.loss("float64", "softmax_cross_entropy.codes", False), np.zeros((2, 1), np.int64)),
+        (loss_kernels.loss("float64", "squared_error.dense", False), np.zeros((2, 2))),
     ):
         device = Device("float64", 2)
         device.panels(device.matrix(Z))
