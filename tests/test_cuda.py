@@ -11,7 +11,7 @@ import scipy.sparse
 
 from fastmlp import CustomActivation, Dense, MLPClassifier, MLPRegressor, Sequential
 from fastmlp.cli import main
-from fastmlp.losses import SoftmaxFocal
+from fastmlp.losses import Contrastive
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
 Y = np.arange(12) % 3
@@ -151,7 +151,7 @@ def test_auto_is_the_cpu_where_there_is_no_package(no_package, monkeypatch):
     ("layers", "options", "what"),
     [
         ([Dense(4), CustomActivation(lambda z: 2.0 * z, lambda z: 2.0), Dense(3)], {}, "CustomActivation"),
-        ([Dense(3)], {"loss": SoftmaxFocal()}, "SoftmaxFocal"),
+        ([Dense(3)], {"loss": Contrastive()}, "Contrastive"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

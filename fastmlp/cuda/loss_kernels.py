@@ -119,12 +119,41 @@ def separable_row(dtype: str, name: str):
     return separable_row
 
 
+@cache
+def whole_row(dtype: str, name: str):
+    """A loss that takes a row's logits together, out of the panels and back, by its declaration's `row`."""
+    T, item, panel, rows_panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), _rows_panel(dtype)
+    of_row = compiled(LOSSES[name].row, dtype)
+
+    @device_function
+    def whole_row(control, table, k, i, row, y, weights, numbers, scale, work, row_losses):
+        n, n_panels = table[k, R.N_OUT], table[k, R.N_PANELS]
+        weight = T(1) if table[k, R.SW] < 0 else weights[row]
+        first = table[k, R.ROW_DATA] // item + 2 * i * n
+        z, g = work[first : first + n], work[first + n : first + 2 * n]
+        for p in range(n_panels):
+            at, _, columns = rows_panel(table, k, i, p)
+            for j in range(columns):
+                z[p * panel + j] = work[at + j]
+        loss = np.float64(weight) * np.float64(of_row(z, y[row], g, n, numbers))
+        for j in range(n):  # a comparison can hide a NaN
+            loss += np.float64(z[j] - z[j])
+        row_losses[i] = loss
+        if loss - loss != 0.0:
+            control[NOT_FINITE] = 1
+        if table[k, R.WITH_GRADIENT] != 0:
+            for p in range(n_panels):
+                at, width, columns = rows_panel(table, k, i, p)
+                for j in range(width):
+                    work[at + j] = scale * weight * g[p * panel + j] if j < columns else T(0)
+
+    return whole_row
+
+
 def is_loss(kernel: str) -> bool:
     """Whether a record's kernel is a loss, with targets of a kind that runs here."""
     family, _, kind = kernel.rpartition(".")
-    return family == "softmax_cross_entropy" or (
-        kind == "dense" and family in LOSSES and LOSSES[family].term is not None
-    )
+    return family == "softmax_cross_entropy" or (kind == "dense" and family in LOSSES and not LOSSES[family].across)
 
 
 @cache
@@ -133,7 +162,7 @@ def row_loss(dtype: str, kernel: str):
     family, _, kind = kernel.rpartition(".")
     if family == "softmax_cross_entropy":
         return softmax_cross_entropy_row(dtype, kind == "codes")
-    return separable_row(dtype, family)
+    return separable_row(dtype, family) if LOSSES[family].row is None else whole_row(dtype, family)
 
 
 @cuda_kernel

@@ -18,8 +18,7 @@ def check(layers, loss, optimizer, X) -> None:
         declared = isinstance(layer, Activation) and type(layer) in ACTIVATIONS.values()
         if not declared and not isinstance(layer, RUNS):
             _refuse(f"the layer {layer!r}")
-    softmax = loss.name == "softmax_cross_entropy" and type(loss) is LOSSES["softmax_cross_entropy"]
-    if not softmax and (loss.term is None or type(loss) not in LOSSES.values()):
+    if loss.across or type(loss) not in LOSSES.values():
         _refuse(f"the loss {loss!r}")
     if optimizer.rule not in RULES:
         _refuse(f"the optimiser {optimizer!r}")

@@ -161,6 +161,16 @@ FITS = {
 }
 
 
+def note_launches(layers, X, y, **options):
+    """Let a fit of these rows launch what a step is."""
+    model = Sequential(*layers, dtype=X.dtype.name).build(X.shape[1])
+    with Training(model, X, y, device="cuda", **options) as training:
+        scalars = np.ones((1, len(training.plan.groups), records.N_SCALARS))
+        training.executor.bind(np.zeros((1, records.STEP), np.int64), None, scalars, np.zeros(1))
+        for program in training.executor._programs:
+            program._launch_each()
+
+
 OF_PRODUCTS = ["wide, of many rows", "wide, in the largest tiles", "narrow", "narrow, of many rows"]
 
 
@@ -172,16 +182,8 @@ OF_PRODUCTS = ["wide, of many rows", "wide, in the largest tiles", "narrow", "na
 def test_kernels_compile_without_spilling_a_register(name, precision, launched, tmp_path):
     dtype, precision = ("float32", precision) if precision in devices.PRECISIONS else (precision, None)
     layers, options = FITS[name]
-    columns = options.get("X", 300)
-    options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 128} | options
-    options.pop("X", None)
-    model = Sequential(*layers, dtype=dtype).build(columns)
-    X_, options = X[:, :columns].astype(dtype), options | {"device": "cuda", "precision": precision}
-    with Training(model, X_, Y, **options) as training:
-        scalars = np.ones((1, len(training.plan.groups), records.N_SCALARS))
-        training.executor.bind(np.zeros((1, records.STEP), np.int64), None, scalars, np.zeros(1))
-        for program in training.executor._programs:
-            program._launch_each()
+    options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 128, "X": 300} | options
+    note_launches(layers, X[:, : options.pop("X")].astype(dtype), Y, precision=precision, **options)
     assert len(launched) >= 4
     for kernel, (arguments, threads) in launched.items():
         if precision is not None:  # the least that there is
@@ -190,6 +192,16 @@ def test_kernels_compile_without_spilling_a_register(name, precision, launched, 
         print(f"{name:24} {precision or dtype} {kernel.py_func.__name__:24} {used}")
         assert used["spills"] == used["stack"] == 0, kernel  # arrays of threads are registers
         assert used["registers"] * threads <= 65536 and used["shared"] <= 48 * 1024, kernel
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("loss", "n_outputs"), [("softmax_focal", 10), ("ordinal", 9), ("hinge", 10), ("quantile", 3), ("gaussian", 2)]
+)
+def test_losses_of_whole_rows_compile(loss, n_outputs, dtype, launched, tmp_path):
+    note_launches([Dense(n_outputs)], X.astype(dtype), Y, loss=loss, optimizer="sgd", batch_size=128)
+    ((kernel, (arguments, _)),) = ((k, of) for k, of in launched.items() if k.py_func.__name__ == "loss")
+    assert assemble(kernel, arguments, tmp_path)["spills"] == 0
 
 
 def test_packages_that_do_not_go_together_are_named(monkeypatch):

@@ -121,7 +121,7 @@ def test_every_activation(name):
 
 
 @pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.term is not None])
-def test_every_separable_loss(name):
+def test_every_loss_that_is_a_sum_over_outputs(name):
     X, y = data(200, 20, classes=2)
     (cpu, _), (cuda, _) = (
         fit(device, [Dense(40), ReLU(), Dense(1)], X, y, loss=name, epochs=3, optimizer=SGD(1e-3))
@@ -159,6 +159,19 @@ def test_fits_of_tensor_cores_follow_the_cpu_and_have_the_same_bits_again(precis
     assert list(first["loss"]) == list(second["loss"]) != list(cpu["loss"])
     for name in ("loss", "val_loss"):
         np.testing.assert_allclose(first[name], cpu[name], rtol={"tf32x3": 1e-4, "tf32": 1e-3, "bf16": 1e-2}[precision])
+
+
+@pytest.mark.parametrize(
+    ("name", "n_outputs"),
+    [("softmax_focal", 2), ("ordinal", 1), ("hinge", 2), ("hinge", 1), ("quantile", 3), ("gaussian", 2)],
+)
+def test_every_loss_of_whole_rows(name, n_outputs):
+    X, y = data(200, 20, classes=2)
+    (cpu, _), (cuda, _) = (
+        fit(device, [Dense(40), ReLU(), Dense(n_outputs)], X, y, loss=name, epochs=3, optimizer=SGD(1e-3))
+        for device in ("cpu", "cuda")
+    )
+    np.testing.assert_allclose(cuda["loss"], cpu["loss"], rtol=1e-4)
 
 
 def test_the_same_bits_again():

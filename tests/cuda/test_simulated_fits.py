@@ -37,7 +37,7 @@ from fastmlp import (
 from fastmlp.activations import ELU, Logistic
 from fastmlp.errors import DivergenceError
 from fastmlp.layers import SwiGLU
-from fastmlp.losses import BinaryCrossEntropy, Huber, SoftmaxCrossEntropy
+from fastmlp.losses import BinaryCrossEntropy, Huber, Ordinal, SoftmaxCrossEntropy, SoftmaxFocal
 from fastmlp.schedules import CosineDecay, StepDecay
 from fastmlp.training import Training
 
@@ -94,6 +94,12 @@ CASES = {
         [Rescaling(1 / 255, -0.5), Dense(6), Logistic(), Dense(2), Tanh()],
         "numbers",
         {"optimizer": SGD(0.1, clip_value=0.02), "loss": "squared_error"},
+    ),
+    "softmax focal": ([Dense(9), ReLU(), Dense(3)], "codes", {"loss": SoftmaxFocal(1.5)}),
+    "ordinal, weights": (
+        [BatchNorm(), Dense(9), ReLU(), Dense(2)],
+        "codes",
+        {"loss": Ordinal(), "sample_weight": np.linspace(0, 2, 14)},
     ),
     "residual, frozen, Lion": (
         [Dense(6, trainable=False), Residual(ReLU(), Dense(6), Tanh(), Dense(6)), ReLU(), Dense(3)],
@@ -359,8 +365,8 @@ def test_auto_looks_for_a_device_only_from_enough_work_on(monkeypatch):
     monkeypatch.setattr(devices, "ENOUGH", work)
     assert devices.choose("auto", model.layers, *given) == "cuda"
     assert devices.choose("auto", model.layers, *given[:-1], 9) == "cpu"
-    focal = losses.get("softmax_focal")
-    assert devices.choose("auto", model.layers, focal, *given[1:]) == "cpu"
+    contrastive = losses.get("contrastive")
+    assert devices.choose("auto", model.layers, contrastive, *given[1:]) == "cpu"
 
 
 def test_too_little_memory_says_how_much_was_needed(monkeypatch):

@@ -201,26 +201,42 @@ def test_scatter(rng):
 
 
 SEPARABLE = [name for name, loss in LOSSES.items() if loss.term is not None]
+BY_ROWS = {  # outputs, and targets of n rows
+    "softmax_focal": (9, lambda rng, n: rng.integers(0, 9, (n, 1))),
+    "ordinal": (9, lambda rng, n: rng.integers(0, 10, (n, 1))),
+    "hinge": (9, lambda rng, n: rng.integers(0, 9, (n, 1))),
+    "hinge of one": (1, lambda rng, n: rng.integers(0, 2, (n, 1))),
+    "quantile": (3, lambda rng, n: rng.normal(size=(n, 1))),
+    "gaussian": (10, lambda rng, n: rng.normal(size=(n, 5))),
+}
 
 
-@pytest.mark.parametrize("name", [*SEPARABLE, "codes", "dense", "smoothed"])
+def test_every_loss_of_whole_rows_has_a_case():
+    assert {name.split()[0] for name in BY_ROWS} == {name for name, loss in LOSSES.items() if loss.row is not None}
+
+
+@pytest.mark.parametrize("name", [*SEPARABLE, *BY_ROWS, "codes", "dense", "smoothed"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_losses_and_their_gradients(rng, name, dtype):
     rows, K, n = 5, 9, 8
-    loss = LOSSES[name]() if name in LOSSES else SoftmaxCrossEntropy(0.2 if name == "smoothed" else 0.0)
+    family = name.split()[0] if name.split()[0] in LOSSES else "softmax_cross_entropy"
+    loss = SoftmaxCrossEntropy(0.2) if name == "smoothed" else LOSSES[family]()
     y = np.abs(rng.normal(size=(n, K))) if "poisson" in name or "binomial" in name else rng.uniform(size=(n, K))
     codes = name == "codes"
     y = rng.integers(0, K, (n, 1)) if codes else y.astype(dtype)
-    y = np.where(y > 0.5, 1, -1).astype(dtype) if "hinge" in name else y
+    if name in BY_ROWS:
+        K, targets = BY_ROWS[name]
+        y = targets(rng, n).astype(dtype)
     Z, weights, index = 2 * rng.normal(size=(rows, K)), rng.uniform(size=n).astype(dtype), [6, 0, 3, 3, 7]
     Z = Z.astype(dtype)
     for with_weights in (False, True):
         device = Device(dtype, rows, index)
         device.panels(device.matrix(Z))
         device.scalars[R.SCALE] = 0.25
-        device.fields(SW=0 if with_weights else -1, WITH_GRADIENT=1)
+        device.fields(
+            SW=0 if with_weights else -1, WITH_GRADIENT=1, ROW_DATA=device.matrix(shape=(2 * rows, 32)).at.offset
+        )
         losses, numbers = np.zeros(rows), np.array([*loss.numbers, 0.0, 0.0])
-        family = name if name in LOSSES else "softmax_cross_entropy"
         kernel = loss_kernels.loss(dtype, f"{family}.{'codes' if codes else 'dense'}", False)
         data = (device.order, y, weights, numbers, device.items, losses)
         kernel[2, THREADS](device.control, device.steps, device.scalars, device.record, 0, *data)
@@ -240,10 +256,11 @@ def test_a_loss_that_is_not_finite_stops_everything_after_it(bad):
     for kernel, y in (
         (loss_kernels.loss("float64", "softmax_cross_entropy.codes", False), np.zeros((2, 1), np.int64)),
         (loss_kernels.loss("float64", "squared_error.dense", False), np.zeros((2, 2))),
+        (loss_kernels.loss("float64", "hinge.dense", False), np.zeros((2, 1))),
     ):
         device = Device("float64", 2)
         device.panels(device.matrix(Z))
-        device.fields(SW=-1)
+        device.fields(SW=-1, ROW_DATA=device.matrix(shape=(4, 2)).at.offset)
         losses, sums = np.zeros(2), np.zeros(1)
         data = (device.order, y, np.zeros(1), np.zeros(2), device.items, losses)
         kernel[2, THREADS](device.control, device.steps, device.scalars, device.record, 0, *data)
