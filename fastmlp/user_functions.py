@@ -38,7 +38,7 @@ def refuse(kernel: str, why: str, cause: BaseException | None = None):
     declaration = DECLARED[digest]
     fields = {"derivative": "`derivative`", "dense": "`term` or `slope`"}.get(kind, "`value`")
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", why).splitlines()]
-    lines = [line for line in lines if line and not line.startswith("Failed in nopython mode")]
+    lines = [line for line in lines if line and not line.startswith("Failed in ")]
     raise TypeError(
         f"{fields} of {type(declaration).__name__} {declaration.name!r} cannot be compiled by Numba: "
         f"{' '.join(lines[:2])}"

@@ -4,7 +4,8 @@ Importing this package imports nothing of CUDA; `require` does.
 
 - `support.py` says what runs on the device and what does not.
 - `device.py` is what all kernels agree on: tiles, panels, the words of `control`.
-- `functions.py` compiles the plain functions of activations, losses and rules as device functions.
+- `functions.py` compiles the plain functions of activations, losses and rules as device functions, `declarations.py`
+  those of a declaration by its name, a user's own too.
 - `vectors.py` has the instructions that move 16 bytes at once.
 - `tiles.py` sums a tile of a product, with `multiply_add.py` in the plan's dtype, with `tensor_cores.py` less exactly.
 - `rows.py`, `augmentation.py`, `products.py`, `elementwise.py`, `dropout.py`, `layers.py`, `norms.py`,

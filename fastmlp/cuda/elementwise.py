@@ -8,11 +8,11 @@ from functools import cache
 import numpy as np
 from numba import cuda
 
-from ..activations import ACTIVATIONS
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
+from . import declarations
 from .device import NOT_FINITE, SIMD, STEP
-from .functions import compiled, cuda_kernel, device_function, inlined
+from .functions import cuda_kernel, device_function, inlined
 from .vectors import copy_vector, vector_items
 
 
@@ -48,8 +48,8 @@ def function_of(of: Epilogue):
     if of.name in FIXED:
         return device_function(FIXED[of.name])
     activation, _, kind = of.name.rpartition(".")
-    declaration = ACTIVATIONS[activation]
-    f = compiled(declaration.derivative if kind == "derivative" else declaration.value, of.dtype)
+    declaration = declarations.declaration_of(activation)
+    f = declarations.function_of(of.name, "derivative" if kind == "derivative" else "value", of.dtype)
 
     def value(z, o, number):
         return f(z)

@@ -19,8 +19,8 @@ from .device import SIMULATED
 item_type = {"float32": types.float32, "float64": types.float64}  # of arrays that a kernel makes
 
 # The simulator runs Python, whose `math` raises where a device's gives infinity
-_library = np if SIMULATED else math
-_exp, _expm1, _tanh, _log, _log1p = (getattr(_library, name) for name in ("exp", "expm1", "tanh", "log", "log1p"))
+library = np if SIMULATED else math
+_exp, _expm1, _tanh, _log, _log1p = (getattr(library, name) for name in ("exp", "expm1", "tanh", "log", "log1p"))
 
 
 def device_function(function):
@@ -76,6 +76,10 @@ def functions(dtype: str) -> SimpleNamespace:
         return T(math.sqrt(x))
 
     @device_function
+    def log1p(x):
+        return _log1p(T(x))
+
+    @device_function
     def log1p_of_exp_minus_abs(x):
         return _log1p(_exp(-abs(T(x))))
 
@@ -100,6 +104,7 @@ def functions(dtype: str) -> SimpleNamespace:
         expm1=expm1,
         tanh=tanh,
         log=log,
+        log1p=log1p,
         sqrt=sqrt,
         log1p_of_exp_minus_abs=log1p_of_exp_minus_abs,
         normal_cdf=normal_cdf,

@@ -10,8 +10,9 @@ from numba import cuda
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from ..losses import LOSSES
+from . import declarations
 from .device import NOT_FINITE, SIMD, STEP, THREADS, TINY
-from .functions import compiled, cuda_kernel, device_function, functions, inlined, item_type
+from .functions import cuda_kernel, device_function, functions, inlined, item_type
 
 END_THREADS = THREADS if TINY else 1024  # as many as a block can have: it sums up the losses of all rows
 
@@ -91,10 +92,22 @@ def softmax_cross_entropy_row(dtype: str, codes: bool):
 
 
 @cache
-def separable_row(dtype: str, name: str):
+def _of_four(kernel: str, field: str, dtype: str):
+    """A term or slope of (z, y, a, b); a user's own is one of (z, y)."""
+    f = declarations.function_of(kernel, field, dtype)
+
+    @device_function
+    def of_four(z, y, a, b):
+        return f(z, y)
+
+    return of_four if declarations.is_custom(kernel) else f
+
+
+@cache
+def separable_row(dtype: str, kernel: str):
     """A loss that is a sum over outputs, by its declaration's term and slope."""
     T, panel, rows_panel = getattr(np, dtype), SIMD.panel(dtype), _rows_panel(dtype)
-    term, slope = compiled(LOSSES[name].term, dtype), compiled(LOSSES[name].slope, dtype)
+    term, slope = (_of_four(kernel, field, dtype) for field in ("term", "slope"))
 
     @device_function
     def separable_row(control, table, k, i, row, y, weights, numbers, scale, work, row_losses):
@@ -120,10 +133,10 @@ def separable_row(dtype: str, name: str):
 
 
 @cache
-def whole_row(dtype: str, name: str):
+def whole_row(dtype: str, kernel: str):
     """A loss that takes a row's logits together, out of the panels and back, by its declaration's `row`."""
     T, item, panel, rows_panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), _rows_panel(dtype)
-    of_row = compiled(LOSSES[name].row, dtype)
+    of_row = declarations.function_of(kernel, "row", dtype)
 
     @device_function
     def whole_row(control, table, k, i, row, y, weights, numbers, scale, work, row_losses):
@@ -153,7 +166,9 @@ def whole_row(dtype: str, name: str):
 def is_loss(kernel: str) -> bool:
     """Whether a record's kernel is a loss, with targets of a kind that runs here."""
     family, _, kind = kernel.rpartition(".")
-    return family == "softmax_cross_entropy" or (kind == "dense" and family in LOSSES and not LOSSES[family].across)
+    if family == "softmax_cross_entropy" or declarations.is_custom(family):
+        return kind in ("codes", "dense")
+    return kind == "dense" and family in LOSSES and not LOSSES[family].across
 
 
 @cache
@@ -162,7 +177,7 @@ def row_loss(dtype: str, kernel: str):
     family, _, kind = kernel.rpartition(".")
     if family == "softmax_cross_entropy":
         return softmax_cross_entropy_row(dtype, kind == "codes")
-    return separable_row(dtype, family) if LOSSES[family].row is None else whole_row(dtype, family)
+    return (separable_row if declarations.declaration_of(family).row is None else whole_row)(dtype, kernel)
 
 
 @cuda_kernel

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from ..activations import ACTIVATIONS, Activation
+from ..activations import ACTIVATIONS, CustomActivation
 from ..augmentation import AUGMENTATIONS
 from ..engine.rules import RULES
 from ..layers import Dense, Dropout, Mark, PReLU, Rescaling, Softmax, flatten
-from ..losses import LOSSES
+from ..losses import LOSSES, CustomLoss
 from ..normalization import Norm
 
-RUNS = (Dense, Dropout, Mark, Norm, PReLU, Rescaling, Softmax, *AUGMENTATIONS)
+RUNS = (CustomActivation, Dense, Dropout, Mark, Norm, PReLU, Rescaling, Softmax, *AUGMENTATIONS)
 
 
 def check(layers, loss, optimizer, X) -> None:
     """Raise NotImplementedError for the first layer, loss, optimiser or kind of X that only the CPU knows."""
     for layer in flatten(layers):
-        declared = isinstance(layer, Activation) and type(layer) in ACTIVATIONS.values()
-        if not declared and not isinstance(layer, RUNS):
+        if type(layer) not in ACTIVATIONS.values() and not isinstance(layer, RUNS):
             _refuse(f"the layer {layer!r}")
-    if loss.across or type(loss) not in LOSSES.values():
+    if loss.across or not (type(loss) in LOSSES.values() or isinstance(loss, CustomLoss)):
         _refuse(f"the loss {loss!r}")
     if optimizer.rule not in RULES:
         _refuse(f"the optimiser {optimizer!r}")

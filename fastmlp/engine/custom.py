@@ -25,11 +25,6 @@ def builder(name: str):
     return activation_value(declaration, kind == "apart", compiled)
 
 
-def compiled(function, dtype: str):
-    """A user's function for numbers of one dtype: its own floats, and those it refers to, are of it too."""
-    return _compiled(function, dtype, ())
-
-
 def _of_four(function, dtype: str):
     """A term of (z, y) as the kernel calls it."""
     f = compiled(function, dtype)
@@ -41,38 +36,54 @@ def _of_four(function, dtype: str):
     return term
 
 
-def _compiled(function, dtype: str, within: tuple):
-    if function in within:
-        raise CannotCompile(f"{function.__name__} calls itself")
-    code = function.__code__
-    bind = partial(_bound, dtype=dtype, code=code, within=(*within, function))
-    names = {name: bind(value) for name, value in references(function).items()}
-    cells = tuple(types.CellType(names[name]) for name in code.co_freevars)
-    typed = bind(code)
-    globals_ = {**names, "__builtins__": __builtins__}
-    return njit(**SCALAR)(types.FunctionType(typed, globals_, function.__name__, bind(function.__defaults__), cells))
+class Compiler:
+    """Compiles a user's functions for numbers of one dtype: their own floats, and those they refer to, are of it too.
 
+    Parameters
+    ----------
+    jit : callable
+        Of a plain function: the compiled one.
+    numpy_functions : callable
+        Of a dtype: NumPy's and SciPy's functions, compiled, by name.
+    """
 
-def _bound(value, *, dtype, code, within):
-    """A value that a function refers to, as the compiled one does."""
-    bind = partial(_bound, dtype=dtype, code=code, within=within)
-    if isinstance(value, (float, np.floating)):
-        return getattr(np, dtype)(value)
-    if isinstance(value, tuple):
-        return tuple(map(bind, value))
-    if isinstance(value, types.CodeType):
-        return value.replace(co_consts=tuple(map(bind, value.co_consts)))
-    ours = numpy_functions(dtype).get(getattr(value, "__name__", None))
-    if isinstance(value, types.FunctionType):
-        own = (value.__module__ or "").startswith("fastmlp.")
-        return ours if own and ours is not None else _compiled(value, dtype, within)
-    if isinstance(value, np.ufunc) or getattr(value, "__module__", None) == "numpy":
-        return value if ours is None else ours
-    if isinstance(value, types.ModuleType):
-        module = types.ModuleType(value.__name__)
-        vars(module).update({name: bind(v) for name, v in attributes(value, code).items()})
-        return module
-    return value
+    def __init__(self, jit, numpy_functions):
+        self._jit, self._numpy_functions = jit, numpy_functions
+
+    def __call__(self, function, dtype: str):
+        return self._compiled(function, dtype, ())
+
+    def _compiled(self, function, dtype: str, within: tuple):
+        if function in within:
+            raise CannotCompile(f"{function.__name__} calls itself")
+        code = function.__code__
+        bind = partial(self._bound, dtype=dtype, code=code, within=(*within, function))
+        names = {name: bind(value) for name, value in references(function).items()}
+        cells = tuple(types.CellType(names[name]) for name in code.co_freevars)
+        typed = bind(code)
+        globals_ = {**names, "__builtins__": __builtins__}
+        return self._jit(types.FunctionType(typed, globals_, function.__name__, bind(function.__defaults__), cells))
+
+    def _bound(self, value, *, dtype, code, within):
+        """A value that a function refers to, as the compiled one does."""
+        bind = partial(self._bound, dtype=dtype, code=code, within=within)
+        if isinstance(value, (float, np.floating)):
+            return getattr(np, dtype)(value)
+        if isinstance(value, tuple):
+            return tuple(map(bind, value))
+        if isinstance(value, types.CodeType):
+            return value.replace(co_consts=tuple(map(bind, value.co_consts)))
+        ours = self._numpy_functions(dtype).get(getattr(value, "__name__", None))
+        if isinstance(value, types.FunctionType):
+            own = (value.__module__ or "").startswith("fastmlp.")
+            return ours if own and ours is not None else self._compiled(value, dtype, within)
+        if isinstance(value, np.ufunc) or getattr(value, "__module__", None) == "numpy":
+            return value if ours is None else ours
+        if isinstance(value, types.ModuleType):
+            module = types.ModuleType(value.__name__)
+            vars(module).update({name: bind(v) for name, v in attributes(value, code).items()})
+            return module
+        return value
 
 
 @lru_cache
@@ -118,3 +129,6 @@ def numpy_functions(dtype: str) -> dict:
 
     own = {"log": log, "log1p": log1p, "expm1": expm1, "maximum": maximum, "minimum": minimum, "clip": clip}
     return {**vars(f), "expit": f.sigmoid, "ndtr": f.normal_cdf, **own}
+
+
+compiled = Compiler(njit(**SCALAR), numpy_functions)

@@ -13,12 +13,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import test_custom
 
 from fastmlp import (
     GELU,
     SGD,
     AdamW,
     BatchNorm,
+    CustomActivation,
     CutMix,
     Dense,
     Dropout,
@@ -202,6 +204,22 @@ def test_losses_of_whole_rows_compile(loss, n_outputs, dtype, launched, tmp_path
     note_launches([Dense(n_outputs)], X.astype(dtype), Y, loss=loss, optimizer="sgd", batch_size=128)
     ((kernel, (arguments, _)),) = ((k, of) for k, of in launched.items() if k.py_func.__name__ == "loss")
     assert assemble(kernel, arguments, tmp_path)["spills"] == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", test_custom.ACTIVATIONS)
+def test_a_users_own_functions_compile(name, dtype, launched, tmp_path):
+    layers = [Dense(20), test_custom.ACTIVATIONS[name], Dense(3)]
+    note_launches(layers, X.astype(dtype), X[:, :3], loss=test_custom.LOSS, optimizer="sgd", batch_size=128)
+    assert len(launched) >= 5
+    for kernel, (arguments, _) in launched.items():
+        assert assemble(kernel, arguments, tmp_path)["spills"] == 0, kernel
+
+
+def test_a_function_that_cannot_be_compiled_for_a_device_is_named(launched):
+    own = CustomActivation(lambda z: np.real_if_close(z), lambda z: 1.0, "close")
+    with pytest.raises(TypeError, match="`value` of CustomActivation 'close' cannot be compiled by Numba"):
+        note_launches([Dense(20), own, Dense(10)], X, Y, loss="softmax_cross_entropy", optimizer="sgd", batch_size=128)
 
 
 def test_packages_that_do_not_go_together_are_named(monkeypatch):

@@ -5,6 +5,7 @@ import signal
 
 import numpy as np
 import pytest
+import test_custom
 
 from fastmlp import (
     GELU,
@@ -34,10 +35,11 @@ from fastmlp import (
     losses,
     optimizers,
 )
-from fastmlp.activations import ELU, Logistic
+from fastmlp.activations import ACTIVATIONS, ELU, Logistic
+from fastmlp.cuda import declarations
 from fastmlp.errors import DivergenceError
 from fastmlp.layers import SwiGLU
-from fastmlp.losses import BinaryCrossEntropy, Huber, Ordinal, SoftmaxCrossEntropy, SoftmaxFocal
+from fastmlp.losses import LOSSES, BinaryCrossEntropy, Huber, Ordinal, SoftmaxCrossEntropy, SoftmaxFocal
 from fastmlp.schedules import CosineDecay, StepDecay
 from fastmlp.training import Training
 
@@ -166,6 +168,34 @@ def test_steps_follow_the_cpu_but_for_rounding(name):
     epochs = 25 if name in LONG else 6
     cpu, cuda = both(layers, X, y, epochs=epochs, **options)
     assert_equal_but_for_rounding(cpu, cuda)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", test_custom.ACTIVATIONS)
+def test_a_users_own_functions_follow_the_cpu(name, dtype):
+    X, y, rng = data()
+    layers = [Dense(9), test_custom.ACTIVATIONS[name], Dense(4), test_custom.ACTIVATIONS["of closures"], Dense(3)]
+    for targets, loss in ((y, "softmax_cross_entropy"), (rng.normal(size=(14, 3)), test_custom.LOSS)):
+        options = {"loss": loss, "sample_weight": np.linspace(0, 2, 14), "optimizer": SGD(0.01)}
+        cpu, cuda = both(layers, X.astype(dtype), targets, dtype, epochs=3, **options)
+        assert_equal_but_for_rounding(cpu, cuda, dtype)
+
+
+def test_numpys_functions_that_numba_does_not_have_for_devices():
+    """All of them are NumPy's; those of arrays are checked where they are made."""
+    own = declarations._numpy_functions("float64")
+    x = np.array([-np.inf, -2.5, -1.0, -0.0, 0.0, 0.3, 2.0, np.inf, np.nan])
+    with np.errstate(all="ignore"):
+        for name in ("absolute", "fabs", "sign", "square", "reciprocal", "floor", "ceil", "log1p"):
+            expected = getattr(np, name)(x)
+            np.testing.assert_array_equal([own[name](v) for v in x], expected, err_msg=name)
+        for name in ("maximum", "minimum", "power"):
+            expected = getattr(np, name)(x[:, None], x)
+            np.testing.assert_array_equal([[own[name](u, v) for v in x] for u in x], expected, err_msg=name)
+
+
+def test_declarations_are_told_apart_by_their_names():
+    assert not {*ACTIVATIONS} & {*LOSSES}
 
 
 def test_float64_follows_the_cpu_to_its_last_digits():
