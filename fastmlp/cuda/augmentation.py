@@ -16,7 +16,7 @@ from ..engine.dropout import U
 from ..engine.simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP, THREADS
 from .dropout import hashed, mask_keys
-from .functions import cuda_kernel, device_function, functions, place
+from .functions import cuda_kernel, device_function, functions, place, sum_of_block
 
 share_of, sine_and_cosine = device_function(cpu.share_of.py_func), device_function(cpu.sine_and_cosine.py_func)
 
@@ -65,7 +65,7 @@ def random_affine(dtype: str):
         c, panel_items = table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item
         last, last_width = table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
         fill = T(intervals[R.FILL - R.LEAST_ANGLE])
-        of_map = cuda.shared.array(4, D)  # of a target's place (x, y): x of the source is of_map[0] + of_map[2] x...
+        of_map = cuda.shared.array(4, D)  # the centre's place in the target, and sine and cosine over the scale
         for i in range(cuda.blockIdx.x, steps[step, R.STEP_ROWS], cuda.gridDim.x):
             image = table[k, R.IMAGES] // item + i * n
             for e in range(t, n, THREADS):
@@ -157,13 +157,7 @@ def mix(dtype: str, cut: bool, codes: bool):
                     value = other
                     taken[t] += 1
                 work[c + at] = value if e < n else zero
-            half = THREADS // 2
-            while half > 0:
-                cuda.syncthreads()
-                if t < half:
-                    taken[t] += taken[t + half]
-                half //= 2
-            cuda.syncthreads()
+            sum_of_block(taken, THREADS)
             own, others = one - share, share
             if cut and height == 0:
                 others = T(taken[0]) / T(n)

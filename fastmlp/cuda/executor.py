@@ -25,6 +25,8 @@ from .graphs import Program
 from .launches import Launches, configured, gradients_of, n_bytes
 from .memory import allocate
 
+INPUTS = ("X", "y", "sample_weight", "queries")  # with a row for each row of the data
+
 
 class CudaExecutor(NamedParameters):
     """A plan bound to a device, to data and to kernels; as `engine.executor.Executor`.
@@ -34,8 +36,8 @@ class CudaExecutor(NamedParameters):
     plan : Plan
         Made with the `SIMD` of `device.py`.
     externals : dict
-        "X", "y", "sample_weight": copied to the device once, or in chunks again and again where they do not fit.
-        "output": filled step by step.
+        `INPUTS`, those that the plan reads: copied to the device once, or in chunks again and again where they do not
+        fit. "output": filled step by step.
     state : device array, optional
         What `shared` of another executor gave.
     """
@@ -47,7 +49,7 @@ class CudaExecutor(NamedParameters):
         self.transposed = np.zeros(plan.sizes["transposed"], np.uint8)
         self._stale = False  # whether the device's parameters are newer than the host's
         self.steps_done = 0
-        arrays = {name: _by_row(externals[name]) for name in ("X", "y", "sample_weight") if name in externals}
+        arrays = {name: _by_row(externals[name]) for name in INPUTS if name in externals}
         self._output = externals.get("output")
         self._stream = cuda.stream()
         try:
@@ -207,7 +209,7 @@ class CudaExecutor(NamedParameters):
 
 
 def _by_row(array: np.ndarray) -> np.ndarray:
-    """As kernels index it: codes by row and column, as other targets."""
+    """As kernels index it: codes and queries by row and column, as other targets."""
     return array.reshape(-1, 1) if array.dtype == np.int64 else array
 
 

@@ -14,7 +14,7 @@ from numba import cuda, types
 from ..engine.elementwise import typed
 from ..engine.rows import place as cpu_place
 from .compiled import keep_compiled
-from .device import SIMULATED
+from .device import NOT_FINITE, SIMULATED
 
 item_type = {"float32": types.float32, "float64": types.float64}  # of arrays that a kernel makes
 
@@ -161,6 +161,32 @@ def unrolled(n: int, function):
         second(i + half, *arguments)
 
     return several
+
+
+@inlined
+def failed_before(control):
+    """Whether an earlier kernel found a loss that is not finite: for all threads of a block alike, for another block of
+    this kernel may find one while this one begins, and threads that wait for each other must do the same.
+    """
+    failed = cuda.shared.array(1, types.int64)
+    if cuda.threadIdx.x == 0:
+        failed[0] = control[NOT_FINITE]
+    cuda.syncthreads()
+    return failed[0] != 0
+
+
+@inlined
+def sum_of_block(parts, threads):
+    """parts[0] = the sum of as many numbers as a block has threads, a power of two, pair by pair. All threads call it,
+    when each has put its own into shared memory.
+    """
+    t, half = cuda.threadIdx.x, threads // 2
+    while half > 0:
+        cuda.syncthreads()
+        if t < half:
+            parts[t] += parts[t + half]
+        half //= 2
+    cuda.syncthreads()
 
 
 place = device_function(cpu_place.py_func)

@@ -15,6 +15,7 @@ from ..engine import records as R
 from ..plan import Kernel, Plan, Ref, Step
 from . import (
     augmentation,
+    batch_losses,
     constraints,
     dropout,
     elementwise,
@@ -267,6 +268,29 @@ class Launches:
         rest = y, weights, m.of_loss, m.work, m.row_losses
         return lambda: launch(m.control, bound["steps"], bound["scalars"], m.table, k, bound["order"], *rest)
 
+    def _collect(self, k: int, step: Step):
+        plan, m, bound, queries = self.plan, self.memory, self.bound, self.data.get("queries")
+        launch = self._over(plan.batch_size * plan.n_outputs, batch_losses.collect(plan.dtype, queries is not None))
+        y, weights = self.data["y"], self._weights()
+        queries = cuda.to_device(np.zeros((1, 1), np.int64)) if queries is None else queries
+        rest = y, weights, queries, m.chosen, m.work
+        return lambda: launch(m.control, bound["steps"], m.table, k, bound["order"], *rest)
+
+    def _loss_across_rows(self, k: int, step: Step):
+        plan, m = self.plan, self.memory
+        kernel = getattr(batch_losses, step.kernel.replace(".", "_"))(plan.dtype)
+        if step.kernel in ("ranknet", "listnet"):
+            launch = self._over(plan.batch_size, kernel)
+        else:
+            launch = self._configured(kernel, self._blocks_of_rows(), THREADS)
+        bound, rest = self.bound, (m.table, k, m.of_loss, m.chosen, m.work, m.row_losses)
+        return lambda: launch(m.control, bound["steps"], bound["scalars"], *rest)
+
+    def _triplet_gradient(self, k: int, step: Step):
+        m, bound = self.memory, self.bound
+        launch = self._configured(batch_losses.triplet_gradient(self.plan.dtype), self._blocks_of_rows(), THREADS)
+        return lambda: launch(m.control, bound["steps"], m.table, k, m.chosen, m.work)
+
     def _square_sums(self, k: int, step: Step):
         launch = self._over_panels(step, constraints.square_sums(self.plan.dtype))
         first = (step.fields[R.SUMS].offset - self._clip_norm.fields[R.SUMS].offset) // 8
@@ -308,6 +332,9 @@ _LAUNCHES = {
     **dict.fromkeys(
         ("batch_norm", "batch_norm.gradient", "batch_norm.running", "batch_norm.predict"), Launches._batch_norm
     ),
+    "collect": Launches._collect,
+    **dict.fromkeys(("contrastive", "triplet.choose", "ranknet", "listnet"), Launches._loss_across_rows),
+    "triplet.gradient": Launches._triplet_gradient,
     "square_sums": Launches._square_sums,
     "clip_norm": Launches._clip_norm_of_all,
     "update": Launches._stored_update,

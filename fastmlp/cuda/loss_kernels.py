@@ -12,7 +12,7 @@ from ..engine.simd import ITEMSIZE
 from ..losses import LOSSES
 from . import declarations
 from .device import NOT_FINITE, SIMD, STEP, THREADS, TINY
-from .functions import cuda_kernel, device_function, functions, inlined, item_type
+from .functions import cuda_kernel, device_function, functions, inlined, item_type, sum_of_block
 
 END_THREADS = THREADS if TINY else 1024  # as many as a block can have: it sums up the losses of all rows
 
@@ -216,12 +216,7 @@ def end_of_step(with_loss: bool, threads: int = END_THREADS):
             for i in range(t, steps[step, R.STEP_ROWS], threads):
                 total += row_losses[i]
         parts[t] = total
-        half = threads // 2
-        while half > 0:
-            cuda.syncthreads()
-            if t < half:
-                parts[t] += parts[t + half]
-            half //= 2
+        sum_of_block(parts, threads)
         if t == 0:
             sums[step] = parts[0]
             control[STEP] = step + 1

@@ -21,6 +21,7 @@ OPTIONAL = {
     "update": (R.WT,),
     "max_norm": (R.WT,),
     "row_norm": (R.SHIFT,),
+    "collect": (R.SW,),
     **dict.fromkeys(("mixup", "cutmix"), (R.FROM_WEIGHTS, R.TO_WEIGHTS)),
 }
 
@@ -43,6 +44,7 @@ class Memory:
     transposed: Any  # copies of weights
     row_losses: Any  # float64: of each row of the batch
     squares: Any  # float64: sums over columns of gradients, for `clip_norm`; the last is the coefficient
+    chosen: Any  # int64: two for each row of the batch, of losses across rows
     shares: Any  # of gradients, summed over parts of the batch's rows
 
 
@@ -51,6 +53,7 @@ def allocate(plan: Plan, n_in_shares: int, state=None) -> Memory:
     steps = [step for phase in plan.phases for step in phase.steps]
     table = np.array([[_field(step, index) for index in range(R.RECORD)] for step in steps], np.int64)
     n_squares = sum(step.fields[R.N_SUMS] for step in steps if step.kernel == "clip_norm")  # of one such record or none
+    n_chosen = 2 * plan.batch_size if any(step.kernel == "collect" for step in steps) else 1
     if state is None:
         n = plan.sizes["parameters"] // plan.item
         state = cuda.to_device(np.zeros((1 + plan.n_slots) * n, plan.dtype))
@@ -64,6 +67,7 @@ def allocate(plan: Plan, n_in_shares: int, state=None) -> Memory:
         transposed=_zeros(plan, plan.sizes["transposed"]),
         row_losses=cuda.to_device(np.zeros(plan.batch_size)),
         squares=cuda.to_device(np.zeros(n_squares + 1)),
+        chosen=cuda.to_device(np.zeros(n_chosen, np.int64)),
         shares=cuda.device_array(max(1, n_in_shares), plan.dtype),
     )
 

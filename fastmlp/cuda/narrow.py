@@ -8,14 +8,14 @@ reads again at once, out of its processor's cache; the gradients, which need all
 from __future__ import annotations
 
 import numpy as np
-from numba import cuda, types
+from numba import cuda
 
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
 from ..plan import Kernel, Plan, Step
-from .device import NOT_FINITE, SIMD, STEP, TILES, TINY, Tile
+from .device import SIMD, STEP, TILES, TINY, Tile
 from .elementwise import Epilogue, scalar_epilogue
-from .functions import cuda_kernel, item_type, one_of, place
+from .functions import cuda_kernel, failed_before, item_type, one_of, place
 from .loss_kernels import is_loss, row_loss
 from .products import product_tile
 from .rows import TOGETHER, gathered
@@ -110,12 +110,8 @@ def rows_kernel(dtype: str, tile: Tile, scaled: bool, epilogues: tuple[Epilogue,
         row_losses, scale, offset,
     ):  # fmt: skip
         t, step = cuda.threadIdx.x, control[STEP]
-        failed = cuda.shared.array(1, types.int64)
-        if t == 0:
-            failed[0] = control[NOT_FINITE]  # read once: another block may set it while this one begins
-        cuda.syncthreads()
         first_row, rows = cuda.blockIdx.x * BM, steps[step, R.STEP_ROWS]
-        if failed[0] != 0 or first_row >= rows:
+        if failed_before(control) or first_row >= rows:
             return
         last_row = min(first_row + BM, rows)
         index, first = steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]

@@ -17,7 +17,7 @@ def check(layers, loss, optimizer, X) -> None:
     for layer in flatten(layers):
         if type(layer) not in ACTIVATIONS.values() and not isinstance(layer, RUNS):
             _refuse(f"the layer {layer!r}")
-    if loss.across or not (type(loss) in LOSSES.values() or isinstance(loss, CustomLoss)):
+    if type(loss) not in LOSSES.values() and not isinstance(loss, CustomLoss):
         _refuse(f"the loss {loss!r}")
     if optimizer.rule not in RULES:
         _refuse(f"the optimiser {optimizer!r}")

@@ -207,6 +207,18 @@ def test_losses_of_whole_rows_compile(loss, n_outputs, dtype, launched, tmp_path
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", ["contrastive", "triplet", "ranknet", "listnet"])
+def test_losses_across_rows_compile(loss, dtype, launched, tmp_path):
+    options = {"groups": np.arange(5000) // 8} if loss in ("ranknet", "listnet") else {}
+    width, rest = 1 if options else 20, {"optimizer": "sgd", "batch_size": 100}
+    note_launches([Dense(width)], X.astype(dtype), Y, loss=loss, **rest, **options)
+    of_loss = [(k, of) for k, (of, _) in launched.items() if k.py_func.__module__.endswith("batch_losses")]
+    assert len(of_loss) == (3 if loss == "triplet" else 2)
+    for kernel, arguments in of_loss:
+        assert assemble(kernel, arguments, tmp_path)["spills"] == 0, kernel
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", test_custom.ACTIVATIONS)
 def test_a_users_own_functions_compile(name, dtype, launched, tmp_path):
     layers = [Dense(20), test_custom.ACTIVATIONS[name], Dense(3)]

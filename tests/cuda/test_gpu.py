@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import test_custom
 from exact import step_and_twin
 
 from fastmlp import (
@@ -169,6 +170,32 @@ def test_every_loss_of_whole_rows(name, n_outputs):
     X, y = data(200, 20, classes=2)
     (cpu, _), (cuda, _) = (
         fit(device, [Dense(40), ReLU(), Dense(n_outputs)], X, y, loss=name, epochs=3, optimizer=SGD(1e-3))
+        for device in ("cpu", "cuda")
+    )
+    np.testing.assert_allclose(cuda["loss"], cpu["loss"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["contrastive", "triplet", "ranknet", "listnet"])
+def test_every_loss_across_rows(name):
+    X, y = data(600, 20, classes=4)
+    ranks = name in ("ranknet", "listnet")
+    options = {"groups": np.arange(600) // 7, "batch_size": 30} if ranks else {"batch_size": 200}
+    layers = [Dense(40), ReLU(), Dense(1 if ranks else 60)]
+    (cpu, _), (cuda, again) = (
+        fit(device, layers, X, y.astype(float), loss=name, epochs=3, optimizer=SGD(1e-2), **options)
+        for device in ("cpu", "cuda")
+    )
+    np.testing.assert_allclose(cuda["loss"], cpu["loss"], rtol=1e-4)
+    _, parameters = fit("cuda", layers, X, y.astype(float), loss=name, epochs=3, optimizer=SGD(1e-2), **options)
+    assert all(np.array_equal(parameters[key], array) for key, array in again.items())
+
+
+@pytest.mark.parametrize("activation", test_custom.ACTIVATIONS.values(), ids=test_custom.ACTIVATIONS)
+def test_a_users_own_functions(activation):
+    X, y = data(200, 20)
+    layers = [Dense(40), activation, Dense(3)]
+    (cpu, _), (cuda, _) = (
+        fit(device, layers, X, X[:, :3], loss=test_custom.LOSS, epochs=3, optimizer=SGD(1e-2))
         for device in ("cpu", "cuda")
     )
     np.testing.assert_allclose(cuda["loss"], cpu["loss"], rtol=1e-4)

@@ -5,6 +5,7 @@ import signal
 
 import numpy as np
 import pytest
+import scipy.sparse
 import test_custom
 
 from fastmlp import (
@@ -395,8 +396,8 @@ def test_auto_looks_for_a_device_only_from_enough_work_on(monkeypatch):
     monkeypatch.setattr(devices, "ENOUGH", work)
     assert devices.choose("auto", model.layers, *given) == "cuda"
     assert devices.choose("auto", model.layers, *given[:-1], 9) == "cpu"
-    contrastive = losses.get("contrastive")
-    assert devices.choose("auto", model.layers, contrastive, *given[1:]) == "cpu"
+    sparse = scipy.sparse.csr_array(X)
+    assert devices.choose("auto", model.layers, *given[:2], sparse, *given[3:]) == "cpu"
 
 
 def test_too_little_memory_says_how_much_was_needed(monkeypatch):
