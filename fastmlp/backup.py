@@ -125,7 +125,7 @@ class BackupAndRestore(Callback):
         if backup is None:
             raise ValueError(f"`path` {self.path!r} is a model, not a backup of a fit. {rest}")
         for name, now in self._fit.items():
-            before = backup["fit"].get(name)
+            before = backup["fit"].get(name, "None")  # an option that was not there yet
             if before != now:
                 if isinstance(now, list) and len(before) == len(now):  # the first that differs tells more than all
                     k = [a == b for a, b in zip(before, now, strict=True)].index(False)

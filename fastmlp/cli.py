@@ -90,7 +90,7 @@ def _add_train(commands) -> None:
     network.add_argument(
         "--device", choices=DEVICES, default="cpu", help="an NVIDIA GPU with cuda; see docs/cuda.md (cpu)"
     )
-    network.add_argument("--precision", choices=PRECISIONS, help="of a GPU's products; float32, if not given")
+    network.add_argument("--precision", choices=PRECISIONS, help="of a GPU's products; that of --dtype, if not given")
     network.add_argument("--save", metavar="FILE", help="write the model, also after Ctrl-C: model.safetensors")
     network.add_argument("--backup", metavar="FILE", help="back up while training; if stopped, go on from there")
     network.add_argument("--quiet", action="store_true", help="no progress, only the result")

@@ -190,8 +190,12 @@ def _fit(model, X, y, arguments: Namespace, extra: dict | None = None, **options
             verbose=0 if arguments.quiet else 1,
             **options,
         )
-    except ValueError as error:  # of a backup that this fit cannot go on from, in the words of the command line
-        raise ValueError(str(error).replace("`path`", "`--backup`").replace("`epochs`", "`--epochs`")) from error
+    except ValueError as error:  # a backup that this fit cannot go on from, or a precision that it cannot have
+        words = {"path": "backup", "epochs": "epochs", "precision": "precision", "device": "device"}
+        text = str(error)
+        for argument, option in words.items():
+            text = text.replace(f"`{argument}`", f"`--{option}`")
+        raise ValueError(text) from error
     except KeyboardInterrupt:
         if model.built:  # before the first step there is nothing to save, and perhaps a good file to keep
             _save(model, arguments, extra)

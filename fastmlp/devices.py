@@ -23,10 +23,10 @@ def check_device(device) -> str:
     return device
 
 
-def check_precision(precision, device: str, dtype) -> str | None:
-    """The precision of a device's products, None or a name, or ValueError; `dtype` is the network's."""
+def check_precision(precision, device: str, dtype) -> None:
+    """Raise ValueError unless a network of this dtype can have this precision of products on this device."""
     if precision is None:
-        return None
+        return
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, (None, *PRECISIONS))
     if device == "cpu":
@@ -37,12 +37,11 @@ def check_precision(precision, device: str, dtype) -> str | None:
     if dtype != "float32":
         raise ValueError(
             f"`precision`={precision!r} is for products of float32, and the network's dtype is {dtype}: leave it out, "
-            "or use float32."
+            "or make the network one of float32, an estimator's by giving X as float32."
         )
-    return precision
 
 
-def choose(device: str, layers, loss, optimizer, X, batch_size: int, epochs: int, precision=None) -> str:
+def choose(device: str, layers, X, batch_size: int, epochs: int, precision=None) -> str:
     """ "cpu" or "cuda", for a fit of these layers to X in so many epochs.
 
     Raises
@@ -50,7 +49,7 @@ def choose(device: str, layers, loss, optimizer, X, batch_size: int, epochs: int
     ImportError, RuntimeError
         "cuda" without the package, without a GPU, or with one that is too old for the precision.
     NotImplementedError
-        "cuda" for a layer, a loss or an optimiser that runs on the CPU only.
+        "cuda" for a sparse X, which runs on the CPU only.
     """
     if check_device(device) == "cpu":
         return "cpu"
@@ -62,19 +61,19 @@ def choose(device: str, layers, loss, optimizer, X, batch_size: int, epochs: int
         if work < ENOUGH or work * epochs * max(1, X.shape[0] / batch_size) < ENOUGH_IN_ALL:
             return "cpu"
         try:
-            support.check(layers, loss, optimizer, X)
+            support.check_X(X)
             cuda.require(precision)
         except (ImportError, RuntimeError):  # NotImplementedError is a RuntimeError
             return "cpu"
         return "cuda"
-    support.check(layers, loss, optimizer, X)
+    support.check_X(X)
     cuda.require(precision)
     return "cuda"
 
 
-def check_ready(device: str, X, precision=None) -> None:
+def check_ready(device: str, X, precision, dtype) -> None:
     """Raise what `choose` would for "cuda" without a device, or for sparse X: before anything of a fit has changed."""
-    check_precision(precision, device, "float32" if X.dtype == "uint8" else X.dtype)
+    check_precision(precision, device, dtype)
     if device == "cuda":
         from . import cuda
         from .cuda import support

@@ -197,12 +197,12 @@ class Sequential:
         shuffle : bool
             A new order of rows in each epoch.
         device : {"cpu", "cuda", "auto"}
-            "cuda": an NVIDIA GPU, for the layers, losses and optimisers that docs/cuda.md lists; the losses are the
-            CPU's but for rounding. "auto": a GPU where there is one and a step is large. Prediction is on the CPU.
+            "cuda": an NVIDIA GPU, for all but sparse X (docs/cuda.md); the losses are the CPU's but for rounding.
+            "auto": a GPU where there is one and a step is large. Prediction is on the CPU.
         precision : {None, "tf32x3", "tf32", "bf16"}
-            Of products in training by a GPU's tensor cores (compute capability 8.0), for wide networks: "tf32" and
-            "bf16" round their factors to 10 or 7 bits behind the point, "tf32x3" takes three products for about
-            float32's precision. Sums and all else stay float32. None: no tensor cores.
+            Of products in training by a GPU's tensor cores, for wide networks: "tf32" and "bf16" round their factors to
+            10 or 7 bits behind the point, "tf32x3" takes three products for about float32's precision. All else stays
+            float32. None: no tensor cores. Needs compute capability 8.0: with less, "auto" is the CPU.
 
         Returns
         -------
@@ -214,7 +214,7 @@ class Sequential:
             Bad input, named, with what is accepted.
         ImportError, RuntimeError
             `device="cuda"` without the package numba-cuda, without a GPU, with one that is too old for `precision`, or
-            (NotImplementedError) for what runs on the CPU only.
+            (NotImplementedError) for a sparse X.
         DivergenceError
             Loss or parameters became infinite or NaN; the last finite parameters are kept.
         """
@@ -243,7 +243,7 @@ class Sequential:
         backup, callbacks = check_callbacks(callbacks)
         validation = self._validation(validation_data, X.shape[1], loss)
         devices.check_precision(precision, devices.check_device(device), self.dtype)
-        device = devices.choose(device, self.layers, loss, optimizer, X, batch_size, epochs, precision)
+        device = devices.choose(device, self.layers, X, batch_size, epochs, precision)
         if verbose != 0:
             from .progress import progress_callbacks
 
@@ -258,7 +258,7 @@ class Sequential:
             if backup is not None:
                 recipe = {"optimizer": optimizer, "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
                 data = X, y, sample_weight, groups
-                recipe |= {"device": device, "precision": precision}
+                recipe |= {"device": device, "precision": precision if device == "cuda" else None}
                 options["state"] = backup.find(self, data, validation, epochs, callbacks, **recipe)
             with Training(self, X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, **options) as training:
                 run_epochs(training, history, epochs, callbacks, validation, backup)

@@ -11,7 +11,7 @@ import scipy.sparse
 
 from fastmlp import Dense, MLPClassifier, MLPRegressor, Sequential
 from fastmlp.cli import main
-from fastmlp.losses import SquaredError
+from fastmlp.cuda import require
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
 Y = np.arange(12) % 3
@@ -96,7 +96,24 @@ def test_precisions_are_checked_with_the_device_and_the_dtype(capsys):
         with pytest.raises(ValueError, match="`precision`='tf32' is for products of float32.* dtype is float64"):
             make(device="auto", precision="tf32").fit(X.astype(np.float64), Y)
     assert main(["train", "digits", "--precision", "tf32"]) == 2
-    assert "`precision`='tf32' is for device='cuda'" in capsys.readouterr().err
+    assert "`--precision`='tf32' is for device='cuda'" in capsys.readouterr().err
+
+
+def test_an_estimators_precision_is_checked_against_its_networks_dtype(no_package):
+    """The network's, which goes on with X of another one; bytes make one of float32."""
+    options = {"device": "cuda", "precision": "tf32"}
+    model = MLPClassifier((3,)).partial_fit(X.astype(np.float64), Y, classes=[0, 1, 2]).set_params(**options)
+    for other in (X, X.astype(np.uint8)):
+        with pytest.raises(ValueError, match="the network's dtype is float64: leave it out, or .* X as float32"):
+            model.partial_fit(other, Y)
+    model = MLPClassifier((3,)).partial_fit(X, Y, classes=[0, 1, 2]).set_params(**options)
+    for other in (X, X.astype(np.float64), X.astype(np.uint8)):  # only the device is missing
+        with pytest.raises(ImportError, match="numba-cuda"):
+            model.partial_fit(other, Y)
+    with pytest.raises(ImportError, match="numba-cuda"):
+        MLPRegressor(**options).fit(X.astype(np.uint8), Y)
+    with pytest.raises(ValueError, match="'precision' parameter of MLPRegressor must be None or a str among"):
+        MLPRegressor(device="cuda", precision=32).fit(X, Y)
 
 
 def test_auto_with_a_precision_is_the_cpu_without_a_device(monkeypatch, no_package):
@@ -114,12 +131,28 @@ def test_a_device_without_the_precision_is_named(monkeypatch):
     from types import SimpleNamespace
 
     cuda = pytest.importorskip("numba.cuda")
+    device = SimpleNamespace(compute_capability=(7, 5))
     monkeypatch.setattr(cuda, "is_available", lambda: True)
-    monkeypatch.setattr(cuda, "get_current_device", lambda: SimpleNamespace(compute_capability=(7, 5)))
+    monkeypatch.setattr(cuda, "get_current_device", lambda: device)
     with pytest.raises(
         RuntimeError, match=r"`precision`='bf16' needs a GPU of compute capability 8\.0.* this one has 7\.5"
     ):
         Sequential(Dense(3)).fit(X, Y, device="cuda", precision="bf16", **CODES)
+    model = MLPClassifier((3,)).partial_fit(X, Y, classes=[0, 1, 2]).set_params(device="cuda", precision="bf16")
+    before = model.coefs_
+    with pytest.raises(RuntimeError, match="compute capability"):
+        model.fit(X, Y)
+    assert model.coefs_ is before
+    monkeypatch.setattr("fastmlp.devices.ENOUGH", 1.0)
+    monkeypatch.setattr("fastmlp.devices.ENOUGH_IN_ALL", 1.0)
+    losses = [
+        Sequential(Dense(3)).fit(X, Y, **CODES, **of)["loss"] for of in ({}, {"device": "auto", "precision": "bf16"})
+    ]
+    assert list(losses[0]) == list(losses[1])
+    device.compute_capability = 8, 0
+    monkeypatch.setattr("fastmlp.cuda.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="numba-cuda"):  # what comes after it
+        require("bf16")
 
 
 def test_without_the_package_the_error_says_how_to_install_it(no_package, capsys):
@@ -145,16 +178,6 @@ def test_auto_is_the_cpu_where_there_is_no_package(no_package, monkeypatch):
     monkeypatch.setattr("fastmlp.devices.ENOUGH_IN_ALL", 1.0)
     histories = [Sequential(Dense(3)).fit(X, Y, device=device, **CODES) for device in ("cpu", "auto")]
     assert histories[0]["loss"] == histories[1]["loss"]
-
-
-def test_what_the_device_does_not_know_is_named_at_once():
-    class Own(SquaredError):
-        """A class of somebody's own, of which only the CPU's kernels may know."""
-
-    model = Sequential(Dense(3))
-    with pytest.raises(NotImplementedError, match=r"Own.* does not run on device='cuda' yet; .* device='cpu'"):
-        model.fit(X, X[:, :3], device="cuda", loss=Own(), verbose=0)
-    assert not model.built
 
 
 def test_sparse_x_and_lbfgs_run_on_the_cpu_only():

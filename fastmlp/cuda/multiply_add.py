@@ -15,7 +15,7 @@ from .device import Tile
 from .functions import inlined, item_type, unrolled
 from .vectors import BYTES, copy_vector, put, vector_items
 
-FACTORS = {"": 1}  # by `Tile.precision`: that have a row of a slab together, so that a thread brings all of them
+FACTORS = {"": 1}  # by `Tile.precision`: that share a row of a slab; one thread brings them all
 ROWS = 1  # of a transposed A that a thread brings together
 
 

@@ -52,7 +52,8 @@ def neighbours(dtype: str, tile: Tile) -> int:
 
 def sizes(dtype: str, tile: Tile) -> tuple[int, int]:
     rows = tile.depth // FACTORS[tile.precision]
-    assert rows % (STEP * tile.groups) == 0 and tile.own_rows % 4 == tile.own_columns % 8 == 0, tile
+    assert dtype == "float32" and rows % (STEP * tile.groups) == 0, tile
+    assert tile.own_rows % 4 == tile.own_columns % 8 == 0, tile
     assert tile.rows // tile.own_rows % 8 == 0 and tile.columns // tile.own_columns % 4 == 0, tile
     return rows * _stored(tile.rows), rows * (_stored(tile.rows) + _stored(tile.columns))
 
@@ -69,8 +70,8 @@ def _half(columns: int, tile: Tile) -> int:
 
 @cache
 def places(dtype: str, tile: Tile):
-    log2_factors, stored_a, stored_b = OF_WORD[tile.precision], _stored(tile.rows), _stored(tile.columns)
-    half = _half(tile.rows, tile)
+    stored_a, stored_b, half = _stored(tile.rows), _stored(tile.columns), _half(tile.rows, tile)
+    log2_factors = FACTORS[tile.precision].bit_length() - 1
 
     @inlined
     def of_a(d):
@@ -81,7 +82,7 @@ def places(dtype: str, tile: Tile):
         return (d >> log2_factors) * stored_b
 
     @inlined
-    def in_row(m):
+    def in_row(m):  # the first of two neighbours
         return (m >> 2) * 4 + (m >> 1) % 2 * half
 
     return of_a, of_b, in_row
@@ -278,13 +279,13 @@ if SIMULATED:
             words = cuda.shared.array((n_warps, 8, 4, 6), types.float32)
             products = cuda.shared.array((n_warps, 16, 8), types.float32)
             words[warp, g, k, :4], words[warp, g, k, 4:] = x[a : a + 4], y[b : b + 2]
-            cuda.syncthreads()
+            cuda.syncwarp()
             if t % 32 == 0:
                 of = words[warp]
                 A = np.block([[of[..., 0], of[..., 2]], [of[..., 1], of[..., 3]]])
                 B = np.block([of[..., 4], of[..., 5]])  # by columns
                 products[warp] = factors(A).astype(np.float64) @ factors(B).T
-            cuda.syncthreads()
+            cuda.syncwarp()
             for place, row in ((c, g), (below, g + 8)):
                 for column in (0, 1):
                     sums[place + 4 * column] += products[warp, row, 2 * k + column]

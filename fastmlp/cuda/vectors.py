@@ -17,6 +17,7 @@ if SIMULATED:
 
     def copy_vector(to, at, source, place):
         n = BYTES // to.itemsize
+        assert at % n == place % n == 0 and at + n <= len(to) and place + n <= len(source), "a vector out of its place"
         to[at : at + n] = source[place : place + n]
 
     def put(to, at, value):

@@ -126,7 +126,8 @@ class BaseMLP(BaseEstimator, ABC):
         X = check_features(self, X, reset=fresh, dtypes=self._dtypes(fresh))
         y = check_targets(y, X, self, numeric=self._numeric_targets)
         sample_weight = check_weights(sample_weight, X)
-        devices.check_ready(self.device, X, self.precision)
+        dtype = self._dtype(X, fresh)
+        devices.check_ready(self.device, X, self.precision, dtype)
         if fresh:  # should anything fail from here on, there is no network, rather than one for other classes
             self.__dict__.pop("coefs_", None)
         targets = self._encode(y, fresh=fresh, incremental=incremental)
@@ -138,7 +139,7 @@ class BaseMLP(BaseEstimator, ABC):
 
         units = [X.shape[1], *self._hidden_units(), self.n_outputs_]
         if fresh:
-            self._initialize(units, np.float32 if X.dtype == np.uint8 else X.dtype)
+            self._initialize(units, dtype)
         elif units != self._units():
             raise ValueError(
                 f"`hidden_layer_sizes`, X and y ask for layers of {units} units, but the fitted network that "
@@ -177,6 +178,12 @@ class BaseMLP(BaseEstimator, ABC):
         if fresh:
             return DTYPES
         return (self.coefs_[0].dtype, np.dtype(np.uint8))
+
+    def _dtype(self, X, fresh: bool):
+        """Of the network that is fitted to X."""
+        if fresh:
+            return np.dtype(np.float32) if X.dtype == np.uint8 else X.dtype
+        return self.coefs_[0].dtype
 
     def _check_validation_arguments(self, X_val, y_val, sample_weight_val) -> None:
         """Raise where the arguments of the explicit validation set do not go together."""

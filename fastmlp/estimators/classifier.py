@@ -77,9 +77,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Where 'adam' and 'sgd' train: 'cuda' is an NVIDIA GPU (docs/cuda.md), 'auto' one where there is one and a step
         is large. Prediction is on the CPU.
     precision : {'tf32x3', 'tf32', 'bf16'} or None, default=None
-        Of products in training by a GPU's tensor cores (compute capability 8.0), for wide networks in float32: 'tf32'
-        and 'bf16' round their factors to 10 or 7 bits behind the point, 'tf32x3' takes three products for about
-        float32's precision. None: no tensor cores.
+        Of products in training by a GPU's tensor cores, for wide networks of float32, which X is to be: 'tf32' and
+        'bf16' round their factors to 10 or 7 bits behind the point, 'tf32x3' takes three products for about
+        float32's precision. None: no tensor cores. Needs compute capability 8.0: with less, 'auto' is the CPU.
 
     Attributes
     ----------

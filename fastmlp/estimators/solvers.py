@@ -65,9 +65,7 @@ def fit_stochastic(estimator, X, targets, sample_weight, validation, incremental
         shuffle=estimator.shuffle and batch_size < n_samples,  # the order of rows within one batch changes nothing
         l2=estimator.alpha,
         state=_state(estimator, optimizer),
-        device=devices.choose(
-            estimator.device, network.layers, loss, optimizer, X, batch_size, epochs, estimator.precision
-        ),
+        device=devices.choose(estimator.device, network.layers, X, batch_size, epochs, estimator.precision),
         precision=estimator.precision,
     ) as training:
         best = training.snapshot() if validation is not None else None

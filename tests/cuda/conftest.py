@@ -25,30 +25,45 @@ if SIMULATED:
 
         def __init__(self, run, blockIdx, threadIdx, shared):
             super().__init__(run)
+            self.at_warps_barrier = False
             self.blockIdx, self.threadIdx = simulator.Dim3(*blockIdx), simulator.Dim3(*threadIdx)
             self.shared = shared
 
         def syncthreads(self):
             self.parent.switch()
 
+        def syncwarp(self):
+            self.at_warps_barrier = True
+            self.parent.switch()
+
     class BlockManager(simulator.BlockManager):
         """Threads in turn, where Numba's are the operating system's. Their order changes at each barrier and from block
-        to block, for a missing barrier may do no harm in one of them.
+        to block, for a missing barrier may do no harm in one of them. A warp does not wait for others at its barriers.
         """
 
         def run(self, grid_point, *args):
             points, shared = list(np.ndindex(*self._block_dim)), {}
             threads = [BlockThread(lambda: self._f(*args), grid_point, point, shared) for point in points]
+            warps = [threads[first : first + 32] for first in range(0, len(threads), 32)]
             if sum(grid_point) % 2 == 0:
-                threads.reverse()
+                warps = [warp[::-1] for warp in warps[::-1]]
             while True:
-                for thread in threads:
-                    thread.switch()
+                for warp in warps:  # one after the other goes on to a barrier of all, or to its end
+                    while True:
+                        for thread in warp:
+                            thread.switch()
+                        waiting = sum(thread.at_warps_barrier for thread in warp)
+                        warp.reverse()
+                        if waiting == 0:
+                            break
+                        assert waiting == len(warp), "threads of a warp wait for others that do not come"
+                        for thread in warp:
+                            thread.at_warps_barrier = False
                 at_end = sum(thread.dead for thread in threads)
                 if at_end == len(threads):
                     return
                 assert at_end == 0, "threads of a block have ended while others wait for them at a barrier"
-                threads.reverse()
+                warps.reverse()
 
     class LocalArrays:
         """A thread's own, NaN or -1 at first; places of vectors need no alignment here."""
@@ -90,6 +105,7 @@ if SIMULATED:
     simulator.swapped_cuda_module = swapped_cuda_module
     simulator.FakeWithinKernelCUDAArray = lambda array: array._ary  # differs for arrays of records only
     kernelapi.FakeCUDAShared.array = shared_array
+    kernelapi.FakeCUDAModule.syncwarp = lambda self: getcurrent().syncwarp()
     kernelapi.FakeCUDALocal = LocalArrays
     kernelapi.threading = SimpleNamespace(current_thread=getcurrent)
     cuda.jit = jit

@@ -15,7 +15,8 @@ def step_and_twin(precision, widths, n, monkeypatch, seed=0):
     """(losses, parameters) after a step from small whole numbers, and the same from the twin with rounded factors; and
     the losses of evaluations, whose factors are not rounded.
 
-    What is rounded are sums that fit float32, so they are the same numbers. n and the last width are powers of two.
+    What is rounded are sums that float32 can hold, but for a few: nearly always the same numbers. n and the last width
+    are powers of two.
     """
     rng = np.random.default_rng(seed)
     X, y = whole_numbers(rng, n, widths[0]).astype(np.float32), whole_numbers(rng, n, widths[-1]).astype(np.float32)

@@ -51,6 +51,17 @@ def device():
         pytest.skip(str(error))
 
 
+@pytest.fixture
+def tensor_cores():
+    """Skip where the device has none for these precisions."""
+    from fastmlp import cuda
+
+    try:
+        cuda.require(devices.PRECISIONS[0])
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+
 def data(n=1000, n_features=100, classes=10, dtype=np.float32):
     rng = np.random.default_rng(0)
     return rng.normal(size=(n, n_features)).astype(dtype), rng.integers(0, classes, n)
@@ -134,7 +145,7 @@ def test_every_loss_that_is_a_sum_over_outputs(name):
 @pytest.mark.parametrize("precision", devices.PRECISIONS)
 @pytest.mark.parametrize("tile", range(3))
 @pytest.mark.parametrize("widths", [(67, 128, 33, 4), (300, 260, 130, 4)], ids=["narrow", "wide"])
-def test_a_step_of_tensor_cores_is_the_twins(widths, tile, precision, monkeypatch):
+def test_a_step_of_tensor_cores_is_the_twins(widths, tile, precision, monkeypatch, tensor_cores):
     """With all tiles: by a wrong place of a single word parameters would differ by some 1; by no rounding, 1e-3."""
     from fastmlp.cuda import gradients, narrow
     from fastmlp.cuda.device import TILES
@@ -144,13 +155,13 @@ def test_a_step_of_tensor_cores_is_the_twins(widths, tile, precision, monkeypatc
     monkeypatch.setattr(gradients, "tile_for", lambda *arguments: tile)
     monkeypatch.setattr(narrow, "MANY", 1 if tile.rows > 32 else 1000)
     cuda, twin = step_and_twin(precision, widths, 256, monkeypatch)
-    np.testing.assert_allclose(cuda[0], twin[0], rtol=1e-5)
+    np.testing.assert_allclose(cuda[0], twin[0], rtol=3e-5)  # tensor cores may cut off where they add
     for name, array in twin[1].items():
-        np.testing.assert_allclose(cuda[1][name], array, rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(cuda[1][name], array, rtol=3e-5, atol=3e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("precision", devices.PRECISIONS)
-def test_fits_of_tensor_cores_follow_the_cpu_and_have_the_same_bits_again(precision):
+def test_fits_of_tensor_cores_follow_the_cpu_and_have_the_same_bits_again(precision, tensor_cores):
     X, y = data()
     layers = [Dense(300), GELU(), Dropout(0.2), Dense(200), ReLU(), Dense(10)]
     (cpu, _), (first, _), (second, _) = (

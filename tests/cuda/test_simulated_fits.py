@@ -33,11 +33,11 @@ from fastmlp import (
     Softmax,
     Tanh,
     devices,
-    losses,
     optimizers,
 )
 from fastmlp.activations import ACTIVATIONS, ELU, Logistic
-from fastmlp.cuda import declarations
+from fastmlp.cuda import declarations, launches, loss_kernels
+from fastmlp.engine.rules import RULES
 from fastmlp.errors import DivergenceError
 from fastmlp.layers import SwiGLU
 from fastmlp.losses import LOSSES, BinaryCrossEntropy, Huber, Ordinal, SoftmaxCrossEntropy, SoftmaxFocal
@@ -193,6 +193,13 @@ def test_numpys_functions_that_numba_does_not_have_for_devices():
         for name in ("maximum", "minimum", "power"):
             expected = getattr(np, name)(x[:, None], x)
             np.testing.assert_array_equal([[own[name](u, v) for v in x] for u in x], expected, err_msg=name)
+
+
+def test_everything_in_the_catalogue_has_kernels_for_devices():
+    assert {of.rule for of in map(optimizers.get, optimizers.OPTIMIZERS)} <= {*RULES}
+    for name, loss in LOSSES.items():
+        kernels = loss.across or [f"{name}.{'codes' if name == 'softmax_cross_entropy' else 'dense'}"]
+        assert all(kernel in launches._LAUNCHES or loss_kernels.is_loss(kernel) for kernel in kernels), name
 
 
 def test_declarations_are_told_apart_by_their_names():
@@ -388,7 +395,7 @@ def test_estimators(early_stopping):
 def test_auto_looks_for_a_device_only_from_enough_work_on(monkeypatch):
     X, y, _ = data()
     model = Sequential(Dense(4), ReLU(), Dense(3))
-    given = (losses.get("softmax_cross_entropy"), optimizers.get("adam"), X, 8, 10)
+    given = (X, 8, 10)
     work = 6 * 8 * (5 * 4 + 4 * 3)  # of a step; an epoch has len(X) / 8
     monkeypatch.setattr(devices, "ENOUGH", work + 1)
     monkeypatch.setattr(devices, "ENOUGH_IN_ALL", work * len(X) / 8 * 10)
@@ -397,7 +404,7 @@ def test_auto_looks_for_a_device_only_from_enough_work_on(monkeypatch):
     assert devices.choose("auto", model.layers, *given) == "cuda"
     assert devices.choose("auto", model.layers, *given[:-1], 9) == "cpu"
     sparse = scipy.sparse.csr_array(X)
-    assert devices.choose("auto", model.layers, *given[:2], sparse, *given[3:]) == "cpu"
+    assert devices.choose("auto", model.layers, sparse, *given[1:]) == "cpu"
 
 
 def test_too_little_memory_says_how_much_was_needed(monkeypatch):

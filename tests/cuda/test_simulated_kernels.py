@@ -7,8 +7,9 @@ from numba import cuda
 
 from fastmlp import devices
 from fastmlp.activations import ACTIVATIONS
-from fastmlp.cuda import elementwise, gradients, loss_kernels, products, updates
+from fastmlp.cuda import elementwise, gradients, loss_kernels, narrow, products, updates
 from fastmlp.cuda.device import NOT_FINITE, SIMD, STEP, THREADS, TILES, Tile
+from fastmlp.cuda.memory import BEHIND
 from fastmlp.cuda.rows import gather, rows_of_block, scatter
 from fastmlp.engine import records as R
 from fastmlp.losses import LOSSES, SoftmaxCrossEntropy
@@ -27,6 +28,7 @@ TILES_OF_WARPS = [
     (64, 64, 32, 4, 8),
     (32, 32, 32, 4, 8, 2),
     (32, 32, 16, 4, 8),
+    (64, 128, 16, 8, 16),
 ]
 PRODUCTS += [
     (precision, Tile(*tile, precision=precision), *shape)
@@ -89,12 +91,27 @@ def dtype_of(precision):
     return "float64" if precision == "float64" else "float32"
 
 
-@pytest.mark.parametrize(("precision", "tile", "rows", "depth", "columns"), PRODUCTS)
+def name_of(value):
+    if isinstance(value, Tile):
+        return f"{value.rows}x{value.columns}x{value.depth} of {value.own_rows}x{value.own_columns}, {value.groups}"
+    return None
+
+
+def test_there_is_room_behind_a_workspace_for_the_rows_of_all_tiles():
+    tiles = [*(tile for of in TILES.values() for tile in of), *narrow.FEW_ROWS.values(), *narrow.MANY_ROWS.values()]
+    assert {tile.precision for tile in tiles} == {"", *devices.PRECISIONS}
+    assert all(BEHIND >= tile.rows * SIMD.panel("float32") * 4 for tile in tiles)
+
+
+@pytest.mark.parametrize(("precision", "tile", "rows", "depth", "columns"), PRODUCTS, ids=name_of)
 def test_product(rng, precision, rows, depth, columns, tile):
     dtype = dtype_of(precision)
     A, B, bias = (rng.normal(size=shape) for shape in ((rows, depth), (depth, columns), (1, columns)))
     device = Device(dtype, rows)
-    a, b, init, c, out = (*map(device.matrix, (A, B, bias)), *(device.matrix(shape=(rows, columns)) for _ in range(2)))
+    b, init, c, out = (*map(device.matrix, (B, bias)), *(device.matrix(shape=(rows, columns)) for _ in range(2)))
+    a = device.matrix(A)  # the last, and behind it no more than what a tile's rows are
+    device.items = device.items[: a.at.offset // a.item + a.items + tile.rows * SIMD.panel(dtype)]
+    device.used = device.used[: len(device.items)]
     device.operand(a)
     device.panels(c, out)
     device.fields(B=b.at.offset, DEPTH=depth, INIT=init.at.offset)
@@ -110,7 +127,7 @@ def test_product(rng, precision, rows, depth, columns, tile):
     assert device.untouched()
 
 
-@pytest.mark.parametrize(("precision", "tile", "rows", "n_in", "n_out"), PRODUCTS)
+@pytest.mark.parametrize(("precision", "tile", "rows", "n_in", "n_out"), PRODUCTS, ids=name_of)
 def test_weight_and_bias_gradients_and_the_transposed_copy(rng, precision, tile, rows, n_in, n_out, monkeypatch):
     units = 1 if tile.groups == 1 else 3
     dtype = dtype_of(precision)
