@@ -316,7 +316,7 @@ else:
 
     @intrinsic
     def near_tf32(typingctx, x):
-        """As `rounded_to_tf32` in half the instructions; of NaN it makes 0, and of what is almost infinite infinity."""
+        """As `rounded_to_tf32`, in half the instructions, but of NaN it may make 0."""
 
         def codegen(context, builder, sig, args):
             return _masked(builder, builder.add(builder.bitcast(args[0], WORD), ir.Constant(WORD, 0x1000)))

@@ -80,7 +80,8 @@ def training_plan(
         Of products; the dtype's by default.
     """
     plan, ops = place_network(layers, n_features, batch_size, dtype, guard, simd, n_slots, True, study)
-    plan.precision = precision or dtype
+    if precision is not None:
+        plan.precision = precision
     if not any(op.learns for op in ops):
         raise ValueError("there is nothing to train: every Dense has trainable=False.")
     updates = Updates(plan, rule, l2, clip, decay, clip_norm, average)
