@@ -156,7 +156,7 @@ def mix(dtype: str, cut: bool, codes: bool):
                 elif e < n and np.float64(hashed(U(e), key_1, key_2)) < least:  # the same columns of all rows
                     value = other
                     taken[t] += 1
-                work[c + at] = value if e < n else zero
+                work[c + at] = value  # padding stays 0
             sum_of_block(taken, THREADS)
             own, others = one - share, share
             if cut and height == 0:

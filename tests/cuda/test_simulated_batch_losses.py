@@ -87,3 +87,11 @@ def test_a_loss_that_is_not_finite_ends_the_fit(loss):
     options = {"groups": np.arange(N) // 4, "batch_size": 2} if loss.queries else {}
     with pytest.raises(DivergenceError, match="diverged in epoch 1: the loss"):
         fit("cuda", loss, "float32", np.arange(N) % 3 * 1.0, X, **options)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_logit_that_is_not_finite_is_noticed_in_a_query_of_one_row():
+    X = np.random.default_rng(0).normal(size=(N, 6)).astype(np.float32)
+    X[11] = 3e38
+    with pytest.raises(DivergenceError, match="diverged in epoch 1: the loss"):
+        fit("cuda", RankNet(), "float32", np.arange(N) * 1.0, X, groups=np.arange(N), batch_size=4)
