@@ -264,6 +264,10 @@ def test_losses_and_their_gradients(rng, name, dtype):
         c = Plan(dtype, SIMD, 1, 1, rows).matrix("workspace", rows, K)
         np.testing.assert_allclose(device.value(c), expected, rtol=tolerance, atol=tolerance)
         assert device.untouched() and not device.control[NOT_FINITE]
+        if name in BY_ROWS:  # a row's values and gradient lie apart from the other rows', which other threads write
+            first = int(device.record[0, R.ROW_DATA]) // device.items.itemsize
+            own = device.items[first : first + 2 * rows * K].reshape(rows, 2, K)
+            assert np.array_equal(own[:, 0], Z)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
