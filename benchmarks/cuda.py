@@ -240,7 +240,7 @@ def main(arguments=None):
     for contender in (CudaFastMLP, CudaPyTorch, CudaJAX):
         contender.precision = options.precision
     try:
-        cuda.require(*[options.precision] * bool(options.precision))  # old revisions know none
+        cuda.require(options.precision)
     except (ImportError, RuntimeError) as error:
         print(f"there is nothing to measure: {error}", file=sys.stderr)
         return 1

@@ -191,10 +191,9 @@ def _fit(model, X, y, arguments: Namespace, extra: dict | None = None, **options
             **options,
         )
     except ValueError as error:  # a backup that this fit cannot go on from, or a precision that it cannot have
-        words = {"path": "backup", "epochs": "epochs", "precision": "precision", "device": "device"}
-        text = str(error)
-        for argument, option in words.items():
-            text = text.replace(f"`{argument}`", f"`--{option}`")
+        text = str(error).replace("`path`", "`backup`")
+        for option in ("backup", "epochs", "precision", "device"):
+            text = text.replace(f"`{option}`", f"`--{option}`")
         raise ValueError(text) from error
     except KeyboardInterrupt:
         if model.built:  # before the first step there is nothing to save, and perhaps a good file to keep

@@ -33,6 +33,7 @@ def thread_position(tile: Tile):
     return way_of(tile).thread_position(tile)
 
 
+@cache
 def own_column(dtype: str, tile: Tile):
     """Column j of a thread's, counted in the tile: f(j, tx)."""
     together, across = way_of(tile).columns_together(dtype), tile.columns // tile.own_columns

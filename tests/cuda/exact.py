@@ -11,14 +11,14 @@ def whole_numbers(rng, *shape, scale=1.0):
     return rng.integers(-20, 21, shape) * scale
 
 
-def step_and_twin(precision, widths, n, monkeypatch, seed=0):
-    """(losses, parameters) after a step from small whole numbers, and the same from the twin with rounded factors; and
-    the losses of evaluations, whose factors are not rounded.
+def assert_a_step_is_the_twins(precision, widths, n, monkeypatch, tolerance=1e-6):
+    """A step from small whole numbers beside the twin's with rounded factors: its loss, and the parameters after it.
+    The loss of an evaluation is that of the twin whose factors are not rounded.
 
     What is rounded are sums that float32 can hold, but for a few: nearly always the same numbers. n and the last width
     are powers of two.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     X, y = whole_numbers(rng, n, widths[0]).astype(np.float32), whole_numbers(rng, n, widths[-1]).astype(np.float32)
     layers = [layer for width in widths[1:] for layer in (Dense(width), ReLU())][:-1]
     model = Sequential(*layers).build(widths[0])
@@ -41,7 +41,9 @@ def step_and_twin(precision, widths, n, monkeypatch, seed=0):
 
     monkeypatch.setattr(reference, "dense_forward", forward)
     monkeypatch.setattr(reference, "dense_backward", backward)
-    expected = twin.step(X, y)
-    for name, array in twin.parameters.items():  # rounding can be seen
-        assert np.allclose(array, exact.parameters[name], rtol=1e-5, atol=1e-6) == (precision not in reference.BITS)
-    return (losses[0], model.parameters, evaluated), (expected, twin.parameters, loss)
+    np.testing.assert_allclose(losses[0], twin.step(X, y), rtol=tolerance)
+    np.testing.assert_allclose(evaluated, loss, rtol=1e-6)
+    for name, array in twin.parameters.items():
+        seen = not np.allclose(array, exact.parameters[name], rtol=1e-5, atol=1e-6)
+        assert seen == (precision in reference.BITS)  # rounding can be seen
+        np.testing.assert_allclose(model.parameters[name], array, rtol=tolerance, atol=tolerance, err_msg=name)

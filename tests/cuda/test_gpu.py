@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import test_custom
-from exact import step_and_twin
+from exact import assert_a_step_is_the_twins
 
 from fastmlp import (
     GELU,
@@ -154,10 +154,8 @@ def test_a_step_of_tensor_cores_is_the_twins(widths, tile, precision, monkeypatc
     monkeypatch.setattr("fastmlp.cuda.launches.tile_for", lambda *arguments: tile)
     monkeypatch.setattr(gradients, "tile_for", lambda *arguments: tile)
     monkeypatch.setattr(narrow, "MANY", 1 if tile.rows > 32 else 1000)
-    cuda, twin = step_and_twin(precision, widths, 256, monkeypatch)
-    np.testing.assert_allclose(cuda[0], twin[0], rtol=3e-5)  # tensor cores may cut off where they add
-    for name, array in twin[1].items():
-        np.testing.assert_allclose(cuda[1][name], array, rtol=3e-5, atol=3e-5, err_msg=name)
+    # tensor cores may cut off where they add
+    assert_a_step_is_the_twins(precision, widths, 256, monkeypatch, tolerance=3e-5)
 
 
 @pytest.mark.parametrize("precision", devices.PRECISIONS)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import reference
-from exact import step_and_twin
+from exact import assert_a_step_is_the_twins
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,11 +54,7 @@ def test_a_step_rounds_the_factors_of_its_products_only(precision, is_narrow, n_
         monkeypatch.setattr(narrow, "qualifies", lambda plan: False)
     monkeypatch.setattr(narrow, "MANY", 1 if n_rows == "many" else 100)
     monkeypatch.setattr(gradients, "LEAST", 16)
-    cuda, twin = step_and_twin(precision, (21, 37, 34, 4), 32, monkeypatch)
-    np.testing.assert_allclose(cuda[0], twin[0], rtol=1e-6)
-    for name, array in twin[1].items():
-        np.testing.assert_allclose(cuda[1][name], array, rtol=1e-6, atol=1e-6, err_msg=name)
-    np.testing.assert_allclose(cuda[2], twin[2], rtol=1e-6)
+    assert_a_step_is_the_twins(precision, (21, 37, 34, 4), 32, monkeypatch)
 
 
 @given(NOT_TINY)

@@ -4,7 +4,7 @@ them, with the variable that asks for these sizes.
 
 import numpy as np
 import pytest
-from exact import step_and_twin
+from exact import assert_a_step_is_the_twins
 
 from fastmlp import (
     GELU,
@@ -87,7 +87,4 @@ def test_steps_of_tensor_cores_are_the_twins(is_narrow, tile, precision, monkeyp
     monkeypatch.setattr(gradients, "LEAST", 64)
     monkeypatch.setattr(narrow, "MANY", 1 if tile.rows > 32 else 1000)
     widths = (67, 128, 33, 4) if is_narrow else (67, 131, 33, 4)
-    cuda, twin = step_and_twin(precision, widths, 128, monkeypatch)
-    np.testing.assert_allclose(cuda[0], twin[0], rtol=1e-6)
-    for name, array in twin[1].items():
-        np.testing.assert_allclose(cuda[1][name], array, rtol=1e-6, atol=1e-6, err_msg=name)
+    assert_a_step_is_the_twins(precision, widths, 128, monkeypatch)
