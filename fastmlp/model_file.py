@@ -77,11 +77,11 @@ def write(path: str | os.PathLike, config: dict, tensors: dict[str, np.ndarray])
     if len(head) > MAX_HEADER_BYTES:
         raise ValueError(f"names and settings take {len(head)} bytes; a model file holds {MAX_HEADER_BYTES} of them.")
     data = [memoryview(array).cast("B") for _, array in in_order if array.size]
-    _replace(os.path.realpath(path), [len(head).to_bytes(8, "little"), head, *data])
+    replace(os.path.realpath(path), [len(head).to_bytes(8, "little"), head, *data])
 
 
-def _replace(path: str, parts: list) -> None:
-    """Put the parts into a new file beside `path`, onto the disk, and only then under its name."""
+def replace(path: str, parts: list) -> None:
+    """Put the parts into a new file beside `path`, no link, onto the disk, and only then under its name."""
     folder, name = os.path.split(path)
     old_mode = None
     if os.path.exists(path):

@@ -31,31 +31,36 @@ def numpy_forward(
     -------
     array
     """
-    value, skips = X if is_sparse(X) else np.asarray(X, dtype), []
     with np.errstate(over="ignore", under="ignore"):
-        for name, layer in layers:
-            if isinstance(layer, Dense):
-                value = np.asarray(value @ arrays[f"{name}.weight"], dtype)
-                if layer.use_bias:
-                    value += arrays[f"{name}.bias"]
-            elif isinstance(layer, (Activation, Softmax)):
-                value = layer(value)
-            elif isinstance(layer, Rescaling):
-                value = _dense(value, dtype) * dtype.type(layer.scale) + dtype.type(layer.offset)
-            elif isinstance(layer, Fork):
-                value = _dense(value, dtype)
-                skips.append(value)
-            elif isinstance(layer, Switch):
-                value, skips[-1] = skips[-1], value
-            elif isinstance(layer, Multiply):
-                value = value * skips.pop()
-            elif isinstance(layer, Join):
-                value = value + skips.pop()
-            elif not isinstance(layer, (Dropout, *AUGMENTATIONS)):
-                own = {key: arrays[f"{name}.{key}"] for key in layer.parameter_shapes(value.shape[1])}
-                value = layer.forward(value, own)
+        return forward(layers, arrays, X if is_sparse(X) else np.asarray(X, dtype), dtype)
+
+
+def forward(layers, arrays: dict[str, np.ndarray], value, dtype: np.dtype):
+    """The same for whatever acts as an array of this dtype does: `onnx_export` notes down what happens to one."""
+    skips = []
+    for name, layer in layers:
+        if isinstance(layer, Dense):
+            value = (value @ arrays[f"{name}.weight"]).astype(dtype, copy=False)
+            if layer.use_bias:
+                value += arrays[f"{name}.bias"]
+        elif isinstance(layer, (Activation, Softmax)):
+            value = layer(value)
+        elif isinstance(layer, Rescaling):
+            value = _dense(value, dtype) * dtype.type(layer.scale) + dtype.type(layer.offset)
+        elif isinstance(layer, Fork):
+            value = _dense(value, dtype)
+            skips.append(value)
+        elif isinstance(layer, Switch):
+            value, skips[-1] = skips[-1], value
+        elif isinstance(layer, Multiply):
+            value = value * skips.pop()
+        elif isinstance(layer, Join):
+            value = value + skips.pop()
+        elif not isinstance(layer, (Dropout, *AUGMENTATIONS)):
+            own = {key: arrays[f"{name}.{key}"] for key in layer.parameter_shapes(value.shape[1])}
+            value = layer.forward(value, own)
     return _dense(value, dtype)
 
 
-def _dense(value, dtype) -> np.ndarray:
-    return np.asarray(value.toarray() if is_sparse(value) else value, dtype)
+def _dense(value, dtype):
+    return (value.toarray() if is_sparse(value) else value).astype(dtype, copy=False)

@@ -343,8 +343,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         probabilities : ndarray of shape (n_samples, n_classes)
             In the order of `classes_`.
         """
-        logits = self._logits(X)
-        probabilities = self._loss().output(logits)
+        return self._by_class(self._loss().output(self._logits(X)))
+
+    def _by_class(self, probabilities):
+        """Of the loss's outputs, a column for each class or label."""
         if self._multilabel or self.out_activation_ == "softmax":
             return probabilities
         if len(self.classes_) == 1:

@@ -315,7 +315,6 @@ class Gaussian(Loss):
         return n_outputs // 2
 
     def output(self, logits):
-        z = np.array(logits)
-        s = z[:, z.shape[1] // 2 :]
-        z[:, z.shape[1] // 2 :] = np.maximum(s, 0) + log1p_of_exp_minus_abs(s) + self.min_variance
-        return z
+        m = logits.shape[1] // 2
+        s = logits[:, m:]
+        return np.hstack([logits[:, :m], np.maximum(s, 0) + log1p_of_exp_minus_abs(s) + self.min_variance])
