@@ -170,6 +170,29 @@ def test_a_batch_against_the_twin(layer, weighted, dtype):
         assert not weighted or np.allclose(weights[:, 0], total)
 
 
+def just_inside(degrees, side=4):
+    """A map of float32 images that takes a last row or column from the number next below `side`, to which 1 cannot be
+    added in float32: it rounds to `side` + 1.
+    """
+    half = 0.5 * (side - 1)
+    scale = half / (float(np.nextafter(np.float32(side), np.float32(0))) - half)
+    return RandomAffine((side, side), degrees=(degrees, degrees), scale=(scale, scale), fill=-1.0)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_a_place_just_inside_an_image_is_not_in_the_next_one(degrees):
+    X = np.repeat(1000.0 * np.arange(1, 6, dtype=np.float32)[:, None], 16, axis=1)
+    layer = just_inside(degrees)
+    model = Sequential(layer, Dense(3)).build(16)
+    with Training(
+        model, X, np.arange(5) % 3, loss="softmax_cross_entropy", optimizer=SGD(0.0), batch_size=5
+    ) as training:
+        for _ in range(2):  # the second reads what the first one left
+            training.run(1)
+            rows, _, _ = batch(training)
+            np.testing.assert_allclose(rows, twin([layer], X.astype(float), np.eye(3)[:1], None)[0], atol=0.02)
+
+
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "squared_error", "binary_cross_entropy"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 def test_a_step_is_that_of_the_mixed_rows_and_targets(weighted, loss):

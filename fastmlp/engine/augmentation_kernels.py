@@ -129,7 +129,9 @@ def random_affine(dtype: str, simd: Simd):
                         for k in range(channels):
                             out[place(i, to + k, panel_width, last, panel_items, last_width)] = fill
                         continue
-                    x0, y0 = np.int64(at_x + one) - 1, np.int64(at_y + one) - 1  # floors: both are above -1
+                    # floors: both are above -1; what lies just below the end becomes the end where 1 is added
+                    x0 = min(np.int64(at_x + one) - 1, width - 1)
+                    y0 = min(np.int64(at_y + one) - 1, height - 1)
                     part_x, part_y = at_x - T(x0), at_y - T(y0)
                     has_left, has_right = x0 >= 0, x0 + 1 < width
                     has_top, has_bottom = y0 >= 0, y0 + 1 < height

@@ -12,6 +12,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in scalar:R
 
 N, SHAPE = 19, (4, 3, 2)
 AFFINE = RandomAffine(SHAPE, degrees=40, translate=(0.3, 0.2), scale=(0.7, 1.3), fill=-0.25)
+# Takes the last of four rows from the float32 next below 4, which is 5 where 1 is added to it
+JUST_INSIDE = 1.5 / (float(np.nextafter(np.float32(4), np.float32(0))) - 1.5)
 TARGETS = {
     "codes": lambda rng: rng.integers(0, 3, N),
     "rows": lambda rng: rng.dirichlet(np.ones(3), N),
@@ -29,6 +31,7 @@ CASES = {
         {},
     ),
     "shifts out of the image": ([RandomAffine((4, 6), translate=1.0, fill=3.0)], "codes", {}),
+    "a row just inside the image": ([RandomAffine((4, 6), scale=(JUST_INSIDE, JUST_INSIDE))], "codes", {}),
     "mixup": ([MixUp(1.0)], "codes", {}),
     "mixup of rows, weights": ([MixUp(0.7)], "rows", {"sample_weight": WEIGHTS}),
     "mixup of codes, weights, after noise": ([GaussianNoise(0.1), MixUp(0.7)], "codes", {"sample_weight": WEIGHTS}),
