@@ -447,6 +447,8 @@ class CustomActivation(Activation):
         z = user_functions.POINTS
         a = user_functions.check_function(self, "value", z)
         slope = user_functions.check_function(self, "derivative", a if self.from_output else z)
+        at_zero = user_functions.check_function(self, "value", user_functions.ZERO)
+        user_functions.check_function(self, "derivative", at_zero if self.from_output else user_functions.ZERO)
         if check_derivative:
             user_functions.check_derivative(self, "value", "derivative", slope, z)
         self.kernel  # noqa: B018  what it refers to can be told apart

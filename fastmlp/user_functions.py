@@ -16,6 +16,7 @@ import numpy as np
 
 DECLARED: dict[str, object] = {}  # fingerprint -> the declaration whose functions it is of
 POINTS = np.linspace(-3.0, 3.0, 41) + 0.0137  # off the round numbers, where functions have kinks
+ZERO = np.zeros(1)  # what pads a layer's columns, and where a function may have a kink, but no pole
 
 
 def kernel_family(declaration, *functions) -> str:

@@ -283,6 +283,14 @@ def asserting(z):
     return z
 
 
+def root(z):
+    return np.sign(z) * np.sqrt(abs(z))
+
+
+def root_slope(z):
+    return 0.5 / np.sqrt(abs(z))
+
+
 THING = object()
 LINE = np.polynomial.Polynomial([0.0, 1.0])
 
@@ -295,6 +303,9 @@ LINE = np.polynomial.Polynomial([0.0, 1.0])
         (lambda: CustomActivation(lambda z: z.sum() + z[:2], one), ["`value`", "(41,)", "(2,)"]),
         (lambda: CustomActivation(np.log, one), ["`value`", "plain Python function", "ufunc"]),
         (lambda: CustomActivation(lambda z: np.log(z), lambda z: 1.0 / z), ["`value`", "finite", "-2.9"]),
+        (lambda: CustomActivation(lambda z: np.sin(z) / z, one), ["`value`", "finite", "not at 0"]),
+        (lambda: CustomActivation(root, root_slope), ["`derivative`", "finite", "not at 0"]),
+        (lambda: CustomActivation(root, lambda a: 0.5 / abs(a), from_output=True), ["`derivative`", "not at 0"]),
         (lambda: CustomActivation(lambda z, w: z, one), ["`value`", "raised TypeError"]),
         (lambda: CustomActivation(asserting, one), ["`value`", "assert"]),
         (lambda: CustomActivation(lambda z: z + 0 * (THING is None), one), ["refers to <object"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+from numba import cuda
 
 from .. import user_functions
 from ..activations import ACTIVATIONS
@@ -45,8 +46,9 @@ def _own(kernel: str, function, dtype: str):
     except user_functions.CannotCompile as error:
         user_functions.refuse(kernel, str(error), error)
     if not SIMULATED:
-        try:
-            made.compile_device((item_type[dtype],) * function.__code__.co_argcount)
+        capability, numbers = cuda.get_current_device().compute_capability, (item_type[dtype],)
+        try:  # as far as PTX, for NVVM refuses what Numba lets pass, such as np.round
+            cuda.compile(made.py_func, numbers * function.__code__.co_argcount, device=True, abi="numba", cc=capability)
         except Exception as error:  # Numba's, of one of two packages, or what it stumbles over
             user_functions.refuse(kernel, str(error), error)
     return made

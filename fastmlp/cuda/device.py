@@ -60,7 +60,7 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 # for a device's
 TINY = SIMULATED and os.environ.get("FASTMLP_CUDA_SIZES") != "device"
 if TINY:
-    THREADS, MOST_BLOCKS, BUSY, SIMD = 4, 2, 4, Simd("CUDA simulator", 16, 1)
+    THREADS, MOST_BLOCKS, MOST_IN_Y, BUSY, SIMD = 4, 2, 2, 4, Simd("CUDA simulator", 16, 1)
     TILES = {
         "float32": (Tile(8, 8, 4, 4, 4), Tile(4, 8, 8, 4, 4, groups=2)),
         "float64": (Tile(8, 8, 4, 4, 4), Tile(4, 4, 4, 2, 4, groups=2)),
@@ -69,7 +69,7 @@ if TINY:
         "bf16": (Tile(32, 32, 16, 4, 8, precision="bf16"),),
     }
 else:
-    THREADS, MOST_BLOCKS, SIMD = 256, 4096, Simd("CUDA", 64, 1)
+    THREADS, MOST_BLOCKS, MOST_IN_Y, SIMD = 256, 4096, 65_535, Simd("CUDA", 64, 1)
     BUSY = 100  # blocks that keep a large device busy
     # The larger, the fewer times each number is read, and out of shared memory, too; the smaller, the more blocks
     TILES = {
@@ -77,7 +77,7 @@ else:
         "float64": (Tile(64, 64, 16, 8, 4), Tile(32, 32, 32, 4, 4, groups=4)),
         "tf32x3": (
             Tile(64, 128, 16, 8, 8, precision="tf32x3"),
-            Tile(64, 64, 32, 8, 8, groups=2, precision="tf32x3"),
+            Tile(64, 64, 32, 4, 8, groups=2, precision="tf32x3"),
             Tile(32, 32, 64, 4, 8, groups=4, precision="tf32x3"),
         ),
         "tf32": (
@@ -99,3 +99,10 @@ def tile_for(rows: int, columns: int, precision: str, times: int = 1) -> Tile:
         if times * tile.count(rows, columns) >= BUSY and 2 * rows > tile.rows and 2 * columns > tile.columns:
             return tile
     return TILES[precision][-1]
+
+
+def in_y_and_z(n: int) -> tuple[int, int]:
+    """n blocks or more in the last two dimensions of a grid, for one has room for 65 535 only. A block's number out of
+    these takes no registers; by a division it takes 26.
+    """
+    return min(n, MOST_IN_Y), -(-n // MOST_IN_Y)

@@ -28,7 +28,7 @@ from . import (
     rows,
     updates,
 )
-from .device import MOST_BLOCKS, SIMD, SIMULATED, THREADS, tile_for
+from .device import MOST_BLOCKS, SIMD, SIMULATED, THREADS, in_y_and_z, tile_for
 from .memory import BEHIND, Memory
 
 
@@ -181,7 +181,7 @@ class Launches:
 
     def _gather(self, k: int, step: Step):
         plan, m, bound, X = self.plan, self.memory, self.bound, self.data["X"]
-        grid = -(-plan.batch_size // rows.rows_of_block(plan.dtype)), step.fields[R.N_PANELS]
+        grid = -(-plan.batch_size // rows.rows_of_block(plan.dtype)), *in_y_and_z(step.fields[R.N_PANELS])
         launch = self._configured(rows.gather(plan.dtype, plan.scaling is not None), grid, THREADS)
         scale, offset = plan.scaling or (1.0, 0.0)
         return lambda: launch(m.control, bound["steps"], m.table, k, bound["order"], X, m.work, scale, offset)

@@ -45,7 +45,7 @@ else:
     MANY_ROWS = {
         "float32": Tile(64, 128, 16, 8, 4),
         "float64": Tile(64, 64, 16, 4, 4),
-        "tf32x3": Tile(64, 128, 16, 8, 8, precision="tf32x3"),
+        "tf32x3": Tile(64, 64, 32, 4, 8, precision="tf32x3"),
         "tf32": Tile(64, 128, 16, 8, 8, precision="tf32"),
         "bf16": Tile(64, 128, 32, 8, 8, groups=2, precision="bf16"),
     }

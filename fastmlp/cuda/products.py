@@ -9,13 +9,11 @@ from numba import cuda
 
 from ..engine import records as R
 from ..engine.simd import ITEMSIZE
-from .device import NOT_FINITE, SIMD, STEP, TINY, Tile
+from .device import NOT_FINITE, SIMD, STEP, Tile, in_y_and_z
 from .elementwise import Epilogue, vector_epilogue
 from .functions import cuda_kernel, device_function, inlined, item_type, one_of, unrolled
 from .tiles import keep_piece, own_column, piece_rows, shared_items, thread_position, tile_sums
 from .vectors import BYTES, copy_vector, vector_items
-
-MOST_IN_Y = 2 if TINY else 65_535
 
 
 @cache
@@ -125,8 +123,5 @@ def product(dtype: str, epilogue: Epilogue, tile: Tile):
 
 
 def grid_of(tile: Tile, rows: int, columns: int) -> tuple[int, int, int]:
-    """Tiles of the same rows follow each other, which share what they read. Rows are in two dimensions, for one has
-    room for 65 535 tiles only; their number out of the grid's own takes no registers, by a division it takes 26.
-    """
-    n_rows, n_columns = -(-rows // tile.rows), -(-columns // tile.columns)
-    return n_columns, min(n_rows, MOST_IN_Y), -(-n_rows // MOST_IN_Y)
+    """Tiles of the same rows follow each other, which share what they read."""
+    return -(-columns // tile.columns), *in_y_and_z(-(-rows // tile.rows))

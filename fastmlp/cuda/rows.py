@@ -53,7 +53,7 @@ def gathered(dtype: str, scaled: bool):
 def gather(dtype: str, scaled: bool):
     """Rows of X into the batch, converted and scaled.
 
-    Launched with a grid of (blocks of `rows_of_block` rows, panels).
+    Launched with a block for each `rows_of_block` rows of each panel, the panels `in_y_and_z`.
     """
     panel, lanes = SIMD.panel(dtype), vector_items(dtype)
     across, of_rows = panel // lanes, gathered(dtype, scaled)
@@ -62,10 +62,11 @@ def gather(dtype: str, scaled: bool):
     def gather(control, steps, table, k, order, x, work, scale, offset):
         if control[NOT_FINITE] != 0:
             return
-        step, t, p = control[STEP], cuda.threadIdx.x, cuda.blockIdx.y
+        step, t, p = control[STEP], cuda.threadIdx.x, cuda.blockIdx.z * cuda.gridDim.y + cuda.blockIdx.y
         rows, index, first = steps[step, R.STEP_ROWS], steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
         i, j = cuda.blockIdx.x * down * TOGETHER + t // across, t % across * lanes
-        if p < table[k, R.N_PANELS] - 1 or j < table[k, R.LAST_WIDTH]:
+        last = table[k, R.N_PANELS] - 1
+        if p < last or (p == last and j < table[k, R.LAST_WIDTH]):
             of_rows(table, k, order, index, first, x, work, scale, offset, p * panel + j, i, down, rows)
 
     return gather

@@ -4,7 +4,10 @@
 - "bf16": rounded to BF16, with 7 bits behind the point;
 - "tf32": rounded to TF32, with 10;
 - "tf32x3": high + low, two numbers of TF32, and of their four products all but low x low are added: the error of a
-  product is 7e-7 of it at most, where float32 rounds to 6e-8; a factor that is infinite makes NaN.
+  product is 7e-7 of it at most, where float32 rounds to 6e-8; a factor that is infinite, or next to it, makes NaN.
+  Tensor cores round a sum towards zero (Fasi, Higham, Mikaitis and Pranesh, 2021), so errors of long sums add up, to
+  1e-4 for 13 000 numbers: eight factors have a sum of their own, which is added by other units (Ootomo and Yokota,
+  2022).
 
 A warp multiplies 16 x 8 words of A by 8 x 8 of B in one instruction, where a word is a number in TF32, or two factors
 that follow each other in BF16. The instruction says which thread holds which word (PTX ISA, "Matrix Fragments for
@@ -175,13 +178,12 @@ def multiply(dtype: str, tile: Tile):
     in_b, stored_a, stored_b = sizes(dtype, tile)[0], _stored(BM), _stored(BN)
     half_a, half_b = _half(BM, tile), _half(BN, tile)
     by_m, by_n = BM // RM * 4, BN // RN * 8  # from four rows of a thread, and from eight columns, to its next
-    n_x, n_y = 2 * RM, RN  # words of a thread in a step
-    instruction, in_parts = _INSTRUCTIONS[tile.precision], tile.precision == "tf32x3"
+    n_y = RN  # words of B that a thread has in a step
+    instruction, in_parts, zero = _INSTRUCTIONS[tile.precision], tile.precision == "tf32x3", np.float32(0)
 
     @inlined
-    def load_a(g, x, shared, a):
-        for half in range(2):
-            copy_vector(x, 8 * g + 4 * half, shared, a + g * by_m + half * half_a)
+    def load_a(i, x, shared, a):
+        copy_vector(x, 0, shared, a + i // 2 * by_m + i % 2 * half_a)
 
     @inlined
     def load_b(g, y, shared, b):
@@ -189,40 +191,47 @@ def multiply(dtype: str, tile: Tile):
             copy_vector(y, 8 * g + 4 * half, shared, b + g * by_n + half * half_b)
 
     @inlined
-    def of_two_rows(i, sums, x, y):
+    def of_two_rows(i, sums, shared, a, y, y_low):
+        x = cuda.local.array(4, D, BYTES)
+        load_a(i, x, shared, a)
         for n in range(RN // 2):  # of four columns with the halves in turn, and in a half one column after the other
             place = 2 * i * RN + n // 4 * 8 + n % 4
-            instruction(sums, place, place + RN, x, 4 * i, y, 2 * n)
+            instruction(sums, place, place + RN, x, 0, y, 2 * n)
 
     @inlined
-    def of_two_rows_in_parts(i, sums, x, y, y_low):
-        high, low = cuda.local.array(4, D, BYTES), cuda.local.array(4, D, BYTES)
-        for w in range(4):
-            high[w] = near_tf32(x[4 * i + w])
-            low[w] = shortened_to_tf32(x[4 * i + w] - high[w])
+    def of_two_rows_in_parts(i, sums, shared, a, y, y_low):
+        x, high, low = cuda.local.array(4, D, BYTES), cuda.local.array(4, D, BYTES), cuda.local.array(4, D, BYTES)
+        part = cuda.local.array(16, D, BYTES)
+        load_a(i, x, shared, a)
+        split(4, x, high, low)
         for n in range(RN // 2):
+            for w in range(4):
+                part[4 * w] = zero
+            instruction(part, 0, 8, low, 0, y, 2 * n)  # small numbers first
+            instruction(part, 0, 8, high, 0, y_low, 2 * n)
+            instruction(part, 0, 8, high, 0, y, 2 * n)
             place = 2 * i * RN + n // 4 * 8 + n % 4
-            instruction(sums, place, place + RN, low, 0, y, 2 * n)  # small numbers first
-            instruction(sums, place, place + RN, high, 0, y_low, 2 * n)
-            instruction(sums, place, place + RN, high, 0, y, 2 * n)
+            for w in range(2):
+                sums[place + 4 * w] += part[4 * w]
+                sums[place + RN + 4 * w] += part[8 + 4 * w]
 
-    load_all_a, load_all_b = unrolled(RM // 4, load_a), unrolled(RN // 8, load_b)
+    @inlined
+    def split(n, x, high, low):
+        for w in range(n):
+            value = x[w]
+            high[w] = near_tf32(value)
+            low[w] = shortened_to_tf32(value - high[w])
+
+    load_all_b = unrolled(RN // 8, load_b)
     of_all_rows = unrolled(RM // 2, of_two_rows_in_parts if in_parts else of_two_rows)
 
     @inlined
     def step(s, shared, sums, a, b):
-        x, y = cuda.local.array(n_x, D, BYTES), cuda.local.array(n_y, D, BYTES)
-        load_all_a(0, x, shared, a + s * (STEP * stored_a))
+        y, y_low = cuda.local.array(n_y, D, BYTES), cuda.local.array(n_y, D, BYTES)
         load_all_b(0, y, shared, b + s * (STEP * stored_b))
         if in_parts:
-            y_low = cuda.local.array(n_y, D, BYTES)
-            for w in range(n_y):
-                value = y[w]
-                y[w] = near_tf32(value)
-                y_low[w] = shortened_to_tf32(value - y[w])
-            of_all_rows(0, sums, x, y, y_low)
-        else:
-            of_all_rows(0, sums, x, y)
+            split(n_y, y, y, y_low)
+        of_all_rows(0, sums, shared, a + s * (STEP * stored_a), y, y_low)
 
     steps = unrolled(rows // STEP, step)
 
@@ -272,12 +281,17 @@ if SIMULATED:
         factors = np.stack([bits << np.uint32(16), bits & np.uint32(0xFFFF0000)], -1).view(np.float32)
         return factors.reshape(len(words), -1)
 
+    def _truncated(x):
+        """Towards zero, as tensor cores round their sums (Fasi, Higham, Mikaitis and Pranesh, 2021)."""
+        nearest = np.float32(x)
+        return nearest if not abs(nearest) > abs(x) else np.nextafter(nearest, np.float32(0))
+
     def _instruction(factors):
         def instruction(sums, c, below, x, a, y, b):
             t, n_warps = cuda.threadIdx.x, cuda.blockDim.x // 32
             warp, g, k = t // 32, t % 32 // 4, t % 4
             words = cuda.shared.array((n_warps, 8, 4, 6), types.float32)
-            products = cuda.shared.array((n_warps, 16, 8), types.float32)
+            products = cuda.shared.array((n_warps, 16, 8), types.float64)
             words[warp, g, k, :4], words[warp, g, k, 4:] = x[a : a + 4], y[b : b + 2]
             cuda.syncwarp()
             if t % 32 == 0:
@@ -288,7 +302,8 @@ if SIMULATED:
             cuda.syncwarp()
             for place, row in ((c, g), (below, g + 8)):
                 for column in (0, 1):
-                    sums[place + 4 * column] += products[warp, row, 2 * k + column]
+                    at = place + 4 * column
+                    sums[at] = _truncated(float(sums[at]) + products[warp, row, 2 * k + column])
 
         return instruction
 

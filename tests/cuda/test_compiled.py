@@ -227,9 +227,10 @@ def test_a_users_own_functions_compile(name, dtype, launched, tmp_path):
         assert assemble(kernel, arguments, tmp_path)["spills"] == 0, kernel
 
 
-def test_a_function_that_cannot_be_compiled_for_a_device_is_named(launched):
-    own = CustomActivation(lambda z: np.real_if_close(z), lambda z: 1.0, "close")
-    with pytest.raises(TypeError, match="`value` of CustomActivation 'close' cannot be compiled by Numba"):
+@pytest.mark.parametrize("function", [np.real_if_close, np.round], ids=["by Numba", "by NVVM"])
+def test_a_function_that_cannot_be_compiled_for_a_device_is_named(function, launched):
+    own = CustomActivation(lambda z: function(z), lambda z: 1.0 + 0.0 * z, "own", check_derivative=False)
+    with pytest.raises(TypeError, match="`value` of CustomActivation 'own' cannot be compiled by Numba"):
         note_launches([Dense(20), own, Dense(10)], X, Y, loss="softmax_cross_entropy", optimizer="sgd", batch_size=128)
 
 

@@ -48,10 +48,20 @@ def test_embeddings_follow_the_cpu(name, weighted, dtype):
 
 
 def test_of_equal_distances_the_first_row_is_chosen():
-    X = np.repeat(np.random.default_rng(2).normal(size=(5, 6)), 5, axis=0)[:N].astype(np.float32)
-    y = np.arange(N) % 3
-    cpu, cuda = (fit(device, Triplet(1.0), "float32", y, X, shuffle=False) for device in ("cpu", "cuda"))
-    assert_alike(cpu, cuda, "float32")
+    """Row 0 and others around it on a circle, of both labels: which of them are chosen turns its gradient."""
+    circle = [(4, 3), (3, 4), (5, 0), (0, 5), (-4, 3), (4, -3), (-3, -4), (0, -5), (-3, 4), (3, -4), (-5, 0)]
+    X, y = np.array([(0, 0), *circle], np.float32), np.array([0, 0, 0, 1, 0, 1, 1, 1, 0, 1, 1, 1])
+    parameters = []
+    for device in ("cpu", "cuda"):
+        model = Sequential(Dense(2, use_bias=False)).build(2)
+        model.set_parameters({"dense_0.weight": np.eye(2)})
+        options = {"optimizer": SGD(0.01), "batch_size": 12, "shuffle": False, "sample_weight": [1.0] + [0.0] * 11}
+        with Training(model, X, y, device=device, loss=Triplet(20.0), **options) as training:
+            training.run(1)
+        parameters.append(model.parameters["dense_0.weight"])
+    cpu, cuda = parameters
+    assert not np.allclose(cpu, np.eye(2))
+    np.testing.assert_allclose(cuda, cpu, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fastmlp import BackupAndRestore, Dense, Dropout, MLPClassifier, MLPRegressor, ReLU, Sequential, TimeBudget, devices
 from fastmlp.cli import main
 from fastmlp.cuda import gradients, narrow, tensor_cores
+from fastmlp.training import Training
 
 # uint32 arithmetic wraps around on a device; NumPy's scalars warn of it
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in scalar:RuntimeWarning")
@@ -71,6 +72,20 @@ def test_numbers_that_are_not_finite_stay_so_in_two_parts():
         with np.errstate(invalid="ignore"):
             low = tensor_cores.shortened_to_tf32(np.float32(number) - tensor_cores.near_tf32(np.float32(number)))
         assert np.isnan(low)
+
+
+@pytest.mark.parametrize("precision, error", [("tf32x3", 5e-7), ("tf32", 5e-4)])
+def test_errors_of_long_sums_do_not_add_up(precision, error):
+    """Tensor cores round sums towards zero: of numbers of one sign, all the errors have that sign."""
+    rng = np.random.default_rng(0)
+    X, W = rng.random((4, 2000), np.float32), rng.random((2000, 3), np.float32)
+    model = Sequential(Dense(3)).build(2000)
+    model.set_parameters({"dense_0.weight": W})
+    options = {"loss": "squared_error", "optimizer": "sgd", "batch_size": 4, "device": "cuda", "precision": precision}
+    with Training(model, X, np.zeros((4, 3)), **options) as training:
+        (loss,) = training.run(1)
+    expected = (0.5 * (X.astype(np.float64) @ W) ** 2).sum(axis=1).mean()
+    assert abs(loss / expected - 1) < error
 
 
 def problem(n=40):
