@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 import fastmlp
 from fastmlp import DivergenceError, MLPClassifier, MLPRegressor
+from fastmlp.activations import ACTIVATIONS, ALIASES
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 SMALL = {"hidden_layer_sizes": (8, 5), "random_state": 0, "max_iter": 15}
@@ -347,10 +348,15 @@ def test_balanced_counts_weights_as_repetitions():
 
 def test_class_weight_of_labels_and_of_partial_fit():
     X, y = TASKS["labels"][1]
-    MLPClassifier(**SMALL, class_weight="balanced").fit(X, y)
+    plain, balanced = (MLPClassifier(**SMALL, class_weight=w).fit(X, y) for w in (None, "balanced"))
+    assert not np.allclose(balanced.predict_proba(X), plain.predict_proba(X), atol=1e-3)
     X, y = three_classes()
-    model = MLPClassifier(**SMALL, class_weight={0: 10.0, 1: 1.0, 2: 1.0})
-    model.partial_fit(X[y < 2], y[y < 2], classes=[0, 1, 2])
+    some, weights = np.isin(y, np.unique(y)[:2]), {label: 10.0**-k for k, label in enumerate(np.unique(y))}
+    plain, heavy = (
+        MLPClassifier(**SMALL, class_weight=w).partial_fit(X[some], y[some], classes=np.unique(y))
+        for w in (None, weights)
+    )
+    assert heavy.predict_proba(X)[:, 0].mean() > plain.predict_proba(X)[:, 0].mean() + 1e-4
 
 
 # ------------------------------------------------------------------------------------------ what X may be
@@ -441,7 +447,7 @@ def test_changed_weights_are_used():
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, *ALIASES])
 def test_few_rows_and_many_agree(task, activation):
     """Few rows are predicted by NumPy, many by the engine."""
     name, (X, y) = TASKS[task]

@@ -255,7 +255,7 @@ class BaseMLP(BaseEstimator, ABC):
         X = check_features(self, X, reset=False)
         if X.shape[0] * sum(coef.size for coef in self.coefs_) > FEW:
             return self._network().logits(X, n_threads=self.n_threads)
-        function = activations.get(self.activation).value
+        function = activations.get(self.activation)
         values = X.astype(self.coefs_[0].dtype, copy=False)
         with np.errstate(over="ignore"):  # the logistic function of -1000 is 0, by way of exp(1000)
             for i, (coef, intercept) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):

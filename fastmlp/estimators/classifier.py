@@ -343,7 +343,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         probabilities : ndarray of shape (n_samples, n_classes)
             In the order of `classes_`.
         """
-        return self._by_class(self._loss().output(self._logits(X)))
+        logits = self._logits(X)
+        return self._by_class(self._loss().output(logits))
 
     def _by_class(self, probabilities):
         """Of the loss's outputs, a column for each class or label."""
