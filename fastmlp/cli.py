@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["train", "digits", "--epochs", "0"])
     2
     """
+    for stream in (sys.stdout, sys.stderr):  # a pipe on Windows has the code page, which lacks most letters
+        if hasattr(stream, "reconfigure") and not stream.isatty() and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(encoding="utf-8")
     try:
         arguments = _parser().parse_args(argv)
         arguments.command(arguments)

@@ -23,6 +23,7 @@ def train(arguments: Namespace) -> None:
             raise FileNotFoundError(f"`{option}` must name a file in a folder that can be written to; got {path!r}.")
     if arguments.save and arguments.backup and Path(arguments.save).resolve() == Path(arguments.backup).resolve():
         raise ValueError(f"`--backup` must be another file than `--save`; got {arguments.backup!r} for both.")
+    _refuse_to_overwrite("--save", arguments.save, arguments.data)
     if arguments.data in IMAGES:
         if arguments.target or arguments.drop:
             raise ValueError(f"`--target` and `--drop` are for tables; got them for {arguments.data}.")
@@ -39,6 +40,7 @@ def predict(arguments: Namespace) -> None:
     from .serialization import load_model_with_extra
     from .tables import read_table
 
+    _refuse_to_overwrite("--output", arguments.output, arguments.model, arguments.table)
     model, extra = load_model_with_extra(arguments.model)
     if "preprocess" not in (extra or {}):
         raise ValueError(f"{arguments.model!r} was not trained on a table by `fastmlp train`: its columns are unknown.")
@@ -59,6 +61,12 @@ def predict(arguments: Namespace) -> None:
             print(f"not scored: no {target!r} in the table is a class that was learned", file=sys.stderr)
         elif len(y):
             print(_score(output[known], y, preprocess), file=sys.stderr)
+
+
+def _refuse_to_overwrite(option: str, path: str | None, *inputs: str) -> None:
+    for read in inputs:
+        if path and Path(path).resolve() == Path(read).resolve():
+            raise ValueError(f"`{option}` must be another file than {read!r}, which is read; got {path!r}.")
 
 
 def warmup(arguments: Namespace) -> None:
@@ -89,7 +97,7 @@ def _train_images(arguments: Namespace) -> None:
 
 def _train_table(arguments: Namespace) -> None:
     from . import EarlyStopping
-    from .preprocessing import encode_features, encode_target, find_task, fit_preprocess
+    from .preprocessing import MAX_CATEGORIES, encode_features, encode_target, find_task, fit_preprocess
     from .tables import kind_of, numbers, read_table, stray_text
 
     if arguments.target is None:
@@ -118,6 +126,10 @@ def _train_table(arguments: Namespace) -> None:
     preprocess = fit_preprocess(fitted_on, arguments.target, task, arguments.drop)
     for name, reason in preprocess["ignored"].items():
         print(f"ignored {name!r}: {reason}")
+    for feature in preprocess["features"]:
+        texts = fitted_on[feature["name"]].drop_null().unique() if feature["kind"] == "text" else ()
+        if len(texts) > MAX_CATEGORIES:
+            print(f"kept the {MAX_CATEGORIES} most frequent of {len(texts):,} texts of {feature['name']!r}")
     X, y = encode_features(fitted_on, preprocess, arguments.dtype), encode_target(fitted_on, preprocess)
     held_out = table.take(validation)
     X_validation, y_validation = encode_features(held_out, preprocess, X.dtype), encode_target(held_out, preprocess)

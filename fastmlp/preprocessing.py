@@ -15,13 +15,14 @@ training. A text is one-hot encoded, where missing (None) is a category of its o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import unknown_name
-from .tables import kind_of, numbers
+from .tables import infer, kind_of, numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +33,7 @@ MAX_INTEGER_CLASSES = 20  # more distinct integers than this are taken for a qua
 
 
 def find_task(column: pa.ChunkedArray, task: str = "auto") -> str:
-    """Whether a target asks for classification (text, bool, few integers) or regression (other numbers)."""
+    """Whether a target asks for classification (text, bool, few whole numbers) or regression (other numbers)."""
     import pyarrow.compute as pc
 
     accepted = ("auto", "classification", "regression")
@@ -42,8 +43,16 @@ def find_task(column: pa.ChunkedArray, task: str = "auto") -> str:
         return task
     kind = kind_of(column)
     is_integer = kind == "number" and "int" in str(column.type)
-    few = is_integer and pc.count_distinct(column).as_py() <= MAX_INTEGER_CLASSES
+    is_whole = is_integer or (kind == "number" and "double" in str(column.type) and _all_whole(column))
+    few = is_whole and pc.count_distinct(column).as_py() <= MAX_INTEGER_CLASSES
     return "classification" if kind == "text" or str(column.type) == "bool" or few else "regression"
+
+
+def _all_whole(column: pa.ChunkedArray) -> bool:
+    """Integers, which pandas writes with a point where some are missing."""
+    import pyarrow.compute as pc
+
+    return bool(pc.all(pc.equal(pc.floor(column), column)).as_py())
 
 
 def fit_preprocess(table: pa.Table, target: str, task: str, drop: Collection[str] = ()) -> dict:
@@ -137,7 +146,7 @@ def _fit_feature(name: str, column: pa.ChunkedArray) -> tuple[str, dict | None]:
     kind = kind_of(column)
     if kind is None:
         return f"columns of type {column.type} are not supported", None
-    if name == "":
+    if name == "" or re.fullmatch(r"__index_level_\d+__", name):  # pandas calls its index so in Parquet
         return "it has no name (row numbers?)", None
     if column.null_count == len(column):
         return "all values are missing", None
@@ -207,6 +216,7 @@ def _width(feature: dict) -> int:
 
 
 def _encode_number(column: pa.ChunkedArray, feature: dict, out: np.ndarray) -> None:
+    column = infer(column) if kind_of(column) == "text" else column  # of Parquet, where the model was of CSV
     values = numbers(column, feature["name"])
     missing = np.isnan(values)
     # Both halves by the scale first: neither the difference of huge numbers nor the cast to float32 may overflow

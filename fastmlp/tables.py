@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq")
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 MISSING = ("", "?", "NA", "N/A", "#N/A", "n/a", "NaN", "nan", "NULL", "null", "None")
 
 
@@ -59,8 +60,8 @@ def read_table(path: str | os.PathLike, text_columns: Collection[str] = ()) -> p
     try:
         delimiter = None if is_parquet else _delimiter(path)
         table = _read_parquet(path) if is_parquet else _read_csv(path, delimiter)
-    except (pa.ArrowException, OSError, EOFError) as error:
-        advice = ". Save it in UTF-8." if "UTF8" in str(error) else ""
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+        advice = ". Save it in UTF-8." if "UTF8" in str(error) or isinstance(error, UnicodeDecodeError) else ""
         raise ValueError(f"{str(path)!r} cannot be read as a table: {error}{advice}") from error
     names = table.column_names
     name, count = Counter(names).most_common(1)[0] if names else ("", 0)
@@ -71,7 +72,7 @@ def read_table(path: str | os.PathLike, text_columns: Collection[str] = ()) -> p
     columns = {name: _clean(table[name]) for name in names}
     if not is_parquet:
         comma = delimiter == ";"
-        columns |= {name: _infer(column, comma) for name, column in columns.items() if name not in text_columns}
+        columns |= {name: infer(column, comma) for name, column in columns.items() if name not in text_columns}
     return pa.table(columns)
 
 
@@ -88,6 +89,7 @@ def kind_of(column: pa.ChunkedArray) -> str | None:
 def numbers(column: pa.ChunkedArray, name: str) -> np.ndarray:
     """The column as float64, NaN for missing; dates and times as microseconds."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     try:
         if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
@@ -96,6 +98,11 @@ def numbers(column: pa.ChunkedArray, name: str) -> np.ndarray:
             column = column.cast(pa.time64("us"), safe=False)
         if pa.types.is_temporal(column.type) or pa.types.is_boolean(column.type):
             column = column.cast(pa.int64())
+        if kind_of(column) == "text":
+            is_text = pc.fill_null(pc.invert(pc.match_substring_regex(column, _NUMBER)), False).to_numpy()
+            if is_text.any():
+                row = int(is_text.argmax())
+                raise ValueError(f"column {name!r} must hold numbers; got {column[row].as_py()!r} in row {row + 1}.")
         values = column.cast(pa.float64(), safe=kind_of(column) == "text").to_numpy()
     except pa.ArrowInvalid as error:
         raise ValueError(f"column {name!r} must hold numbers: {error}") from error
@@ -113,7 +120,7 @@ def stray_text(column: pa.ChunkedArray) -> str | None:
     if kind_of(column) != "text":
         return None
     texts = column.drop_null()
-    is_number = pc.match_substring_regex(texts, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
+    is_number = pc.match_substring_regex(texts, _NUMBER)
     others = texts.filter(pc.invert(is_number))
     return others[0].as_py() if 0 < len(others) < len(texts) / 2 else None
 
@@ -171,14 +178,14 @@ def _clean(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
-def _infer(column: pa.ChunkedArray, decimal_comma: bool) -> pa.ChunkedArray:
+def infer(column: pa.ChunkedArray, decimal_comma: bool = False) -> pa.ChunkedArray:
     """A text column as the first type that all its values fit (int64 if all are missing)."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     for kind in (pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us"), pa.timestamp("us", "UTC")):
         try:
-            return column.cast(kind)
+            return _clean(column.cast(kind))  # "-nan" is NaN
         except pa.ArrowInvalid:
             pass
     pattern = r"^[+-]?\d*,?\d+([eE][+-]?\d+)?$"

@@ -245,6 +245,31 @@ def test_a_place_where_no_file_can_be_is_refused_before_training(run, tmp_path):
 
 
 @needs_pyarrow
+def test_what_is_read_is_not_written_to(run, flowers, tmp_path, monkeypatch):
+    table, model = flowers[0], tmp_path / "m.safetensors"
+    before = table.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for path in (table, "flowers.csv", tmp_path / "." / "flowers.csv"):
+        code, out, err = run("train", table, "--target", "kind", "--save", path)
+        assert (code, out) == (2, "") and "`--save` must be another file than" in err
+    assert run("train", table, "--target", "kind", "--epochs", 1, "--save", model)[0] == 0
+    of_model = model.read_bytes()
+    for path in (table, model):
+        code, out, err = run("predict", model, table, "--output", path)
+        assert (code, out) == (2, "") and "`--output` must be another file than" in err
+    assert table.read_bytes() == before and model.read_bytes() == of_model
+
+
+@needs_pyarrow
+def test_texts_that_are_left_out_are_counted(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastmlp.preprocessing.MAX_CATEGORIES", 3)
+    rows = [{"shop": f"s{i % 7}", "few": f"f{i % 3}", "y": i % 7 + 0.5} for i in range(70)]
+    code, out, err = run("train", write_csv(tmp_path / "t.csv", rows), "--target", "y", "--epochs", 1)
+    assert code == 0, err
+    assert "kept the 3 most frequent of 7 texts of 'shop'\n" in out and "'few'" not in out
+
+
+@needs_pyarrow
 def test_infinity_is_found_before_training_with_its_row(run, tmp_path):
     rows = [{"x": x, "y": "" if x == 0 else x} for x in range(20)]
     for name in ("x", "y"):
@@ -303,6 +328,23 @@ def process(*arguments, **options):
     command = [sys.executable, "-m", "fastmlp", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, **pipes, **options)
+
+
+@needs_pyarrow
+def test_texts_of_any_alphabet_reach_a_pipe(tmp_path):
+    """Whose encoding is the code page on Windows, where nobody asked for another."""
+    rows = [{"größe": i, "kind": "日本" if i % 2 else "čeština"} for i in range(60)]
+    path, model = tmp_path / "t.csv", tmp_path / "m.safetensors"
+    path.write_text("größe,kind\n" + "".join(f"{r['größe']},{r['kind']}\n" for r in rows), encoding="utf-8")
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    for arguments in (
+        ["train", path, "--target", "kind", "--epochs", 1, "--save", model],
+        ["predict", model, path],
+    ):
+        with process(*arguments, env=environment, encoding="utf-8") as child:
+            out, err = child.communicate(timeout=120)
+        assert child.returncode == 0, err
+    assert out.splitlines()[0] == "prediction" and set(out.splitlines()[1:]) <= {"日本", "čeština"}
 
 
 def test_version():

@@ -143,10 +143,12 @@ def test_refused_files(csv_file, text, name, message):
 def test_broken_files(tmp_path):
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(HOUSES.encode() * 1000)[:-30])
     (tmp_path / "latin.csv").write_bytes("a\nKöln\n".encode("latin-1"))
+    (tmp_path / "header.csv").write_bytes("größe,b\n1,2\n".encode("latin-1"))
     (tmp_path / "utf16.csv").write_bytes(HOUSES.encode("utf-16"))
     for name, message in [
         ("cut.csv.gz", "cannot be read as a table"),
         ("latin.csv", "cannot be read as a table: .* Save it in UTF-8"),
+        ("header.csv", "header.csv' cannot be read as a table: .* Save it in UTF-8"),
         ("utf16.csv", "must be UTF-8 .*; it is UTF-16"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -200,10 +202,30 @@ def test_a_missing_column_is_named():
 
 def test_texts_where_numbers_are_expected_name_column_and_value():
     preprocess = preprocess_of(pa.table({"age": [1, 2], "y": [1, 2]}))
-    with pytest.raises(ValueError, match="column 'age' must hold numbers.*'old'"):
+    with pytest.raises(ValueError, match="column 'age' must hold numbers; got 'old' in row 2"):
         encode_features(pa.table({"age": ["7", "old"]}), preprocess)
     X = encode_features(pa.table({"age": ["2", None]}), preprocess)  # numbers that are stored as text will do
     np.testing.assert_allclose(X[:, 0], [1, 0])
+
+
+def test_texts_of_parquet_where_the_model_was_trained_on_csv(csv_file, tmp_path):
+    """ "True", a time and numbers are texts there, if they were in the data frame."""
+    text = "flag,day,size,y\n" + "".join(f"{i % 2 == 0},2024-01-{i + 1:02},{i}.5,{i}\n" for i in range(9))
+    table = read_table(csv_file(text))
+    preprocess = preprocess_of(table)
+    texts = [line.split(",") for line in text.splitlines()]
+    columns = {name: [row[k] for row in texts[1:]] for k, name in enumerate(texts[0])}
+    pa.parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    np.testing.assert_array_equal(
+        encode_features(read_table(tmp_path / "t.parquet"), preprocess), encode_features(table, preprocess)
+    )
+
+
+@pytest.mark.parametrize("word", ["-nan", "NAN", "+nan"])
+def test_every_nan_is_missing(csv_file, word):
+    table = read_table(csv_file(f"x,y\n1.5,2\n{word},3\n2.5,{word}\n"))
+    assert [table[name].null_count for name in ("x", "y")] == [1, 1]
+    assert table["x"].to_pylist() == [1.5, None, 2.5]
 
 
 def test_an_infinite_number_names_column_and_row():
@@ -221,6 +243,7 @@ def test_columns_that_tell_nothing_are_ignored():
             "id": ["a1", "a2", "a3"],
             "list": [[1], [2], [3]],
             "": [0, 1, 2],
+            "__index_level_0__": [4, 5, 6],
             "unwanted": [1, 2, 3],
             "x": [1, 2, 3],
             "y": [1, 2, 3],
@@ -292,7 +315,8 @@ def test_times_of_day_bools_and_decimals(tmp_path):
         ([0, 1, 1], "classification"),
         (range(20), "classification"),
         (range(21), "regression"),
-        ([0.0, 1.0, 1.0], "regression"),
+        ([0.0, 1.0, None], "classification"),  # as pandas writes integers beside a missing one
+        ([0.0, 1.5, 1.0], "regression"),
     ],
 )
 def test_the_task_is_found(values, task):
