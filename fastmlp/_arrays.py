@@ -92,7 +92,7 @@ def check_weights(weights, n: int, argument: str = "sample_weight") -> np.ndarra
     """Weights as float64 (n,), finite, not negative, not all zero; None stays None."""
     if weights is None:
         return None
-    weights = np.asarray(weights)
+    weights = _array(weights, argument)
     if weights.dtype.kind not in "biuf" or weights.shape != (n,):
         raise ValueError(f"`{argument}` must be {n} numbers, one per row; got shape {weights.shape}, {weights.dtype}.")
     weights = weights.astype(np.float64)
@@ -122,22 +122,32 @@ def check_groups(groups, n: int, loss, sample_weight=None, argument: str = "grou
         raise ValueError(f"`{argument}` is for losses of queries ('ranknet', 'listnet'); got loss={loss.name!r}.")
     if sample_weight is not None:
         raise ValueError(f"`sample_weight` must be None for loss={loss.name!r}: every query counts the same.")
-    groups = np.asarray(groups)
+    groups = _array(groups, argument)
     if groups.shape != (n,):
         raise ValueError(f"`{argument}` must have one label for each of {n} rows; got shape {groups.shape}.")
     check_finite(groups, argument)
-    return np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    try:
+        return np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    except TypeError as error:
+        raise TypeError(f"`{argument}` must have labels of one kind, which can be sorted ({error}).") from None
 
 
-def class_weights(class_weight, y: np.ndarray, loss) -> np.ndarray:
+def _array(values, argument: str) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # rows of several lengths
+        raise ValueError(f"`{argument}` must be an array: {error}") from None
+
+
+def class_weights(class_weight, y: np.ndarray, loss, n_outputs: int) -> np.ndarray:
     """The weight of each row by its class, float64 (n,).
 
     >>> from fastmlp.losses import Hinge
-    >>> class_weights("balanced", np.array([0, 0, 0, 1]), Hinge()).round(3).tolist()
+    >>> class_weights("balanced", np.array([0, 0, 0, 1]), Hinge(), 1).round(3).tolist()
     [0.667, 0.667, 0.667, 2.0]
     """
     labels = y.argmax(axis=1) if y.ndim == 2 and y.shape[1] > 1 else y.reshape(-1)
-    several = y.size > len(y) and loss.name != "softmax_cross_entropy"
+    several = y.size > len(y) and not loss.codes
     if not loss.classification or several or (labels != np.floor(labels)).any():
         raise ValueError(f"`class_weight` needs one class per row; got loss={loss.name!r} and targets of {y.shape}.")
     if isinstance(class_weight, str) and class_weight == "balanced":
@@ -149,6 +159,9 @@ def class_weights(class_weight, y: np.ndarray, loss) -> np.ndarray:
     for label, weight in class_weight.items():
         if not isinstance(label, Real):
             raise TypeError(f"`class_weight` must have numbers for classes, as y has; got {label!r}.")
+        known = 0 <= label < n_outputs if loss.codes else not loss.bad_targets(np.array([[label]]), n_outputs).any()
+        if not known:
+            raise ValueError(f"`class_weight` must have classes that y can hold, {loss.targets}; got {label!r}.")
         check_range(f"class_weight[{label!r}]", weight, 0, np.inf)
         weights[labels == label] = weight
     return weights
@@ -156,20 +169,19 @@ def class_weights(class_weight, y: np.ndarray, loss) -> np.ndarray:
 
 def check_targets(y, n: int, n_outputs: int, loss, argument: str = "y") -> np.ndarray:
     """Targets of the shape and in the range that the loss takes."""
-    y = y.toarray() if is_sparse(y) else np.asarray(y)
+    y = y.toarray() if is_sparse(y) else _array(y, argument)
     expected = f"`{argument}` must be {loss.targets}, for {n} rows and K={n_outputs} outputs"
     if y.dtype.kind not in "biuf":
         raise TypeError(f"{expected}; got dtype {y.dtype}.")
-    codes_only = loss.name == "softmax_cross_entropy"
     columns = loss.target_columns(n_outputs)
-    if y.ndim == 2 and y.shape == (n, columns) and not (codes_only and n_outputs == 1):
+    if y.ndim == 2 and y.shape == (n, columns) and not (loss.codes and n_outputs == 1):
         pass
-    elif y.shape in ((n,), (n, 1)) and (codes_only or columns == 1):
+    elif y.shape in ((n,), (n, 1)) and (loss.codes or columns == 1):
         y = y.reshape(n)
     else:
         raise ValueError(f"{expected}; got shape {y.shape}.")
     check_finite(y, argument)
-    if codes_only and y.ndim == 1:
+    if loss.codes and y.ndim == 1:
         codes = y.astype(np.int64)
         bad = (codes != y) | (codes < 0) | (codes >= n_outputs)
         if bad.any():
@@ -180,18 +192,7 @@ def check_targets(y, n: int, n_outputs: int, loss, argument: str = "y") -> np.nd
     if bad.any():
         where = np.argwhere(bad)[0]
         raise ValueError(f"{expected}; got {y[tuple(where)].item()!r} in row {where[0]}.")
-    if codes_only and (bad := abs(y.sum(axis=1) - 1) > 1e-3).any():
+    if loss.codes and (bad := abs(y.sum(axis=1) - 1) > 1e-3).any():
         row = int(np.argmax(bad))
         raise ValueError(f"{expected}; row {row} sums to {y[row].sum():g}, not to 1.")
     return y
-
-
-def check_count(value, argument: str, most: int | None = None, what: str = "") -> int:
-    """An integer of at least 1 (and at most `most`)."""
-    accepted = f"in [1, {what}{most}]" if most is not None else "at least 1"
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"`{argument}` must be an integer, {accepted}; got {value!r}.")
-    value = value.__index__()
-    if value < 1 or (most is not None and value > most):
-        raise ValueError(f"`{argument}` must be {accepted}; got {value}.")
-    return value

@@ -119,7 +119,7 @@ def diagnose(model, X, y, *, loss=None, seed: int = 0) -> Report:
         raise ValueError(f"`loss` must be one of single rows, to be diagnosed; got {loss.name!r}, which ranks queries.")
     X = check_X(X, n_features=model.n_features)
     y = check_targets(y, X.shape[0], model.n_outputs, loss)
-    if loss.name != "softmax_cross_entropy" and loss.target_columns(model.n_outputs) != model.n_outputs:
+    if not loss.codes and loss.target_columns(model.n_outputs) != model.n_outputs:
         raise ValueError(f"`loss` must be one with a target for every output, to be diagnosed; got {loss.name!r}.")
     fresh = _fresh(model, X, seed)
     rows = np.unique(np.linspace(0, X.shape[0] - 1, min(_ROWS, X.shape[0])).astype(np.intp))
@@ -142,36 +142,38 @@ def _fresh(model, X, seed):
 
 
 def _copy(model):
-    copy = sequential.Sequential(*model.layers, dtype=model.dtype)
-    copy.n_features, copy._arrays = model.n_features, model.parameters
-    return copy
+    return sequential.Sequential(*model.layers, dtype=model.dtype)._adopt(model.n_features, model.parameters)
 
 
 def _rows_of_targets(y, n_outputs, loss) -> np.ndarray:
-    if loss.name == "softmax_cross_entropy" and y.ndim == 1:
+    if loss.codes and y.ndim == 1:
         return np.eye(n_outputs)[y]
     return np.asarray(y, np.float64).reshape(len(y), n_outputs)
 
 
-def _best_constant(t, loss) -> float:
-    """The loss of the constant prediction that is best for these rows of targets; of one row: the least possible."""
-    if not loss.classification:
-        return 0.5 * float(t.var(axis=0).sum())
-    p = t.mean(axis=0)
-    both = p if loss.name == "softmax_cross_entropy" else np.concatenate([p, 1 - p])
-    return float(-(both * np.log(np.maximum(both, _TINY))).sum())
+def _best_constant(y, n_outputs, loss) -> float:
+    """The loss of the constant logits that are best for these targets; for one row: the least possible."""
+    from scipy.optimize import minimize
+
+    def value(z):
+        logits = np.broadcast_to(z, (len(y), n_outputs))
+        return loss.value(logits, y), loss.gradient(logits, y).mean(axis=0)
+
+    t = _rows_of_targets(y, n_outputs, loss)
+    starts = np.zeros(n_outputs), t.mean(axis=0), np.median(t, axis=0)  # the last is best where there is a kink
+    with np.errstate(all="ignore"):
+        return float(np.nanmin([minimize(value, z, jac=True, method="L-BFGS-B").fun for z in starts]))
 
 
 def _first_loss(fresh, X, y, loss) -> Finding:
-    # Chance: all classes alike, or, for numbers, the mean. A drawn network's logits of size 1 add about 1/2 to the
-    # cross-entropy, so twice chance asks for logits that are too large, ten times for ones far out of scale.
+    # Chance: all classes alike, or, for numbers, the best constant. A drawn network's logits of size 1 add about 1/2 to
+    # the cross-entropy, so twice chance asks for logits that are too large, ten times for ones far out of scale.
     n_outputs = fresh.n_outputs
     if loss.classification:
-        chance = np.log(n_outputs) if loss.name == "softmax_cross_entropy" else n_outputs * np.log(2)
-        chance = max(chance, _TINY)
+        chance = loss.value(np.zeros((len(y), n_outputs)), y)
     else:
-        chance = max(_best_constant(_rows_of_targets(y, n_outputs, loss), loss), _TINY)
-    value = loss.value(fresh.logits(X), y)
+        chance = _best_constant(y, n_outputs, loss)
+    chance, value = max(chance, _TINY), loss.value(fresh.logits(X), y)
     what = "divide the inputs by their spread" + ("" if loss.classification else " and centre and scale the targets")
     measured = f"{value:.4g} before training; chance gives {chance:.4g}"
     return _finding("first_loss", value / chance, 2 + 0.5 / chance * loss.classification, 10, measured, what)
@@ -183,10 +185,10 @@ def _five_examples(fresh, X, y, loss) -> Finding:
     first = np.unique(t, axis=0, return_index=True)[1]
     first = first[np.linspace(0, len(first) - 1, min(5, len(first))).astype(np.intp)]
     rows = np.concatenate([first, np.setdiff1d(np.arange(min(10, len(y))), first)])[:5]
-    few, targets, t = X[rows], y[rows], t[rows]
-    least = np.mean([_best_constant(row[None], loss) for row in t])
-    room = _best_constant(t, loss) - least
-    if room < _TINY:
+    few, targets, n_outputs = X[rows], y[rows], fresh.n_outputs
+    least = np.mean([_best_constant(targets[i : i + 1], n_outputs, loss) for i in range(len(targets))])
+    room = _best_constant(targets, n_outputs, loss) - least
+    if room < 1e-6:
         return Finding("five_examples", WARNING, "all targets are the same", "give rows with different targets")
     left = np.inf
     for rate in (1e-2, 1e-3):  # the larger is too large for deep networks, the smaller slow for small ones
@@ -285,11 +287,11 @@ def _class_balance(y, n_outputs, loss) -> Finding | None:
         return None
     shares = _rows_of_targets(y, n_outputs, loss).mean(axis=0)
     even = 1 / n_outputs
-    if loss.name == "binary_cross_entropy":
+    if not loss.codes:  # each output is a class by itself
         shares, even = np.minimum(shares, 1 - shares), 0.5
     rarest = float(shares.min())
     measured = f"the rarest class has {rarest:.1%} of the rows; an even share is {even:.1%}"
-    advice = 'class_weight="balanced" in MLPClassifier, or sample_weight; judge by F1, not by accuracy'
+    advice = 'class_weight="balanced", or sample_weight; judge by F1, not by accuracy'
     return _finding("class_balance", even / max(rarest, _TINY), 5, np.inf, measured, advice)
 
 

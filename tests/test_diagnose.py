@@ -5,6 +5,16 @@ import pytest
 
 from fastmlp import SGD, Adam, Dense, Logistic, ReLU, Rescaling, Sequential, Tanh, diagnose, diagnose_history
 from fastmlp.diagnosis import gradient_norms
+from fastmlp.losses import (
+    AbsoluteError,
+    BinaryCrossEntropy,
+    Focal,
+    Huber,
+    NegativeBinomial,
+    Poisson,
+    SoftmaxCrossEntropy,
+    SquaredError,
+)
 
 SOFTMAX = "softmax_cross_entropy"
 
@@ -109,6 +119,36 @@ def test_gradient_norms_are_those_of_the_gradients(some):
     _, gradients = model.gradients(*some, SOFTMAX)
     norms = gradient_norms(model, *some, SOFTMAX)
     assert norms == {f"dense_{k}": pytest.approx(np.linalg.norm(gradients[f"dense_{k}.weight"])) for k in (0, 1)}
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        SoftmaxCrossEntropy(label_smoothing=0.3),
+        BinaryCrossEntropy(),
+        BinaryCrossEntropy(label_smoothing=0.2),
+        Focal(),
+        SquaredError(),
+        AbsoluteError(),
+        Huber(),
+        Poisson(),
+        NegativeBinomial(),
+    ],
+    ids=repr,
+)
+def test_every_loss_has_its_own_chance(some, loss):
+    X, digit = some[0] / 16, some[1]
+    targets = {"softmax_cross_entropy": digit, "binary_cross_entropy": np.eye(10)[digit], "focal": np.eye(10)[digit]}
+    y = targets.get(loss.name, (digit % 4).astype(float))
+    n_outputs = 10 if loss.classification else 1
+    report = diagnose(Sequential(Dense(64), ReLU(), Dense(n_outputs)), X, y, loss=loss)
+    assert report.problems == [], report
+    assert ("class_balance" in str(report)) == loss.classification
+    if not loss.classification:  # the best of many constants
+        logits = np.linspace(-3, 3, 601)[:, None, None]
+        best = min(loss.value(np.broadcast_to(z, (len(y), 1)), y) for z in logits)
+        chance = float(report["first_loss"].measured.split()[-1])
+        assert chance == pytest.approx(best, rel=1e-3)
 
 
 def test_bad_input(some):

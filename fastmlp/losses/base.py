@@ -32,6 +32,8 @@ class Loss:
     name: ClassVar[str] = ""
     targets: ClassVar[str] = ""  # what y may be, in words
     classification: ClassVar[bool] = False
+    codes: ClassVar[bool] = False  # whether y may be class numbers (n,) beside rows (n, K) that sum to 1
+    mixable: ClassVar[bool] = False  # whether it is right for targets between those of two rows
     own_layer: ClassVar[str] = ""  # what it does with the logits first: a network is not to end with it
 
     across: ClassVar[tuple[str, ...]] = ()  # or kernels that see all rows of a batch, a barrier after each

@@ -27,6 +27,8 @@ class SoftmaxCrossEntropy(Loss):
     """
 
     name: ClassVar[str] = "softmax_cross_entropy"
+    codes: ClassVar[bool] = True
+    mixable: ClassVar[bool] = True
     own_layer: ClassVar[str] = "Softmax"
     targets: ClassVar[str] = "integer codes (n,) in [0, K), or one-hot rows or probabilities (n, K)"
     classification: ClassVar[bool] = True
@@ -84,6 +86,7 @@ class BinaryCrossEntropy(Loss):
     """
 
     name: ClassVar[str] = "binary_cross_entropy"
+    mixable: ClassVar[bool] = True
     own_layer: ClassVar[str] = "Logistic"
     targets: ClassVar[str] = "numbers in [0, 1] of shape (n,) or (n, K)"
     classification: ClassVar[bool] = True

@@ -30,6 +30,7 @@ class SquaredError(Loss):
     """
 
     name: ClassVar[str] = "squared_error"
+    mixable: ClassVar[bool] = True
     targets: ClassVar[str] = "finite numbers of shape (n,) or (n, K)"
     term: ClassVar = staticmethod(squared_term)
     slope: ClassVar = staticmethod(squared_slope)
@@ -57,6 +58,7 @@ class AbsoluteError(Loss):
     """
 
     name: ClassVar[str] = "absolute_error"
+    mixable: ClassVar[bool] = True
     targets: ClassVar[str] = "finite numbers of shape (n,) or (n, K)"
     term: ClassVar = staticmethod(absolute_term)
     slope: ClassVar = staticmethod(absolute_slope)
@@ -95,6 +97,7 @@ class Huber(Loss):
     """
 
     name: ClassVar[str] = "huber"
+    mixable: ClassVar[bool] = True
     targets: ClassVar[str] = "finite numbers of shape (n,) or (n, K)"
     term: ClassVar = staticmethod(huber_term)
     slope: ClassVar = staticmethod(huber_slope)

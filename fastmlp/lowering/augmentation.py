@@ -8,12 +8,9 @@ from collections.abc import Sequence
 from ..augmentation import CutMix, GaussianNoise, Mixing, RandomAffine
 from ..engine import records as R
 from ..layers import Layer
-from ..losses import Loss
+from ..losses import LOSSES, Loss
 from ..plan import Group, Matrix, Plan, Ref, Step
 from .steps import bits, panels
-
-# losses that are right for targets between those of two rows
-MIXABLE = ("softmax_cross_entropy", "binary_cross_entropy", "squared_error", "absolute_error", "huber")
 
 
 def augmentation_steps(
@@ -35,10 +32,10 @@ def augmentation_steps(
             fields |= {R.IMAGES: plan.place("workspace", plan.batch_size * plan.n_features * plan.item)}
             steps.append(Step("random_affine", fields | _affine_fields(layer), f"x = {layer!r}(x)"))
         elif isinstance(layer, Mixing):
-            if loss.name not in MIXABLE:
+            if not loss.mixable:
                 raise ValueError(
                     f"{layer!r} mixes targets, which the loss {loss.name!r} cannot take; use one of "
-                    f"{', '.join(MIXABLE)}."
+                    f"{', '.join(name for name, other in LOSSES.items() if other.mixable)}."
                 )
             of_loss = _places_of_targets(plan, weighted)
             fields |= {
