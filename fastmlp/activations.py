@@ -37,7 +37,7 @@ class Activation:
     Attributes
     ----------
     name : str
-        The name that estimators and `Sequential` accept.
+        The name that estimators accept, and `get`.
     value : callable
         f(z), or f(z, parameter).
     derivative : callable

@@ -164,13 +164,12 @@ class BackupAndRestore(Callback):
             self._try_to_write()
 
     def _keep(self, training, history, callbacks) -> None:
-        training.save_parameters()
         own = training.schedule if training.schedule != training.optimizer.learning_rate else None  # a callback's
         extra = {
             "fit": self._fit,
             "training": training.state,
             "schedule": None if own is None else schedules.to_config(own),
-            "callbacks": [[type(c).__name__, c.state(training)] for c in _with_state(callbacks)],
+            "callbacks": [[type(c).__name__, copy.deepcopy(c.state(training))] for c in _with_state(callbacks)],
             "epochs": np.array(history.epochs, np.int64),
             "metrics": {name: np.array(values) for name, values in history.metrics.items()},
         }

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import time
 
-from .errors import check_range, unknown_name
+from .errors import check_count, check_flag, check_range, unknown_name
 
-_LARGER_IS_BETTER = ("accuracy", "score", "auc", "r2")
+_LARGER_IS_BETTER = ("acc", "score", "auc", "r2", "f1", "precision", "recall", "ndcg")
+_SMALLER_IS_BETTER = ("loss", "error", "mse", "mae", "deviance", "entropy", "distance", "norm", "rate", "seconds")
 
 
 class Callback:
     """Override what you need; `training` is the fit's `fastmlp.training.Training`, and `training.stop = True` ends it.
+
+    Also of use: `training.model`, a `Sequential` with the present parameters, to save, to predict with or to set
+    parameters in; `training.learning_rate`, which can be set; `training.epoch` and `training.step`, what was done.
 
     `on_fit_end` is called whatever ends the fit: its last epoch, `training.stop`, Ctrl-C or an error.
 
@@ -48,8 +52,9 @@ class _Watching(Callback):
     _saved: tuple[str, ...]  # the attributes that are its state
 
     def __init__(self, monitor, patience, min_delta, mode):
-        if isinstance(patience, bool) or not hasattr(patience, "__index__") or patience < 1:
-            raise ValueError(f"`patience` must be an integer of at least 1; got {patience!r}.")
+        if not isinstance(monitor, str):
+            raise TypeError(f"`monitor` must be the name of a metric, such as 'val_loss'; got {monitor!r}.")
+        check_count(patience, "patience")
         check_range("min_delta", min_delta, 0, math.inf)
         if mode not in ("auto", "min", "max"):
             raise unknown_name("mode", mode, ["auto", "min", "max"])
@@ -62,12 +67,22 @@ class _Watching(Callback):
         return float(logs[self.monitor])
 
     def _improved(self, value: float) -> bool:
+        self._larger_is_better  # noqa: B018  raises in the first epoch where it is not known
         if math.isnan(value):
             return False
         if self.best_ is None:
             return True
-        larger = any(word in self.monitor for word in _LARGER_IS_BETTER) if self.mode == "auto" else self.mode == "max"
-        return value > self.best_ + self.min_delta if larger else value < self.best_ - self.min_delta
+        return value > self.best_ + self.min_delta if self._larger_is_better else value < self.best_ - self.min_delta
+
+    @property
+    def _larger_is_better(self) -> bool:
+        if self.mode != "auto":
+            return self.mode == "max"
+        name = self.monitor.lower()
+        larger, smaller = (any(word in name for word in words) for words in (_LARGER_IS_BETTER, _SMALLER_IS_BETTER))
+        if not (larger or smaller):
+            raise ValueError(f"`mode` must be 'min' or 'max' for monitor={self.monitor!r}, whose name does not tell.")
+        return larger and not smaller
 
     def state(self, training):
         return {name: getattr(self, name) for name in self._saved}
@@ -94,7 +109,8 @@ class EarlyStopping(_Watching):
     restore_best : bool
         Leave the model with the parameters of the best epoch, also after Ctrl-C or a divergence.
     mode : {"auto", "min", "max"}
-        Whether smaller or larger is better; "auto" is "max" for names that hold accuracy, score, auc or r2, else "min".
+        Whether smaller or larger is better. "auto" goes by the name: "min" for losses and errors, "max" for accuracies,
+        scores, AUC, R2, F1, precision, recall and NDCG; for others it is an error.
 
     Attributes
     ----------
@@ -119,6 +135,7 @@ class EarlyStopping(_Watching):
 
     def __init__(self, monitor="val_loss", patience=10, min_delta=0.0, restore_best=True, mode="auto"):
         super().__init__(monitor, patience, min_delta, mode)
+        check_flag("restore_best", restore_best)
         self.restore_best = restore_best
         self._forget()
 
@@ -266,8 +283,7 @@ class GradientNorms(Callback):
     """
 
     def __init__(self, n_rows=256):
-        if isinstance(n_rows, bool) or not hasattr(n_rows, "__index__") or n_rows < 1:
-            raise ValueError(f"`n_rows` must be an integer of at least 1; got {n_rows!r}.")
+        check_count(n_rows, "n_rows")
         self.n_rows = n_rows
 
     def __repr__(self):
@@ -276,7 +292,6 @@ class GradientNorms(Callback):
     def on_epoch_end(self, training, epoch, logs):
         from .gradients import batch_gradients, weight_norms
 
-        training.save_parameters()
         X, y, *rest = training.sample(self.n_rows)
         _, gradients = batch_gradients(training.model, X, y, training.loss, *rest, training.n_threads)
         logs |= {f"gradient_norm_{layer}": norm for layer, norm in weight_norms(gradients).items()}

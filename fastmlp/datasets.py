@@ -13,6 +13,7 @@ import os
 import tempfile
 import urllib.request
 import zlib
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -168,7 +169,7 @@ def _download(file: IdxFile, target: Path) -> np.ndarray:
             with urllib.request.urlopen(mirror + file.name, timeout=TIMEOUT_SECONDS) as response:
                 packed = response.read(16 << 20)  # the largest has 10 MB
             array = _parse(_unpack(packed, file), file, mirror + file.name)
-        except (OSError, ValueError) as error:  # URLError and time-outs are OSErrors
+        except (OSError, ValueError, HTTPException) as error:  # URLError and time-outs are OSErrors
             reasons.append(f"{mirror}: {getattr(error, 'reason', error)}")
             continue
         _keep(packed, target)

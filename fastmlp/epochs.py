@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import numpy as np
 
@@ -12,9 +13,7 @@ def check_callbacks(callbacks: Sequence) -> tuple:
     """The `BackupAndRestore` among them, or None, and a list of the others."""
     from .callbacks import Callback
 
-    wrong = [callbacks] if not isinstance(callbacks, (list, tuple)) else callbacks
-    wrong = [c for c in wrong if not isinstance(c, Callback) or wrong[0] is callbacks]
-    if wrong:
+    if not isinstance(callbacks, (list, tuple)) or not all(isinstance(c, Callback) for c in callbacks):
         raise TypeError(f"`callbacks` must be a list of Callback objects; got {callbacks!r}.")
     if not callbacks:
         return None, []
@@ -93,14 +92,15 @@ def _one_by_one(training, history, epochs: int, callbacks, validation, backup) -
             backup.fail()
         raise
     finally:
-        for callback in begun:
-            callback.on_fit_end(training, history)
+        with ExitStack() as ends:  # each is called, whatever another raises
+            for callback in reversed(begun):
+                ends.callback(callback.on_fit_end, training, history)
 
 
 def accuracy(logits: np.ndarray, y: np.ndarray, sample_weight, loss) -> float:
     """Share of rows whose largest logit is the class; for binary and multi-label, of rows with every output right."""
     one_hot = y.ndim == 2 and y.shape[1] > 1
-    if loss.name == "softmax_cross_entropy" or (logits.shape[1] > 1 and loss.target_columns(logits.shape[1]) == 1):
+    if loss.codes or (logits.shape[1] > 1 and loss.target_columns(logits.shape[1]) == 1):
         right = loss.best_class(logits) == (y.argmax(axis=1) if one_hot else y.reshape(-1))
     else:
         right = ((logits > 0) == (y.reshape(logits.shape) > 0.5)).all(axis=1)

@@ -58,7 +58,7 @@ def check_range(
     ValueError: `momentum` must be in [0, 1); got 1.5.
     """
     try:
-        if np.ndim(value):
+        if np.ndim(value) or isinstance(value, (bool, np.bool_)):
             raise TypeError
         inside = (low < value if low_open else low <= value) and (value <= high if high_closed else value < high)
     except (TypeError, ValueError):
@@ -66,3 +66,18 @@ def check_range(
     if not inside:
         interval = f"{'(' if low_open else '['}{low:g}, {high:g}{']' if high_closed else ')'}"
         raise ValueError(f"`{argument}` must be in {interval}; got {value!r}.")
+
+
+def check_count(value, argument: str, most: int | None = None, *, least: int = 1) -> int:
+    """The integer; raise unless it is one of at least `least` and at most `most`.
+
+    >>> check_count(0, "epochs")
+    Traceback (most recent call last):
+    ValueError: `epochs` must be an integer of at least 1; got 0.
+    """
+    accepted = f"an integer of at least {least}" if most is None else f"an integer in [{least}, {most}]"
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"`{argument}` must be {accepted}; got {value!r}.")
+    if value.__index__() < least or (most is not None and value.__index__() > most):
+        raise ValueError(f"`{argument}` must be {accepted}; got {value!r}.")
+    return value.__index__()

@@ -54,7 +54,6 @@ class FlatObjective:
     def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         self.set_theta(theta)
         training = self._training
-        training.executor.pack(self._model._arrays)
         try:
             loss = float(training.run(1)[0])
         except DivergenceError:
@@ -96,6 +95,6 @@ def batch_gradients(
     try:
         return float(training.run(1)[0]), training.gradient()
     except DivergenceError:
-        return float("nan"), {name: np.full_like(array, np.nan) for name, array in model._arrays.items()}
+        return float("nan"), {name: np.full_like(array, np.nan) for name, array in training.gradient().items()}
     finally:
         training.close()

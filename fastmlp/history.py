@@ -43,10 +43,11 @@ class History:
 
     def record(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Append one epoch; all lists stay as long as `epochs`."""
+        logs = {name: _number(name, value) for name, value in logs.items()}
         for name in logs:
             self.metrics.setdefault(name, [float("nan")] * len(self.epochs))
         for name, values in self.metrics.items():
-            values.append(float(logs.get(name, "nan")))
+            values.append(logs.get(name, float("nan")))
         self.epochs.append(int(epoch))
 
     def __getitem__(self, name: str) -> list[float]:
@@ -141,3 +142,10 @@ class History:
                 "History.to_frame() needs pandas (pip install pandas); `history.metrics` is a dict of lists."
             ) from None
         return pandas.DataFrame(self.metrics, index=pandas.Index(self.epochs, name="epoch"))
+
+
+def _number(name: str, value) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"the metric {name!r} must be a number; got {value!r}.") from None

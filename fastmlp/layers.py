@@ -11,7 +11,7 @@ import numpy as np
 from . import configs, initializers, schedules, user_functions
 from .activations import ACTIVATIONS, GELU, Activation, CustomActivation, Logistic, SiLU
 from .augmentation import CutMix, GaussianNoise, MixUp, RandomAffine
-from .errors import check_flag, check_range
+from .errors import check_count, check_flag, check_range
 from .initializers import Initializer
 from .normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from .schedules import Schedule
@@ -69,11 +69,7 @@ class Dense:
 
     def __post_init__(self):
         configs.plain_numbers(self)
-        if isinstance(self.units, bool) or not hasattr(self.units, "__index__"):
-            raise TypeError(f"`units` must be an integer of at least 1; got {self.units!r}.")
-        if self.units < 1:
-            raise ValueError(f"`units` must be an integer of at least 1; got {self.units!r}.")
-        object.__setattr__(self, "units", self.units.__index__())
+        object.__setattr__(self, "units", check_count(self.units, "units"))
         initializers.check("kernel_initializer", self.kernel_initializer, auto=True)
         initializers.check("bias_initializer", self.bias_initializer)
         for name in ("l1", "l2", "learning_rate_multiplier"):
@@ -116,13 +112,8 @@ class Rescaling:
 
     def __post_init__(self):
         for name in ("scale", "offset"):
-            try:
-                value = float(getattr(self, name))
-            except (TypeError, ValueError):
-                raise TypeError(f"`{name}` must be a finite number; got {getattr(self, name)!r}.") from None
-            if not abs(value) < float("inf"):
-                raise ValueError(f"`{name}` must be a finite number; got {value!r}.")
-            object.__setattr__(self, name, value)
+            check_range(name, getattr(self, name), float("-inf"), float("inf"), low_open=True)
+            object.__setattr__(self, name, float(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -395,7 +386,6 @@ class Fork:
     """Where a branch leaves, in a list of flat layers."""
 
     name: str
-    gates: bool = False  # two branches meet in a product; else one is added to what it left
 
 
 @dataclass(frozen=True)
@@ -422,7 +412,7 @@ def flatten(layers: Sequence[Layer]) -> Iterator[Layer | Mark]:
     """The layers in the order of computation, branches between marks.
 
     >>> list(flatten([Dense(2, False), Residual(Dropout(0.5))]))[1:]
-    [Fork(name='Residual', gates=False), Dropout(rate=0.5), Join(drop_rate=0.0)]
+    [Fork(name='Residual'), Dropout(rate=0.5), Join(drop_rate=0.0)]
     """
     for layer in layers:
         if isinstance(layer, Residual):
@@ -430,7 +420,7 @@ def flatten(layers: Sequence[Layer]) -> Iterator[Layer | Mark]:
             yield from flatten(layer.layers)
             yield Join(layer.drop_rate)
         elif isinstance(layer, _Gated):
-            yield Fork(type(layer).__name__, gates=True)
+            yield Fork(type(layer).__name__)
             yield from layer.branches[0]
             yield Switch()
             yield from layer.branches[1]

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from . import configs
-from .errors import check_range
+from .errors import check_count, check_range
 
 
 @dataclass(frozen=True)
@@ -180,10 +180,7 @@ class GroupNorm(_RowNorm):
     prefix: ClassVar[str] = "group_norm"
 
     def __post_init__(self):
-        if isinstance(self.groups, bool) or not hasattr(self.groups, "__index__"):
-            raise TypeError(f"`groups` must be an integer of at least 1; got {self.groups!r}.")
-        check_range("groups", self.groups, 1, float("inf"))
-        object.__setattr__(self, "groups", self.groups.__index__())
+        object.__setattr__(self, "groups", check_count(self.groups, "groups"))
         super().__post_init__()
 
     @property

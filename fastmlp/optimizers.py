@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from . import configs, schedules
-from .errors import check_range, unknown_name
+from .errors import check_flag, check_range, unknown_name
 from .schedules import Schedule, check_rate
 
 
@@ -134,6 +134,7 @@ class SGD(Optimizer):
     def __post_init__(self):
         super().__post_init__()
         _check_number("momentum", self.momentum, 0, 1)
+        check_flag("nesterov", self.nesterov)
 
     @property
     def rule(self) -> str:
@@ -408,6 +409,7 @@ class RMSprop(Optimizer):
         check_range("rho", self.rho, 0, 1)
         _check_number("momentum", self.momentum, 0, 1)
         check_range("epsilon", self.epsilon, 0, np.inf, low_open=True)
+        check_flag("centered", self.centered)
 
     @property
     def rule(self) -> str:
@@ -478,7 +480,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (SGD, Adam, A
 
 def get(optimizer: str | Optimizer, argument: str = "optimizer") -> Optimizer:
     """The optimiser of that name with its defaults, or the object itself."""
-    if isinstance(optimizer, Optimizer):
+    if isinstance(optimizer, tuple(OPTIMIZERS.values())):
         return optimizer
     if not isinstance(optimizer, str):
         raise ValueError(

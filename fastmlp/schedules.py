@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import configs
-from .errors import check_range
+from .errors import check_count, check_range
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,8 @@ class _Timed(Schedule):
             raise ValueError(f"{type(self).__name__} needs a length, `steps` or `epochs`, one of them; got {given}.")
         if self.epochs is not None:
             check_range("epochs", self.epochs, 0, np.inf, low_open=True)
-        elif isinstance(self.steps, bool) or not hasattr(self.steps, "__index__"):
-            raise TypeError(f"`steps` must be an integer of at least 1; got {self.steps!r}.")
-        elif self.steps < 1:
-            raise ValueError(f"`steps` must be an integer of at least 1; got {self.steps!r}.")
+        else:
+            check_count(self.steps, "steps")
 
     def length(self, steps_per_epoch: int) -> float:
         """L in steps; a fraction of an epoch need not be a whole number of them."""

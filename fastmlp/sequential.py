@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import devices, initializers, losses, optimizers
-from ._arrays import check_count, check_groups, check_targets, check_weights, check_X, class_weights
+from ._arrays import check_groups, check_targets, check_weights, check_X, class_weights
 from .activations import Activation
 from .epochs import accuracy, check_callbacks, run_epochs
-from .errors import DivergenceError, check_flag, unknown_name
+from .errors import DivergenceError, check_count, check_flag, unknown_name
 from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Switch, flatten, named
 from .lowering import check_layers, parameter_shapes
 from .normalization import Norm
@@ -32,6 +32,11 @@ class Sequential:
         the first.
     dtype : {"float32", "float64"}
         Of the parameters and of all arithmetic.
+
+    Attributes
+    ----------
+    history : History or None
+        Of the last fit, also of one that Ctrl-C or an error ended. Files do not hold it.
 
     Examples
     --------
@@ -55,9 +60,10 @@ class Sequential:
         self.dtype = np.dtype(name)
         self.layers = layers
         self._flat = tuple(named(layers))
-        self.loss = None
+        self.loss = self.history = None
         self.n_features = None
         self._arrays: dict[str, np.ndarray] = {}
+        self._epochs = 0  # that its parameters were trained for
 
     def __repr__(self):
         return f"Sequential({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"
@@ -87,7 +93,7 @@ class Sequential:
         Sequential
             Itself.
         """
-        n_features, seed = check_count(n_features, "n_features"), _check_seed(seed)
+        n_features, seed = check_count(n_features, "n_features"), check_count(seed, "seed", least=0)
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(0,))))
         shapes, arrays = parameter_shapes(self.layers, n_features), {}
         flat = list(named(self.layers))
@@ -102,8 +108,13 @@ class Sequential:
                     key: np.full(shapes[key], first if key.endswith((".weight", ".running_var")) else 0.0)
                     for key in own
                 }
-        self.n_features = n_features
+        self.n_features, self._epochs = n_features, 0
         self._arrays = {name: array.astype(self.dtype) for name, array in arrays.items()}
+        return self
+
+    def _adopt(self, n_features: int, parameters: dict[str, np.ndarray]) -> Sequential:
+        """Take these arrays, all that a network of so many inputs has, for its own."""
+        self.n_features, self._arrays = check_count(n_features, "n_features"), parameters
         return self
 
     def _need_parameters(self) -> None:
@@ -131,7 +142,10 @@ class Sequential:
         for name, value in parameters.items():
             if name not in self._arrays:
                 raise unknown_name("parameters", name, self._arrays)
-            value = np.array(value, self.dtype)
+            try:
+                value = np.array(value, self.dtype)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"`{name}` must be an array of numbers ({error}).") from None
             if value.shape != self._arrays[name].shape:
                 raise ValueError(f"`{name}` must have shape {self._arrays[name].shape}; got {value.shape}.")
             if not np.isfinite(value).all():
@@ -162,7 +176,10 @@ class Sequential:
         device: str = "cpu",
         precision: str | None = None,
     ):
-        """Train; parameters that exist are the start, so a second call goes on (with a new optimiser).
+        """Train; parameters that exist are the start.
+
+        So a second call goes on: with a new optimiser, and with the orders of rows, masks and noise of the epochs that
+        follow those of the calls before. Of plain SGD, two fits of ten epochs give the bits of one of twenty.
 
         Parameters
         ----------
@@ -227,8 +244,8 @@ class Sequential:
             loss = self.loss
         loss, optimizer = losses.get(loss), optimizers.get(optimizer)
         epochs, batch_size = check_count(epochs, "epochs"), check_count(batch_size, "batch_size")
-        n_threads = n_threads if n_threads is None else check_count(n_threads, "n_threads")
-        seed = _check_seed(seed)
+        n_threads = _check_threads(n_threads)
+        seed = check_count(seed, "seed", least=0)
         check_flag("shuffle", shuffle)
         _warn_of_logits(self.layers[-1], loss)
         X = check_X(X, n_features=self.n_features)
@@ -238,7 +255,9 @@ class Sequential:
         groups = check_groups(groups, n, loss, sample_weight)
         if class_weight is not None:
             sample_weight = check_weights(
-                class_weights(class_weight, y, loss) * (1.0 if sample_weight is None else sample_weight), n
+                class_weights(class_weight, y, loss, self.n_outputs)
+                * (1.0 if sample_weight is None else sample_weight),
+                n,
             )
         backup, callbacks = check_callbacks(callbacks)
         validation = self._validation(validation_data, X.shape[1], loss)
@@ -248,26 +267,31 @@ class Sequential:
             from .progress import progress_callbacks
 
             callbacks = [*callbacks, *progress_callbacks(verbose, epochs, n)]
-        new, history, training = not self.built, History(), None
+        new, history, training, loss_before = not self.built, History(), None, self.loss
         if new:
             self.build(X.shape[1], seed)
-        self.loss = loss
+        self.loss, self.history = loss, history
         options = {"sample_weight": sample_weight, "seed": seed, "n_threads": n_threads, "shuffle": shuffle}
-        options |= {"device": device, "precision": precision, "groups": groups}
+        options |= {"device": device, "precision": precision, "groups": groups, "epochs_before": self._epochs}
         try:
             if backup is not None:
                 recipe = {"optimizer": optimizer, "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
                 data = X, y, sample_weight, groups
                 recipe |= {"device": device, "precision": precision if device == "cuda" else None}
+                recipe |= {"epochs_before": self._epochs}
                 options["state"] = backup.find(self, data, validation, epochs, callbacks, **recipe)
             with Training(self, X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, **options) as training:
                 run_epochs(training, history, epochs, callbacks, validation, backup)
         except DivergenceError:  # has said which parameters are kept
             raise
         except BaseException:  # Ctrl-C while it compiled, too little memory, a callback's error before the first step
-            if new and (training is None or not training.step):  # a random network is not a fitted one
-                self._arrays, self.n_features = {}, None
+            if training is None or not training.step:  # it is what it was: a random network is not a fitted one
+                self.loss = loss_before
+                if new:
+                    self._arrays, self.n_features = {}, None
             raise
+        finally:
+            self._epochs += 0 if training is None else training.epoch
         return history
 
     def _validation(self, data, n_features: int, loss):
@@ -288,6 +312,7 @@ class Sequential:
     def logits(self, X, n_threads: int | None = None) -> np.ndarray:
         """The last layer's values, (n, K), in the model's dtype."""
         self._need_parameters()
+        n_threads = _check_threads(n_threads)
         X = check_X(X, n_features=self.n_features)
         if X.shape[0] * sum([a.size for a in self._arrays.values()]) <= FEW:
             return numpy_forward(self._flat, self._arrays, X, self.dtype)
@@ -509,10 +534,8 @@ def _initial(name: str, layer: Dense, after: Layer | None, shapes: dict, rng) ->
     return arrays
 
 
-def _check_seed(seed) -> int:
-    if isinstance(seed, bool) or not hasattr(seed, "__index__") or seed.__index__() < 0:
-        raise ValueError(f"`seed` must be an integer of at least 0; got {seed!r}.")
-    return seed.__index__()
+def _check_threads(n_threads) -> int | None:
+    return None if n_threads is None else check_count(n_threads, "n_threads")
 
 
 def _warn_of_logits(last: Layer, loss) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import layers as layer_module
 from . import losses, model_file
-from .errors import unknown_name
+from .errors import check_count, unknown_name
 from .model_file import ModelFileError
 
 __all__ = ["ModelFileError", "load_model", "load_model_with_extra", "save_model"]
@@ -131,6 +131,7 @@ def _describe_sequential(model, tensors: dict) -> dict:
         "layers": [layer_module.to_config(layer) for layer in model.layers],
         "dtype": np.dtype(model.dtype).name,
         "n_features": int(model.n_features) if model.built else None,
+        "epochs": model._epochs,
         "loss": None if model.loss is None else losses.to_config(model.loss),
     }
 
@@ -146,8 +147,8 @@ def _build_sequential(config: dict, tensors: dict, custom_objects: dict | None):
         shapes = parameter_shapes(layers, config["n_features"])
         for name, shape in shapes.items():
             _check_tensor(name, tensors.get(name), shape, model.dtype)
-        model.build(config["n_features"])
-        model.set_parameters({name: tensors[name] for name in shapes})
+        model._adopt(config["n_features"], {name: tensors[name] for name in shapes})
+        model._epochs = check_count(config.get("epochs", 0), "epochs", least=0)
     if config["loss"] is not None:
         model.loss = losses.from_config(config["loss"], custom_objects)
     return model
@@ -161,6 +162,8 @@ def _check_tensor(name: str, array, shape: tuple, dtype) -> None:
             f"the parameter {name!r} must be {np.dtype(dtype).name} of shape {tuple(shape)}; the file has "
             f"{array.dtype.name} of shape {array.shape}."
         )
+    if not np.isfinite(array).all():
+        raise ValueError(f"the parameter {name!r} must be finite; it holds NaN or infinity.")
 
 
 # Estimators

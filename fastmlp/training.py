@@ -68,6 +68,8 @@ class Training:
         For a look at gradients: no layer of dropout acts, none is frozen.
     state : dict, optional
         `Training.state` of an earlier fit: goes on from there.
+    epochs_before : int
+        Of earlier fits: orders of rows, masks and the like go on from there.
     device : {"cpu", "cuda"}
         What `devices.choose` chose.
     precision : {None, "tf32x3", "tf32", "bf16"}
@@ -75,6 +77,9 @@ class Training:
 
     Attributes
     ----------
+    model : Sequential
+        With the parameters of the last step done, or their average where there is one. Parameters that are set in it
+        between two epochs are those that the fit goes on with.
     epoch, step : int
         Whole epochs and steps done.
     learning_rate : float
@@ -103,14 +108,16 @@ class Training:
         l2=0.0,
         state=None,
         study=False,
+        epochs_before=0,
         device="cpu",
         precision=None,
         _guard=0,
     ):
-        self.model, self.loss, self.optimizer = model, losses.get(loss), optimizers.get(optimizer)
+        self._model, self.loss, self.optimizer = model, losses.get(loss), optimizers.get(optimizer)
         self._rate, self.n_threads = self.optimizer.learning_rate, n_threads
         self.seed, self.shuffle, self.l2, self.stop = seed, shuffle, l2, False
         self.epoch = self._steps_before = 0
+        self._epochs_before = epochs_before
         self._data = X, y, sample_weight, groups
         X = engine_data(X)
         dtype = model.dtype.name
@@ -153,10 +160,7 @@ class Training:
         externals |= {"queries": groups} if self.loss.queries else {}
         self._externals = externals  # the arrays stay alive
         self.executor = make_executor(self.plan, externals)
-        self.executor.pack(model._arrays)
-        if self._average is not None:
-            self._average[:] = self.executor.parameters
-            self.executor.refresh()
+        self._take(model._arrays)
         self._chooser = Chooser(1 if device == "cuda" else n_threads, self.plan.flops)
         self._last_finite = self.snapshot()
         self._unchecked = 0.0  # seconds
@@ -165,6 +169,25 @@ class Training:
         self._drawn: tuple[tuple[int, int], np.ndarray | None] | None = None  # the order of epochs that come next
         if state is not None:
             self._resume(state)
+
+    @property
+    def model(self):
+        self.save_parameters()
+        return self._model
+
+    def _take(self, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from these parameters, and an average that begins with them."""
+        self.executor.pack(arrays)
+        if self._average is not None:
+            self._average[:] = self.executor.parameters
+            self.executor.refresh()
+        self._written = arrays
+
+    def _take_what_was_set(self) -> None:
+        """Where somebody else has set the model's parameters."""
+        if self._model._arrays is not self._written:
+            self._take(self._model._arrays)
+            self._last_finite = self.snapshot()
 
     # Epochs ----------------------------------------------------------------------------------------------------------
 
@@ -212,6 +235,7 @@ class Training:
         KeyboardInterrupt
             The parameters are those of the last whole step.
         """
+        self._take_what_was_set()
         out = np.empty(epochs)
         done = 0
         while done < epochs:
@@ -274,7 +298,7 @@ class Training:
         sums = np.zeros(len(steps))
         if self.plan.random:
             for k in range(epochs):
-                key = np.random.SeedSequence(self.seed, spawn_key=(2, self.epoch + k))
+                key = np.random.SeedSequence(self.seed, spawn_key=(2, self._epochs_before + self.epoch + k))
                 keys = np.random.Generator(np.random.Philox(key)).integers(0, 2**63 - 1, n_batches)
                 steps[k * n_batches : (k + 1) * n_batches, R.STEP_KEY] = keys
         self.executor.bind(steps, order, scalars, sums)
@@ -309,7 +333,7 @@ class Training:
 
     def _mixtures(self, mixing, epoch: int) -> np.ndarray:
         """The numbers of each batch of an epoch, counted from the present one, of a layer that mixes rows."""
-        key = np.random.SeedSequence(self.seed, spawn_key=(3, self.epoch + epoch))
+        key = np.random.SeedSequence(self.seed, spawn_key=(3, self._epochs_before + self.epoch + epoch))
         return mixing.draw(np.random.Generator(np.random.Philox(key)), self.steps_per_epoch)
 
     def _run_steps(self, steps: np.ndarray, epochs: int) -> None:
@@ -359,7 +383,7 @@ class Training:
         order = np.empty((epochs, self._batches.n), np.int64)
         key = int(np.random.SeedSequence(self.seed, spawn_key=(1,)).generate_state(1, np.uint64).view(np.int64)[0])
         for k in range(epochs):
-            permute(order[k].ctypes.data, self._batches.n, key, first + k)
+            permute(order[k].ctypes.data, self._batches.n, key, self._epochs_before + first + k)
         return order
 
     def _draw_ahead(self, first: int, epochs: int) -> None:
@@ -375,10 +399,12 @@ class Training:
         """The mean loss of other rows under the present parameters. The arrays must not change during the fit: what the
         engine made of them is kept for the next epoch. Penalties of layers are included, and with an average, it is the
         average's loss."""
+        self._take_what_was_set()
         return self._evaluation("loss", X, y, sample_weight, groups).loss() + self._penalty(self._kept)
 
     def logits(self, X) -> np.ndarray:
         """The last layer's values for other rows, (n, K)."""
+        self._take_what_was_set()
         return self._evaluation("logits", X).logits()
 
     def _evaluation(self, kind: str, X, *data):
@@ -389,7 +415,7 @@ class Training:
             loss = self.loss if kind == "loss" else None
             state = self.executor.shared(None if self._average is None else -1)
             options = {"n_threads": self.n_threads, "state": state, "guard": self.plan.guard, "device": self.device}
-            evaluation = Evaluation(self.model, X, *data, loss=loss, **options)
+            evaluation = Evaluation(self._model, X, *data, loss=loss, **options)
             self._evaluations[key] = (evaluation, (X, *data))  # the arrays stay alive, so their ids stay theirs
         return self._evaluations[key][0]
 
@@ -443,10 +469,12 @@ class Training:
 
     def snapshot(self) -> np.ndarray:
         """The parameters now, and their average, for `restore`."""
+        self._take_what_was_set()
         return self._vectors
 
     def restore(self, snapshot: np.ndarray) -> None:
         """Set the parameters to those of a snapshot."""
+        self._take_what_was_set()
         self.executor.parameters[:] = snapshot[0]
         if self._average is not None:
             self._average[:] = snapshot[1]
@@ -468,8 +496,9 @@ class Training:
             p.matrix.pack(arrays[p.name].reshape((1, *p.shape)[-2:]), vector[p.matrix.at.offset // self.plan.item :])
 
     def save_parameters(self) -> None:
-        """Write the parameters, or their average, back into the model."""
-        self.model._arrays = self.executor.unpack(self._kept)
+        """Write the parameters, or their average, back into the model, unless it was given others."""
+        self._take_what_was_set()
+        self._model._arrays = self._written = self.executor.unpack(self._kept)
 
     @property
     def state(self) -> dict:

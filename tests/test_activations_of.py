@@ -94,7 +94,7 @@ def test_copy_parameters_of_all_layers_and_another_dtype(rng):
         ((Rescaling(0.5), Dense(7), ReLU(), Dense(3)), 2, "must be layers that both models share; 1 is"),
         ((Rescaling(0.5), Dense(6), Logistic(), Dense(3)), 3, "must be layers that both models share; 2 is"),
         ((Rescaling(0.5), Dense(6, use_bias=False), ReLU(), Dense(3)), 2, "1 is"),
-        ((Rescaling(0.5), Dense(6), ReLU(), Dense(3)), 5, r"`layers` must be in \[1, 4\]; got 5"),
+        ((Rescaling(0.5), Dense(6), ReLU(), Dense(3)), 5, r"`layers` must be an integer in \[1, 4\]; got 5"),
         ((Rescaling(0.5), Dense(6), ReLU(), Dense(3)), 0, "got 0"),
     ],
 )

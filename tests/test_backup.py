@@ -159,6 +159,37 @@ def test_a_callback_of_ones_own(path):
     assert history["seen"] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+def test_a_state_that_the_callback_goes_on_to_change(path):
+    """Its list is the backup's only as it was then: what is written may be of an earlier epoch."""
+
+    class Notes(Callback):
+        def on_fit_begin(self, training):
+            self.losses = []
+
+        def on_epoch_end(self, training, epoch, logs):
+            self.losses.append(logs["loss"])
+
+        def state(self, training):
+            return {"losses": self.losses}
+
+        def resume(self, training, state):
+            self.losses = list(state["losses"])
+
+    plateau = {"factor": 0.5, "patience": 1, "monitor": "loss", "min_delta": 1.0}
+    ends = []
+    for stops in ([], [Fail(7)]):
+        for fail in [*stops, None]:
+            notes, reduce = Notes(), ReduceLROnPlateau(**plateau)
+            callbacks = [notes, reduce, *([fail] if fail else []), *([BackupAndRestore(path)] if stops else [])]
+            model = Sequential(*PLAIN)
+            try:
+                model.fit(X, Y, loss="softmax_cross_entropy", epochs=11, callbacks=callbacks, verbose=0)
+            except Power:
+                continue
+        ends.append((notes.losses, reduce.reduced_epochs_, model.parameters["dense_0.weight"].tolist()))
+    assert ends[0] == ends[1]
+
+
 def test_custom_functions(path):
     layer = CustomActivation(lambda z: z * z * z, lambda z: 3.0 * z * z, "cube")
     loss = CustomLoss(lambda z, y: (z - y) * (z - y), lambda z, y: 2.0 * (z - y), "square")

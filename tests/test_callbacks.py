@@ -7,7 +7,7 @@ import pytest
 import reference
 from scipy.sparse import csr_array
 
-from fastmlp import Callback, Dense, Dropout, EarlyStopping, GradientNorms, History, ReLU, Sequential
+from fastmlp import SGD, Callback, Dense, Dropout, EarlyStopping, GradientNorms, History, ReLU, Sequential
 
 NAN = math.nan
 
@@ -118,7 +118,7 @@ def test_unknown_monitor():
     ],
 )
 def test_bad_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         EarlyStopping(**arguments)
 
 
@@ -225,7 +225,7 @@ def test_what_a_callback_adds_is_in_the_history_and_seen_by_the_next(problem):
             if epoch == 4:
                 raise RuntimeError("mine")
 
-    recorder, stopping = Recorder(), EarlyStopping("mine", patience=1)
+    recorder, stopping = Recorder(), EarlyStopping("mine", patience=1, mode="min")
     with pytest.raises(RuntimeError, match="mine"):
         small_model().fit(
             *problem, loss="softmax_cross_entropy", epochs=5, callbacks=[Add(), stopping, recorder], seed=3
@@ -275,8 +275,105 @@ def test_gradient_norms_change_no_bit_of_the_fit(problem):
 
 @pytest.mark.parametrize("n_rows", [0, -1, 2.5, True])
 def test_bad_numbers_of_rows(n_rows):
-    with pytest.raises(ValueError, match="`n_rows` must be an integer of at least 1; got"):
+    with pytest.raises((TypeError, ValueError), match="`n_rows` must be an integer of at least 1; got"):
         GradientNorms(n_rows)
+
+
+def test_every_callback_is_told_of_the_end(problem):
+    class Bad(Callback):
+        def on_fit_end(self, training, history):
+            raise RuntimeError("no disk")
+
+    class Last(Callback):
+        def on_fit_end(self, training, history):
+            told.append(len(history))
+
+    told, stopping = [], EarlyStopping("loss", patience=1, mode="max")  # the first epoch is the best
+    model = Sequential(Dense(3))
+    with pytest.raises(RuntimeError, match="no disk"):
+        model.fit(*problem, loss="softmax_cross_entropy", epochs=9, callbacks=[Bad(), stopping, Last()])
+    assert told == [2] and stopping.stopped_epoch_ == 2
+    best = Sequential(Dense(3))
+    best.fit(*problem, loss="softmax_cross_entropy")
+    np.testing.assert_array_equal(model.parameters["dense_0.weight"], best.parameters["dense_0.weight"])
+
+
+class Look(Callback):
+    """Notes what the model gives after each epoch."""
+
+    def __init__(self, X, change=None):
+        self.X, self.change, self.seen = X, change, []
+
+    def on_epoch_end(self, training, epoch, logs):
+        if self.change is not None and epoch == 2:
+            training.model.set_parameters(self.change)
+        self.seen.append(training.model.logits(self.X))
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_the_model_has_the_parameters_of_the_epoch(problem, ema_decay):
+    options = {"loss": "softmax_cross_entropy", "optimizer": SGD(0.1, ema_decay=ema_decay), "batch_size": 16}
+    look, model = Look(problem[0]), Sequential(Dense(4), ReLU(), Dense(3))
+    history = model.fit(*problem, epochs=3, callbacks=[look], validation_data=problem, **options)
+    for epoch, logits in enumerate(look.seen, 1):
+        assert model.loss.value(logits, problem[1]) == pytest.approx(history["val_loss"][epoch - 1], rel=1e-5)
+    np.testing.assert_array_equal(look.seen[-1], model.logits(problem[0]))
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_parameters_that_a_callback_sets_are_those_that_the_fit_goes_on_with(problem, ema_decay):
+    X = problem[0]
+    options = {"loss": "softmax_cross_entropy", "optimizer": SGD(0.1, ema_decay=ema_decay), "shuffle": False}
+    other = Sequential(Dense(3)).build(X.shape[1], seed=9)
+    look, model = Look(X, other.parameters), Sequential(Dense(3))
+    model.fit(*problem, epochs=3, callbacks=[look], **options)
+    np.testing.assert_array_equal(look.seen[1], other.logits(X))
+    if ema_decay is None:
+        other.fit(*problem, epochs=1, **options)
+        np.testing.assert_array_equal(look.seen[2], other.logits(X))
+    else:
+        assert not np.array_equal(look.seen[2], look.seen[1])
+
+
+def test_parameters_that_a_callback_sets_last_are_the_models_unless_better_ones_are_restored(problem):
+    class Zero(Callback):
+        def on_epoch_end(self, training, epoch, logs):
+            training.model.set_parameters({"dense_0.weight": 0 * training.model.parameters["dense_0.weight"]})
+
+    for callbacks, zero in ([[Zero()], True], [[EarlyStopping("loss", mode="max"), Zero()], False]):
+        model = Sequential(Dense(3))
+        model.fit(*problem, loss="softmax_cross_entropy", epochs=2, callbacks=callbacks)
+        assert (not model.parameters["dense_0.weight"].any()) == zero
+
+
+def test_a_metric_that_is_no_number_is_named(problem):
+    class Wrong(Callback):
+        def on_epoch_end(self, training, epoch, logs):
+            logs["shares"] = np.zeros(2)
+
+    with pytest.raises(TypeError, match="the metric 'shares' must be a number; got array"):
+        Sequential(Dense(3)).fit(*problem, loss="softmax_cross_entropy", callbacks=[Wrong()])
+    with pytest.raises(TypeError, match="`monitor` must be the name of a metric.*got None"):
+        EarlyStopping(monitor=None)
+    with pytest.raises(TypeError, match="`restore_best` must be True or False; got 'no'"):
+        EarlyStopping(restore_best="no")
+
+
+@pytest.mark.parametrize(
+    "monitor, best", [("val_f1", 3), ("acc", 3), ("my_score", 3), ("val_mae", 1), ("rank_error", 1), ("val_LOSS", 1)]
+)
+def test_auto_goes_by_the_name(monitor, best):
+    callback = EarlyStopping(monitor)
+    run(callback, [0.1, 0.2, 0.3], monitor)
+    assert callback.best_epoch_ == best
+
+
+def test_auto_asks_where_the_name_does_not_tell():
+    with pytest.raises(ValueError, match="`mode` must be 'min' or 'max' for monitor='profit'"):
+        run(EarlyStopping("profit"), [0.1], "profit")
+    callback = EarlyStopping("profit", mode="max")
+    run(callback, [0.1, 0.2], "profit")
+    assert callback.best_ == 0.2
 
 
 def test_the_learning_rate_may_be_set(problem):

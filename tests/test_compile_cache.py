@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import fastmlp
-from fastmlp.engine import compiling
+from fastmlp.engine import compiling, jit
 from fastmlp.engine.threads import usable_cores
 
 ROOT = Path(fastmlp.__file__).parents[1]
@@ -430,6 +430,15 @@ def test_ctrl_c_ends_the_children_too(lacking, filled):
             os.killpg(process.pid, 0)
             time.sleep(0.1)
     assert child("report(losses=fit())", lacking)[0]["losses"] == filled[1]["losses"]
+
+
+def test_an_empty_name_of_the_cache_is_none(tmp_path, monkeypatch):
+    """Not the current folder, where anybody could have put machine code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", "")
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: str(tmp_path / "own"))
+    assert jit.cache_folder().parent == tmp_path / "own"
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
 
 def test_where_no_children_are_started(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import http.client
 import io
 import urllib.error
 
@@ -81,6 +82,20 @@ def test_downloaded_from_the_second_mirror_and_kept(small, tmp_path, monkeypatch
     assert len(asked) == 8
     assert sorted(path.name for path in (tmp_path / "cache" / "mnist").iterdir()) == sorted(files)
     assert_small(datasets.load_mnist(download=False), arrays)
+
+
+def test_an_answer_that_breaks_off_sends_to_the_next_mirror(small, monkeypatch):
+    arrays, files = small
+
+    class BreaksOff(io.BytesIO):
+        def read(self, n):
+            raise http.client.IncompleteRead(b"half")
+
+    def answer(url, timeout):
+        return BreaksOff() if url.startswith(datasets.MNIST_MIRRORS[0]) else io.BytesIO(files[url.rsplit("/", 1)[1]])
+
+    monkeypatch.setattr(datasets.urllib.request, "urlopen", answer)
+    assert_small(datasets.load_mnist(), arrays)
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(small, tmp_path, monkeypatch):

@@ -293,6 +293,7 @@ def test_features_of_one_task_reused_for_another(digits):
         ({"max_norm": 0}, ValueError, r"`max_norm` must be in \(0, inf\); got 0"),
         ({"learning_rate_multiplier": -0.5}, ValueError, "`learning_rate_multiplier` must be in"),
         ({"trainable": 1}, TypeError, "`trainable` must be True or False; got 1"),
+        ({"l2": True}, TypeError, "`l2` must be a number; got True"),
     ],
 )
 def test_bad_options(options, error, words):

@@ -470,6 +470,9 @@ def test_configs_are_json():
         (lambda: RMSNorm(-1), ValueError, "`epsilon`"),
         (lambda: GroupNorm(2.5), TypeError, "`groups` must be an integer of at least 1; got 2.5"),
         (lambda: GroupNorm(0), ValueError, "`groups`"),
+        (lambda: Rescaling("0.5"), TypeError, "`scale` must be a number; got '0.5'"),
+        (lambda: Rescaling(1.0, True), TypeError, "`offset` must be a number; got True"),
+        (lambda: Rescaling(float("inf")), ValueError, "`scale` must be in"),
         (lambda: Residual(), ValueError, "at least one layer"),
         (lambda: Residual(Dense(3), drop_rate=1.5), ValueError, r"`drop_rate` must be in \[0, 1\); got 1.5"),
         (lambda: Sequential(Dense(3), Residual(Rescaling(2.0))), ValueError, "Rescaling must be the first layer"),
@@ -482,3 +485,15 @@ def test_configs_are_json():
 def test_bad_input(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_layer_without_a_step_is_an_error(monkeypatch):
+    """Whoever adds a layer, and forgets one of the two ways, does not train something else in silence."""
+    from fastmlp.lowering import backward, steps
+
+    X, y = np.ones((8, 3), np.float32), np.arange(8) % 3
+    for module, way in ((steps, "forward"), (backward, "backward")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "PReLU", type("Other", (), {}))
+            with pytest.raises(TypeError, match=rf"PReLU\(.*\) has no step {way}"):
+                Sequential(Dense(3), PReLU(), Dense(3)).fit(X, y, loss="softmax_cross_entropy", verbose=0)

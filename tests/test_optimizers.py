@@ -413,6 +413,20 @@ def test_arrays_and_flags_are_no_rates(rate):
         Adam(rate)
 
 
+@pytest.mark.parametrize(
+    "make, name",
+    [
+        (lambda: SGD(0.1, momentum=0.9, nesterov="no"), "nesterov"),
+        (lambda: RMSprop(centered="no"), "centered"),
+    ],
+)
+def test_words_are_no_flags(make, name):
+    with pytest.raises(TypeError, match=f"`{name}` must be True or False; got 'no'"):
+        make()
+    with pytest.raises(TypeError, match="`clip_norm` must be a number; got True"):
+        Adam(clip_norm=True)
+
+
 def test_layers_with_numpys_numbers_are_saved(tmp_path):
     layers = [Dense(np.int64(3), l2=np.float32(0.5)), BatchNorm(momentum=np.float32(0.75)), Dense(1)]
     model = Sequential(*layers).build(2)

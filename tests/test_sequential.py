@@ -12,9 +12,13 @@ from fastmlp import (
     GEGLU,
     SGD,
     Adam,
+    Callback,
     Dense,
+    Dropout,
+    GaussianNoise,
     Identity,
     Logistic,
+    MixUp,
     ReLU,
     Rescaling,
     Sequential,
@@ -22,6 +26,7 @@ from fastmlp import (
     SquaredError,
     Tanh,
 )
+from fastmlp.optimizers import Optimizer
 
 
 def classifier(**options):
@@ -43,6 +48,60 @@ def fitted(epochs=30, **options):
 
 
 # Fit, predict, evaluate
+
+
+@pytest.mark.parametrize("through", ["memory", "a file", "a pickle"])
+def test_fits_go_on_counting_epochs(through, tmp_path):
+    """So orders of rows, masks, noise and mixtures are others in each; plain SGD ends with the bits of one fit."""
+    X, y = data()
+    layers = [GaussianNoise(0.1), MixUp(0.2), Dense(16), ReLU(), Dropout(0.5), Dense(3)]
+    options = {"loss": "softmax_cross_entropy", "optimizer": SGD(0.1), "batch_size": 7, "verbose": 0}
+    whole, parts = Sequential(*layers), Sequential(*layers)
+    whole.fit(X, y, epochs=6, **options)
+    for epochs in (1, 3, 2):
+        parts.fit(X, y, epochs=epochs, **options)
+        if through == "a file":
+            parts.save(tmp_path / "model.safetensors")
+            parts = Sequential.load(tmp_path / "model.safetensors")
+        elif through == "a pickle":
+            parts = pickle.loads(pickle.dumps(parts))
+    for name, value in whole.parameters.items():
+        np.testing.assert_array_equal(value, parts.parameters[name])
+    parts.build(5).fit(X, y, epochs=6, **options)  # anew
+    np.testing.assert_array_equal(whole.parameters["dense_0.weight"], parts.parameters["dense_0.weight"])
+
+
+def test_a_fit_that_fails_leaves_the_model_as_it_was(monkeypatch):
+    class Fail(Callback):
+        def on_fit_begin(self, training):
+            raise RuntimeError("no")
+
+    model, (X, y) = fitted(2), data()
+    before, history = model.predict(X), model.history
+    assert len(history) == 2
+    with pytest.raises(RuntimeError, match="no"):
+        model.fit(X, np.zeros((60, 3)), loss="squared_error", callbacks=[Fail()])
+    assert model.loss.name == "softmax_cross_entropy"
+    np.testing.assert_array_equal(model.predict(X), before)
+    new = classifier()
+    with pytest.raises(RuntimeError, match="no"):
+        new.fit(X, y, loss="softmax_cross_entropy", callbacks=[Fail()])
+    assert not new.built and new.loss is None
+
+
+@pytest.mark.parametrize("n_threads", [0, -1, "a", 1.5])
+def test_numbers_of_threads_are_checked_for_few_rows_and_many(n_threads):
+    model = fitted(1)
+    for X in (np.zeros((2, 5)), np.zeros((20_000, 5))):
+        for call in (model.logits, model.predict, lambda X, n: model.evaluate(X, np.zeros(len(X), int), n_threads=n)):
+            with pytest.raises((TypeError, ValueError), match="`n_threads` must be an integer of at least 1; got"):
+                call(X, n_threads)
+
+
+def test_parameters_that_are_no_numbers_are_named():
+    model = classifier().build(5)
+    with pytest.raises(ValueError, match="`dense_1.bias` must be an array of numbers"):
+        model.set_parameters({"dense_1.bias": ["x"] * 3})
 
 
 def test_fit_learns_and_reports_every_epoch():
@@ -367,6 +426,9 @@ def test_values_in_y_that_are_not_finite_are_named(value, word):
         ({"loss": SquaredError}, ["loss", "'squared_error'", "or a loss; got <class"]),
         ({"optimizer": Adam}, ["optimizer", "'adam'", "or an optimiser such as Adam(); got <class"]),
         ({"verbose": 7}, ["`verbose` must be 'auto', 0 or 1; got 7"]),
+        ({"optimizer": Optimizer()}, ["`optimizer` must be one of 'sgd'", "got Optimizer("]),
+        ({"sample_weight": [[1.0], [1.0, 2.0]]}, ["`sample_weight` must be an array"]),
+        ({"class_weight": {3: 5.0}}, ["`class_weight` must have classes that y can hold", "got 3"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
@@ -389,6 +451,7 @@ def test_bad_arguments_of_fit_are_refused_in_full_sentences(change, words):
         {"batch_size": True},
         {"epochs": 1.0},
         {"n_threads": 1.5},
+        {"n_threads": "a"},
         {"X": np.full((60, 5), "a")},
         {"X": np.full((60, 5), b"a", object)},
         {"X": np.zeros((60, 5), complex)},

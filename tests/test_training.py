@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import fastmlp.training
-from fastmlp import SGD, Adam, Dense, Dropout, ExponentialDecay, ReLU, Sequential
+from fastmlp import SGD, Adam, BatchNorm, Dense, Dropout, ExponentialDecay, ReLU, Sequential
 from fastmlp.training import Training
 
 # What one update may differ by: relative to the largest change, plus roundings of the parameter itself.
@@ -328,6 +328,16 @@ def test_nan_in_any_logit_is_noticed(n_outputs):
     model._arrays["dense_0.bias"][-1] = np.nan
     loss, gradients = model.gradients(X, y, "softmax_cross_entropy")
     assert np.isnan(loss) and np.isnan(gradients["dense_0.weight"]).all()
+
+
+def test_gradients_have_the_same_names_where_the_loss_is_nan():
+    model = Sequential(Dense(3), BatchNorm(), ReLU(), Dense(2)).build(2)
+    X, y = np.ones((2, 2), np.float32), np.array([0, 1])
+    _, gradients = model.gradients(X, y, "softmax_cross_entropy")
+    model._arrays["dense_1.bias"][:] = np.nan
+    loss, broken = model.gradients(X, y, "softmax_cross_entropy")
+    assert np.isnan(loss) and list(broken) == list(gradients)
+    assert {name: a.shape for name, a in broken.items()} == {name: a.shape for name, a in gradients.items()}
 
 
 @examples(30)

@@ -167,6 +167,7 @@ def compile_all(dtypes=("float32",), verbose: bool = True) -> int:
     """Compile or load every kernel for these dtypes; return the number of those that were compiled."""
     from .kernels import KERNELS
 
+    dtypes = (dtypes,) if isinstance(dtypes, str) else dtypes
     for dtype in dtypes:
         if dtype not in ITEMSIZE:
             raise unknown_name("dtypes", dtype, ITEMSIZE)

@@ -109,7 +109,7 @@ def cache_folder(of: str | None = None) -> Path | None:
     """Where object files are kept, created private to the user; None where nothing can be kept, or where it is not
     ours. The folder of this stamp, or of the host's kernels.
     """
-    root = os.environ.get("FASTMLP_CACHE_DIR")
+    root = os.environ.get("FASTMLP_CACHE_DIR") or None
     try:
         if root is None:
             from platformdirs import user_cache_dir

@@ -58,7 +58,7 @@ COLUMNS, COLUMN_STRIDE, LABELS, WEIGHTS, DZ, CHOSEN, SLOPES, QUERIES = 13, 14, 6
 # scatter: logits out of their panels into OUT, row-major (OUT_STRIDE in bytes)
 OUT, OUT_STRIDE = 1, 2
 
-# elementwise: a layer's activation on its own: OTHER_IN -> C
+# elementwise: a layer's activation on its own: IN -> C
 IN = 1
 
 # norms: IN -> C in panels; W the scale, SHIFT (or 0) the shift, N_OUT the columns. STATISTICS: three arrays of

@@ -3,8 +3,8 @@
 The CPU's loops over tiles inline them (`optimizer_kernels.py`), and so do the CUDA kernels that compute a gradient
 (`fastmlp/cuda/updates.py`). Float constants become the dtype's. A rule takes the parameter, its gradient, its slots,
 the step's numbers `s` (`Optimizer.scalars`, always five) and the smallest normal number, and returns what changed: the
-parameter and the slots. Subnormal slots become 0, also where the processor's mode cannot be set to flush them: they
-would slow loops down late in training.
+parameter and the slots. Subnormal slots of averages become 0, also where the processor's mode cannot be set to flush
+them: they would slow loops down late in training.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
-
-N_NUMBERS = 5
 
 
 def l2_penalty(g, p, l2):

@@ -74,7 +74,7 @@ _call = partial.__call__
 
 
 class Team:
-    """Runs one function on several workers at once: `team.run(function, arguments)`, work0 on the calling thread."""
+    """Runs one function on several workers at once: `team.run(function, arguments)`, worker 0 on the calling thread."""
 
     def __init__(self):
         self._helpers: list[tuple[SimpleQueue, threading.Thread]] = []

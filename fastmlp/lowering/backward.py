@@ -65,6 +65,8 @@ class Backward:
                 self.steps.append(Step("softmax.backward", fields, "dz = a (da - sum over the row of a da)"))
             elif isinstance(op.layer, Activation):
                 self._in_place(*derivative(op), f"dz = da * {op.layer.name}'")
+            else:
+                raise TypeError(f"{op.layer!r} has no step backward.")
             i -= 1
 
     def _writable(self) -> Matrix:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..activations import Activation
 from ..engine import records as R
-from ..layers import Dense, Dropout, Join, Layer, Mark, Multiply, PReLU, Softmax
+from ..layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, PReLU, Softmax, Switch
 from ..losses import Loss
 from ..normalization import BatchNorm, Norm
 from ..plan import Group, Kernel, Matrix, Parameter, Plan, Ref, Step
@@ -95,6 +95,8 @@ def forward_steps(plan: Plan, ops: list[Op], training: bool = False) -> list[Ste
         elif isinstance(layer, Activation):
             kernel = {R.EPILOGUE: Kernel(f"{layer.kernel}.value"), R.NUMBER: _number(layer)}
             steps.append(elementwise(op.source, op.target, kernel, op.target, f"a = {layer.name}(z)"))
+        elif not isinstance(layer, (Fork, Switch)):
+            raise TypeError(f"{layer!r} has no step forward.")
     return steps
 
 

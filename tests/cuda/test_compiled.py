@@ -88,6 +88,7 @@ def launched(monkeypatch):
 
     device = SimpleNamespace(compute_capability=ARCHITECTURE)
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)
+    monkeypatch.setattr(cuda, "get_current_device", lambda: device)
 
     def configured(kernel, grid, block, stream):
         return lambda *arguments: launches.setdefault(kernel, (arguments, block))
