@@ -61,8 +61,10 @@ class Activation:
         return self.name
 
     def __call__(self, z):
-        """f(z), elementwise, in NumPy.
+        """f(z), elementwise, in NumPy: an array of the shape of z.
 
+        Examples
+        --------
         >>> import numpy as np
         >>> ReLU()(np.array([-1.0, 2.0]))
         array([0., 2.])
@@ -199,6 +201,12 @@ class Identity(Activation):
     """f(z) = z, f'(z) = 1.
 
     When to use: a linear layer; behind a hidden layer only to show that layers without an activation are one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Identity()(np.array([-1.0, 2.0])).tolist()
+    [-1.0, 2.0]
     """
 
     name: ClassVar[str] = "identity"
@@ -211,6 +219,12 @@ class ReLU(Activation):
     """f(z) = max(z, 0), f'(z) = 1 where z > 0 else 0 (Nair and Hinton, 2010). The derivative at 0 is taken as 0.
 
     When to use: the default of hidden layers; the fastest.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> ReLU()(np.array([-1.0, 2.0])).tolist()
+    [0.0, 2.0]
     """
 
     name: ClassVar[str] = "relu"
@@ -224,6 +238,12 @@ class Tanh(Activation):
     """f(z) = tanh(z), f'(z) = 1 - a^2.
 
     When to use: small networks and smooth functions; outputs in (-1, 1). Deep stacks saturate.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Tanh()(np.array([-1.0, 2.0])).round(4).tolist()
+    [-0.7616, 0.964]
     """
 
     name: ClassVar[str] = "tanh"
@@ -236,6 +256,12 @@ class Logistic(Activation):
     """f(z) = 1 / (1 + exp(-z)), the sigmoid; f'(z) = a (1 - a).
 
     When to use: gates and values in (0, 1). In deep stacks gradients vanish; as an output, the loss applies it itself.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Logistic()(np.array([-1.0, 2.0])).round(4).tolist()
+    [0.2689, 0.8808]
     """
 
     name: ClassVar[str] = "logistic"
@@ -245,9 +271,25 @@ class Logistic(Activation):
 
 @dataclass(frozen=True)
 class LeakyReLU(Activation):
-    """f(z) = z where z > 0 else s z; f'(z) = 1 or s (Maas et al., 2013). s = `negative_slope`, at least 0.
+    """f(z) = z where z > 0 else s z; f'(z) = 1 or s (Maas et al., 2013), with s = `negative_slope`.
 
     When to use: in place of ReLU where many units are dead.
+
+    Parameters
+    ----------
+    negative_slope : float
+        s, at least 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `negative_slope` is no finite number of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> LeakyReLU(negative_slope=0.1)(np.array([-1.0, 2.0])).tolist()
+    [-0.1, 2.0]
     """
 
     name: ClassVar[str] = "leaky_relu"
@@ -263,9 +305,25 @@ class LeakyReLU(Activation):
 
 @dataclass(frozen=True)
 class ELU(Activation):
-    """f(z) = z where z > 0 else alpha (exp(z) - 1); f'(z) = 1 or a + alpha (Clevert et al., 2016). alpha above 0.
+    """f(z) = z where z > 0 else alpha (exp(z) - 1); f'(z) = 1 or a + alpha (Clevert et al., 2016).
 
     When to use: in place of ReLU for means near 0 and a smooth curve, at the price of an exponential.
+
+    Parameters
+    ----------
+    alpha : float
+        alpha, above 0; f tends to -alpha for large negative z.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `alpha` is no finite number above 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> ELU(alpha=1.0)(np.array([-1.0, 2.0])).round(4).tolist()
+    [-0.6321, 2.0]
     """
 
     name: ClassVar[str] = "elu"
@@ -286,6 +344,12 @@ class SELU(Activation):
     It keeps mean 0 and variance 1 through a deep stack of layers that start from "lecun_normal".
 
     When to use: deep stacks of dense layers without normalisation, on standardised inputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> SELU()(np.array([-1.0, 2.0])).round(4).tolist()
+    [-1.1113, 2.1014]
     """
 
     name: ClassVar[str] = "selu"
@@ -298,7 +362,13 @@ class SELU(Activation):
 class GELU(Activation):
     """f(z) = z Phi(z), f'(z) = Phi(z) + z phi(z), with the normal distribution (Hendrycks and Gimpel, 2016).
 
-    When to use: deep and residual networks, as in Transformers; slightly better than ReLU there, and dearer.
+    When to use: deep and residual networks, as in Transformers; slightly better than ReLU there, and slower.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> GELU()(np.array([-1.0, 2.0])).round(4).tolist()
+    [-0.1587, 1.9545]
     """
 
     name: ClassVar[str] = "gelu"
@@ -315,6 +385,12 @@ class GELUTanh(Activation):
     f'(z) = (1 + t) / 2 + c z / 2 (1 - t^2) (1 + 0.134145 z^2) (Hendrycks and Gimpel, 2016).
 
     When to use: weights from elsewhere that were trained with this form.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> GELUTanh()(np.array([-1.0, 2.0])).round(4).tolist()
+    [-0.1588, 1.9546]
     """
 
     name: ClassVar[str] = "gelu_tanh"
@@ -329,6 +405,12 @@ class SiLU(Activation):
     """f(z) = z s(z), f'(z) = s (1 + z (1 - s)), s the sigmoid; also called Swish (Ramachandran et al., 2017).
 
     When to use: as GELU; the gate of SwiGLU.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> SiLU()(np.array([-1.0, 2.0])).round(4).tolist()
+    [-0.2689, 1.7616]
     """
 
     name: ClassVar[str] = "silu"
@@ -342,7 +424,13 @@ class SiLU(Activation):
 class Mish(Activation):
     """f(z) = z t, f'(z) = t + z (1 - t^2) s(z), with t = tanh(softplus(z)) and s the sigmoid (Misra, 2019).
 
-    When to use: as GELU, where its smoothness helps; the dearest.
+    When to use: as GELU, where its smoothness helps; the slowest.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Mish()(np.array([-1.0, 2.0])).round(4).tolist()
+    [-0.3034, 1.944]
     """
 
     name: ClassVar[str] = "mish"
@@ -357,6 +445,12 @@ class Softplus(Activation):
     """f(z) = log(1 + exp(z)), f'(z) = 1 - exp(-a), the sigmoid of z (Dugas et al., 2000).
 
     When to use: positive outputs, such as a scale; a smooth ReLU.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Softplus()(np.array([-1.0, 2.0])).round(4).tolist()
+    [0.3133, 2.1269]
     """
 
     name: ClassVar[str] = "softplus"
@@ -370,6 +464,12 @@ class HardThreshold(Activation):
     """f(z) = 1 where z >= 0 else 0, the perceptron's (Rosenblatt, 1958). f' = 0: no gradient passes through it.
 
     When to use: to show what a perceptron computes. It cannot be trained through.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> HardThreshold()(np.array([-1.0, 2.0])).tolist()
+    [0.0, 1.0]
     """
 
     name: ClassVar[str] = "hard_threshold"
@@ -410,18 +510,19 @@ class CustomActivation(Activation):
     Parameters
     ----------
     value, derivative : callable
-        f and f'.
+        f and f': array in, array of the same shape out.
     name : str
-        For messages and files.
+        Its name in messages and files, an identifier that no built-in activation has.
     from_output : bool
         The derivative is a function of a = f(z), not of z; that needs less memory.
     check_derivative : bool
-        Compare the derivative with differences of f in [-3, 3] now.
+        Whether to compare the derivative with differences of f in [-3, 3], now.
 
     Raises
     ------
     TypeError, ValueError
-        No such functions, or the derivative is another function's; when a fit compiles them: Numba cannot.
+        `value` or `derivative` is no plain function of arrays, or not finite everywhere; the derivative is not that of
+        f; `name` is no identifier, or taken. When a fit compiles them: Numba cannot.
 
     Notes
     -----
@@ -464,7 +565,7 @@ class CustomActivation(Activation):
 
 
 def get(activation: str | Activation, argument: str = "activation") -> Activation:
-    """The activation of that name, or the object itself.
+    """The activation of that name, or the object itself; ValueError for anything else.
 
     >>> get("sigmoid")
     Logistic()

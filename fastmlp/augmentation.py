@@ -51,7 +51,7 @@ class GaussianNoise:
     Parameters
     ----------
     stddev : float
-        At least 0; in the units of the inputs behind a `Rescaling`.
+        Standard deviation of the noise, at least 0; in the units of the inputs behind a `Rescaling`.
 
     Raises
     ------
@@ -94,7 +94,7 @@ class RandomAffine:
     scale : (float, float)
         Interval of the scale, in [0.01, 100].
     fill : float
-        In the units of the inputs behind a `Rescaling`.
+        The value outside the image, in the units of the inputs behind a `Rescaling`.
 
     Raises
     ------
@@ -146,7 +146,7 @@ class MixUp:
     Parameters
     ----------
     alpha : float
-        Above 0: small values mix little, 1 draws m uniformly.
+        Both parameters of the beta distribution, above 0: small values mix little, 1 draws m uniformly.
 
     Raises
     ------
@@ -184,9 +184,9 @@ class CutMix:
     Parameters
     ----------
     alpha : float
-        Above 0: small values cut little, or nearly all; 1 draws m uniformly.
+        Both parameters of the beta distribution, above 0: small values cut little, or nearly all; 1 draws m uniformly.
     image_shape : (int, int) or (int, int, int), optional
-        As in `RandomAffine`.
+        How the columns of X are an image, as in `RandomAffine`; sets of columns are cut where not given.
 
     Raises
     ------

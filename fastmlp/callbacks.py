@@ -117,12 +117,13 @@ class EarlyStopping(_Watching):
     best_ : float or None
         The best value; None before the first epoch that was not NaN.
     best_epoch_ : int or None
+        Its epoch, counted from 1.
     stopped_epoch_ : int or None
         The epoch after which it stopped the fit; None if it did not.
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         A parameter out of its range; at the end of the first epoch, when the fit does not report `monitor`.
 
     Examples
@@ -188,7 +189,7 @@ class ReduceLROnPlateau(_Watching):
     monitor : str
         The metric, one of the fit's logs.
     factor : float
-        In (0, 1).
+        By what the rate is multiplied, in (0, 1).
     patience : int
         Lower the rate after so many epochs in a row without an improvement; at least 1.
     min_lr : float
@@ -196,7 +197,7 @@ class ReduceLROnPlateau(_Watching):
     min_delta : float
         The least change that counts, at least 0.
     mode : {"auto", "min", "max"}
-        As in `EarlyStopping`.
+        Whether smaller or larger is better, as in `EarlyStopping`.
 
     Attributes
     ----------
@@ -207,7 +208,7 @@ class ReduceLROnPlateau(_Watching):
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         A parameter out of its range; when the fit begins, where its optimiser follows a schedule, which the first
         reduction would end; at the end of the first epoch, when the fit does not report `monitor`.
 
@@ -256,11 +257,11 @@ class ReduceLROnPlateau(_Watching):
 
 
 class GradientNorms(Callback):
-    """Add the norm of each layer's weight gradient to every epoch, as "gradient_norm_dense_0", "gradient_norm_dense_1"
+    """Add the norm of each layer's weight gradient to every epoch's metrics: "gradient_norm_dense_0", and so on.
 
-    Euclidean, of the loss's gradient by the weights W of a layer, after the epoch, without dropout and penalties. It is
-    that of the mean loss over one batch, the same in each epoch: rows spread evenly over the training data. Norms that
-    fall from layer to layer towards the first one show that gradients vanish.
+    The norm is Euclidean, of the loss's gradient by the weights W of a layer, after the epoch, without dropout and
+    penalties. It is that of the mean loss over one batch, the same in each epoch: rows spread evenly over the training
+    data. Norms that fall from layer to layer towards the first one show that gradients vanish.
 
     Parameters
     ----------
@@ -269,7 +270,7 @@ class GradientNorms(Callback):
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         `n_rows` is no integer of at least 1.
 
     Examples

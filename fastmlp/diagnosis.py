@@ -36,6 +36,13 @@ class Finding:
 class Report:
     """Findings; `print(report)` shows them, `bool(report)` is whether there is no problem, `report["name"]` is one.
 
+    Raises
+    ------
+    KeyError
+        From `report[name]`: there is no finding of that name.
+
+    Examples
+    --------
     >>> report = Report((Finding("inputs", "warning", "largest column: 255", "divide by 255"),))
     >>> bool(report), report["inputs"].verdict
     (True, 'warning')
@@ -84,14 +91,15 @@ def diagnose(model, X, y, *, loss=None, seed: int = 0) -> Report:
     Parameters
     ----------
     model : Sequential
-        Trained or not; where it has no parameters, freshly drawn ones are looked at.
+        The network, trained or not; where it has no parameters, freshly drawn ones are looked at.
     X : array-like (n, n_features) or CSR
+        The first loss, gradients, units and columns are looked at for 2048 rows at most, evenly spaced.
     y : array-like
-        As the loss takes it.
+        Targets, as the loss takes them.
     loss : str or Loss, optional
         The model's own where not given.
     seed : int
-        Of the fresh parameters with which the first loss and five examples are tried.
+        Seed of the fresh parameters with which the first loss and five examples are tried.
 
     Returns
     -------
@@ -102,7 +110,7 @@ def diagnose(model, X, y, *, loss=None, seed: int = 0) -> Report:
     Raises
     ------
     ValueError, TypeError
-        Bad input, named, with what is accepted.
+        Bad input, named, with what is accepted; also a loss of queries, or one with fewer targets than outputs.
 
     Examples
     --------
@@ -301,7 +309,7 @@ def diagnose_history(history) -> Report:
     Parameters
     ----------
     history : History, mapping with "loss" and possibly "val_loss", or sequence of losses
-        At least 5 epochs, unless a value is not finite.
+        The curve, of at least 5 epochs unless a value is not finite.
 
     Returns
     -------

@@ -21,7 +21,7 @@ from .schedules import Schedule
 class Dense:
     """A fully connected layer: z = x W + b, with W of shape (n_inputs, units) and b of shape (units,).
 
-    When to use: everywhere: the network is made of it.
+    When to use: in every network; the other layers stand between Dense layers.
 
     Parameters
     ----------
@@ -33,15 +33,16 @@ class Dense:
         A name or an object of `fastmlp.initializers`; "auto" is "he_uniform" before a ReLU and "glorot_uniform"
         otherwise.
     bias_initializer : str or Initializer
-        As above, without "auto".
+        A name or an object, as above, without "auto".
     l1, l2 : float
         The loss has l1 sum |W| + l2 sum W^2 besides (Keras's `L1L2`), at least 0; what a fit and `evaluate` report
         includes it. Biases have no penalty.
     max_norm : float, optional
-        Above 0: after each update, columns of W (the incoming weights of a unit) that are longer are scaled to this
-        norm (Srivastava et al., 2014; Keras's `MaxNorm`).
+        Bound of the norms of W's columns, above 0: after each update, columns (the incoming weights of a unit) that
+        are longer are scaled to it (Srivastava et al., 2014; Keras's `MaxNorm`).
     learning_rate_multiplier : float
-        Of this layer's learning rate, at least 0; decoupled weight decay goes with it, as in a group of PyTorch's.
+        Factor of this layer's learning rate, at least 0; decoupled weight decay goes with it, as in a group of
+        PyTorch's.
     trainable : bool
         False freezes the layer: W and b stay as they are, to the bit, and their gradients are not computed.
 
@@ -101,6 +102,16 @@ class Rescaling:
 
     When to use: images as uint8: `Rescaling(1 / 255)`.
 
+    Parameters
+    ----------
+    scale, offset : float
+        Any finite numbers.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number is not finite, or none; the layer is not the first, when a `Sequential` is made of it.
+
     Examples
     --------
     >>> Rescaling(1 / 255)
@@ -129,7 +140,12 @@ class Dropout:
     Parameters
     ----------
     rate : float or Schedule
-        In [0, 1).
+        Probability of a 0, in [0, 1); a schedule (`fastmlp.schedules`) has one for each step.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `rate` is no number in [0, 1); when a fit begins: the schedule leaves [0, 1).
 
     Examples
     --------
@@ -179,9 +195,9 @@ class Residual:
     Parameters
     ----------
     *layers : Layer
-        May hold other residuals.
+        The stack f, which may hold other residuals.
     drop_rate : float
-        In [0, 1).
+        Probability that a row goes without the branch, in [0, 1).
 
     Raises
     ------
@@ -263,7 +279,7 @@ class GLU(_Gated):
 class GEGLU(_Gated):
     """a = GELU(x W + b) * (x V + c) (Shazeer, 2020); parameters and errors as in `GLU`.
 
-    When to use: as `GLU`, in networks that else use GELU.
+    When to use: as `GLU`, in networks that otherwise use GELU.
 
     Examples
     --------
@@ -352,13 +368,18 @@ def pre_norm_block(
     drop_rate : float
         Stochastic depth; see `Residual`.
     last_initializer : str or Initializer
-        Of the last layer. From zeros the block starts as the identity (Zhang, Dauphin and Ma, 2019);
+        Initialiser of the last layer. From zeros the block starts as the identity (Zhang, Dauphin and Ma, 2019);
         with `Scaled("glorot_uniform", 1 / math.sqrt(depth))`, `depth` blocks add up to the size of one (Radford et al.,
         2019).
 
     Returns
     -------
     Residual
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range, or an unknown initialiser.
 
     Examples
     --------

@@ -26,7 +26,7 @@ class Optimizer:
     Parameters
     ----------
     learning_rate : float or Schedule
-        At least 0, or a rate for each step (`fastmlp.schedules`).
+        The rate lr, at least 0, or one for each step (`fastmlp.schedules`).
     clip_value : float or Schedule, optional
         c, above 0: each component of the gradient, penalties included, is set to min(max(g, -c), c) before the rule.
         An infinite component becomes c or -c, NaN stays NaN.
@@ -214,9 +214,9 @@ class AdamW(Adam):
     learning_rate : float or Schedule
         lr, at least 0, or a rate for each step (`fastmlp.schedules`).
     beta_1, beta_2 : float or Schedule
-        As Adam's, in [0, 1).
+        b1 and b2 of Adam, in [0, 1).
     epsilon : float
-        As Adam's, above 0.
+        eps of Adam, above 0.
     weight_decay : float or Schedule
         wd, at least 0.
     clip_value, clip_norm, ema_decay : float, optional
@@ -372,12 +372,13 @@ class RMSprop(Optimizer):
     learning_rate : float or Schedule
         lr, at least 0, or a rate for each step (`fastmlp.schedules`).
     rho : float
-        In [0, 1).
+        Decay of v, and of c, in [0, 1).
     momentum : float or Schedule
         mu, in [0, 1).
     epsilon : float
         eps, above 0.
     centered : bool
+        Whether the root is that of v - c^2, the variance of the gradient.
     clip_value, clip_norm, ema_decay : float, optional
         Bounds of the gradient, by component or by norm, and a moving average of the parameters: see `Optimizer`.
 

@@ -29,14 +29,26 @@ class Sequential:
     ----------
     *layers : Layer
         `Dense`, activations such as `ReLU()`, norms such as `BatchNorm()`, `Dropout`, `Residual`, and `Rescaling` as
-        the first.
+        the first; or one sequence of them.
     dtype : {"float32", "float64"}
-        Of the parameters and of all arithmetic.
+        Type of the parameters and of all arithmetic.
 
     Attributes
     ----------
+    layers : tuple of Layer
+        The layers.
+    loss : Loss or None
+        The loss of the last fit, which `predict` and `evaluate` take; may be set.
     history : History or None
-        Of the last fit, also of one that Ctrl-C or an error ended. Files do not hold it.
+        History of the last fit, also of one that Ctrl-C or an error ended. Files do not hold it.
+    n_features : int or None
+        Columns of X; None before there are parameters.
+
+    Raises
+    ------
+    ValueError, TypeError
+        No `Dense`, something that is no layer, a `Rescaling` or an augmentation that does not stand first, another
+        dtype.
 
     Examples
     --------
@@ -83,15 +95,32 @@ class Sequential:
     def build(self, n_features: int, seed: int = 0) -> Sequential:
         """Draw the parameters: the same for the same seed, whatever the machine ("orthogonal" but for rounding).
 
+        Parameters that exist are replaced.
+
         Parameters
         ----------
         n_features : int
+            Columns of X, at least 1.
         seed : int
+            Seed of the draw, at least 0.
 
         Returns
         -------
         Sequential
             Itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            No such numbers; layers that do not fit each other or `n_features`, such as a residual that ends wider than
+            it begins.
+
+        Examples
+        --------
+        >>> from fastmlp import Dense, ReLU, Sequential
+        >>> model = Sequential(Dense(3), ReLU(), Dense(1)).build(2, seed=1)
+        >>> model.parameters["dense_0.weight"].shape
+        (2, 3)
         """
         n_features, seed = check_count(n_features, "n_features"), check_count(seed, "seed", least=0)
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(0,))))
@@ -124,18 +153,38 @@ class Sequential:
     @property
     def parameters(self) -> dict[str, np.ndarray]:
         """Copies of the parameters by name: "dense_0.weight" (n_in, n_out), "dense_0.bias" (n_out,),
-        "dense_1.weight", ...
+        "dense_1.weight", ...; ValueError before there are any.
+
+        Examples
+        --------
+        >>> from fastmlp import Dense, Sequential
+        >>> list(Sequential(Dense(3), Dense(1, use_bias=False)).build(2).parameters)
+        ['dense_0.weight', 'dense_0.bias', 'dense_1.weight']
         """
         self._need_parameters()
         return {name: array.copy() for name, array in self._arrays.items()}
 
     def set_parameters(self, parameters: dict[str, np.ndarray]) -> None:
-        """Set some or all parameters by name.
+        """Set some or all parameters by name; they are copied, in the model's dtype.
+
+        Parameters
+        ----------
+        parameters : dict of str to array-like
+            Names and shapes as in `parameters`, the attribute. What is not named stays as it is.
 
         Raises
         ------
-        ValueError
-            An unknown name, another shape, or a value that is not finite.
+        ValueError, TypeError
+            No parameters yet, an unknown name, another shape, not numbers, or a value that is not finite; nothing is
+            changed then.
+
+        Examples
+        --------
+        >>> from fastmlp import Dense, Sequential
+        >>> model = Sequential(Dense(1)).build(2)
+        >>> model.set_parameters({"dense_0.weight": [[1.0], [10.0]], "dense_0.bias": [0.5]})
+        >>> model.predict([[2.0, 3.0]]).tolist()
+        [[32.5]]
         """
         self._need_parameters()
         new = {}
@@ -180,15 +229,17 @@ class Sequential:
 
         So a second call goes on: with a new optimiser, and with the orders of rows, masks and noise of the epochs that
         follow those of the calls before. Of plain SGD, two fits of ten epochs give the bits of one of twenty.
+        The parameters, `loss` and `history` of the model are replaced.
 
         Parameters
         ----------
         X : array-like (n, n_features) or CSR
             float32, float64 and uint8 are read where they lie, row by row; memory maps too.
         y : array-like
-            As the loss takes it (`Loss.targets`): integer codes (n,) or rows (n, K) for "softmax_cross_entropy",
-            numbers in [0, 1] for "binary_cross_entropy", numbers for "squared_error".
-        loss : str or Loss
+            Targets, as the loss takes them (`Loss.targets`): integer codes (n,) or rows (n, K) for
+            "softmax_cross_entropy", numbers in [0, 1] for "binary_cross_entropy", numbers for "squared_error".
+        loss : str or Loss, optional
+            A name or an object of `fastmlp.losses`; that of the last fit where not given.
         optimizer : str or Optimizer
             "sgd", "adam", "adamw", "nadam", "adagrad", "rmsprop" or "lion" with its defaults, or an object: its
             learning_rate may be a schedule (`fastmlp.schedules`), whose steps are counted from the start of this call.
@@ -199,16 +250,18 @@ class Sequential:
         validation_data : (X, y) or (X, y, sample_weight), optional
             Adds val_loss (and val_accuracy for classification) to every epoch. (X, y, groups) for losses of queries.
         sample_weight : array-like (n,), optional
+            Weights of the rows, not negative and not all 0; 1 where not given.
         class_weight : dict or "balanced", optional
             Class -> weight, 1 where it is not given; "balanced": n / (number of classes * rows of the class). Times the
             sample weights, of the training rows only. For losses of one class per row.
         groups : array-like (n,), optional
             The query of each row, any labels: for the losses that rank the rows of a query, "ranknet" and "listnet".
         seed : int
-            Of the initial parameters and of the order of rows.
+            Seed of the initial parameters, of the order of rows, and of dropout and augmentation.
         n_threads : int, optional
             Chosen by measuring where not given. The result is the same to the bit.
-        callbacks : sequence of Callback
+        callbacks : list or tuple of Callback
+            Called after each epoch, in this order; see `fastmlp.callbacks`.
         verbose : {"auto", 0, 1}
             "auto": a progress bar in a terminal, silence elsewhere.
         shuffle : bool
@@ -217,9 +270,9 @@ class Sequential:
             "cuda": an NVIDIA GPU, for all but sparse X (docs/cuda.md); the losses are the CPU's but for rounding.
             "auto": a GPU where there is one and a step is large. Prediction is on the CPU.
         precision : {None, "tf32x3", "tf32", "bf16"}
-            Of products in training by a GPU's tensor cores, for wide networks: "tf32" and "bf16" round their factors to
-            10 or 7 bits behind the point, "tf32x3" takes three products for about float32's precision. All else stays
-            float32. None: no tensor cores. Needs compute capability 8.0: with less, "auto" is the CPU.
+            Precision of products in training by a GPU's tensor cores, for wide networks: "tf32" and "bf16" round their
+            factors to 10 or 7 mantissa bits, "tf32x3" takes three products for about float32's precision. All else
+            stays float32. None: no tensor cores. Needs compute capability 8.0: with less, "auto" is the CPU.
 
         Returns
         -------
@@ -234,6 +287,27 @@ class Sequential:
             (NotImplementedError) for a sparse X.
         DivergenceError
             Loss or parameters became infinite or NaN; the last finite parameters are kept.
+        KeyboardInterrupt
+            Ctrl-C: raised with the parameters of the last whole step in place.
+
+        Warns
+        -----
+        UserWarning
+            The last layer does what the loss does itself, such as a `Softmax` before "softmax_cross_entropy".
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import SGD, Dense, Sequential
+        >>> X = np.linspace(-1, 1, 100).reshape(-1, 1)
+        >>> model = Sequential(Dense(1))
+        >>> history = model.fit(
+        ...     X, 2 * X + 1, loss="squared_error", optimizer=SGD(0.1), epochs=20, batch_size=10, verbose=0
+        ... )
+        >>> {name: array.ravel().round(2).tolist() for name, array in model.parameters.items()}
+        {'dense_0.weight': [2.0], 'dense_0.bias': [1.0]}
+        >>> history["loss"][-1] < 1e-4
+        True
         """
         from .history import History
         from .training import Training
@@ -310,7 +384,33 @@ class Sequential:
     # Looking at it ---------------------------------------------------------------------------------------------------
 
     def logits(self, X, n_threads: int | None = None) -> np.ndarray:
-        """The last layer's values, (n, K), in the model's dtype."""
+        """The last layer's values, before the loss makes probabilities or the like of them.
+
+        Parameters
+        ----------
+        X : array-like (n, n_features) or CSR
+            Rows of finite numbers; not changed.
+        n_threads : int, optional
+            Chosen by measuring where not given. The result is the same to the bit.
+
+        Returns
+        -------
+        ndarray (n, K)
+            In the model's dtype.
+
+        Raises
+        ------
+        ValueError, TypeError
+            No parameters yet, X of another number of columns, not numbers, or not finite, or a bad `n_threads`.
+
+        Examples
+        --------
+        >>> from fastmlp import Dense, Sequential
+        >>> model = Sequential(Dense(2)).build(1)
+        >>> model.set_parameters({"dense_0.weight": [[1.0, -1.0]]})
+        >>> model.logits([[3.0]]).tolist()
+        [[3.0, -3.0]]
+        """
         self._need_parameters()
         n_threads = _check_threads(n_threads)
         X = check_X(X, n_features=self.n_features)
@@ -330,6 +430,7 @@ class Sequential:
         Parameters
         ----------
         X : array-like (n, n_features) or CSR
+            Rows of finite numbers; not changed.
         layer : int or str
             Its index in `layers` (negative: from the end), or its name as `summary` prints it, such as "dense_1" or
             "ReLU()"; a name that occurs twice is refused.
@@ -428,13 +529,71 @@ class Sequential:
 
         A few rows go through NumPy, at once and without compiling; many go through the engine. The two differ by
         rounding.
+
+        Parameters
+        ----------
+        X : array-like (n, n_features) or CSR
+            Rows of finite numbers; not changed.
+        n_threads : int, optional
+            Chosen by measuring where not given. The result is the same to the bit.
+
+        Returns
+        -------
+        ndarray
+            In the model's dtype, (n, K) where the loss does not say otherwise; the logits where there is no loss yet.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As of `logits`.
+
+        Examples
+        --------
+        >>> from fastmlp import BinaryCrossEntropy, Dense, Sequential
+        >>> model = Sequential(Dense(1), dtype="float64").build(1)
+        >>> model.set_parameters({"dense_0.weight": [[1.0]]})
+        >>> model.loss = BinaryCrossEntropy()  # as a fit leaves it
+        >>> model.predict([[0.0], [2.0]]).round(4).tolist()
+        [[0.5], [0.8808]]
         """
         z = self.logits(X, n_threads)
         return z if self.loss is None else self.loss.output(z)
 
     def evaluate(self, X, y, sample_weight=None, n_threads: int | None = None, *, groups=None) -> dict[str, float]:
         """{"loss": ..., "accuracy": ...} on these rows: the loss with the layers' penalties, accuracy for
-        classification only. `groups` as in `fit`.
+        classification only.
+
+        Parameters
+        ----------
+        X : array-like (n, n_features) or CSR
+            Rows of finite numbers; not changed.
+        y : array-like
+            Targets, as the loss takes them.
+        sample_weight : array-like (n,), optional
+            Weights of the rows, not negative and not all 0, in the loss and in the accuracy.
+        n_threads : int, optional
+            Chosen by measuring where not given. The result is the same to the bit.
+        groups : array-like (n,), optional
+            The query of each row, for the losses that rank; as in `fit`.
+
+        Returns
+        -------
+        dict of str to float
+            Computed in float64 from the logits.
+
+        Raises
+        ------
+        ValueError, TypeError
+            No parameters or no loss yet; bad input, named, with what is accepted.
+
+        Examples
+        --------
+        >>> from fastmlp import Dense, Hinge, Sequential
+        >>> model = Sequential(Dense(1)).build(1)
+        >>> model.set_parameters({"dense_0.weight": [[1.0]]})
+        >>> model.loss = Hinge()  # as a fit leaves it
+        >>> model.evaluate([[2.0], [-3.0], [-1.0]], [1, 0, 1])
+        {'loss': 0.6666666666666666, 'accuracy': 0.6666666666666666}
         """
         self._need_parameters()
         if self.loss is None:
@@ -455,8 +614,35 @@ class Sequential:
         """Loss and gradients of one batch made of all these rows: (loss, {name: array of the parameter's shape}).
 
         Dropout and augmentation are left out, penalties of layers are included, and frozen layers have gradients too.
+        The model stays as it is.
 
-        >>> import numpy as np
+        Parameters
+        ----------
+        X : array-like (n, n_features) or CSR
+            Rows of finite numbers; not changed.
+        y : array-like
+            Targets, as the loss takes them.
+        loss : str or Loss, optional
+            The model's own where not given.
+        sample_weight : array-like (n,), optional
+            Weights of the rows, not negative and not all 0.
+        groups : array-like (n,), optional
+            The query of each row, for the losses that rank; as in `fit`.
+
+        Returns
+        -------
+        loss : float
+            The (weighted) mean over rows, with the penalties; NaN, as the gradients then are, where it is not finite.
+        gradients : dict of str to ndarray
+            New arrays in the model's dtype, by the names of `parameters`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            No parameters yet, no loss; bad input, named, with what is accepted.
+
+        Examples
+        --------
         >>> from fastmlp import Dense, Sequential
         >>> model = Sequential(Dense(1), dtype="float64").build(1)
         >>> model.set_parameters({"dense_0.weight": [[0.5]], "dense_0.bias": [0.5]})
@@ -474,7 +660,22 @@ class Sequential:
         return batch_gradients(self, X, y, loss, sample_weight, check_groups(groups, X.shape[0], loss, sample_weight))
 
     def summary(self) -> str:
-        """Print, and return, the layers with the shapes and numbers of their parameters."""
+        """Print, and return, the layers with the shapes and numbers of their parameters.
+
+        Returns
+        -------
+        str
+            What is printed; "?" stands for numbers that are not known before there are parameters.
+
+        Examples
+        --------
+        >>> from fastmlp import Dense, PReLU, Sequential
+        >>> text = Sequential(Dense(8), PReLU(), Dense(1)).build(2).summary()
+        Dense (dense_0)  2 -> 8   24
+        PReLU (prelu_0)            8
+        Dense (dense_1)  8 -> 1    9
+        total            float32  41
+        """
         known = self.n_features is not None
         shapes = parameter_shapes(self.layers, self.n_features) if known else {}
         rows, total, entries, width = [], 0, [], self.n_features
@@ -503,16 +704,66 @@ class Sequential:
         return text
 
     def save(self, path) -> None:
-        """Write layers, parameters and loss to a safetensors file."""
+        """Write layers, parameters and loss to a safetensors file, which is replaced at once or not at all.
+
+        Parameters
+        ----------
+        path : str or path
+            The file; its folder must exist.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written; an older one is untouched.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> from fastmlp import Dense, Sequential
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Sequential(Dense(1)).build(2).save(os.path.join(folder, "model.safetensors"))
+        ...     os.listdir(folder)
+        ['model.safetensors']
+        """
         from .serialization import save_model
 
         save_model(path, self)
 
     @classmethod
     def load(cls, path, custom_objects: dict | None = None) -> Sequential:
-        """A model from a file that `save` wrote; ModelFileError says what is wrong with any other.
+        """A model from a file that `save` wrote; it predicts the same bits.
 
-        `custom_objects` gives the model's `CustomActivation` and `CustomLoss` objects by name.
+        Parameters
+        ----------
+        path : str or path
+            The file.
+        custom_objects : dict, optional
+            The model's `CustomActivation` and `CustomLoss` objects by name; see `fastmlp.load_model`.
+
+        Returns
+        -------
+        Sequential
+
+        Raises
+        ------
+        ModelFileError
+            A ValueError: what is wrong with any other file.
+        ValueError
+            The file holds an estimator.
+        OSError
+            The file cannot be read.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> from fastmlp import Dense, Sequential
+        >>> model = Sequential(Dense(1)).build(2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "model.safetensors")
+        ...     model.save(path)
+        ...     loaded = Sequential.load(path)
+        >>> bool((loaded.predict([[1.0, 2.0]]) == model.predict([[1.0, 2.0]])).all())
+        True
         """
         from .serialization import load_model
 

@@ -53,6 +53,7 @@ def save_model(path: str | os.PathLike, model, *, extra: dict | None = None) -> 
     --------
     >>> import os, tempfile
     >>> from fastmlp import Dense, Sequential
+    >>> from fastmlp.serialization import load_model_with_extra
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = os.path.join(folder, "model.safetensors")
     ...     save_model(path, Sequential(Dense(3)).build(4), extra={"columns": ("a", "b", "c", "d")})
@@ -81,6 +82,7 @@ def load_model(path: str | os.PathLike, custom_objects: dict | None = None):
     Parameters
     ----------
     path : str or path
+        The file.
     custom_objects : dict, optional
         Name -> `CustomActivation` or `CustomLoss`, for a model that has some: a file holds no code. They must give the
         values that they gave when the model was saved.
@@ -92,9 +94,23 @@ def load_model(path: str | os.PathLike, custom_objects: dict | None = None):
     Raises
     ------
     ModelFileError
-        A ValueError: not such a file, cut off, changed, another version of the format, or at odds with itself.
+        A ValueError: not such a file, cut off, changed, another version of the format, or at odds with itself; or
+        `custom_objects` lacks an object of the model, or has another one.
     OSError
         The file cannot be read.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from fastmlp import MLPRegressor, load_model, save_model
+    >>> X, y = [[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0]
+    >>> regressor = MLPRegressor(hidden_layer_sizes=(), solver="lbfgs", alpha=0.0, random_state=0).fit(X, y)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "model.safetensors")
+    ...     save_model(path, regressor)
+    ...     loaded = load_model(path)
+    >>> loaded.predict([[3.0]]).round(2).tolist()
+    [7.0]
     """
     return load_model_with_extra(path, custom_objects)[0]
 

@@ -1,12 +1,17 @@
-"""The pages that docs/generate.py writes from the declarations: up to date, complete, and told apart rightly."""
+"""The pages that docs/generate.py writes from the declarations: up to date, complete, and told apart rightly; and the
+examples in docstrings: what a user calls has one, and it runs.
+"""
 
+import doctest
 import importlib.util
+import inspect
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+import fastmlp
 from fastmlp.activations import ACTIVATIONS, Activation
 from fastmlp.initializers import INITIALIZERS
 from fastmlp.layers import LAYERS
@@ -27,6 +32,14 @@ NAMES = {
     "layers": {name for name, cls in LAYERS.items() if cls not in ACTIVATIONS.values()},
     "initializers": INITIALIZERS,
 }
+
+
+PUBLIC = {
+    name: value
+    for name, value in ((name, getattr(fastmlp, name)) for name in fastmlp.__all__)
+    if callable(value) and not (inspect.isclass(value) and issubclass(value, Exception))
+}
+CALLED = [fastmlp.Sequential, fastmlp.MLPClassifier, fastmlp.MLPRegressor, fastmlp.Perceptron]  # with methods to call
 
 
 def cells(line):
@@ -89,3 +102,51 @@ def test_a_new_declaration_changes_its_page(monkeypatch):
 
 def test_references_are_the_source():
     assert generate.parts(OPTIMIZERS["adamw"])["source"].startswith("Loshchilov and Hutter, Decoupled Weight Decay")
+
+
+def own_methods(cls):
+    """Public methods by name that are written in fastmlp, those of its base classes too."""
+    found = {name: inspect.unwrap(getattr(cls, name)) for name in dir(cls) if not name.startswith("_")}
+    return {n: f for n, f in found.items() if callable(f) and (f.__module__ or "").split(".")[0] == fastmlp.__name__}
+
+
+def without_example(named):
+    """The names of those whose own docstring has no line that an example would run."""
+    examples = {name: doctest.DocTestParser().get_examples(value.__doc__ or "") for name, value in named.items()}
+    return [n for n, found in examples.items() if all(example.options.get(doctest.SKIP) for example in found)]
+
+
+def test_what_is_public_has_an_example():
+    methods = {f"{cls.__name__}.{name}": f for cls in CALLED for name, f in own_methods(cls).items()}
+    assert {"Sequential.load", "MLPRegressor.fit", "MLPClassifier.partial_fit"} <= set(methods)
+    missing = without_example(PUBLIC | methods)
+    assert not missing, f"no example, a line that begins with >>>, in the docstrings of {', '.join(missing)}"
+
+
+def test_a_docstring_without_an_example_is_found():
+    def silent():
+        pass
+
+    def skipped():
+        """>>> 1 + 1  # doctest: +SKIP"""
+
+    def shown():
+        """>>> 1 + 1
+        2
+        """
+
+    class Inherits(fastmlp.ReLU):  # the base class's example is not its own
+        pass
+
+    named = {"silent": silent, "skipped": skipped, "shown": shown, "Inherits": Inherits}
+    assert without_example(named) == ["silent", "skipped", "Inherits"]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_examples_run(name):
+    if name == "export_onnx":
+        pytest.importorskip("onnx", reason='onnx is not installed: pip install "fastmlp[onnx]"')
+    runner, said = doctest.DocTestRunner(verbose=False), []
+    for test in doctest.DocTestFinder().find(PUBLIC[name], name):  # of a class: its methods, too
+        runner.run(test, out=said.append)
+    assert runner.tries and not runner.failures, "".join(said)

@@ -112,10 +112,32 @@ class BaseMLP(BaseEstimator, ABC):
         ------
         ValueError
             Bad parameters or data; the message names the argument, and for NaN and infinity the row and the column.
+        TypeError
+            X or y is no array of numbers or labels, or y mixes texts with others.
+        MemoryError
+            The network would not fit into memory.
+        ImportError, RuntimeError
+            `device='cuda'` without the package numba-cuda, without a GPU, with one that is too old for `precision`, or
+            (NotImplementedError) for a sparse X.
         DivergenceError
             The loss or the weights became infinite or NaN; the last finite weights are kept.
         KeyboardInterrupt
             Ctrl-C: raised after the network was left as it was after the last whole step.
+
+        Warns
+        -----
+        ConvergenceWarning
+            `max_iter` or `max_fun` came before convergence.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import MLPRegressor
+        >>> X, X_val = np.linspace(-1, 1, 64).reshape(-1, 1), np.linspace(-0.9, 0.9, 16).reshape(-1, 1)
+        >>> regressor = MLPRegressor(early_stopping=True, learning_rate_init=0.01, random_state=0)
+        >>> regressor = regressor.fit(X, X.ravel() ** 2, X_val=X_val, y_val=X_val.ravel() ** 2)
+        >>> regressor.best_validation_score_ > 0.95
+        True
         """
         return self._fit(X, y, sample_weight, validation=(X_val, y_val, sample_weight_val))
 

@@ -25,7 +25,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     hidden_layer_sizes : int or array-like of int, default=(100,)
         Units of each hidden layer; () is multinomial logistic regression.
     activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
-        Of the hidden layers; any name that `fastmlp.activations` declares.
+        Activation of the hidden layers; any name that `fastmlp.activations` declares.
     solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
         'adam' and 'sgd' take one step a batch; 'lbfgs' uses all rows and suits small data.
     alpha : float, default=0.0001
@@ -33,19 +33,19 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     batch_size : int, default='auto'
         'auto' is min(200, n_samples).
     learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
-        Of 'sgd': constant; learning_rate_init / (rows seen + 1)^power_t after each epoch; or divided by 5 each time
-        that `n_iter_no_change` epochs did not improve by `tol`.
+        Rate of 'sgd': constant; learning_rate_init / (rows seen + 1)^power_t after each epoch; or divided by 5 each
+        time that `n_iter_no_change` epochs did not improve by `tol`.
     learning_rate_init : float, default=0.001
         The (first) learning rate of 'sgd' and 'adam'.
     power_t : float, default=0.5
-        See 'invscaling'.
+        The exponent of 'invscaling', at least 0.
     max_iter : int, default=200
         Epochs at most; iterations for 'lbfgs'.
     shuffle : bool, default=True
         Whether each epoch has its own order of rows.
     random_state : int, RandomState instance or None, default=None
-        Of the first weights, the order of rows and the validation split. With an integer, results repeat bit by bit,
-        for any `n_threads`.
+        Seed or generator of the first weights, the order of rows and the validation split. With an integer, results
+        repeat bit by bit, for any `n_threads`.
     tol : float, default=1e-4
         An epoch that does not improve the loss (or the validation score) by this much counts as no improvement.
     verbose : bool or int, default=False
@@ -53,18 +53,18 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     warm_start : bool, default=False
         Whether `fit` goes on from the last fit: from its weights, its optimiser's state and its order of rows.
     momentum : float, default=0.9
-        Of 'sgd', in [0, 1).
+        Momentum of 'sgd', in [0, 1).
     nesterovs_momentum : bool, default=True
-        Of 'sgd'.
+        Whether the momentum of 'sgd' is Nesterov's.
     early_stopping : bool, default=False
         Stop when the score on validation data stops improving, and keep the best network. The data are
         `validation_fraction` of the rows, or `X_val` and `y_val` of `fit`. Not for 'lbfgs'.
     validation_fraction : float, default=0.1
-        See `early_stopping`.
+        Share of the rows that `early_stopping` takes for validation, in [0, 1).
     beta_1, beta_2 : float, default=0.9 and 0.999
         Decay of Adam's moments, in [0, 1).
     epsilon : float, default=1e-8
-        Of Adam, added outside the root of the corrected second moment, as PyTorch does.
+        Adam's, above 0: added outside the root of the corrected second moment, as PyTorch does.
     n_iter_no_change : int, default=10
         Epochs without improvement after which training stops; np.inf never stops.
     max_fun : int, default=15000
@@ -77,8 +77,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Where 'adam' and 'sgd' train: 'cuda' is an NVIDIA GPU (docs/cuda.md), 'auto' one where there is one and a step
         is large. Prediction is on the CPU.
     precision : {'tf32x3', 'tf32', 'bf16'} or None, default=None
-        Of products in training by a GPU's tensor cores, for wide networks of float32, which X is to be: 'tf32' and
-        'bf16' round their factors to 10 or 7 bits behind the point, 'tf32x3' takes three products for about
+        Precision of products in training by a GPU's tensor cores, for wide networks of float32, which X is to be:
+        'tf32' and 'bf16' round their factors to 10 or 7 mantissa bits, 'tf32x3' takes three products for about
         float32's precision. None: no tensor cores. Needs compute capability 8.0: with less, 'auto' is the CPU.
 
     Attributes
@@ -115,7 +115,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     -----
     Differences from scikit-learn: Ctrl-C raises KeyboardInterrupt, with the network of the last whole step in place;
     a loss that is not finite raises `DivergenceError`; a warm start keeps the optimiser's state; rows of weight 0 are
-    dropped before batches are made; uint8 input trains in float32.
+    dropped before batches are made; uint8 input trains in float32; `momentum=1.0` is refused.
+
+    Of the classifier: where y is an indicator matrix in CSR, predictions are dense (scikit-learn's: CSR); for labels
+    that are texts of pandas or of an array of objects, `classes_` and predictions have dtype object (scikit-learn's: a
+    NumPy string dtype, such as <U3); a first `partial_fit` with an indicator matrix needs no `classes`.
 
     Examples
     --------
@@ -199,8 +203,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows, as `fit` takes them.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Labels, or an indicator matrix of labels.
         sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, not negative.
         classes : array-like of shape (n_classes,), default=None
             All labels that will ever come; needed by the first call. An indicator matrix needs none.
 
@@ -211,7 +218,19 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Raises
         ------
         ValueError
-            No `classes` in the first call, other ones later, or labels in y that are not among them.
+            No `classes` in the first call, other ones later, or labels in y that are not among them; the errors of
+            `fit`; `early_stopping=True` or `class_weight='balanced'`, which are for `fit`.
+        AttributeError
+            The solver is 'lbfgs', which has no epochs: then there is no such method.
+
+        Examples
+        --------
+        >>> from fastmlp import MLPClassifier
+        >>> classifier = MLPClassifier(random_state=0)
+        >>> for X, y in [([[0.0], [2.0]], ["low", "high"]), ([[1.0], [2.0]], ["middle", "high"])]:
+        ...     classifier = classifier.partial_fit(X, y, classes=["low", "middle", "high"])
+        >>> classifier.classes_.tolist(), classifier.t_
+        (['high', 'low', 'middle'], 4)
         """
         if self.class_weight == "balanced":
             raise ValueError(
@@ -322,11 +341,27 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows with the columns of the fitted data.
 
         Returns
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_labels)
-            Of `classes_`; an indicator matrix if that was fitted.
+            Labels out of `classes_`; a dense indicator matrix, int64, if that was fitted.
+
+        Raises
+        ------
+        NotFittedError
+            There is no network yet.
+        ValueError, TypeError
+            X has other columns than the fitted data, or is not finite numbers.
+
+        Examples
+        --------
+        >>> from fastmlp import MLPClassifier
+        >>> X, y = [[-2.0], [-1.0], [1.0], [2.0]], ["no", "no", "yes", "yes"]
+        >>> classifier = MLPClassifier((), solver="lbfgs", random_state=0).fit(X, y)
+        >>> classifier.predict([[-3.0], [3.0]]).tolist()
+        ['no', 'yes']
         """
         codes = self._codes(self._logits(X))
         return codes if self._multilabel else self.classes_[np.minimum(codes, len(self.classes_) - 1)]
@@ -337,11 +372,27 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows with the columns of the fitted data.
 
         Returns
         -------
         probabilities : ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`.
+            In the order of `classes_`, in the dtype of `coefs_`.
+
+        Raises
+        ------
+        NotFittedError
+            There is no network yet.
+        ValueError, TypeError
+            X has other columns than the fitted data, or is not finite numbers.
+
+        Examples
+        --------
+        >>> from fastmlp import MLPClassifier
+        >>> X, y = [[-2.0], [-1.0], [1.0], [2.0]], ["no", "no", "yes", "yes"]
+        >>> classifier = MLPClassifier((), solver="lbfgs", random_state=0).fit(X, y)
+        >>> classifier.predict_proba([[-3.0], [3.0]]).round(3).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
         """
         logits = self._logits(X)
         return self._by_class(self._loss().output(logits))
@@ -355,7 +406,16 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return np.hstack([1 - probabilities, probabilities])
 
     def predict_log_proba(self, X):
-        """The logarithm of `predict_proba`."""
+        """The logarithm of `predict_proba`, -inf where that is 0; parameters and errors are the same.
+
+        Examples
+        --------
+        >>> from fastmlp import MLPClassifier
+        >>> X, y = [[-2.0], [-1.0], [1.0], [2.0]], ["no", "no", "yes", "yes"]
+        >>> classifier = MLPClassifier((), solver="lbfgs", random_state=0).fit(X, y)
+        >>> classifier.predict_log_proba([[3.0]]).shape
+        (1, 2)
+        """
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
 

@@ -35,7 +35,7 @@ class Perceptron(ClassifierMixin, BaseEstimator):
     eta0 : float, default=1.0
         The learning rate, above 0.
     random_state : int, RandomState instance or None, default=0
-        Of the order of rows.
+        Seed or generator of the order of rows.
 
     Attributes
     ----------
@@ -91,6 +91,7 @@ class Perceptron(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Finite numbers.
         y : array-like of shape (n_samples,)
             Labels of at least two classes.
 
@@ -107,6 +108,15 @@ class Perceptron(ClassifierMixin, BaseEstimator):
         -----
         ConvergenceWarning
             The last of `max_iter` epochs still had mistakes.
+
+        Examples
+        --------
+        >>> from fastmlp import Perceptron
+        >>> perceptron = Perceptron(shuffle=False).fit([[0, 0], [0, 1], [1, 0], [1, 1]], [0, 0, 0, 1])
+        >>> perceptron.mistakes_
+        [2, 3, 3, 2, 2, 3, 2, 1, 0]
+        >>> perceptron.coef_.tolist(), perceptron.intercept_.tolist()
+        ([[3.0, 2.0]], [-4.0])
         """
         self._validate_params()
         X = self._features(X, reset=True)
@@ -145,13 +155,45 @@ class Perceptron(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X):
-        """w x + b: (n_samples,) for two classes, positive for the second; (n_samples, n_classes) for more."""
+        """w x + b of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows with the columns of the fitted data.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
+            float64: one for two classes, positive for the second; one for each of more.
+
+        Raises
+        ------
+        NotFittedError
+            There is no network yet.
+        ValueError, TypeError
+            X has other columns than the fitted data, or is not finite numbers.
+
+        Examples
+        --------
+        >>> from fastmlp import Perceptron
+        >>> perceptron = Perceptron(shuffle=False).fit([[0, 0], [0, 1], [1, 0], [1, 1]], [0, 0, 0, 1])
+        >>> perceptron.decision_function([[1, 1], [0, 0]]).tolist()
+        [1.0, -4.0]
+        """
         check_is_fitted(self, "coef_")
         scores = self._features(X, reset=False) @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict(self, X):
-        """The class of each row, (n_samples,)."""
+        """The class of each row, (n_samples,); parameters and errors are those of `decision_function`.
+
+        Examples
+        --------
+        >>> from fastmlp import Perceptron
+        >>> Perceptron().fit([[-1.0], [1.0]], ["no", "yes"]).predict([[3.0], [-2.0]]).tolist()
+        ['yes', 'no']
+        """
         scores = self.decision_function(X)
         return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
 

@@ -26,7 +26,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     hidden_layer_sizes : int or array-like of int, default=(100,)
         Units of each hidden layer; () is linear regression.
     activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
-        Of the hidden layers; any name that `fastmlp.activations` declares.
+        Activation of the hidden layers; any name that `fastmlp.activations` declares.
     solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
         'adam' and 'sgd' take one step a batch; 'lbfgs' uses all rows and suits small data.
     alpha : float, default=0.0001
@@ -34,19 +34,19 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     batch_size : int, default='auto'
         'auto' is min(200, n_samples).
     learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
-        Of 'sgd': constant; learning_rate_init / (rows seen + 1)^power_t after each epoch; or divided by 5 each time
-        that `n_iter_no_change` epochs did not improve by `tol`.
+        Rate of 'sgd': constant; learning_rate_init / (rows seen + 1)^power_t after each epoch; or divided by 5 each
+        time that `n_iter_no_change` epochs did not improve by `tol`.
     learning_rate_init : float, default=0.001
         The (first) learning rate of 'sgd' and 'adam'.
     power_t : float, default=0.5
-        See 'invscaling'.
+        The exponent of 'invscaling', at least 0.
     max_iter : int, default=200
         Epochs at most; iterations for 'lbfgs'.
     shuffle : bool, default=True
         Whether each epoch has its own order of rows.
     random_state : int, RandomState instance or None, default=None
-        Of the first weights, the order of rows and the validation split. With an integer, results repeat bit by bit,
-        for any `n_threads`.
+        Seed or generator of the first weights, the order of rows and the validation split. With an integer, results
+        repeat bit by bit, for any `n_threads`.
     tol : float, default=1e-4
         An epoch that does not improve the loss (or the validation score) by this much counts as no improvement.
     verbose : bool or int, default=False
@@ -54,18 +54,18 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     warm_start : bool, default=False
         Whether `fit` goes on from the last fit: from its weights, its optimiser's state and its order of rows.
     momentum : float, default=0.9
-        Of 'sgd', in [0, 1).
+        Momentum of 'sgd', in [0, 1).
     nesterovs_momentum : bool, default=True
-        Of 'sgd'.
+        Whether the momentum of 'sgd' is Nesterov's.
     early_stopping : bool, default=False
         Stop when the score on validation data stops improving, and keep the best network. The data are
         `validation_fraction` of the rows, or `X_val` and `y_val` of `fit`. Not for 'lbfgs'.
     validation_fraction : float, default=0.1
-        See `early_stopping`.
+        Share of the rows that `early_stopping` takes for validation, in [0, 1).
     beta_1, beta_2 : float, default=0.9 and 0.999
         Decay of Adam's moments, in [0, 1).
     epsilon : float, default=1e-8
-        Of Adam, added outside the root of the corrected second moment, as PyTorch does.
+        Adam's, above 0: added outside the root of the corrected second moment, as PyTorch does.
     n_iter_no_change : int, default=10
         Epochs without improvement after which training stops; np.inf never stops.
     max_fun : int, default=15000
@@ -76,8 +76,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Where 'adam' and 'sgd' train: 'cuda' is an NVIDIA GPU (docs/cuda.md), 'auto' one where there is one and a step
         is large. Prediction is on the CPU.
     precision : {'tf32x3', 'tf32', 'bf16'} or None, default=None
-        Of products in training by a GPU's tensor cores, for wide networks of float32, which X is to be: 'tf32' and
-        'bf16' round their factors to 10 or 7 bits behind the point, 'tf32x3' takes three products for about
+        Precision of products in training by a GPU's tensor cores, for wide networks of float32, which X is to be:
+        'tf32' and 'bf16' round their factors to 10 or 7 mantissa bits, 'tf32x3' takes three products for about
         float32's precision. None: no tensor cores. Needs compute capability 8.0: with less, 'auto' is the CPU.
 
     Attributes
@@ -189,12 +189,31 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows, as `fit` takes them.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Numbers; of at least 0 for `loss='poisson'`.
         sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, not negative.
 
         Returns
         -------
         self : object
+
+        Raises
+        ------
+        ValueError
+            X or y has other columns than in the first call; the errors of `fit`; `early_stopping=True`.
+        AttributeError
+            The solver is 'lbfgs', which has no epochs: then there is no such method.
+
+        Examples
+        --------
+        >>> from fastmlp import MLPRegressor
+        >>> regressor = MLPRegressor(random_state=0)
+        >>> for X, y in [([[0.0], [1.0]], [1.0, 3.0]), ([[2.0], [3.0]], [5.0, 7.0])]:
+        ...     regressor = regressor.partial_fit(X, y)
+        >>> len(regressor.loss_curve_), regressor.t_
+        (2, 4)
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
@@ -232,10 +251,26 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows with the columns of the fitted data.
 
         Returns
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            In the dtype of `coefs_`.
+
+        Raises
+        ------
+        NotFittedError
+            There is no network yet.
+        ValueError, TypeError
+            X has other columns than the fitted data, or is not finite numbers.
+
+        Examples
+        --------
+        >>> from fastmlp import MLPRegressor
+        >>> regressor = MLPRegressor(hidden_layer_sizes=(), solver="lbfgs", alpha=0.0, random_state=0)
+        >>> regressor.fit([[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0]).predict([[3.0]]).round(2).tolist()
+        [7.0]
         """
         outputs = self._logits(X)
         outputs = self._loss().output(outputs)

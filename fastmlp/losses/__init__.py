@@ -44,7 +44,11 @@ __all__ = [
 
 
 def get(loss: str | Loss, argument: str = "loss") -> Loss:
-    """The loss of that name, or the object itself."""
+    """The loss of that name, or the object itself; ValueError for another name, TypeError for another class of losses.
+
+    >>> get("huber")
+    Huber(delta=1.0)
+    """
     if type(loss) in (*LOSSES.values(), CustomLoss):
         return loss
     if isinstance(loss, Loss):

@@ -91,8 +91,27 @@ class Loss:
     ) -> float:
         """The weighted mean of the rows' losses; that of the queries' where rows belong to queries (`groups`).
 
-        >>> round(SquaredError().value(np.array([[3.0], [1.0]]), np.array([1.0, 1.0])), 3)
-        1.0
+        Parameters
+        ----------
+        logits : ndarray (n, K)
+        targets : array-like (n,) or (n, K)
+            As `targets`, the attribute, says; they are not checked.
+        sample_weight : array-like (n,), optional
+            Not all 0; the losses of queries leave it out.
+        groups : array-like (n,), optional
+            The query of each row, for the losses of queries.
+
+        Returns
+        -------
+        float
+            Computed in float64.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import SquaredError
+        >>> SquaredError().value(np.array([[3.0], [1.0]]), np.array([1.0, 1.0]), np.array([1.0, 3.0]))
+        0.5
         """
         return float(np.average(self.rows(logits, targets), weights=sample_weight))
 

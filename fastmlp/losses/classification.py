@@ -24,6 +24,17 @@ class SoftmaxCrossEntropy(Loss):
     ----------
     label_smoothing : float
         s in [0, 1]: y becomes (1 - s) y + s / K sum_k y_k (Szegedy et al., 2016).
+
+    Raises
+    ------
+    ValueError, TypeError
+        `label_smoothing` is no number in [0, 1].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(SoftmaxCrossEntropy().value(np.array([[0.0, 0.0]]), np.array([1])), 4)
+    0.6931
     """
 
     name: ClassVar[str] = "softmax_cross_entropy"
@@ -83,6 +94,17 @@ class BinaryCrossEntropy(Loss):
     ----------
     label_smoothing : float
         s in [0, 1]: y becomes (1 - s) y + s / 2.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `label_smoothing` is no number in [0, 1].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(BinaryCrossEntropy().value(np.array([[0.0]]), np.array([1.0])), 4)
+    0.6931
     """
 
     name: ClassVar[str] = "binary_cross_entropy"
@@ -131,10 +153,16 @@ class Focal(Loss):
     Parameters
     ----------
     gamma : float
-        At least 0.
+        Exponent of the factor by which easy rows count less, at least 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `gamma` is no finite number of at least 0.
 
     Examples
     --------
+    >>> import numpy as np
     >>> round(Focal(gamma=0.0).value(np.array([[0.0]]), np.array([1.0])), 4)
     0.6931
     """
@@ -192,10 +220,16 @@ class SoftmaxFocal(Loss):
     Parameters
     ----------
     gamma : float
-        At least 0.
+        Exponent of the factor by which easy rows count less, at least 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `gamma` is no finite number of at least 0; when a fit begins: the network has one output only.
 
     Examples
     --------
+    >>> import numpy as np
     >>> round(SoftmaxFocal(gamma=2.0).value(np.array([[0.0, 0.0]]), np.array([1])), 4)
     0.1733
     """
@@ -246,6 +280,9 @@ class Ordinal(Loss):
 
     When to use: classes in an order: grades, stages, stars.
 
+    Examples
+    --------
+    >>> import numpy as np
     >>> Ordinal().output(np.array([[0.0, 0.0]])).tolist()
     [[0.5, 0.25, 0.25]]
     """
@@ -302,6 +339,9 @@ class Hinge(Loss):
     dl/dz: 1 at the best rival and -1 at the class where l > 0 (-t with one output). Output: z, the decision values.
     Cortes and Vapnik, 1995; Crammer and Singer, 2001.
 
+    Examples
+    --------
+    >>> import numpy as np
     >>> Hinge().value(np.array([[2.0, 1.5, 0.0]]), np.array([0]))
     0.5
     """

@@ -28,21 +28,23 @@ class CustomLoss(Loss):
     Parameters
     ----------
     term, slope : callable
-        Of a logit and its target, elementwise.
+        Functions of logits and their targets, elementwise: arrays in, an array of the same shape out.
     name : str
-        For messages and files.
+        Its name in messages and files, an identifier that no built-in loss has.
     output : callable
         What `predict` makes of the logits (n, K), in NumPy; by default they are returned as they are.
     check_derivative : bool
-        Compare the slope with differences of the term now, for z in [-3, 3] and y = 1/4 and 1.
+        Whether to compare the slope with differences of the term, now, for z in [-3, 3] and y = 1/4 and 1.
 
     Raises
     ------
     TypeError, ValueError
-        No such functions, or the slope is another function's; when a fit compiles them: Numba cannot.
+        `term` or `slope` is no plain function of arrays, or not finite everywhere; the slope is not that of the term;
+        `name` is no identifier, or taken. When a fit compiles them: Numba cannot.
 
     Examples
     --------
+    >>> import numpy as np
     >>> log_cosh = CustomLoss(lambda z, y: np.log(np.cosh(z - y)), lambda z, y: np.tanh(z - y), "log_cosh")
     >>> round(log_cosh.value(np.array([[3.0], [1.0]]), np.array([1.0, 1.0])), 4)
     0.6625

@@ -68,10 +68,16 @@ class Contrastive(_AcrossRows):
     Parameters
     ----------
     margin : float
-        Above 0: the distance at which rows of different labels no longer matter.
+        The distance at which rows of different labels no longer matter, above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `margin` is no finite number above 0.
 
     Examples
     --------
+    >>> import numpy as np
     >>> Contrastive(margin=3.0).value(np.array([[0.0], [1.0], [2.0]]), np.array([0, 0, 1]))
     1.0
     """
@@ -107,10 +113,16 @@ class Triplet(_AcrossRows):
     Parameters
     ----------
     margin : float
-        Above 0.
+        By how much the nearest row of another label is to be farther than the farthest of the same, above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `margin` is no finite number above 0.
 
     Examples
     --------
+    >>> import numpy as np
     >>> Triplet(margin=1.0).rows(np.array([[0.0], [1.0], [3.0]]), np.array([0, 0, 1])).tolist()
     [0.0, 0.0, 0.0]
     """

@@ -13,6 +13,7 @@ from .base import Loss
 def rows_of_queries(groups: np.ndarray) -> list[np.ndarray]:
     """The rows of each query, in the order of the queries' labels.
 
+    >>> import numpy as np
     >>> [rows.tolist() for rows in rows_of_queries(np.array([7, 3, 7]))]
     [[1], [0, 2]]
     """
@@ -71,8 +72,14 @@ class RankNet(_OfQueries):
 
     When to use: to rank by pairs: grades whose distances mean nothing, clicks.
 
+    Raises
+    ------
+    ValueError
+        When a fit begins: the last layer is not `Dense(1)`, `groups` are missing, or rows have weights.
+
     Examples
     --------
+    >>> import numpy as np
     >>> round(RankNet().value(np.array([[2.0], [1.0], [5.0]]), [1, 0, 0], groups=[0, 0, 1]), 4)
     0.1566
     """
@@ -109,8 +116,14 @@ class ListNet(_OfQueries):
 
     When to use: to rank a list as a whole, with relevances whose differences mean something.
 
+    Raises
+    ------
+    ValueError
+        When a fit begins: the last layer is not `Dense(1)`, `groups` are missing, or rows have weights.
+
     Examples
     --------
+    >>> import numpy as np
     >>> round(ListNet().value(np.array([[2.0], [1.0], [5.0]]), [1, 0, 0], groups=[0, 0, 1]), 4)
     0.2911
     """

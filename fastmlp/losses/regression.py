@@ -27,6 +27,12 @@ class SquaredError(Loss):
     """l = 1/2 sum_k (z_k - y_k)^2; dl/dz = z - y. Output: z. (Keras's and PyTorch's "mse" is 2 / K times this.)
 
     When to use: numbers with noise of about the same size everywhere; estimates the mean.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> SquaredError().value(np.array([[3.0], [1.0]]), np.array([1.0, 1.0]))
+    1.0
     """
 
     name: ClassVar[str] = "squared_error"
@@ -53,6 +59,9 @@ class AbsoluteError(Loss):
 
     When to use: numbers with outliers; estimates the median.
 
+    Examples
+    --------
+    >>> import numpy as np
     >>> AbsoluteError().value(np.array([[3.0], [1.0]]), np.array([1.0, 1.0]))
     1.0
     """
@@ -88,10 +97,16 @@ class Huber(Loss):
     Parameters
     ----------
     delta : float
-        Above 0.
+        The size of d up to which the loss is squared, above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `delta` is no finite number above 0.
 
     Examples
     --------
+    >>> import numpy as np
     >>> Huber(delta=1.0).value(np.array([[3.0], [1.0]]), np.array([1.0, 1.0]))
     0.75
     """
@@ -134,6 +149,9 @@ class Poisson(Loss):
     scikit-learn's "poisson"; PyTorch's poisson_nll_loss leaves out what does not depend on z. Above z = 40 rate and
     loss go on along the tangent, so that a step too far does not overflow. Nelder and Wedderburn, 1972.
 
+    Examples
+    --------
+    >>> import numpy as np
     >>> Poisson().value(np.array([[0.0]]), np.array([1.0]))
     0.0
     """
@@ -178,8 +196,14 @@ class NegativeBinomial(Loss):
     dispersion : float
         d, above 0.
 
+    Raises
+    ------
+    ValueError, TypeError
+        `dispersion` is no finite number above 0.
+
     Examples
     --------
+    >>> import numpy as np
     >>> NegativeBinomial(dispersion=1.0).gradient(np.array([[0.0]]), np.array([1.0])).item()
     0.0
     """
@@ -229,8 +253,14 @@ class QuantileLoss(Loss):
     quantiles : sequence of float
         Ascending, each in (0, 1); `Dense(len(quantiles))` is the last layer.
 
+    Raises
+    ------
+    ValueError, TypeError
+        `quantiles` are no ascending numbers in (0, 1); when a fit begins: the network has not one output for each.
+
     Examples
     --------
+    >>> import numpy as np
     >>> QuantileLoss((0.1, 0.9)).output(np.array([[2.0, 1.0]])).tolist()
     [[1.0, 2.0]]
     """
@@ -290,10 +320,16 @@ class Gaussian(Loss):
     Parameters
     ----------
     min_variance : float
-        Above 0: keeps the loss bounded below where a target is met exactly.
+        Least variance, above 0: it keeps the loss bounded below where a target is met exactly.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `min_variance` is no finite number above 0; when a fit begins: the number of outputs is odd.
 
     Examples
     --------
+    >>> import numpy as np
     >>> Gaussian().output(np.array([[3.0, 0.0]])).round(3).tolist()
     [[3.0, 0.693]]
     """
