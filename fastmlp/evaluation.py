@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import records as R
 from .batches import QueryBatches, RowBatches
 from .devices import executor_of
-from .engine import records as R
 from .engine.threads import Chooser
 from .inputs import engine_data, engine_targets, engine_weights, source_of
 from .losses import BLOCK

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import losses
 from .errors import DivergenceError
 from .optimizers import SGD
 from .training import Training
@@ -66,11 +65,6 @@ class FlatObjective:
     def close(self) -> None:
         """Let the worker threads end."""
         self._training.close()
-
-
-def flat_loss_and_gradient(model, X, y, loss, sample_weight=None, l2=0.0, n_threads=None) -> FlatObjective:
-    """The objective that SciPy's L-BFGS minimises; see `FlatObjective`."""
-    return FlatObjective(model, X, y, losses.get(loss), sample_weight, l2, n_threads)
 
 
 def weight_norms(gradients: dict[str, np.ndarray]) -> dict[str, float]:

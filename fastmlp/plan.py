@@ -3,7 +3,7 @@
 Plain data: places in buffers, matrices, parameters, steps, phases. `lowering` makes plans from layers; an
 executor only walks them. `print(plan)` shows a training step as a person reads it.
 
-Matrices lie in panels (see `engine/records.py`): panel j holds columns j*width .. of all rows, the last one narrower.
+Matrices lie in panels (see `records.py`): panel j holds columns j*width .. of all rows, the last one narrower.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from . import records as R
 from .augmentation import Mixing
-from .engine import records as R
-from .engine.simd import ITEMSIZE, Simd
 from .schedules import Schedule
+from .simd import ITEMSIZE, Simd
 
 ALIGN = 64  # bytes: a cache line, and AVX-512's vector
 
@@ -64,6 +64,10 @@ class Matrix:
     @property
     def items(self) -> int:
         return self.pitch * (self.n_panels - 1) * self.panel + self.rows * self.last_width
+
+    def within(self, buffer: np.ndarray) -> np.ndarray:
+        """The flat items of this matrix in an array of the buffer's items."""
+        return buffer[self.at.offset // self.item :][: self.items]
 
     def _panels(self, flat: np.ndarray):
         """(first column, the panel's rows and columns in `flat`), panel by panel."""

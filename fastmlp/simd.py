@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..errors import unknown_name
+from .errors import unknown_name
 
 
 @dataclass(frozen=True)

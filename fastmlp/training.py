@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from . import losses, optimizers, schedules
+from . import records as R
 from .batches import QueryBatches, RowBatches
 from .devices import executor_of
 from .engine import jit
-from .engine import records as R
 from .engine.threads import Chooser
 from .errors import DivergenceError, check_range
 from .evaluation import Evaluation
@@ -136,18 +136,13 @@ class Training:
             model.layers,
             self.loss,
             targets,
-            self.optimizer.rule,
-            self.optimizer.n_slots + (self.optimizer.ema_decay is not None),
+            self.optimizer,
             n_features=model.n_features,
             batch_size=self._batches.most_rows,
             source=source,
             dtype=dtype,
             weighted=weights is not None,
             l2=l2 != 0,
-            clip=self.optimizer.clip_value is not None,
-            decay=self.optimizer.weight_decay != 0,
-            clip_norm=self.optimizer.clip_norm is not None,
-            average=self.optimizer.ema_decay is not None,
             study=study,
             guard=_guard,
             simd=simd,
@@ -433,16 +428,15 @@ class Training:
     def _penalty(self, vector: np.ndarray | None = None) -> float:
         """The penalties of all layers, of a vector laid out like the parameters."""
         vector, weights = self.executor.parameters if vector is None else vector, self._penalised
-        return sum(layer.penalty(vector[m.at.offset // m.item :][: m.items]) for layer, m in weights)  # padding is 0
+        return sum(layer.penalty(m.within(vector)) for layer, m in weights)  # padding is 0
 
     def weight_squares(self) -> float:
         """||W||^2 summed over the dense layers, without biases: what an L2 penalty multiplies."""
-        total, item = 0.0, self.plan.item
+        total, vector = 0.0, self.executor.parameters
         for p in self.plan.parameters:
             if len(p.shape) == 2:  # padding is zero
-                w = self.executor.parameters[p.matrix.at.offset // item :][: p.matrix.items]
                 with np.errstate(over="ignore"):
-                    total += float(np.square(w, dtype=np.float64).sum())
+                    total += float(np.square(p.matrix.within(vector), dtype=np.float64).sum())
         return total
 
     def gradient(self) -> dict[str, np.ndarray]:
@@ -488,12 +482,8 @@ class Training:
         """The snapshot that `by_name` unpacked."""
         snapshot = np.zeros_like(self._vectors)
         for vector, arrays in zip(snapshot, named, strict=True):
-            self._pack(vector, arrays)
+            self.executor.pack_into(vector, arrays)
         return snapshot
-
-    def _pack(self, vector: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
-        for p in self.plan.parameters:
-            p.matrix.pack(arrays[p.name].reshape((1, *p.shape)[-2:]), vector[p.matrix.at.offset // self.plan.item :])
 
     def save_parameters(self) -> None:
         """Write the parameters, or their average, back into the model, unless it was given others."""
@@ -522,7 +512,7 @@ class Training:
         if state["learning_rate"] is not None:
             self.learning_rate = state["learning_rate"]
         for slot, named in zip(self.executor.slots, state["slots"], strict=True):
-            self._pack(slot, named)
+            self.executor.pack_into(slot, named)
         self.executor.refresh()
         if self._average is not None:
             self.executor.pack(state["parameters"])

@@ -23,7 +23,7 @@ from fastmlp import (
     load_model,
     save_model,
 )
-from fastmlp.engine import records as R
+from fastmlp import records as R
 from fastmlp.layers import from_config, to_config
 from fastmlp.training import Training
 

@@ -13,14 +13,13 @@ import scipy.stats
 from cases import float64_by_default, torch_optimizer
 
 import fastmlp
-from fastmlp import Dense, Dropout, Rescaling
+from fastmlp import Dense, Dropout, Rescaling, records
 from fastmlp import activations as activation_module
 from fastmlp import initializers as initializer_module
 from fastmlp import layers as layer_module
 from fastmlp import losses as loss_module
 from fastmlp import optimizers as optimizer_module
 from fastmlp.activations import ACTIVATIONS, ELU, LeakyReLU
-from fastmlp.engine import records
 from fastmlp.initializers import INITIALIZERS, Constant, Orthogonal, Scaled, VarianceScaling
 from fastmlp.layers import LAYERS
 from fastmlp.losses import LOSSES

@@ -13,8 +13,8 @@ from cases import Case, as_targets, float64_by_default, torch_optimizer, train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmlp import BatchNorm, Dense, DivergenceError, ReLU, Sequential, load_model, optimizers, save_model
-from fastmlp.engine import jit, records
+from fastmlp import BatchNorm, Dense, DivergenceError, ReLU, Sequential, load_model, optimizers, records, save_model
+from fastmlp.engine import jit
 from fastmlp.optimizers import OPTIMIZERS, SGD, AdaGrad, Adam, AdamW, Lion, NAdam, RMSprop
 from fastmlp.schedules import CosineDecay, Warmup
 from fastmlp.serialization import load_model_with_extra

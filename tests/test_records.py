@@ -5,8 +5,7 @@ import inspect
 from collections import Counter
 from pathlib import Path
 
-from fastmlp import lowering
-from fastmlp.engine import records
+from fastmlp import lowering, records
 
 
 def test_every_name_means_one_field():

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fastmlp.engine.simd import KNOWN, Simd, host_simd
+from fastmlp.simd import KNOWN, Simd, host_simd
 
 FITS = """
 import hashlib, sys

@@ -7,7 +7,7 @@ from cases import OPTIMIZERS, Case, as_targets, cases, examples
 from hypothesis import given
 
 from fastmlp import SGD, Adam
-from fastmlp.gradients import flat_loss_and_gradient
+from fastmlp.gradients import FlatObjective
 from fastmlp.training import Training
 
 
@@ -91,7 +91,7 @@ def test_a_plan_reads_like_the_step():
 def test_flat_objective_against_the_twin(case):
     model, (X, y, weights) = case.model(), case.data()
     rng = np.random.default_rng(case.seed)
-    objective = flat_loss_and_gradient(model, X, as_targets(case, y), case.loss, weights, case.l2, n_threads=2)
+    objective = FlatObjective(model, X, as_targets(case, y), case.loss, weights, case.l2, n_threads=2)
     theta = np.concatenate([value.ravel() for value in model.parameters.values()]).astype(np.float64)
     try:
         for _ in range(2):

@@ -10,10 +10,10 @@ import math
 import numpy as np
 from numba import cuda, types
 
+from .. import records as R
 from ..engine import augmentation_kernels as cpu
-from ..engine import records as R
 from ..engine.dropout import U
-from ..engine.simd import ITEMSIZE
+from ..simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP, THREADS
 from .dropout import hashed, mask_keys
 from .functions import cuda_kernel, device_function, functions, place, sum_of_block

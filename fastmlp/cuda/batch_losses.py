@@ -12,8 +12,8 @@ from functools import cache
 import numpy as np
 from numba import cuda, types
 
-from ..engine import records as R
-from ..engine.simd import ITEMSIZE
+from .. import records as R
+from ..simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP, THREADS
 from .functions import cuda_kernel, device_function, failed_before, functions, inlined, item_type, place, sum_of_block
 

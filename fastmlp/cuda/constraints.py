@@ -11,8 +11,8 @@ import math
 import numpy as np
 from numba import cuda
 
-from ..engine import records as R
-from ..engine.simd import ITEMSIZE
+from .. import records as R
+from ..simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP, THREADS
 from .functions import copy_transposed, cuda_kernel, device_function, item_type, place
 from .norms import column_sum, parts

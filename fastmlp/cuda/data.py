@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import cuda
 
-from ..engine import records as R
+from .. import records as R
 
 MOST = 2**26  # bytes of a chunk: a copy of some milliseconds, longer ones would gain nothing
 

@@ -1,6 +1,6 @@
 """What all kernels agree on: the shapes of blocks and panels, and the words of `control`.
 
-Matrices lie in panels, as on the CPU (`engine/records.py`); places in records are bytes from the start of a buffer. All
+Matrices lie in panels, as on the CPU (`records.py`); places in records are bytes from the start of a buffer. All
 kernels begin alike:
 
 - they find the step that they belong to in `control`, and its rows in `steps`, so every step launches the same;
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from numba.core import config
 
-from ..engine.simd import Simd
+from ..simd import Simd
 
 NOT_FINITE, STEP = 0, 1  # of `control`: whether a loss was not finite, and the number of the step
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import cuda
 
-from ..engine import records as R
+from .. import records as R
 from ..engine.dropout import U
 from ..engine.dropout import hashed as cpu_hashed
-from ..engine.simd import ITEMSIZE
+from ..simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP
 from .functions import cuda_kernel, device_function, place
 

@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 from numba import cuda
 
-from ..engine import records as R
-from ..engine.simd import ITEMSIZE
+from .. import records as R
+from ..simd import ITEMSIZE
 from . import declarations
 from .device import NOT_FINITE, SIMD, STEP
 from .functions import cuda_kernel, device_function, inlined

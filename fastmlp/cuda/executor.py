@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 from numba import cuda
 
-from ..engine import records as R
+from .. import records as R
 from ..engine.layout import NamedParameters
 from ..plan import Plan
 from . import data
@@ -176,11 +176,6 @@ class CudaExecutor(NamedParameters):
         launch(self._memory.state, first, last, self._found)
         self._fetch(self._found, found)
         return not found[0]
-
-    def pack(self, parameters: dict[str, np.ndarray]) -> None:
-        """Write named arrays into the vector of parameters."""
-        super().pack(parameters)
-        self._push()
 
     def refresh(self) -> None:
         """Take note that parameters or slots were written on the host: they go to the device."""

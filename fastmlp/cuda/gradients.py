@@ -13,9 +13,9 @@ from functools import cache
 import numpy as np
 from numba import cuda
 
-from ..engine import records as R
-from ..engine.simd import ITEMSIZE
+from .. import records as R
 from ..plan import Plan, Step
+from ..simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP, THREADS, TILES, TINY, Tile, tile_for
 from .functions import cuda_kernel, inlined, item_type, one_of, place, unrolled
 from .tiles import keep_piece, piece_rows, shared_items, tile_sums

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numba import cuda
 
-from ..engine import records as R
+from .. import records as R
 from ..plan import Kernel, Plan, Ref, Step
 from . import (
     augmentation,

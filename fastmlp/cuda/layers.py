@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import cuda
 
-from ..engine import records as R
-from ..engine.simd import ITEMSIZE
+from .. import records as R
+from ..simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP
 from .functions import cuda_kernel, functions, place
 

@@ -7,9 +7,9 @@ from functools import cache
 import numpy as np
 from numba import cuda
 
-from ..engine import records as R
-from ..engine.simd import ITEMSIZE
+from .. import records as R
 from ..losses import LOSSES
+from ..simd import ITEMSIZE
 from . import declarations
 from .device import NOT_FINITE, SIMD, STEP, THREADS, TINY
 from .functions import cuda_kernel, device_function, functions, inlined, item_type, sum_of_block

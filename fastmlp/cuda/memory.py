@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from ..engine import records as R
+from .. import records as R
 from ..plan import Kernel, Plan, Ref, Step
 from . import narrow
 from .device import SIMD, TILES

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numba import cuda
 
-from ..engine import records as R
-from ..engine.simd import ITEMSIZE
+from .. import records as R
 from ..plan import Kernel, Plan, Step
+from ..simd import ITEMSIZE
 from .device import SIMD, STEP, TILES, TINY, Tile
 from .elementwise import Epilogue, scalar_epilogue
 from .functions import cuda_kernel, failed_before, item_type, one_of, place

@@ -12,8 +12,8 @@ import math
 import numpy as np
 from numba import cuda
 
-from ..engine import records as R
-from ..engine.simd import ITEMSIZE
+from .. import records as R
+from ..simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP, THREADS
 from .elementwise import Epilogue, scalar_epilogue
 from .functions import cuda_kernel, device_function, item_type, place

@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 from numba import cuda
 
-from ..engine import records as R
-from ..engine.simd import ITEMSIZE
+from .. import records as R
+from ..simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP, Tile, in_y_and_z
 from .elementwise import Epilogue, vector_epilogue
 from .functions import cuda_kernel, device_function, inlined, item_type, one_of, unrolled

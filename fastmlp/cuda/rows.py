@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 from numba import cuda
 
-from ..engine import records as R
-from ..engine.simd import ITEMSIZE
+from .. import records as R
+from ..simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP, THREADS
 from .functions import cuda_kernel, inlined, item_type, place
 from .vectors import BYTES, copy_vector, vector_items

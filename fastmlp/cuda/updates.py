@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from ..engine import records as R
+from .. import records as R
 from ..engine import rules
 from .functions import compiled, device_function
 

@@ -4,7 +4,7 @@ not negative: Numba's own `array[at]` spends more instructions on asking whether
 
 from __future__ import annotations
 
-from ..engine.simd import ITEMSIZE
+from ..simd import ITEMSIZE
 from .device import SIMULATED
 from .device import VECTOR as BYTES
 

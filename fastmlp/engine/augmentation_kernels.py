@@ -12,21 +12,14 @@ from functools import cache
 import numpy as np
 from numba import njit
 
-from . import records as R
-from .dropout import _GOLDEN, U, hashed
+from .. import records as R
+from ..simd import ITEMSIZE, Simd
+from .dropout import U, hashed, keys
 from .elementary import INLINE, SCALAR, functions
 from .ir import float64_at, int64_at, items_at
 from .rows import place
-from .simd import ITEMSIZE, Simd
 
 _8 = U(8)
-
-
-@njit(**INLINE)
-def keys(r, w):
-    """The two keys of this layer's hashes in this step."""
-    key = w[R.KEY]
-    return U(U(key & 0xFFFFFFFF) + U(r[R.LAYER]) * _GOLDEN), U((key >> 32) & 0xFFFFFFFF)
 
 
 @njit(**INLINE)

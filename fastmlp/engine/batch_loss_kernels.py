@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import records as R
+from .. import records as R
+from ..simd import ITEMSIZE, Simd
 from .elementary import INLINE, functions
 from .ir import atomic_store, float64_at, int64_at, items_at
-from .simd import ITEMSIZE, Simd
 
 
 def collect(dtype: str, simd: Simd):

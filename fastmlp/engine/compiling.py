@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..errors import unknown_name
+from ..simd import ITEMSIZE
 from . import jit
-from .simd import ITEMSIZE
 from .threads import available_cores
 
 SECONDS = 3.0  # of compiling that are worth a process, which takes half of that to start

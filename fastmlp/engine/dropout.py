@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import records as R
-from .elementary import SCALAR
+from .. import records as R
+from ..simd import ITEMSIZE, Simd
+from .elementary import INLINE, SCALAR
 from .ir import float64_at, int64_at, items_at
-from .simd import ITEMSIZE, Simd
 
 U = np.uint32
 _1, _2, _GOLDEN = U(0x21F0AAAD), U(0xD35A2D97), U(0x9E3779B9)
@@ -30,6 +30,13 @@ def hashed(index, key_1, key_2):
     x = U(x ^ key_2)
     x = U(x * _2)
     return U(x ^ U(x >> _15))
+
+
+@njit(**INLINE)
+def keys(r, w):
+    """The two keys of this layer's hashes in this step."""
+    key = w[R.KEY]
+    return U(U(key & 0xFFFFFFFF) + U(r[R.LAYER]) * _GOLDEN), U((key >> 32) & 0xFFFFFFFF)
 
 
 @njit(**SCALAR)
@@ -53,11 +60,11 @@ def dropout(dtype: str, simd: Simd):
 
     def dropout(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
-        rate, key, n_panels = float64_at(record)[R.NUMBER], w[R.KEY], r[R.N_PANELS]
+        rate, n_panels = float64_at(record)[R.NUMBER], r[R.N_PANELS]
         if r[R.GROUP] != 0:  # it follows a schedule
             rate = float64_at(w[R.SCALARS] + r[R.GROUP])[R.DROPOUT]
         columns, scale, least = U(r[R.N_OUT]), T(1 / (1 - rate)), U(rate * 4294967296.0)
-        key_1, key_2 = U(U(key & 0xFFFFFFFF) + U(r[R.LAYER]) * _GOLDEN), U((key >> 32) & 0xFFFFFFFF)
+        key_1, key_2 = keys(r, w)
         for j in range(n_panels):
             width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
             shift = U(0)
@@ -82,9 +89,9 @@ def drop_rows(dtype: str, simd: Simd):
 
     def drop_rows(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
-        rate, key, n_panels = float64_at(record)[R.NUMBER], w[R.KEY], r[R.N_PANELS]
+        rate, n_panels = float64_at(record)[R.NUMBER], r[R.N_PANELS]
         scale, least = T(1 / (1 - rate)), U(rate * 4294967296.0)
-        key_1, key_2 = U(U(key & 0xFFFFFFFF) + U(r[R.LAYER]) * _GOLDEN), U((key >> 32) & 0xFFFFFFFF)
+        key_1, key_2 = keys(r, w)
         for j in range(n_panels):
             width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
             for i in range(lo, hi):

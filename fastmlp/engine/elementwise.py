@@ -7,10 +7,10 @@ import types
 import numpy as np
 from numba import njit
 
-from . import records as R
+from .. import records as R
+from ..simd import ITEMSIZE, Simd
 from .elementary import SCALAR, functions
 from .ir import call, float64_at, int64_at, items_at
-from .simd import ITEMSIZE, Simd
 
 
 def typed(function, dtype: str, names: dict):

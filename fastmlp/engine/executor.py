@@ -7,9 +7,9 @@ import time
 
 import numpy as np
 
+from .. import records as R
 from ..plan import Kernel, Plan, Ref
 from . import compiling, jit
-from . import records as R
 from .layout import NamedParameters
 from .threads import Team, yield_address
 

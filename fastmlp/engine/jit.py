@@ -28,7 +28,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .. import user_functions
-from .simd import host_simd
+from ..simd import host_simd
 
 _SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)  # ctypes lets the GIL go while a kernel runs
 _DIGEST = 32
@@ -73,7 +73,7 @@ def hash_facts(*facts) -> str:
 def _hash_sources() -> str:
     """Of all files that kernels are made from."""
     here = Path(__file__).parent
-    above = [here.parent / name for name in ("activations.py", "user_functions.py")]
+    above = [here.parent / name for name in ("activations.py", "records.py", "simd.py", "user_functions.py")]
     return hash_files([*here.glob("*.py"), *here.parent.glob("losses/*.py"), *above])
 
 

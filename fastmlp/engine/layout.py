@@ -19,21 +19,20 @@ class NamedParameters:
 
     def pack(self, parameters: dict[str, np.ndarray]) -> None:
         """Write named arrays into the vector of parameters, and their transposed copies."""
-        for p in self.plan.parameters:
-            array = parameters[p.name].reshape((1, *p.shape)[-2:])
-            self._pack(p, array)
+        self.pack_into(self.parameters, parameters)
+        self.refresh()
 
-    def _pack(self, p, array: np.ndarray) -> None:
-        at, item = p.matrix.at.offset, self.plan.item
-        p.matrix.pack(array, self.parameters[at // item :])
-        if p.transposed:
-            p.transposed.pack(array.T, self.transposed.view(self.plan.dtype)[p.transposed.at.offset // item :])
+    def pack_into(self, vector: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+        """Write named arrays into a vector laid out like `parameters`."""
+        for p in self.plan.parameters:
+            p.matrix.pack(arrays[p.name].reshape((1, *p.shape)[-2:]), p.matrix.within(vector))
 
     def refresh(self) -> None:
         """Take note that parameters or slots were written from outside: their transposed copies follow."""
+        parameters, transposed = self.parameters, self.transposed.view(self.plan.dtype)
         for p in self.plan.parameters:
             if p.transposed:
-                self._pack(p, p.matrix.unpack(self.parameters[p.matrix.at.offset // self.plan.item :]))
+                p.transposed.pack(p.matrix.unpack(p.matrix.within(parameters)).T, p.transposed.within(transposed))
 
     def all_finite(self, what: str) -> bool:
         """Whether all "parameters" are finite, or all "slots": a gradient too large to be squared shows there first."""
@@ -43,7 +42,4 @@ class NamedParameters:
 
     def unpack(self, vector: np.ndarray) -> dict[str, np.ndarray]:
         """Named arrays, copies, from a vector laid out like `parameters` (or like a slot)."""
-        item = self.plan.item
-        return {
-            p.name: p.matrix.unpack(vector[p.matrix.at.offset // item :]).reshape(p.shape) for p in self.plan.parameters
-        }
+        return {p.name: p.matrix.unpack(p.matrix.within(vector)).reshape(p.shape) for p in self.plan.parameters}

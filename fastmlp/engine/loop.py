@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from numba import njit
 
-from . import records as R
+from .. import records as R
+from ..simd import Simd
 from .elementary import INLINE
 from .ir import (
     atomic_add,
@@ -18,7 +19,6 @@ from .ir import (
     pause,
     restore_float_mode,
 )
-from .simd import Simd
 
 
 def pieces_of(total, n_workers):

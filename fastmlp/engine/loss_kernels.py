@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import records as R
+from .. import records as R
+from ..simd import ITEMSIZE, Simd
 from .elementary import INLINE, SCALAR, functions
 from .elementwise import compiled
 from .ir import atomic_store, float64_at, int64_at, items_at
 from .rows import AHEAD, copy_columns, data_row, prefetch_row
-from .simd import ITEMSIZE, Simd
 
 
 @njit(**INLINE)

@@ -12,10 +12,10 @@ import math
 import numpy as np
 from numba import njit
 
-from . import records as R
+from .. import records as R
+from ..simd import ITEMSIZE, Simd
 from .elementary import INLINE
 from .ir import call, float64_at, int64_at, items_at
-from .simd import ITEMSIZE, Simd
 
 
 def row_norm(dtype: str, simd: Simd):

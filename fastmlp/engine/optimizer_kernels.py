@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import records as R
+from .. import records as R
+from ..simd import Simd
 from . import rules
 from .elementary import INLINE
 from .elementwise import compiled
 from .ir import float64_at, int64_at, items_at
-from .simd import Simd
 
 
 def l2_penalty(dtype: str, simd: Simd):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from numba import njit
 
-from . import records as R
+from .. import records as R
+from ..simd import ITEMSIZE, Simd
 from .elementary import INLINE
 from .ir import LINE, UNROLLED, call, int64_at, items_at, tile_of_columns, tile_of_rows, transpose_square
-from .simd import ITEMSIZE, Simd
 
 # rows of dz and of a block of A that stay in a first-level cache together: 1 to 2 % of a batch of 256
 BATCH_CHUNK = 128

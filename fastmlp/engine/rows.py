@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import records as R
+from .. import records as R
+from ..simd import ITEMSIZE, Simd
 from .elementary import INLINE, SCALAR
 from .ir import (
     convert_vectors,
@@ -18,7 +19,6 @@ from .ir import (
     store_zeros,
     uint8_at,
 )
-from .simd import ITEMSIZE, Simd
 
 AHEAD = 16  # rows: shuffled ones lie anywhere, and a core waits for a few of them at a time only
 LINE, MOST = 64, 256  # bytes of a cache line, and of a row that is asked for: of longer ones, the processor sees more

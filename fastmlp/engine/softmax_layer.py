@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import records as R
+from .. import records as R
+from ..simd import ITEMSIZE, Simd
 from .elementary import functions
 from .ir import int64_at, items_at
-from .simd import ITEMSIZE, Simd
 
 
 def softmax_forward(dtype: str, simd: Simd):

@@ -11,11 +11,11 @@ import math
 import numpy as np
 from numba import njit
 
-from . import records as R
+from .. import records as R
+from ..simd import ITEMSIZE, Simd
 from .elementary import INLINE
 from .ir import float64_at, int64_at, items_at
 from .products import transposed_block, update_block
-from .simd import ITEMSIZE, Simd
 
 
 def _column_sums(dtype: str):

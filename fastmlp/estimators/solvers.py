@@ -233,7 +233,7 @@ def fit_lbfgs(estimator, X, targets, sample_weight) -> None:
     from sklearn.utils.optimize import _check_optimize_result
     from threadpoolctl import threadpool_limits
 
-    from ..gradients import flat_loss_and_gradient
+    from ..gradients import FlatObjective
 
     network = estimator._network()
     latest = theta = np.concatenate(
@@ -249,7 +249,7 @@ def fit_lbfgs(estimator, X, targets, sample_weight) -> None:
         if estimator.verbose:
             print(f"Iteration {n_iter}, loss = {intermediate_result.fun:.8f}")
 
-    objective = flat_loss_and_gradient(
+    objective = FlatObjective(
         network,
         X,
         targets,

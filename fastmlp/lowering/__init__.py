@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+from .. import records as R
 from ..activations import Activation
 from ..augmentation import Mixing
-from ..engine import records as R
-from ..engine.simd import Simd
 from ..layers import Dense, Layer, Softmax
 from ..losses import Loss
+from ..optimizers import Optimizer
 from ..plan import Kernel, Parameter, Phase, Plan, Ref, Step
+from ..simd import Simd
 from .augmentation import augmentation_steps
 from .backward import Backward
 from .network import check_layers, parameter_shapes, place_network
@@ -31,8 +32,7 @@ def training_plan(
     layers: Sequence[Layer],
     loss: Loss,
     targets: str,
-    rule: str,
-    n_slots: int,
+    optimizer: Optimizer,
     *,
     n_features: int,
     batch_size: int,
@@ -40,10 +40,6 @@ def training_plan(
     dtype: str,
     weighted: bool = False,
     l2: bool = False,
-    clip: bool = False,
-    decay: bool = False,
-    clip_norm: bool = False,
-    average: bool = False,
     study: bool = False,
     guard: int = 0,
     simd: Simd | None = None,
@@ -57,8 +53,8 @@ def training_plan(
     loss : Loss
     targets : {"codes", "dense"}
         Integer codes, or an array (n, K) of the plan's dtype.
-    rule, n_slots : str, int
-        The optimiser's kernel and the number of slots per parameter, that of an average included.
+    optimizer : Optimizer
+        Its rule and what else happens to a gradient are in the plan; its numbers are not.
     n_features, batch_size : int
     source : str
         How rows are gathered: "float32", "float64", "uint8", or "csr.float32.int32" and the like.
@@ -66,10 +62,6 @@ def training_plan(
         "float32" or "float64".
     weighted, l2 : bool
         Whether rows have weights, and whether weights (not biases) have an L2 penalty.
-    clip, decay : bool
-        Whether gradients are clipped by value, and whether weights (not biases) decay at every update.
-    clip_norm, average : bool
-        Whether gradients are clipped by their common norm, and whether the last slot is a moving average.
     study : bool
         For a look at gradients: nothing is dropped or augmented, nothing is frozen.
     guard : int
@@ -79,12 +71,13 @@ def training_plan(
     precision : str, optional
         Of products; the dtype's by default.
     """
+    n_slots = optimizer.n_slots + (optimizer.ema_decay is not None)  # the last one is the average
     plan, ops = place_network(layers, n_features, batch_size, dtype, guard, simd, n_slots, True, study)
     if precision is not None:
         plan.precision = precision
     if not any(op.learns for op in ops):
         raise ValueError("there is nothing to train: every Dense has trainable=False.")
-    updates = Updates(plan, rule, l2, clip, decay, clip_norm, average)
+    updates = Updates(plan, optimizer, l2)
     rows, augmentation, mixed = plan.input, [], {}
     if not study:
         mixes = any(isinstance(layer, Mixing) for layer in layers)

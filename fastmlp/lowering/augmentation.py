@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from .. import records as R
 from ..augmentation import CutMix, GaussianNoise, Mixing, RandomAffine
-from ..engine import records as R
 from ..layers import Layer
 from ..losses import LOSSES, Loss
 from ..plan import Group, Matrix, Plan, Ref, Step

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from .. import records as R
 from ..activations import Activation
-from ..engine import records as R
 from ..layers import Dense, Dropout, Fork, Join, Multiply, PReLU, Softmax, Switch
 from ..normalization import BatchNorm, Norm
 from ..plan import Kernel, Matrix, Plan, Ref, Step
@@ -126,8 +126,7 @@ class Backward:
                 R.RUNNING_MEAN: op.parameters["running_mean"].matrix.at,
                 R.RUNNING_VAR: op.parameters["running_var"].matrix.at,
             }
-            average = Kernel("average") if self.updates.average else 0
-            running |= fields | {R.NUMBER: bits(op.layer.momentum), R.AVERAGE_KERNEL: average}
+            running |= fields | {R.NUMBER: bits(op.layer.momentum), R.AVERAGE_KERNEL: self.updates.average}
             self.tiles.append(Step("batch_norm.running", running, "running averages of the batch's", 1, 1))
         else:
             self.steps.append(Step("row_norm.gradient", fields, text))

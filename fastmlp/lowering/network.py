@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from ..activations import ACTIVATIONS, Activation, CustomActivation
 from ..augmentation import AUGMENTATIONS, CutMix, Mixing, RandomAffine
-from ..engine.simd import host_simd
 from ..layers import (
     LAYERS,
     Dense,
@@ -26,6 +25,7 @@ from ..layers import (
 )
 from ..normalization import BatchNorm, Norm
 from ..plan import Matrix, Parameter, Plan
+from ..simd import host_simd
 from .steps import Op
 
 

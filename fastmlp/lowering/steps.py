@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .. import records as R
 from ..activations import Activation
-from ..engine import records as R
 from ..layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, PReLU, Softmax, Switch
 from ..losses import Loss
 from ..normalization import BatchNorm, Norm

@@ -10,58 +10,65 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..engine import records as R
+from .. import records as R
 from ..layers import Dense, Layer
+from ..optimizers import Optimizer
 from ..plan import Group, Kernel, Parameter, Phase, Plan, Step
 from .steps import bits
 
 
 @dataclass
 class Updates:
-    """How the parameters of a plan are updated; the arguments are those of `training_plan`."""
+    """How an optimiser updates the parameters of a plan, whose weights may have an L2 penalty."""
 
     plan: Plan
-    rule: str
+    optimizer: Optimizer
     l2: bool
-    clip: bool
-    decay: bool
-    clip_norm: bool
-    average: bool
     _sums: list[Step] = field(default_factory=list)
     _updates: list[Step] = field(default_factory=list)
     _constraints: list[Step] = field(default_factory=list)
     _n_sums: int = 0
+
+    @property
+    def average(self) -> Kernel | int:
+        """What follows an update where a moving average of the parameters is kept; else 0."""
+        return 0 if self.optimizer.ema_decay is None else Kernel("average")
 
     def fields(self, parameter: Parameter, layer: Layer, *, weight: bool) -> tuple[dict, str]:
         """Fields for the record that computes a gradient in blocks of panel x panel, and what they say.
 
         Penalties, decay and `max_norm` are for the matrices of dense layers; vectors have none.
         """
-        plan, copy, limited = self.plan, parameter.transposed, weight and layer.max_norm is not None
+        plan, optimizer, copy = self.plan, self.optimizer, parameter.transposed
+        clip = optimizer.clip_value is not None
+        decay, limited = weight and optimizer.weight_decay != 0, weight and layer.max_norm is not None
         group = Group(layer.l1, layer.l2, layer.learning_rate_multiplier) if isinstance(layer, Dense) else Group()
         penalised = weight and (self.l2 or layer.l1 or layer.l2)
         before = {
             R.GROUP: plan.group(group),
             R.PENALTY: Kernel("l1_l2" if layer.l1 else "l2") if penalised else 0,
-            R.CLIP_KERNEL: Kernel("clip") if self.clip else 0,
+            R.CLIP_KERNEL: Kernel("clip") if clip else 0,
         }
-        average = {R.AVERAGE_KERNEL: Kernel("average") if self.average else 0}
+        last = {
+            R.AVERAGE_KERNEL: self.average,
+            R.WT: copy.at if copy else 0,
+            R.WT_LAST_WIDTH: copy.last_width if copy else 0,
+        }
         after = {
-            R.DECAY_KERNEL: Kernel("decay") if self.decay and weight else 0,
-            R.OPTIMIZER: Kernel(self.rule),
+            R.DECAY_KERNEL: Kernel("decay") if decay else 0,
+            R.OPTIMIZER: Kernel(optimizer.rule),
             R.SLOTS: plan.n_slots,
         }
-        transposed = {R.WT: copy.at if copy else 0, R.WT_LAST_WIDTH: copy.last_width if copy else 0}
-        words = ["decay"] * bool(after[R.DECAY_KERNEL]) + [self.rule]
+        words = ["decay"] * decay + [optimizer.rule]
         if limited:
-            at = {**self._geometry(parameter), **transposed, **average, R.NUMBER: bits(layer.max_norm)}
+            at = {**self._geometry(parameter), **last, R.NUMBER: bits(layer.max_norm)}
             text = f"{parameter.name}: columns of norm {layer.max_norm:g} at most"
             self._constraints.append(Step("max_norm", at, text, parameter.matrix.n_panels, self._panel_cost(parameter)))
         else:
-            after |= {**transposed, **average}
-            words += ["average"] * self.average + ["W^T"] * bool(copy)
-        text = ", ".join(["gradient"] + ["clip"] * self.clip)
-        if not self.clip_norm:
+            after |= last
+            words += ["average"] * bool(self.average) + ["W^T"] * bool(copy)
+        text = ", ".join(["gradient"] + ["clip"] * clip)
+        if optimizer.clip_norm is None:
             return before | after, ", ".join([text, *words])
         self._store(parameter, before, after, ", ".join(words))
         return before, text
@@ -96,7 +103,7 @@ class Updates:
     def phases(self) -> list[Phase]:
         """What follows the phase of the gradients, when all of them have their fields."""
         groups: list[list[Step]] = []
-        if self.clip_norm:
+        if self.optimizer.clip_norm is not None:
             place = self.plan.place("workspace", 8 * self._n_sums)
             coefficient = self.plan.place("workspace", 8)
             for step in self._sums:

@@ -37,9 +37,9 @@ from fastmlp import (
     Softmax,
     Tanh,
     devices,
+    records,
 )
 from fastmlp.cuda import LEAST_CAPABILITY
-from fastmlp.engine import records
 from fastmlp.training import Training
 
 ARCHITECTURE = 9, 0

@@ -6,12 +6,12 @@ import reference
 from numba import cuda
 
 from fastmlp import devices
+from fastmlp import records as R
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.cuda import elementwise, gradients, loss_kernels, narrow, products, updates
 from fastmlp.cuda.device import NOT_FINITE, SIMD, STEP, THREADS, TILES, Tile
 from fastmlp.cuda.memory import BEHIND
 from fastmlp.cuda.rows import gather, rows_of_block, scatter
-from fastmlp.engine import records as R
 from fastmlp.losses import LOSSES, SoftmaxCrossEntropy
 from fastmlp.plan import Plan
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastmlp import GELU, SGD, AdamW, BatchNorm, Dense, Dropout, ReLU, Rescaling, Residual, Sequential, Tanh
+from fastmlp import GELU, SGD, Adam, AdamW, BatchNorm, Dense, Dropout, ReLU, Rescaling, Residual, Sequential, Tanh
 from fastmlp.activations import ELU
 from fastmlp.cuda import gradients, narrow
 from fastmlp.cuda.device import SIMD, TILES
@@ -14,6 +14,7 @@ from fastmlp.training import Training
 # uint32 arithmetic wraps around on a device; NumPy's scalars warn of it
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in scalar:RuntimeWarning")
 
+ADAM = Adam()
 N = 21  # batches of 8: two whole ones, which are two shares of 4 rows, and one of 5 rows
 
 
@@ -97,11 +98,11 @@ def test_which_plans_are_narrow():
     common = {"n_features": 128, "batch_size": 8, "source": "uint8", "dtype": "float32", "simd": SIMD}
     softmax, layers = SoftmaxCrossEntropy(), [Dense(128), ReLU(), Dense(128)]
 
-    def trained(layers, **changes):
-        return training_plan(layers, softmax, "codes", "adam", 2, **(common | changes))
+    def trained(layers, optimizer=ADAM, **changes):
+        return training_plan(layers, softmax, "codes", optimizer, **(common | changes))
 
     assert narrow.qualifies(trained(layers))
-    assert narrow.qualifies(trained(layers, clip=True, decay=True, average=True, weighted=True))
+    assert narrow.qualifies(trained(layers, AdamW(clip_value=1.0, ema_decay=0.9), weighted=True))
     assert narrow.qualifies(trained(layers, dtype="float64"))
     assert narrow.qualifies(loss_plan(layers, softmax, "codes", **common))
     assert not narrow.qualifies(trained(layers, n_features=129))
@@ -109,7 +110,7 @@ def test_which_plans_are_narrow():
     assert not narrow.qualifies(trained([Dense(20), ReLU(), Dense(129)]))
     assert not narrow.qualifies(trained([Dense(20), Dropout(0.5), Dense(3)]))
     assert not narrow.qualifies(trained([Dense(20), BatchNorm(), Dense(3)]))
-    assert not narrow.qualifies(trained(layers, clip_norm=True))
+    assert not narrow.qualifies(trained(layers, Adam(clip_norm=1.0)))
     assert not narrow.qualifies(forward_plan(layers, **common))
 
 
@@ -118,8 +119,7 @@ def test_shares_cover_all_rows_once_and_depend_on_sizes_only():
         [Dense(40), ReLU(), Dense(3)],
         SoftmaxCrossEntropy(),
         "codes",
-        "sgd",
-        0,
+        SGD(),
         n_features=11,
         batch_size=50,
         source="float32",
