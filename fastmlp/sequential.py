@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -187,6 +187,8 @@ class Sequential:
         [[32.5]]
         """
         self._need_parameters()
+        if not isinstance(parameters, Mapping):
+            raise TypeError(f"`parameters` must be a dictionary name -> array; got {parameters!r}.")
         new = {}
         for name, value in parameters.items():
             if name not in self._arrays:

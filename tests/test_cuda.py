@@ -27,23 +27,31 @@ def no_package(monkeypatch):
     monkeypatch.delattr(numba, "cuda", raising=False)
 
 
+FOLDER = Path(__file__).parent / "cuda"
+
+
 def simulated(*arguments, **variables):
     """Numba looks at the variable once, when it is imported, so these tests have a process of their own."""
-    folder = Path(__file__).parent / "cuda"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:cov", str(folder), *arguments]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:cov", *map(str, arguments)]
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", **variables}
-    done = subprocess.run(command, env=environment, cwd=folder.parent.parent, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=environment, cwd=FOLDER.parent.parent, capture_output=True, text=True, timeout=1800
+    )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert " passed" in done.stdout and "skipped" not in done.stdout
 
 
-def test_everything_in_the_simulator():
-    simulated()
+PATHS = [path for path in sorted(FOLDER.glob("test_simulated_*.py")) if path.stem != "test_simulated_sizes"]  # slow
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_in_the_simulator(path):
+    simulated(path)
 
 
 @pytest.mark.slow
 def test_the_sizes_of_a_device_in_the_simulator():
-    simulated("-m", "slow", FASTMLP_CUDA_SIZES="device")
+    simulated(FOLDER, "-m", "slow", FASTMLP_CUDA_SIZES="device")
 
 
 def test_nothing_of_cuda_is_imported_before_it_is_asked_for():

@@ -100,6 +100,8 @@ def test_numbers_of_threads_are_checked_for_few_rows_and_many(n_threads):
 
 def test_parameters_that_are_no_numbers_are_named():
     model = classifier().build(5)
+    with pytest.raises(TypeError, match=r"`parameters` must be a dictionary name -> array; got \[1\]"):
+        model.set_parameters([1])
     with pytest.raises(ValueError, match="`dense_1.bias` must be an array of numbers"):
         model.set_parameters({"dense_1.bias": ["x"] * 3})
 

@@ -1,7 +1,7 @@
 """A slab of factors in shared memory multiplied by tensor cores, with sums in float32. The functions are those of
 `multiply_add.py`. Factors are
 
-- "bf16": rounded to BF16, with 7 bits behind the point;
+- "bf16": rounded to BF16, with 7 mantissa bits;
 - "tf32": rounded to TF32, with 10;
 - "tf32x3": high + low, two numbers of TF32, and of their four products all but low x low are added: the error of a
   product is 7e-7 of it at most, where float32 rounds to 6e-8; a factor that is infinite, or next to it, makes NaN.

@@ -1,9 +1,14 @@
 """The engine: runs a plan on CPU threads.
 
-`simd` what the host's vector unit is; `records` the layout of the tables that kernels read; `ir` vector instructions as
-intrinsics; `elementary` exp, tanh, log that vectorise; `products`, `elementwise`, `loss_kernels`, `rows` and `loop` the
-kernels, `kernels` their table; `jit` compiles them one by one and keeps their machine code, `compiling` many at a time
-in several processes; `executor` binds a plan to memory and runs it; `threads` how many workers.
+- `executor` binds a plan to memory and runs it, `layout` brings parameters in and out of it by name, `loop` is what
+  each worker runs, and `threads` says how many there are.
+- `kernels` is the table of all kernels: `rows` gathers, `augmentation_kernels` changes rows; `products`; `elementwise`
+  (activations), `dropout`, `softmax_layer` and `norm_kernels` are of layers; `loss_kernels` and `batch_loss_kernels` of
+  losses; `optimizer_kernels` follow a gradient at once, by the `rules`, and `update_kernels` when all gradients are
+  there; `custom` makes those of a user's functions; `permutation` is the order of rows.
+- `elementary` has exp, tanh and log that vectorise, `ir` vector instructions as intrinsics.
+- `jit` compiles kernels one by one and keeps their machine code, `compiling` many at a time in several processes.
+
 Only `jit`, when it has to compile, imports Numba.
 """
 
