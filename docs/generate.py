@@ -1,4 +1,4 @@
-"""Write the pages activations, losses, optimizers, schedules, layers and initializers from the declarations.
+"""Write the pages activations, losses, optimizers, schedules, layers, initializers and callbacks from the docstrings.
 
     python docs/generate.py
 
@@ -12,12 +12,15 @@ from pathlib import Path
 
 from fastmlp import initializers
 from fastmlp.activations import ACTIVATIONS
+from fastmlp.backup import BackupAndRestore
+from fastmlp.callbacks import Callback, EarlyStopping, GradientNorms, ReduceLROnPlateau, TimeBudget
 from fastmlp.initializers import INITIALIZERS
 from fastmlp.layers import LAYERS
 from fastmlp.losses import LOSSES
 from fastmlp.optimizers import OPTIMIZERS
 from fastmlp.schedules import SCHEDULES
 
+CALLBACKS = (EarlyStopping, ReduceLROnPlateau, TimeBudget, GradientNorms, BackupAndRestore)
 FOLDER = Path(__file__).parent
 CITED = r"[A-Z][\w-]+(?: et al\.|(?:, [A-Z][\w-]+)* and [A-Z][\w-]+)?, (?:19|20)\d\d"
 DERIVATIVE = r"(?:f'|dl(?:_i)?/dz)\S*(?: =|:) .+?(?=[.;] |[.;]?$| \([A-Z])"
@@ -108,6 +111,20 @@ def layers() -> str:
     return table(["class", "what it does", "when to use", "source"], rows)
 
 
+def callbacks() -> str:
+    """The built-in ones, and what the base class says to those who write one."""
+    rows = [[code(signature(cls)), p["summary"]] for cls in CALLBACKS for p in [parts(cls)]]
+    hooks = [name for name, f in vars(Callback).items() if inspect.isfunction(f)]
+    own = [
+        [code(f"{name}({', '.join(list(inspect.signature(getattr(Callback, name)).parameters)[1:])})"), p["summary"]]
+        for name in hooks
+        for p in [parts(getattr(Callback, name))]
+    ]
+    text = re.split(r"\n\nExamples\n", inspect.getdoc(Callback))[0]
+    mine = f"## Your own\n\nA class derived from `Callback`. {text}\n\n{table(['method', 'called'], own)}"
+    return f"{table(['class', 'what it does'], rows)}\n\n{mine}"
+
+
 def initializers_() -> str:
     """The module's own table, and for whom each is the default."""
     lines = [line.strip("| ") for line in initializers.__doc__.splitlines() if line.startswith("|")]
@@ -152,6 +169,10 @@ is the length in steps, given as `steps` or `epochs`.""",
         initializers_,
         """For `Dense(kernel_initializer=..., bias_initializer=...)`. "auto" is what suits the activation behind the
 layer; without one it is "glorot_uniform".""",
+    ),
+    "callbacks": (
+        callbacks,
+        "`Sequential.fit(callbacks=[...])` calls them between epochs, in their order.",
     ),
 }
 

@@ -24,6 +24,14 @@ class Callback:
     >>> class Halve(Callback):
     ...     def on_epoch_end(self, training, epoch, logs):
     ...         training.learning_rate /= 2
+    >>> class SaveBest(Callback):
+    ...     def on_fit_begin(self, training):
+    ...         self.best = float("inf")
+    ...
+    ...     def on_epoch_end(self, training, epoch, logs):
+    ...         if logs["val_loss"] < self.best:
+    ...             self.best = logs["val_loss"]
+    ...             training.model.save("best.safetensors")
     """
 
     def on_fit_begin(self, training):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fastmlp
 from benchmarks.networks import NETWORKS
 from fastmlp.cli import main
 
@@ -49,9 +50,19 @@ def test_command_line_example(tmp_path, monkeypatch):
     assert header == "prediction" and all(0 < float(price) < 1000 for price in prices) and len(prices) == 2
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))], ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+def test_names_for_those_who_come_from_keras():
+    """What the second column of that page calls, there is."""
+    rows = [line.split("|")[2] for line in (ROOT / "docs" / "keras.md").read_text().splitlines() if line[:3] == "| `"]
+    known = {*fastmlp.__all__, *dir(fastmlp.Sequential), *dir(fastmlp.MLPClassifier), *fastmlp.losses.LOSSES}
+    for code in re.findall(r"`([^`]+)`", " ".join(rows)):
+        called = re.findall(r"(?:^|[ .])([A-Za-z_]+)\(", code) or re.findall(r'^"?([a-z_]+)"?$', code)
+        assert {*called} <= {*known, "history", "train_test_split"}, code
 
 
 def test_the_speeds_have_their_place():
