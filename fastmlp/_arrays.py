@@ -88,6 +88,16 @@ def check_finite(array: np.ndarray, argument: str) -> None:
             raise ValueError(f"`{argument}` must be finite; got {what} in {place}.")
 
 
+def check_fits(X, dtype: np.dtype, argument: str = "X") -> None:
+    """ValueError naming the first number of X that is infinite in a narrower dtype: what came of it is not finite."""
+    values = X.data if is_sparse(X) else X
+    if values.dtype.kind != "f" or not (bad := np.abs(values) > np.finfo(dtype).max).any():
+        return
+    where = np.argwhere(bad)[0]
+    place = "" if is_sparse(X) else f" in row {where[0]}, column {where[1]}"
+    raise ValueError(f"`{argument}` must be within {dtype.name}'s range; got {values[tuple(where)]:g}{place}.")
+
+
 def check_weights(weights, n: int, argument: str = "sample_weight") -> np.ndarray | None:
     """Weights as float64 (n,), finite, not negative, not all zero; None stays None."""
     if weights is None:

@@ -31,7 +31,7 @@ def numpy_forward(
     -------
     array
     """
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # as the engine
         return forward(layers, arrays, X if is_sparse(X) else np.asarray(X, dtype), dtype)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from . import devices, initializers, losses, optimizers
-from ._arrays import check_groups, check_targets, check_weights, check_X, class_weights
+from ._arrays import check_fits, check_groups, check_targets, check_weights, check_X, class_weights
 from .activations import Activation
 from .epochs import accuracy, check_callbacks, run_epochs
 from .errors import DivergenceError, check_count, check_flag, unknown_name
@@ -359,6 +359,7 @@ class Sequential:
             with Training(self, X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, **options) as training:
                 run_epochs(training, history, epochs, callbacks, validation, backup)
         except DivergenceError:  # has said which parameters are kept
+            check_fits(X, self.dtype)
             raise
         except BaseException:  # Ctrl-C while it compiled, too little memory, a callback's error before the first step
             if training is None or not training.step:  # it is what it was: a random network is not a fitted one
@@ -416,6 +417,12 @@ class Sequential:
         self._need_parameters()
         n_threads = _check_threads(n_threads)
         X = check_X(X, n_features=self.n_features)
+        logits = self._logits(X, n_threads)
+        if not np.isfinite(logits).all():
+            check_fits(X, self.dtype)
+        return logits
+
+    def _logits(self, X, n_threads: int | None) -> np.ndarray:
         if X.shape[0] * sum([a.size for a in self._arrays.values()]) <= FEW:
             return numpy_forward(self._flat, self._arrays, X, self.dtype)
         from .evaluation import Evaluation

@@ -19,6 +19,7 @@ from fastmlp import (
     Identity,
     Logistic,
     MixUp,
+    MLPClassifier,
     ReLU,
     Rescaling,
     Sequential,
@@ -573,3 +574,23 @@ def test_a_model_too_large_for_memory_says_how_much_it_needs(monkeypatch):
     X, y = data()
     with pytest.raises(MemoryError, match=r"the model needs 48,\d{3},\d{3} bytes"):
         Sequential(Dense(2000), ReLU(), Dense(2000), ReLU(), Dense(3)).fit(X, y, **options(optimizer="adam"))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("n", [2, 20_000])  # by NumPy, and by the engine
+def test_numbers_beyond_float32_are_named(n, sparse):
+    """1e300 is finite in X, but not in a float32 model."""
+    X = np.ones((n, 5))
+    X[1, 3] = -1e300
+    X, place = (scipy.sparse.csr_array(X), "") if sparse else (X, " in row 1, column 3")
+    message = rf"`X` must be within float32's range; got -1e\+300{place}\."
+    model, estimator = fitted(1), MLPClassifier((3,), max_iter=1)
+    with pytest.warns(match="Maximum iterations"):
+        estimator.fit(*data())
+    assert estimator.coefs_[0].dtype == np.float32
+    for predict in (model.predict, estimator.predict, estimator.predict_proba):
+        with pytest.raises(ValueError, match=message):
+            predict(X)
+    with pytest.raises(ValueError, match=message):
+        classifier().fit(X, np.arange(n) % 3, loss="softmax_cross_entropy", verbose=0)
+    assert np.isfinite(classifier(dtype="float64").build(5).predict(X)).all()

@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from .. import activations, devices
+from .._arrays import check_fits
 from .._validation import DTYPES, check_features, check_targets, check_weights
 from ..errors import unknown_name
 from ..layers import Dense
@@ -278,10 +279,12 @@ class BaseMLP(BaseEstimator, ABC):
         if X.shape[0] * sum(coef.size for coef in self.coefs_) > FEW:
             return self._network().logits(X, n_threads=self.n_threads)
         function = activations.get(self.activation)
-        values = X.astype(self.coefs_[0].dtype, copy=False)
-        with np.errstate(over="ignore"):  # the logistic function of -1000 is 0, by way of exp(1000)
+        with np.errstate(over="ignore", invalid="ignore"):  # the logistic function of -1000 is 0, by way of exp(1000)
+            values = X.astype(self.coefs_[0].dtype, copy=False)
             for i, (coef, intercept) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
                 values = (function(values) if i else values) @ coef + intercept
+        if not np.isfinite(values).all():
+            check_fits(X, self.coefs_[0].dtype)
         return values
 
     def __sklearn_is_fitted__(self) -> bool:
