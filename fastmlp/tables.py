@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq")
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_ALMOST_A_NUMBER = r"^([^\w\s]{1,2}\s?[\d.,]*\d|\d[\d.,]*\s?[^\w\s]{1,2}|\d{1,3}(,\d{3})+(\.\d+)?)$"
 MISSING = ("", "?", "NA", "N/A", "#N/A", "n/a", "NaN", "nan", "NULL", "null", "None")
 
 
@@ -114,7 +115,9 @@ def numbers(column: pa.ChunkedArray, name: str) -> np.ndarray:
 
 
 def stray_text(column: pa.ChunkedArray) -> str | None:
-    """The first text that is no number in a column that holds mostly numbers, else None: a slip, perhaps."""
+    """The first text that is no number in a column that holds mostly numbers, or such as "$1.50", "7 %" and "1,000",
+    which are none either; else None.
+    """
     import pyarrow.compute as pc
 
     if kind_of(column) != "text":
@@ -122,7 +125,9 @@ def stray_text(column: pa.ChunkedArray) -> str | None:
     texts = column.drop_null()
     is_number = pc.match_substring_regex(texts, _NUMBER)
     others = texts.filter(pc.invert(is_number))
-    return others[0].as_py() if 0 < len(others) < len(texts) / 2 else None
+    almost = texts.filter(pc.match_substring_regex(texts, _ALMOST_A_NUMBER))
+    stray = others if 0 < len(others) < len(texts) / 2 else almost if len(almost) > len(texts) / 2 else []
+    return stray[0].as_py() if len(stray) else None
 
 
 def _pyarrow():

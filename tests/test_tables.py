@@ -87,7 +87,17 @@ def test_semicolons_bring_decimal_commas(csv_file, delimiter, expected):
 
 @pytest.mark.parametrize(
     ("values", "stray"),
-    [(["1", "-2.5", "3e4", ".5", None, "n. a."], "n. a."), (["1", "2"], None), (["1", "a", "b"], None), ([1, 2], None)],
+    [
+        (["1", "-2.5", "3e4", ".5", None, "n. a."], "n. a."),
+        (["1", "2"], None),
+        (["1", "a", "b"], None),
+        ([1, 2], None),
+        (["$1.50", "$ 2", "-"], "$1.50"),
+        (["7 %", "12.5%"], "7 %"),
+        (["1,000", "12,000.5", "700"], "1,000"),
+        (["2024-01-01", "2024/01/02"], None),
+        (["12:30", "a1", "1a", "1,00"], None),
+    ],
 )
 def test_a_text_among_numbers_is_found(values, stray):
     assert tables.stray_text(pa.chunked_array([values])) == stray
