@@ -117,6 +117,7 @@ class BackupAndRestore(Callback):
         if done >= epochs:
             raise ValueError(f"`epochs` must be above the {done} of the backup {self.path!r}; got {epochs}.")
         model.set_parameters(found.parameters)
+        model._epochs = found._epochs
         self._found, self.restored_epoch_ = extra, done
         return extra["training"]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 
 from .errors import check_count, check_flag, check_range, unknown_name
 
-_LARGER_IS_BETTER = ("acc", "score", "auc", "r2", "f1", "precision", "recall", "ndcg")
-_SMALLER_IS_BETTER = ("loss", "error", "mse", "mae", "deviance", "entropy", "distance", "norm", "rate", "seconds")
+_LARGER_IS_BETTER = {"acc", "accuracy", "score", "auc", "auroc", "r2", "f1", "precision", "recall", "ndcg"}
+_SMALLER_IS_BETTER = {"loss", "error", "mse", "rmse", "mae", "deviance", "entropy", "distance", "norm", "seconds"}
+_MISLEADING = {"neg", "negative", "brier"}  # the negative of an error, a score that is one
 
 
 class Callback:
@@ -86,11 +88,11 @@ class _Watching(Callback):
     def _larger_is_better(self) -> bool:
         if self.mode != "auto":
             return self.mode == "max"
-        name = self.monitor.lower()
-        larger, smaller = (any(word in name for word in words) for words in (_LARGER_IS_BETTER, _SMALLER_IS_BETTER))
-        if not (larger or smaller):
+        words = re.split(r"[^a-z0-9]+", self.monitor.lower())
+        known = [word for word in words if word in _LARGER_IS_BETTER | _SMALLER_IS_BETTER]
+        if not known or _MISLEADING.intersection(words):
             raise ValueError(f"`mode` must be 'min' or 'max' for monitor={self.monitor!r}, whose name does not tell.")
-        return larger and not smaller
+        return known[-1] in _LARGER_IS_BETTER
 
     def state(self, training):
         return {name: getattr(self, name) for name in self._saved}
@@ -117,8 +119,8 @@ class EarlyStopping(_Watching):
     restore_best : bool
         Leave the model with the parameters of the best epoch, also after Ctrl-C or a divergence.
     mode : {"auto", "min", "max"}
-        Whether smaller or larger is better. "auto" goes by the name: "min" for losses and errors, "max" for accuracies,
-        scores, AUC, R2, F1, precision, recall and NDCG; for others it is an error.
+        Whether smaller or larger is better. "auto" goes by the last word of the name that tells: "min" for a loss or an
+        error, "max" for an accuracy, score, AUC, R2, F1, precision, recall or NDCG. Where none does, it is an error.
 
     Attributes
     ----------

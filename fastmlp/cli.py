@@ -33,9 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["train", "digits", "--epochs", "0"])
     2
     """
-    for stream in (sys.stdout, sys.stderr):  # a pipe on Windows has the code page, which lacks most letters
-        if hasattr(stream, "reconfigure") and not stream.isatty() and stream.encoding.lower() != "utf-8":
-            stream.reconfigure(encoding="utf-8")
+    if argv is None and "PYTHONIOENCODING" not in os.environ:
+        for stream in (sys.stdout, sys.stderr):  # a pipe on Windows has the code page, which lacks most letters
+            if hasattr(stream, "reconfigure") and not stream.isatty():
+                stream.reconfigure(encoding="utf-8")
     try:
         arguments = _parser().parse_args(argv)
         arguments.command(arguments)

@@ -23,7 +23,6 @@ def train(arguments: Namespace) -> None:
             raise FileNotFoundError(f"`{option}` must name a file in a folder that can be written to; got {path!r}.")
     if arguments.save and arguments.backup and Path(arguments.save).resolve() == Path(arguments.backup).resolve():
         raise ValueError(f"`--backup` must be another file than `--save`; got {arguments.backup!r} for both.")
-    _refuse_to_overwrite("--save", arguments.save, arguments.data)
     if arguments.data in IMAGES:
         if arguments.target or arguments.drop:
             raise ValueError(f"`--target` and `--drop` are for tables; got them for {arguments.data}.")
@@ -31,6 +30,7 @@ def train(arguments: Namespace) -> None:
     elif not Path(arguments.data).is_file() and "." not in arguments.data:
         raise ValueError(f"{unknown_name('data', arguments.data, IMAGES)} There is no table of that name either.")
     else:
+        _refuse_to_overwrite("--save", arguments.save, arguments.data)
         _train_table(arguments)
 
 
@@ -65,7 +65,7 @@ def predict(arguments: Namespace) -> None:
 
 def _refuse_to_overwrite(option: str, path: str | None, *inputs: str) -> None:
     for read in inputs:
-        if path and Path(path).resolve() == Path(read).resolve():
+        if path and os.path.exists(path) and os.path.exists(read) and os.path.samefile(path, read):
             raise ValueError(f"`{option}` must be another file than {read!r}, which is read; got {path!r}.")
 
 

@@ -170,7 +170,8 @@ def _best_constant(y, n_outputs, loss) -> float:
     t = _rows_of_targets(y, n_outputs, loss)
     starts = np.zeros(n_outputs), t.mean(axis=0), np.median(t, axis=0)  # the last is best where there is a kink
     with np.errstate(all="ignore"):
-        return float(np.nanmin([minimize(value, z, jac=True, method="L-BFGS-B").fun for z in starts]))
+        start = starts[int(np.nanargmin([value(z)[0] for z in starts]))]
+        return float(minimize(value, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).fun)
 
 
 def _first_loss(fresh, X, y, loss) -> Finding:
@@ -196,7 +197,7 @@ def _five_examples(fresh, X, y, loss) -> Finding:
     few, targets, n_outputs = X[rows], y[rows], fresh.n_outputs
     least = np.mean([_best_constant(targets[i : i + 1], n_outputs, loss) for i in range(len(targets))])
     room = _best_constant(targets, n_outputs, loss) - least
-    if room < 1e-6:
+    if len(first) == 1 or room <= 0:
         return Finding("five_examples", WARNING, "all targets are the same", "give rows with different targets")
     left = np.inf
     for rate in (1e-2, 1e-3):  # the larger is too large for deep networks, the smaller slow for small ones
@@ -293,7 +294,7 @@ def _inputs(model, X) -> list[Finding]:
 def _class_balance(y, n_outputs, loss) -> Finding | None:
     if not loss.classification:
         return None
-    shares = _rows_of_targets(y, n_outputs, loss).mean(axis=0)
+    shares = _rows_of_targets(y, n_outputs, loss).clip(0, 1).mean(axis=0)
     even = 1 / n_outputs
     if not loss.codes:  # each output is a class by itself
         shares, even = np.minimum(shares, 1 - shares), 0.5

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 import numpy as np
 
@@ -92,9 +91,16 @@ def _one_by_one(training, history, epochs: int, callbacks, validation, backup) -
             backup.fail()
         raise
     finally:
-        with ExitStack() as ends:  # each is called, whatever another raises
-            for callback in reversed(begun):
-                ends.callback(callback.on_fit_end, training, history)
+        _end(begun, training, history)
+
+
+def _end(callbacks: list, training, history) -> None:
+    """Tell each of them, whatever another raises."""
+    if callbacks:
+        try:
+            callbacks[0].on_fit_end(training, history)
+        finally:
+            _end(callbacks[1:], training, history)
 
 
 def accuracy(logits: np.ndarray, y: np.ndarray, sample_weight, loss) -> float:

@@ -5,6 +5,8 @@ The training step runs with a rule that keeps the gradient in place of an optimi
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 from .errors import DivergenceError
@@ -85,7 +87,8 @@ def batch_gradients(
     """
     options = {"batch_size": X.shape[0], "shuffle": False, "sample_weight": sample_weight, "n_threads": n_threads}
     options |= {"study": True, "groups": groups}
-    training = Training(model, X, y, loss=loss, optimizer=_RULE, **options)
+    # a copy: where the loss is not finite, a fit gives its model other arrays
+    training = Training(copy.copy(model), X, y, loss=loss, optimizer=_RULE, **options)
     try:
         return float(training.run(1)[0]), training.gradient()
     except DivergenceError:

@@ -22,26 +22,33 @@ from .activations import Activation
 OPSET = 18  # of 2022: the first in which all reductions take their axes the same way
 MOST_BYTES = 2**31 - 2**20  # of a protobuf, and some for all but the parameters
 
-# What is one operator in ONNX, so that runtimes and viewers know it. Others' parameters would be float32.
+# What is one operator in ONNX, so that runtimes and viewers know it. Others' parameters would be float32; softplus is
+# exact in float32 only.
 _STANDARD = {
     activations.ReLU: "Relu",
     activations.Tanh: "Tanh",
     activations.Logistic: "Sigmoid",
-    activations.Softplus: "Softplus",
     layers.Softmax: "Softmax",
     losses.SoftmaxCrossEntropy: "Softmax",
     losses.SoftmaxFocal: "Softmax",
     losses.BinaryCrossEntropy: "Sigmoid",
     losses.Focal: "Sigmoid",
 }
+_STANDARD_IN_FLOAT32 = _STANDARD | {activations.Softplus: "Softplus"}
 _UFUNCS = {
     np.add: "Add", np.subtract: "Sub", np.multiply: "Mul", np.true_divide: "Div", np.power: "Pow", np.matmul: "MatMul",
     np.negative: "Neg", np.absolute: "Abs", np.sign: "Sign", np.floor: "Floor", np.ceil: "Ceil", np.sqrt: "Sqrt",
-    np.exp: "Exp", np.log: "Log", np.tanh: "Tanh", np.sin: "Sin", np.cos: "Cos", np.arctan: "Atan",
+    np.exp: "Exp", np.log: "Log", np.tanh: "Tanh", np.sin: "Sin", np.cos: "Cos", np.rint: "Round",
+    np.reciprocal: "Reciprocal", np.isnan: "IsNaN", np.logical_xor: "Xor",
     np.minimum: "Min", np.maximum: "Max", special.expit: "Sigmoid",
     np.less: "Less", np.less_equal: "LessOrEqual", np.greater: "Greater", np.greater_equal: "GreaterOrEqual",
     np.equal: "Equal", np.logical_and: "And", np.logical_or: "Or", np.logical_not: "Not",
-    np.bitwise_and: "And", np.bitwise_or: "Or", np.invert: "Not",
+    np.bitwise_and: "And", np.bitwise_or: "Or", np.bitwise_xor: "Xor", np.invert: "Not",
+}  # fmt: skip
+# What ONNX Runtime has in float32 only, and so in that for any model
+_UFUNCS_OF_FLOAT32 = {
+    special.erf: "Erf", np.tan: "Tan", np.arcsin: "Asin", np.arccos: "Acos", np.arctan: "Atan", np.sinh: "Sinh",
+    np.cosh: "Cosh", np.arcsinh: "Asinh", np.arccosh: "Acosh", np.arctanh: "Atanh",
 }  # fmt: skip
 
 
@@ -64,9 +71,10 @@ def export_onnx(path: str | os.PathLike, model) -> None:
     ImportError
         Without the package onnx, which `pip install "fastmlp[onnx]"` brings.
     TypeError
-        Another model, or a custom activation or loss with a function that ONNX has no operators for.
+        Another model, or a custom activation or loss that does what cannot be said with the operators known here.
     ValueError
-        The model is not fitted, or larger than such a file can be (2 GiB).
+        The model is not fitted, larger than such a file can be (2 GiB), or has classes that are no texts or numbers of
+        ONNX's.
     OSError
         The file cannot be written; an older one is untouched.
 
@@ -95,25 +103,24 @@ def export_onnx(path: str | os.PathLike, model) -> None:
     else:
         kind = type(model).__name__
         raise TypeError(f"`model` must be a Sequential, an MLPClassifier or an MLPRegressor; got {kind}.")
-    content, other = (_file(network, loss, outputs, n_rows) for n_rows in (2, 3))
-    if content != other:
+    graph, other = (_graph(network, loss, outputs, n_rows) for n_rows in (2, 3))
+    if graph.facts != other.facts:
         raise TypeError(f"`model` computes something else for two rows than for three; ONNX cannot: {model!r}.")
-    model_file.replace(os.path.realpath(path), [content])
+    model_file.replace(os.path.realpath(path), [graph.to_bytes()])
 
 
-def _file(network, loss, outputs: Callable, n_rows: int) -> bytes:
-    """The file of a network whose outputs are made of what its loss makes of the logits, and of those."""
-    graph, flat = _Graph(network), []
-    for name, layer in layers.named(network.layers):
-        flat.append((name, _Operator(layer) if type(layer) in _STANDARD else layer))
-    x = _Value(graph, "X", np.zeros((n_rows, network.n_features), network.dtype))
+def _graph(network, loss, outputs: Callable, n_rows: int) -> _Graph:
+    """That of a network whose outputs are made of what its loss makes of the logits, and of those."""
+    graph = _Graph(network, n_rows)
+    flat = [(name, graph.standard(layer)) for name, layer in layers.named(network.layers)]
     with np.errstate(all="ignore"):  # of the sample
-        logits = prediction.forward(flat, network._arrays, x, network.dtype)
-        if loss is None:
-            output = logits
-        else:
-            output = _Operator(loss)(logits) if type(loss) in _STANDARD else loss.output(logits)
-        return graph.to_bytes(x, outputs(output, logits))
+        logits = prediction.forward(flat, network._arrays, graph.x, network.dtype)
+        output = logits
+        if loss is not None:
+            operator = graph.standard(loss)
+            output = loss.output(logits) if operator is loss else operator(logits)
+        graph.declare(outputs(output, logits))
+    return graph
 
 
 def _of_sequential(output: _Value, logits: _Value) -> dict[str, _Value]:
@@ -136,22 +143,35 @@ class _Operator(Activation):
     """A layer or a loss that is one operator."""
 
     of: object
+    operator: str
 
     def __call__(self, value):
-        return value.noted(_STANDARD[type(self.of)], getattr(self.of, "output", self.of)(value.sample), value.name)
+        return value.noted(self.operator, getattr(self.of, "output", self.of)(value.sample), value.name)
 
 
 class _Graph:
     """The operators so far, and the arrays that they need."""
 
-    def __init__(self, network):
+    def __init__(self, network, n_rows: int):
         try:
             import onnx
         except ImportError:
             raise ImportError('export_onnx() needs the package onnx: pip install "fastmlp[onnx]"') from None
         self.onnx, self.dtype = onnx, network.dtype
-        self._nodes, self._arrays = [], {}
+        self._nodes, self._arrays, self._outputs = [], {}, {}
         self._parameters = {id(array): (name, array) for name, array in network._arrays.items()}
+        self.x = _Value(self, "X", np.zeros((n_rows, network.n_features), network.dtype))
+
+    def standard(self, layer):
+        """The layer, or loss, as one operator where it is one."""
+        operator = (_STANDARD_IN_FLOAT32 if self.dtype == np.float32 else _STANDARD).get(type(layer))
+        return layer if operator is None else _Operator(layer, operator)
+
+    @property
+    def facts(self) -> tuple[list, list]:
+        """All but the parameters, to be compared."""
+        nodes = [node.SerializeToString(deterministic=True) for node in self._nodes]
+        return nodes, [(n, a.dtype, a.tolist()) for n, a in self._arrays.items() if n.startswith("array_")]
 
     def constant(self, array: np.ndarray) -> str:
         """The name of an array in the graph: a parameter has its own, and equal numbers share one."""
@@ -171,20 +191,26 @@ class _Graph:
         self._nodes.append(self.onnx.helper.make_node(operator, inputs, outputs, name, **attributes))
         return name
 
-    def to_bytes(self, x: _Value, outputs: dict[str, _Value]) -> bytes:
+    def declare(self, outputs: dict[str, _Value]) -> None:
+        """These are its outputs, by name."""
+        for name, value in outputs.items():
+            if not isinstance(value, _Value):
+                raise TypeError(f"a custom loss must give an array that it makes of its logits; got {value!r}.")
+            self._nodes.append(self.onnx.helper.make_node("Identity", [value.name], [name], name))
+        self._outputs = outputs
+
+    def to_bytes(self) -> bytes:
         """The file."""
         from . import __version__
 
-        helper = self.onnx.helper
+        helper, onnx = self.onnx.helper, self.onnx
         if (n_bytes := sum(array.nbytes for array in self._arrays.values())) > MOST_BYTES:
             raise ValueError(f"`model` has {n_bytes:,} bytes of parameters; an ONNX file holds {MOST_BYTES:,}.")
-        for name, value in outputs.items():
-            self._nodes.append(helper.make_node("Identity", [value.name], [name], name))
         graph = helper.make_graph(
             self._nodes,
             "fastmlp",
-            [self._declared("X", x.sample)],
-            [self._declared(name, value.sample) for name, value in outputs.items()],
+            [self._declared("X", self.x.sample)],
+            [self._declared(name, value.sample) for name, value in self._outputs.items()],
             [self.onnx.numpy_helper.from_array(np.asarray(a, order="C"), name) for name, a in self._arrays.items()],
         )
         opset = [helper.make_opsetid("", OPSET)]
@@ -192,7 +218,11 @@ class _Graph:
         model = helper.make_model(
             graph, opset_imports=opset, ir_version=version, producer_name="fastmlp", producer_version=__version__
         )
-        self.onnx.checker.check_model(model, full_check=True)
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            what = "a custom activation or loss of this model does what ONNX does not allow"
+            raise TypeError(f"{what}: {error}") from error
         return model.SerializeToString(deterministic=True)
 
     def _declared(self, name: str, sample: np.ndarray):
@@ -212,12 +242,23 @@ class _Value(NDArrayOperatorsMixin):
         """The result of an operator on arrays of these names."""
         return _Value(self.graph, self.graph.node(operator, inputs, n_outputs, **attributes), np.asarray(sample))
 
-    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):  # `out`: of +=, which names the result anew
-        if method != "__call__" or kwargs or (ufunc not in _UFUNCS and ufunc not in _FUNCTIONS):
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
+        if method != "__call__" or kwargs:
             raise _no_operator(ufunc)
-        if ufunc in _FUNCTIONS:
-            return _FUNCTIONS[ufunc](*inputs)
-        return self.noted(_UFUNCS[ufunc], ufunc(*map(_sample, inputs)), *self.names(*inputs))
+        if ufunc in _UFUNCS:
+            result = self.noted(_UFUNCS[ufunc], ufunc(*map(_sample, inputs)), *self.names(*inputs))
+        elif ufunc in _UFUNCS_OF_FLOAT32:
+            x = self.astype(np.float32)
+            result = self.noted(_UFUNCS_OF_FLOAT32[ufunc], ufunc(x.sample), x.name).astype(self.dtype)
+        elif ufunc in _FUNCTIONS:
+            result = _FUNCTIONS[ufunc](*inputs)
+        else:
+            raise _no_operator(ufunc)
+        if out is None:
+            return result
+        (target,) = out  # `+=` and `out=`: whoever else has this array sees the new numbers
+        vars(target).update(vars(result.astype(target.dtype)))
+        return target
 
     def __array_function__(self, function, types, arguments, kwargs):
         if function not in _FUNCTIONS:
@@ -238,6 +279,11 @@ class _Value(NDArrayOperatorsMixin):
     def __bool__(self):
         raise TypeError("ONNX has no branches here; use np.where.")
 
+    def __getattr__(self, name):
+        if name.startswith("__"):  # what NumPy looks for
+            raise AttributeError(name)
+        raise _no_operator(f"the attribute {name!r} of an array")
+
     def __getitem__(self, key):
         if not (isinstance(key, tuple) and len(key) == 2 == self.ndim and key[0] == slice(None)):
             raise TypeError(f"only columns, z[:, ...], can be taken of a value in ONNX; got {key!r}.")
@@ -247,7 +293,7 @@ class _Value(NDArrayOperatorsMixin):
     def astype(self, dtype, copy=True) -> _Value:
         dtype = np.dtype(dtype)
         if dtype == self.dtype:
-            return self
+            return _Value(self.graph, self.name, self.sample) if copy else self
         to = self.graph.onnx.helper.np_dtype_to_tensor_dtype(dtype)
         return self.noted("Cast", self.sample.astype(dtype), self.name, to=to)
 
@@ -268,7 +314,7 @@ class _Value(NDArrayOperatorsMixin):
         return self._reduced("ReduceMean", self.sample.mean(axis, keepdims=keepdims), axis, keepdims)
 
     def _reduced(self, operator: str, sample, axis: int, keepdims: bool) -> _Value:
-        return self.noted(operator, sample, self.name, self.graph.constant(np.array([axis])), keepdims=int(keepdims))
+        return self.noted(operator, sample, self.name, self.graph.constant(np.atleast_1d(axis)), keepdims=int(keepdims))
 
 
 def _sample(x):
@@ -277,7 +323,7 @@ def _sample(x):
 
 def _no_operator(function) -> TypeError:
     name = getattr(function, "__name__", str(function))
-    return TypeError(f"ONNX has no operator for {name}, which a custom activation or loss of this model calls.")
+    return TypeError(f"export_onnx knows no operator for {name}, which a custom activation or loss of this model uses.")
 
 
 def _where(condition, a, b):
@@ -291,13 +337,7 @@ def _where(condition, a, b):
 def _log1p(x):
     """With the error of 1 + x in the logarithm and in the divisor: as exact as log1p (Goldberg, 1991)."""
     u = 1.0 + x
-    return np.where(u == 1.0, x, x * np.log(u) / (u - 1.0))
-
-
-def _erf(x):
-    """In float32, whatever x is: ONNX Runtime has no other."""
-    of_32 = x.astype(np.float32)
-    return of_32.noted("Erf", special.erf(of_32.sample), of_32.name).astype(x.dtype)
+    return np.where(u == 1.0, x, np.log(u) * np.where(u - 1.0 == x, 1.0, x / (u - 1.0)))
 
 
 def _hstack(values):
@@ -314,8 +354,20 @@ def _sort(x, axis=-1):
     return x.noted("TopK", np.sort(x.sample, axis), x.name, width, n_outputs=2, axis=axis, largest=0)
 
 
+def _cumprod(x, axis):
+    if axis % 2 != 1:
+        raise _no_operator("cumprod of rows")
+    columns = [x[:, :1]]
+    for i in range(1, x.shape[1]):
+        columns.append(columns[-1] * x[:, i : i + 1])
+    return np.hstack(columns)
+
+
 def _take(array: np.ndarray, indices: _Value) -> _Value:
     """array[indices]; texts are objects, as ONNX is told of them."""
+    array = np.array(array.tolist()) if array.dtype.kind == "O" else array.astype(array.dtype.newbyteorder("="))
+    if array.dtype.kind not in "biufU" or array.dtype.itemsize > 8 and array.dtype.kind != "U":
+        raise ValueError(f"`model` must have classes that are texts, integers or floats of 64 bits; got {array!r}.")
     array = array.astype(object) if array.dtype.kind == "U" else array
     return indices.noted("Gather", array[indices.sample], indices.graph.constant(array), indices.name, axis=0)
 
@@ -326,13 +378,16 @@ _FUNCTIONS: dict[Callable, Callable] = {
     np.hstack: _hstack,
     np.cumsum: _cumsum,
     np.sort: _sort,
-    np.cumprod: lambda x, axis: np.exp(np.cumsum(np.log(x), axis)),
+    np.cumprod: _cumprod,
     np.clip: lambda x, low, high: np.minimum(np.maximum(x, low), high),
-    np.ones_like: lambda x: 0.0 * x + 1.0,
+    np.ones_like: lambda x: np.where(x == x, 1.0, 1.0),
+    np.zeros_like: lambda x: np.where(x == x, 0.0, 0.0),
+    np.sum: lambda x, axis, keepdims=False: x.sum(axis, keepdims),
+    np.mean: lambda x, axis, keepdims=False: x.mean(axis, keepdims),
+    np.max: lambda x, axis, keepdims=False: x.max(axis, keepdims),
     np.expm1: lambda x: np.tanh(0.5 * x) * (np.exp(x) + 1.0),
     np.log1p: _log1p,
     np.square: lambda x: x * x,
     np.not_equal: lambda x, y: np.logical_not(x == y),
-    special.erf: _erf,
     special.ndtr: lambda x: 0.5 * (1.0 + special.erf(0.5**0.5 * x)),
 }

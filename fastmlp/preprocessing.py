@@ -4,7 +4,8 @@
 do it, to these rows or others. What was decided is a plain dictionary that JSON can carry, so it travels inside the
 model's file::
 
-    {"features": [{"name": "age", "kind": "number", "fill": 37.0, "mean": 38.6, "scale": 13.6, "missing": False},
+    {"features": [{"name": "age", "kind": "number", "fill": 37.0, "mean": 38.6, "scale": 13.6, "missing": False,
+                   "sort": "number"},
                   {"name": "job", "kind": "text", "categories": ["Sales", "Tech", None]}],
      "target": {"name": "income", "task": "classification", "classes": ["<=50K", ">50K"]},
      "ignored": {"id": "every text is different"}}
@@ -43,8 +44,9 @@ def find_task(column: pa.ChunkedArray, task: str = "auto") -> str:
         return task
     kind = kind_of(column)
     is_integer = kind == "number" and "int" in str(column.type)
-    is_whole = is_integer or (kind == "number" and "double" in str(column.type) and _all_whole(column))
-    few = is_whole and pc.count_distinct(column).as_py() <= MAX_INTEGER_CLASSES
+    n_distinct = pc.count_distinct(column).as_py()
+    is_whole = kind == "number" and "double" in str(column.type) and _all_whole(column)
+    few = n_distinct <= MAX_INTEGER_CLASSES and (is_integer or (is_whole and n_distinct <= len(column) // 2))
     return "classification" if kind == "text" or str(column.type) == "bool" or few else "regression"
 
 
@@ -169,7 +171,15 @@ def _fit_feature(name: str, column: pa.ChunkedArray) -> tuple[str, dict | None]:
         "mean": mean,
         "scale": scale,
         "missing": bool(missing.any()),
+        "sort": _sort(column),
     }
+
+
+def _sort(column: pa.ChunkedArray) -> str:
+    """Of numbers, of which texts may be read."""
+    import pyarrow.types as types
+
+    return "time" if types.is_temporal(column.type) else "flag" if types.is_boolean(column.type) else "number"
 
 
 def _categories(column: pa.ChunkedArray) -> list[str | None]:
@@ -192,7 +202,8 @@ def _fit_target(name: str, column: pa.ChunkedArray, task: str) -> dict:
             raise ValueError(f"the target {name!r} must have at least two classes; every row holds {classes[0]!r}.")
         if (kind == "text" or pa.types.is_floating(column.type)) and len(classes) > max(len(column) // 2, 2):
             raise ValueError(
-                f"the target {name!r} holds {len(classes)} {kind}s in {len(column)} rows: too many for classes."
+                f"the target {name!r} holds {len(classes)} {kind}s in {len(column)} rows: too many for classes; "
+                "use --task regression."
             )
         return {"name": name, "task": task, "classes": classes}
     if kind == "text":
@@ -216,7 +227,8 @@ def _width(feature: dict) -> int:
 
 
 def _encode_number(column: pa.ChunkedArray, feature: dict, out: np.ndarray) -> None:
-    column = infer(column) if kind_of(column) == "text" else column  # of Parquet, where the model was of CSV
+    if kind_of(column) == "text" and _sort(inferred := infer(column)) == feature.get("sort", "number"):
+        column = inferred  # of Parquet, where the model was of CSV
     values = numbers(column, feature["name"])
     missing = np.isnan(values)
     # Both halves by the scale first: neither the difference of huge numbers nor the cast to float32 may overflow

@@ -63,6 +63,9 @@ class Sequential:
     [0.0, 1.0, 1.0, 0.0]
     """
 
+    history = None
+    _epochs = 0  # that its parameters were trained for
+
     def __init__(self, *layers: Layer, dtype: str = "float32"):
         layers = tuple(layers[0]) if len(layers) == 1 and isinstance(layers[0], Sequence) else layers
         check_layers(layers)
@@ -72,10 +75,9 @@ class Sequential:
         self.dtype = np.dtype(name)
         self.layers = layers
         self._flat = tuple(named(layers))
-        self.loss = self.history = None
+        self.loss = None
         self.n_features = None
         self._arrays: dict[str, np.ndarray] = {}
-        self._epochs = 0  # that its parameters were trained for
 
     def __repr__(self):
         return f"Sequential({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"
@@ -343,27 +345,27 @@ class Sequential:
             from .progress import progress_callbacks
 
             callbacks = [*callbacks, *progress_callbacks(verbose, epochs, n)]
-        new, history, training, loss_before = not self.built, History(), None, self.loss
+        new, history, training, before = not self.built, History(), None, (self.loss, self.history)
         if new:
             self.build(X.shape[1], seed)
         self.loss, self.history = loss, history
         options = {"sample_weight": sample_weight, "seed": seed, "n_threads": n_threads, "shuffle": shuffle}
-        options |= {"device": device, "precision": precision, "groups": groups, "epochs_before": self._epochs}
+        options |= {"device": device, "precision": precision, "groups": groups}
         try:
             if backup is not None:
                 recipe = {"optimizer": optimizer, "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
                 data = X, y, sample_weight, groups
                 recipe |= {"device": device, "precision": precision if device == "cuda" else None}
-                recipe |= {"epochs_before": self._epochs}
                 options["state"] = backup.find(self, data, validation, epochs, callbacks, **recipe)
-            with Training(self, X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, **options) as training:
+            options |= {"loss": loss, "optimizer": optimizer, "batch_size": batch_size, "epochs_before": self._epochs}
+            with Training(self, X, y, **options) as training:
                 run_epochs(training, history, epochs, callbacks, validation, backup)
         except DivergenceError:  # has said which parameters are kept
             check_fits(X, self.dtype)
             raise
         except BaseException:  # Ctrl-C while it compiled, too little memory, a callback's error before the first step
             if training is None or not training.step:  # it is what it was: a random network is not a fitted one
-                self.loss = loss_before
+                self.loss, self.history = before
                 if new:
                     self._arrays, self.n_features = {}, None
             raise

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import layers as layer_module
 from . import losses, model_file
+from ._arrays import check_finite
 from .errors import check_count, unknown_name
 from .model_file import ModelFileError
 
@@ -163,6 +164,7 @@ def _build_sequential(config: dict, tensors: dict, custom_objects: dict | None):
         shapes = parameter_shapes(layers, config["n_features"])
         for name, shape in shapes.items():
             _check_tensor(name, tensors.get(name), shape, model.dtype)
+            check_finite(tensors[name], name)
         model._adopt(config["n_features"], {name: tensors[name] for name in shapes})
         model._epochs = check_count(config.get("epochs", 0), "epochs", least=0)
     if config["loss"] is not None:
@@ -178,8 +180,6 @@ def _check_tensor(name: str, array, shape: tuple, dtype) -> None:
             f"the parameter {name!r} must be {np.dtype(dtype).name} of shape {tuple(shape)}; the file has "
             f"{array.dtype.name} of shape {array.shape}."
         )
-    if not np.isfinite(array).all():
-        raise ValueError(f"the parameter {name!r} must be finite; it holds NaN or infinity.")
 
 
 # Estimators

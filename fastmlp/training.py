@@ -180,9 +180,11 @@ class Training:
 
     def _take_what_was_set(self) -> None:
         """Where somebody else has set the model's parameters."""
-        if self._model._arrays is not self._written:
-            self._take(self._model._arrays)
-            self._last_finite = self.snapshot()
+        arrays = self._model._arrays
+        if arrays is not self._written:
+            present = self.executor.unpack(self._kept)  # the model may have older ones of those that were not set
+            self._take({n: a if a is not self._written.get(n) else present[n] for n, a in arrays.items()})
+            self._written, self._last_finite = arrays, self._vectors
 
     # Epochs ----------------------------------------------------------------------------------------------------------
 
@@ -497,6 +499,7 @@ class Training:
         "learning_rate" is None while a schedule runs: a later fit's optimiser has it. "parameters" are those that the
         steps see, where the model gets their average, which is the last of the slots; else None.
         """
+        self._take_what_was_set()
         rate = None if self.schedule else self.learning_rate
         slots = [self.executor.unpack(slot) for slot in self.executor.slots]
         parameters = None if self._average is None else self.executor.unpack(self.executor.parameters)

@@ -190,6 +190,54 @@ def test_a_state_that_the_callback_goes_on_to_change(path):
     assert ends[0] == ends[1]
 
 
+class Clip(Callback):
+    """Sets parameters after some epochs."""
+
+    def on_epoch_end(self, training, epoch, logs):
+        if epoch in (2, 3):
+            own = training.model.parameters
+            training.model.set_parameters({name: np.clip(array, -0.1, 0.1) for name, array in own.items()})
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_parameters_that_a_callback_sets(stop, ema_decay, path):
+    ends = []
+    for stops in ([], [Fail(stop)]):
+        for fail in [*stops, None]:
+            backup, model = BackupAndRestore(path, seconds=0), Sequential(*PLAIN)
+            callbacks = [Clip(), EarlyStopping("loss"), *([fail] if fail else []), *([backup] if stops else [])]
+            options = {"optimizer": Adam(0.01, ema_decay=ema_decay), "epochs": 6, "callbacks": callbacks, "verbose": 0}
+            try:
+                model.fit(X, Y, loss="softmax_cross_entropy", **options)
+            except Power:
+                continue
+        ends.append(model.parameters)
+    assert all(np.array_equal(array, ends[1][name]) for name, array in ends[0].items())
+
+
+@pytest.mark.parametrize("fitted_before", [False, True])
+@pytest.mark.parametrize("same", [False, True], ids=["another process", "the same model"])
+def test_a_model_that_was_fitted_before(same, fitted_before, path):
+    options = {"loss": "softmax_cross_entropy", "batch_size": 16, "verbose": 0}
+    begin = {"epochs": 3, **options}
+
+    def new():
+        model = Sequential(*MANY)
+        if fitted_before:
+            model.fit(X, Y, **begin)
+        return model
+
+    whole = new()
+    whole.fit(X, Y, epochs=6, **options)
+    model = new()
+    model.fit(X, Y, epochs=6, callbacks=[BackupAndRestore(path), TimeBudget(1e-9)], **options)
+    model = model if same else new()
+    history = model.fit(X, Y, epochs=6, callbacks=[BackupAndRestore(path)], **options)
+    assert len(history) == 6 and model._epochs == whole._epochs
+    assert all(np.array_equal(array, model.parameters[name]) for name, array in whole.parameters.items())
+
+
 def test_custom_functions(path):
     layer = CustomActivation(lambda z: z * z * z, lambda z: 3.0 * z * z, "cube")
     loss = CustomLoss(lambda z, y: (z - y) * (z - y), lambda z, y: 2.0 * (z - y), "square")

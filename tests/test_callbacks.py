@@ -293,6 +293,14 @@ def test_every_callback_is_told_of_the_end(problem):
     with pytest.raises(RuntimeError, match="no disk"):
         model.fit(*problem, loss="softmax_cross_entropy", epochs=9, callbacks=[Bad(), stopping, Last()])
     assert told == [2] and stopping.stopped_epoch_ == 2
+
+    class Fails(Bad):
+        def on_epoch_end(self, training, epoch, logs):
+            raise KeyError("the reason")
+
+    with pytest.raises(RuntimeError, match="no disk") as error:
+        Sequential(Dense(3)).fit(*problem, loss="softmax_cross_entropy", callbacks=[Fails()])
+    assert isinstance(error.value.__context__, KeyError)  # which a person sees above it
     best = Sequential(Dense(3))
     best.fit(*problem, loss="softmax_cross_entropy")
     np.testing.assert_array_equal(model.parameters["dense_0.weight"], best.parameters["dense_0.weight"])
@@ -335,6 +343,39 @@ def test_parameters_that_a_callback_sets_are_those_that_the_fit_goes_on_with(pro
         assert not np.array_equal(look.seen[2], look.seen[1])
 
 
+def test_a_callback_may_set_some_parameters_by_the_model_that_is_fitted(problem):
+    """The others are those of the training, whether or not somebody looked at them before."""
+
+    class ZeroBias(Callback):
+        def on_epoch_end(self, training, epoch, logs):
+            model.set_parameters({"dense_0.bias": np.zeros(3)})
+
+    results = []
+    for callbacks in ([ZeroBias()], [Look(problem[0]), ZeroBias()], []):
+        model = Sequential(Dense(3)).build(problem[0].shape[1])
+        before = model.parameters["dense_0.weight"]
+        model.fit(*problem, loss="softmax_cross_entropy", epochs=3, callbacks=callbacks)
+        assert not np.array_equal(model.parameters["dense_0.weight"], before)
+        results.append(model.parameters)
+    first, second, without = results
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert not first["dense_0.bias"].any() and without["dense_0.bias"].any()
+
+
+def test_gradients_that_are_not_finite_change_no_bit_of_the_fit(problem):
+    class Overflow(Callback):
+        def on_epoch_end(self, training, epoch, logs):
+            with np.errstate(all="ignore"):
+                loss, _ = training.model.gradients(np.clip(problem[0], -3, 3) * 1e38, problem[1])
+            assert not np.isfinite(loss)
+
+    options = {"loss": "softmax_cross_entropy", "optimizer": SGD(0.1, ema_decay=0.9), "epochs": 3}
+    model, watched = Sequential(Dense(3)), Sequential(Dense(3))
+    model.fit(*problem, **options)
+    watched.fit(*problem, callbacks=[Overflow()], **options)
+    np.testing.assert_array_equal(model.parameters["dense_0.weight"], watched.parameters["dense_0.weight"])
+
+
 def test_parameters_that_a_callback_sets_last_are_the_models_unless_better_ones_are_restored(problem):
     class Zero(Callback):
         def on_epoch_end(self, training, epoch, logs):
@@ -360,7 +401,11 @@ def test_a_metric_that_is_no_number_is_named(problem):
 
 
 @pytest.mark.parametrize(
-    "monitor, best", [("val_f1", 3), ("acc", 3), ("my_score", 3), ("val_mae", 1), ("rank_error", 1), ("val_LOSS", 1)]
+    "monitor, best",
+    [
+        *((name, 3) for name in ("val_f1", "acc", "my_score", "normalized_accuracy", "calibrated_auc", "loss_score")),
+        *((name, 1) for name in ("val_mae", "error_rate", "val_LOSS", "accuracy_loss", "gradient_norm_dense_0")),
+    ],
 )
 def test_auto_goes_by_the_name(monitor, best):
     callback = EarlyStopping(monitor)
@@ -368,9 +413,12 @@ def test_auto_goes_by_the_name(monitor, best):
     assert callback.best_epoch_ == best
 
 
-def test_auto_asks_where_the_name_does_not_tell():
-    with pytest.raises(ValueError, match="`mode` must be 'min' or 'max' for monitor='profit'"):
-        run(EarlyStopping("profit"), [0.1], "profit")
+@pytest.mark.parametrize(
+    "name", ["profit", "hit_rate", "neg_log_loss", "brier_score", "layer2_sparsity", "acceleration"]
+)
+def test_auto_asks_where_the_name_does_not_tell(name):
+    with pytest.raises(ValueError, match=f"`mode` must be 'min' or 'max' for monitor='{name}'"):
+        run(EarlyStopping(name), [0.1], name)
     callback = EarlyStopping("profit", mode="max")
     run(callback, [0.1, 0.2], "profit")
     assert callback.best_ == 0.2

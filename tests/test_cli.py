@@ -249,7 +249,8 @@ def test_what_is_read_is_not_written_to(run, flowers, tmp_path, monkeypatch):
     table, model = flowers[0], tmp_path / "m.safetensors"
     before = table.read_bytes()
     monkeypatch.chdir(tmp_path)
-    for path in (table, "flowers.csv", tmp_path / "." / "flowers.csv"):
+    os.link(table, tmp_path / "link.csv")
+    for path in (table, "flowers.csv", tmp_path / "." / "flowers.csv", "link.csv"):
         code, out, err = run("train", table, "--target", "kind", "--save", path)
         assert (code, out) == (2, "") and "`--save` must be another file than" in err
     assert run("train", table, "--target", "kind", "--epochs", 1, "--save", model)[0] == 0
@@ -258,6 +259,7 @@ def test_what_is_read_is_not_written_to(run, flowers, tmp_path, monkeypatch):
         code, out, err = run("predict", model, table, "--output", path)
         assert (code, out) == (2, "") and "`--output` must be another file than" in err
     assert table.read_bytes() == before and model.read_bytes() == of_model
+    assert run("train", "digits", "--epochs", 1, "--save", "digits")[0] == 0  # of which no file is read
 
 
 @needs_pyarrow
@@ -336,15 +338,20 @@ def test_texts_of_any_alphabet_reach_a_pipe(tmp_path):
     rows = [{"größe": i, "kind": "日本" if i % 2 else "čeština"} for i in range(60)]
     path, model = tmp_path / "t.csv", tmp_path / "m.safetensors"
     path.write_text("größe,kind\n" + "".join(f"{r['größe']},{r['kind']}\n" for r in rows), encoding="utf-8")
-    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    code = (
+        "import sys; from fastmlp.cli import main\n"
+        "for stream in (sys.stdout, sys.stderr): stream.reconfigure(encoding='cp1252')\n"
+        "raise SystemExit(main())"
+    )
     for arguments in (
         ["train", path, "--target", "kind", "--epochs", 1, "--save", model],
         ["predict", model, path],
     ):
-        with process(*arguments, env=environment, encoding="utf-8") as child:
-            out, err = child.communicate(timeout=120)
-        assert child.returncode == 0, err
-    assert out.splitlines()[0] == "prediction" and set(out.splitlines()[1:]) <= {"日本", "čeština"}
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
+        assert done.returncode == 0, done.stderr
+    header, *rows = done.stdout.splitlines()
+    assert header == "prediction" and set(rows) <= {"日本", "čeština"}
 
 
 def test_version():

@@ -151,6 +151,14 @@ def test_every_loss_has_its_own_chance(some, loss):
         assert chance == pytest.approx(best, rel=1e-3)
 
 
+def test_small_targets_are_not_the_same_and_hinges_are_balanced(some, rng):
+    X = some[0][:100] / 16
+    report = diagnose(Sequential(Dense(8), ReLU(), Dense(1)), X, 1e-4 * rng.normal(size=100), loss="squared_error")
+    assert "all targets" not in report["five_examples"].measured
+    report = diagnose(Sequential(Dense(1)), X, np.arange(100) % 2 * 2 - 1, loss="hinge")
+    assert report["class_balance"].verdict == "ok" and "50.0%" in report["class_balance"].measured
+
+
 def test_bad_input(some):
     with pytest.raises(TypeError, match="`model` must be a Sequential; got str"):
         diagnose("mlp", *some)

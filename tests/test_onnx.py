@@ -228,19 +228,90 @@ def error_of(output, activation=None):
 @pytest.mark.parametrize(
     "output, words",
     [
-        (lambda z: np.arccosh(z), "arccosh"),
+        (lambda z: np.logaddexp(z, 0.0), "logaddexp"),
+        (lambda z: z.T, "attribute 'T'"),
+        (lambda z: np.cumprod(z, axis=0), "cumprod of rows"),
+        (lambda z: z * ((z > 0.0) + (z < 1.0)), "ONNX does not allow"),
+        (lambda z: np.ones((2, 2)), "makes of its logits"),
         (lambda z: np.flip(z), "flip"),
         (lambda z: np.add.reduce(z), "add"),
         (lambda z: z if z[0, 0] > 0 else -z, "only columns"),
         (lambda z: z if (z > 0.0) else -z, "np.where"),
         (lambda z: z + np.ones((len(z), 1), np.float32), "two rows than for three"),
     ],
-    ids=["ufunc", "function", "method", "row", "branch", "rows"],
+    ids=["ufunc", "attribute", "of rows", "true and true", "a constant", "function", "method", "row", "branch", "rows"],
 )
 def test_what_onnx_cannot_do_is_named(tmp_path, output, words):
     with pytest.raises(TypeError, match=words):
         export_onnx(tmp_path / "model.onnx", error_of(output))
     assert not list(tmp_path.iterdir())
+
+
+def softmax_in_place(z):
+    e = z - z.max(axis=1, keepdims=True)
+    np.exp(e, out=e)
+    e /= np.sum(e, axis=1, keepdims=True)
+    return e
+
+
+def twice(z):
+    a = z + 0.0
+    b = a
+    b *= 2.0
+    return a
+
+
+def running_products(z):
+    return np.cumprod(z, axis=1) + np.ones_like(1.0 / (z - z)) + np.zeros_like(z)
+
+
+def elsewhere(z):
+    """What ONNX Runtime has in float32 only, and other operators."""
+    a = np.arctan(z) + np.cosh(z) * np.sinh(z) - np.arcsinh(z) + np.tan(z) / (1.0 + np.rint(z) ** 2)
+    b = np.where(np.isnan(z) ^ (z > 0.0), np.arcsin(np.tanh(z)), np.reciprocal(2.0 + np.abs(z)))
+    return (
+        a * b - np.max(z, axis=1, keepdims=True) * np.mean(z, axis=1, keepdims=True) + z.max(axis=(1,), keepdims=True)
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("output", [softmax_in_place, twice, running_products, elsewhere])
+def test_what_outputs_may_do(tmp_path, output, dtype):
+    loss = CustomLoss(lambda z, y: 0.5 * (z - y) ** 2, identity, "half", output)
+    model = Sequential(Dense(4), dtype=dtype).build(6, seed=3)
+    model.loss, X = loss, numbers(dtype, scale=0.3)
+    with np.errstate(all="ignore"):
+        expected = model.predict(X)
+        found = run(tmp_path / "model.onnx", model, X)["predictions"]
+    assert_the_same(found, expected, dtype, 1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_softplus_is_right_for_large_numbers_and_small_ones(tmp_path, dtype):
+    soft = CustomActivation(lambda z: np.log1p(np.exp(z)), lambda z: z, "soft", check_derivative=False)
+    for activation, largest in ((ACTIVATIONS["softplus"](), 1e4), (soft, 88.0)):
+        model = Sequential(Dense(1), activation, dtype=dtype).build(1)
+        model.set_parameters({"dense_0.weight": [[1.0]]})
+        X = np.array([[largest], [30.0], [1.0], [-1.0], [-20.0], [-40.0]], dtype)
+        found = run(tmp_path / "model.onnx", model, X)["predictions"]
+        np.testing.assert_allclose(found, np.logaddexp(X, 0), rtol=1e-6 if dtype == "float32" else 1e-14)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("dtype", [">i4", "<u2", np.float16, object])
+def test_labels_of_other_dtypes(tmp_path, dtype):
+    X = numbers("float32", 60)
+    model = MLPClassifier((5,), max_iter=1, random_state=0).fit(X, np.arange(60) % 3)
+    model.classes_ = model.classes_.astype(dtype)
+    assert run(tmp_path / "model.onnx", model, X)["label"].tolist() == model.predict(X).tolist()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_labels_that_onnx_does_not_have(tmp_path):
+    model = MLPClassifier((5,), max_iter=1, random_state=0).fit(numbers("float32", 60), np.arange(60) % 3)
+    model.classes_ = model.classes_.astype("datetime64[D]")
+    with pytest.raises(ValueError, match="must have classes that are texts, integers or floats of 64 bits; got array"):
+        export_onnx(tmp_path / "model.onnx", model)
 
 
 def test_a_custom_loss_with_an_output(tmp_path):

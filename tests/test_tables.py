@@ -231,6 +231,13 @@ def test_texts_of_parquet_where_the_model_was_trained_on_csv(csv_file, tmp_path)
     )
 
 
+def test_texts_of_parquet_that_are_no_numbers(csv_file):
+    preprocess = preprocess_of(read_table(csv_file("x,y\n1.5,2\n2.5,3\n3.5,4\n")))
+    for word in ("true", "2024-01-01", "12:30"):
+        with pytest.raises(ValueError, match=f"column 'x' must hold numbers; got '{word}' in row 1"):
+            encode_features(pa.table({"x": [word, word]}), preprocess)
+
+
 @pytest.mark.parametrize("word", ["-nan", "NAN", "+nan"])
 def test_every_nan_is_missing(csv_file, word):
     table = read_table(csv_file(f"x,y\n1.5,2\n{word},3\n2.5,{word}\n"))
@@ -325,7 +332,8 @@ def test_times_of_day_bools_and_decimals(tmp_path):
         ([0, 1, 1], "classification"),
         (range(20), "classification"),
         (range(21), "regression"),
-        ([0.0, 1.0, None], "classification"),  # as pandas writes integers beside a missing one
+        ([0.0, 1.0, 1.0, 0.0, None], "classification"),  # as pandas writes integers beside a missing one
+        ([98000.0, 75000.0, 98000.0, 83000.0, 99000.0], "regression"),
         ([0.0, 1.5, 1.0], "regression"),
     ],
 )
