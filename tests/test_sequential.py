@@ -570,7 +570,7 @@ def test_divergence_names_the_epoch_and_keeps_finite_parameters(dtype):
 def test_a_model_too_large_for_memory_says_how_much_it_needs(monkeypatch):
     from fastmlp.engine import executor
 
-    monkeypatch.setattr(executor, "_physical_memory", lambda: 2**20)
+    monkeypatch.setattr(executor, "physical_memory", lambda: 2**20)
     X, y = data()
     with pytest.raises(MemoryError, match=r"the model needs 48,\d{3},\d{3} bytes"):
         Sequential(Dense(2000), ReLU(), Dense(2000), ReLU(), Dense(3)).fit(X, y, **options(optimizer="adam"))

@@ -20,7 +20,7 @@ def _arena(n_bytes: int, what: str) -> np.ndarray:
     """Zeroed bytes that start on a page; MemoryError says how much was needed."""
     page = 4096
     try:
-        if n_bytes > _physical_memory():
+        if n_bytes > physical_memory():
             raise MemoryError
         raw = np.zeros(n_bytes + page, np.uint8)  # NumPy asks for huge pages where they help
     except (MemoryError, ValueError):
@@ -32,7 +32,7 @@ def _arena(n_bytes: int, what: str) -> np.ndarray:
     return raw[skip : skip + n_bytes]
 
 
-def _physical_memory() -> float:
+def physical_memory() -> float:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):

@@ -13,11 +13,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from .. import activations, devices
 from .._arrays import check_fits
-from .._validation import DTYPES, check_features, check_targets, check_weights
 from ..errors import unknown_name
 from ..layers import Dense
 from ..sequential import FEW, Sequential
 from . import solvers
+from .validation import DTYPES, check_features, check_targets, check_weights
 
 ACTIVATIONS = [*activations.ACTIVATIONS, *activations.ALIASES]
 LEARNING_RATES = ["constant", "invscaling", "adaptive"]
@@ -297,10 +297,10 @@ class BaseMLP(BaseEstimator, ABC):
 
 
 def _check_memory(units: list[int]) -> None:
-    from ..engine.executor import _physical_memory
+    from ..engine.executor import physical_memory
 
     n_parameters = sum((fan_in + 1) * fan_out for fan_in, fan_out in zip(units, units[1:], strict=False))
-    if 8 * n_parameters > _physical_memory():  # in float64, as they are drawn; the optimiser's state comes on top
+    if 8 * n_parameters > physical_memory():  # in float64, as they are drawn; the optimiser's state comes on top
         raise MemoryError(
             f"`hidden_layer_sizes` with layers of {units} units asks for {n_parameters:,} parameters, "
             f"{8 * n_parameters / 2**30:,.1f} GiB, more than there is; try narrower layers."

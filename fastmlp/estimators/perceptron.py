@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .._validation import check_finite, check_targets
+from .validation import check_finite, check_targets
 
 
 class Perceptron(ClassifierMixin, BaseEstimator):
