@@ -96,6 +96,7 @@ _HOME = {
     "ReduceLROnPlateau": "callbacks",
     "TimeBudget": "callbacks",
     "GradientNorms": "callbacks",
+    "TrainingAccuracy": "callbacks",
     "BackupAndRestore": "backup",
     "DivergenceError": "errors",
     "diagnose": "diagnosis",

@@ -308,6 +308,53 @@ class GradientNorms(Callback):
         logs |= {f"gradient_norm_{layer}": norm for layer, norm in weight_norms(gradients).items()}
 
 
+class TrainingAccuracy(Callback):
+    """Add the share of training rows that are classified rightly to every epoch's metrics, as "accuracy".
+
+    It is that of the network after the epoch, as "val_accuracy" is, without dropout and augmentation; Keras's is the
+    mean over the batches while the network changes.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows that are looked at, at least 1, spread evenly over the training data: a prediction of them is what an epoch
+        costs more.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `n_rows` is no integer of at least 1; when the fit begins, its loss is not one of classes.
+
+    Examples
+    --------
+    >>> from fastmlp import Dense, Sequential
+    >>> history = Sequential(Dense(1)).fit(
+    ...     [[-1.0], [2.0]], [0, 1], loss="binary_cross_entropy", epochs=3, callbacks=[TrainingAccuracy()], verbose=0
+    ... )
+    >>> len(history["accuracy"])
+    3
+    """
+
+    def __init__(self, n_rows=2048):
+        check_count(n_rows, "n_rows")
+        self.n_rows = n_rows
+
+    def __repr__(self):
+        return f"TrainingAccuracy(n_rows={self.n_rows!r})"
+
+    def on_fit_begin(self, training):
+        if not training.loss.classification:
+            raise ValueError(f"`callbacks`: TrainingAccuracy needs a loss of classes; got loss={training.loss.name!r}.")
+        self._rows = training.sample(self.n_rows)[:3]
+
+    def on_epoch_end(self, training, epoch, logs):
+        X, y, weights = self._rows
+        logs["accuracy"] = training.loss.accuracy(training.logits(X), y, weights)
+
+    def on_fit_end(self, training, history):
+        self._rows = None
+
+
 class TimeBudget(Callback):
     """Stop after the epoch in which the time ran out, counted from the beginning of the fit.
 

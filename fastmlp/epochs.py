@@ -73,7 +73,7 @@ def _one_by_one(training, history, epochs: int, callbacks, validation, backup) -
                 X, y, weights, groups = validation
                 logs["val_loss"] = training.loss_of(X, y, weights, groups)
                 if training.loss.classification:
-                    logs["val_accuracy"] = accuracy(training.logits(X), y, weights, training.loss)
+                    logs["val_accuracy"] = training.loss.accuracy(training.logits(X), y, weights)
             logs |= {"learning_rate": training.learning_rate, "seconds": time.perf_counter() - started}
             try:
                 for callback in callbacks:
@@ -101,13 +101,3 @@ def _end(callbacks: list, training, history) -> None:
             callbacks[0].on_fit_end(training, history)
         finally:
             _end(callbacks[1:], training, history)
-
-
-def accuracy(logits: np.ndarray, y: np.ndarray, sample_weight, loss) -> float:
-    """Share of rows whose largest logit is the class; for binary and multi-label, of rows with every output right."""
-    one_hot = y.ndim == 2 and y.shape[1] > 1
-    if loss.codes or (logits.shape[1] > 1 and loss.target_columns(logits.shape[1]) == 1):
-        right = loss.best_class(logits) == (y.argmax(axis=1) if one_hot else y.reshape(-1))
-    else:
-        right = ((logits > 0) == (y.reshape(logits.shape) > 0.5)).all(axis=1)
-    return float(np.average(right, weights=sample_weight))

@@ -10,7 +10,7 @@ import numpy as np
 from . import devices, initializers, losses, optimizers
 from ._arrays import check_fits, check_groups, check_targets, check_weights, check_X, class_weights
 from .activations import Activation
-from .epochs import accuracy, check_callbacks, run_epochs
+from .epochs import check_callbacks, run_epochs
 from .errors import DivergenceError, check_count, check_flag, unknown_name
 from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Switch, flatten, named
 from .lowering import check_layers, parameter_shapes
@@ -618,7 +618,7 @@ class Sequential:
         penalties = [layer.penalty(self._arrays[f"{name}.weight"]) for name, layer in dense]
         logs = {"loss": self.loss.value(z, y, sample_weight, groups) + sum(penalties)}
         if self.loss.classification:
-            logs["accuracy"] = accuracy(z, y, sample_weight, self.loss)
+            logs["accuracy"] = self.loss.accuracy(z, y, sample_weight)
         return logs
 
     def gradients(self, X, y, loss=None, sample_weight=None, *, groups=None) -> tuple[float, dict[str, np.ndarray]]:

@@ -7,7 +7,18 @@ import pytest
 import reference
 from scipy.sparse import csr_array
 
-from fastmlp import SGD, Callback, Dense, Dropout, EarlyStopping, GradientNorms, History, ReLU, Sequential
+from fastmlp import (
+    SGD,
+    Callback,
+    Dense,
+    Dropout,
+    EarlyStopping,
+    GradientNorms,
+    History,
+    ReLU,
+    Sequential,
+    TrainingAccuracy,
+)
 
 NAN = math.nan
 
@@ -271,6 +282,33 @@ def test_gradient_norms_change_no_bit_of_the_fit(problem):
         np.testing.assert_array_equal(value, watched.parameters[name])
     assert set(history.metrics) - set(plain.metrics) == {"gradient_norm_dense_0", "gradient_norm_dense_1"}
     assert repr(GradientNorms()) == "GradientNorms(n_rows=256)"
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_training_accuracy_is_that_of_the_network_after_the_epoch(problem, weighted):
+    X, y = problem
+    fit = {"loss": "softmax_cross_entropy", "epochs": 3, "batch_size": 32}
+    fit |= {"sample_weight": np.arange(len(X)) % 3 / 2 if weighted else None}
+    plain, model, few = (Sequential(Dropout(0.5), Dense(8), ReLU(), Dense(3)) for _ in range(3))
+    plain.fit(X, y, **fit)
+    whole = third = fit["sample_weight"]
+    callbacks = [TrainingAccuracy(), EarlyStopping("accuracy", restore_best=False)]
+    history = model.fit(X, y, callbacks=callbacks, validation_data=(X, y, whole), **fit)
+    assert history["accuracy"] == history["val_accuracy"]
+    assert history["accuracy"][-1] == model.evaluate(X, y, whole)["accuracy"] > 1 / 3
+    np.testing.assert_array_equal(model.parameters["dense_0.weight"], plain.parameters["dense_0.weight"])
+    rows = np.unique(np.linspace(0, len(X) - 1, 50).astype(int))
+    third = None if third is None else third[rows]
+    history = few.fit(X, y, callbacks=[TrainingAccuracy(50)], **fit)
+    assert history["accuracy"][-1] == few.evaluate(X[rows], y[rows], third)["accuracy"]
+    assert repr(TrainingAccuracy()) == "TrainingAccuracy(n_rows=2048)"
+
+
+def test_training_accuracy_needs_classes(problem):
+    with pytest.raises(ValueError, match="TrainingAccuracy needs a loss of classes; got loss='squared_error'"):
+        Sequential(Dense(1)).fit(problem[0], problem[1], loss="squared_error", callbacks=[TrainingAccuracy()])
+    with pytest.raises(ValueError, match="`n_rows` must be an integer of at least 1; got 0"):
+        TrainingAccuracy(0)
 
 
 @pytest.mark.parametrize("n_rows", [0, -1, 2.5, True])

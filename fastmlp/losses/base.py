@@ -115,6 +115,21 @@ class Loss:
         """
         return float(np.average(self.rows(logits, targets), weights=sample_weight))
 
+    def accuracy(self, logits: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
+        """The (weighted) share of rows that are classified rightly: whose likeliest class is theirs, or, where outputs
+        are labels of their own, whose outputs are all on the right side of 0.
+
+        >>> from fastmlp import SoftmaxCrossEntropy
+        >>> SoftmaxCrossEntropy().accuracy(np.array([[0.0, 1.0], [0.0, 1.0]]), np.array([1, 0]))
+        0.5
+        """
+        n_outputs, one_hot = logits.shape[1], targets.ndim == 2 and targets.shape[1] > 1
+        if self.codes or (n_outputs > 1 and self.target_columns(n_outputs) == 1):
+            right = self.best_class(logits) == (targets.argmax(axis=1) if one_hot else targets.reshape(-1))
+        else:
+            right = ((logits > 0) == (targets.reshape(logits.shape) > 0.5)).all(axis=1)
+        return float(np.average(right, weights=sample_weight))
+
 
 def dense_targets(targets: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.asarray(targets, np.float64).reshape(shape)
