@@ -182,7 +182,8 @@ def check_targets(y, n: int, n_outputs: int, loss, argument: str = "y") -> np.nd
     y = y.toarray() if is_sparse(y) else _array(y, argument)
     expected = f"`{argument}` must be {loss.targets}, for {n} rows and K={n_outputs} outputs"
     if y.dtype.kind not in "biuf":
-        raise TypeError(f"{expected}; got dtype {y.dtype}.")
+        hint = " np.unique(y, return_inverse=True) gives classes and codes." if y.dtype.kind in "OSU" else ""
+        raise TypeError(f"{expected}; got dtype {y.dtype}.{hint}")
     columns = loss.target_columns(n_outputs)
     if y.ndim == 2 and y.shape == (n, columns) and not (loss.codes and n_outputs == 1):
         pass

@@ -462,6 +462,7 @@ class Softplus(Activation):
 @dataclass(frozen=True)
 class HardThreshold(Activation):
     """f(z) = 1 where z >= 0 else 0, the perceptron's (Rosenblatt, 1958). f' = 0: no gradient passes through it.
+    `Perceptron` counts z = 0 as 0, as scikit-learn does.
 
     When to use: to show what a perceptron computes. It cannot be trained through.
 

@@ -72,8 +72,12 @@ class _Watching(Callback):
 
     def _value(self, logs) -> float:
         if self.monitor not in logs:
-            hint = " Give fit `validation_data`." if self.monitor.startswith("val_") and "val_loss" not in logs else ""
-            raise ValueError(str(unknown_name("monitor", self.monitor, logs)) + hint)
+            if self.monitor.startswith("val_") and "val_loss" not in logs:
+                known = ", ".join(map(repr, logs))
+                raise ValueError(
+                    f"`monitor`={self.monitor!r} needs `validation_data` in fit; without, there is {known}."
+                )
+            raise unknown_name("monitor", self.monitor, logs)
         return float(logs[self.monitor])
 
     def _improved(self, value: float) -> bool:

@@ -138,9 +138,9 @@ def _train_table(arguments: Namespace) -> None:
     classes = preprocess["target"].get("classes")
     model = _network(arguments, n_outputs=len(classes) if classes else 1)
     _announce(f"{task} of {arguments.target!r}", X, arguments, len(classes) if classes else 1)
-    options = {}
+    options, stopping = {}, EarlyStopping()
     if seen.any():
-        options = {"validation_data": (X_validation[seen], y_validation[seen]), "callbacks": [EarlyStopping()]}
+        options = {"validation_data": (X_validation[seen], y_validation[seen]), "callbacks": [stopping]}
     seconds, n_epochs = _fit(
         model,
         X,
@@ -151,6 +151,8 @@ def _train_table(arguments: Namespace) -> None:
         extra={"preprocess": preprocess},
         **options,
     )
+    if stopping.best_epoch_ == n_epochs:
+        print("val_loss still fell in the last epoch: more --epochs, or a larger --learning-rate, may do better")
     if len(test):
         held_out = table.take(test)
         output = model.predict(encode_features(held_out, preprocess, X.dtype)).reshape(len(test), -1)
@@ -177,9 +179,12 @@ def _network(arguments: Namespace, n_outputs: int, first=()):
 
 def _announce(what: str, X: np.ndarray, arguments: Namespace, n_outputs: int) -> None:
     widths = "-".join(map(str, (X.shape[1], *arguments.hidden, n_outputs)))
-    print(
-        f"{what}: {len(X):,} rows; network {widths}, Adam, batches of {min(arguments.batch_size, len(X))}", flush=True
-    )
+    print(f"{what}: {len(X):,} rows; network {widths}, Adam, batches of {_batch_size(arguments, len(X))}", flush=True)
+
+
+def _batch_size(arguments: Namespace, n: int) -> int:
+    """A small table needs small batches to take more than a few steps in an epoch."""
+    return min(n, arguments.batch_size or max(8, min(128, n // 10)))
 
 
 def _fit(model, X, y, arguments: Namespace, extra: dict | None = None, **options) -> tuple[float, int]:
@@ -194,7 +199,7 @@ def _fit(model, X, y, arguments: Namespace, extra: dict | None = None, **options
             X,
             y,
             optimizer=Adam(arguments.learning_rate),
-            batch_size=min(arguments.batch_size, len(X)),
+            batch_size=_batch_size(arguments, len(X)),
             seed=arguments.seed,
             n_threads=arguments.threads,
             device=arguments.device,

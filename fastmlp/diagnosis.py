@@ -209,7 +209,7 @@ def _five_examples(fresh, X, y, loss) -> Finding:
             continue
         if left < 0.1:
             break
-    measured = f"400 steps leave {left:.1%} of the loss of the best constant"
+    measured = f"400 steps leave {max(left, 0.0):.1%} of the loss of the best constant"
     advice = "scale the inputs; ReLU with he_uniform instead of saturating activations; more units; look for equal rows"
     return _finding("five_examples", left, 0.1, 0.1, measured, advice)
 
@@ -357,7 +357,8 @@ def _curve(loss) -> list[Finding]:
     jumps = loss[1:] / np.maximum(loss[:-1], _TINY)
     spiked = int(jumps.argmax()) + 1
     spike = jumps.max() > 2 and last < 1.5 * loss[spiked - 1]
-    high = last > first or (last > 2 * least and not spike)
+    exploded = first > 100 * loss[1]  # however far it has come back since, units may be dead
+    high = exploded or last > first or (last > 2 * least and not spike)
     turns = np.mean(steps[1:] * steps[:-1] < 0)
     tremble = np.median(np.abs(steps)) / max(np.median(np.abs(loss)), _TINY)
     oscillating = turns > 0.5 and tremble > 0.05
@@ -395,7 +396,7 @@ def _curve(loss) -> list[Finding]:
             "underfitting",
             flat,
             WARNING,
-            f"fell by {fall:.1%} and no longer falls",
+            f"fell by {fall:.1%}" + " and no longer falls" * bool(flat),
             "a larger network; diagnose(model, X, y)",
         ),
     ]

@@ -14,6 +14,11 @@ def check_callbacks(callbacks: Sequence) -> tuple:
 
     if not isinstance(callbacks, (list, tuple)) or not all(isinstance(c, Callback) for c in callbacks):
         raise TypeError(f"`callbacks` must be a list of Callback objects; got {callbacks!r}.")
+    hooks = [name for name in dir(Callback) if name.startswith("on_")]
+    for callback in callbacks:
+        for name in dir(callback):
+            if name.startswith("on_") and name not in hooks:
+                raise TypeError(f"`callbacks`: nobody calls {name} of {callback!r}; there are {', '.join(hooks)}.")
     if not callbacks:
         return None, []
     from .backup import BackupAndRestore

@@ -7,6 +7,17 @@ from collections.abc import Iterable
 
 import numpy as np
 
+# Names that others use, or that a person tries first, and ours
+_MEANT = {
+    **dict.fromkeys(("categorical_crossentropy", "sparse_categorical_crossentropy"), "softmax_cross_entropy"),
+    **dict.fromkeys(("cross_entropy", "crossentropy", "softmax", "nll", "log_loss"), "softmax_cross_entropy"),
+    **dict.fromkeys(("binary_crossentropy", "bce", "logistic_loss"), "binary_cross_entropy"),
+    **dict.fromkeys(("mse", "mean_squared_error", "l2"), "squared_error"),
+    **dict.fromkeys(("mae", "mean_absolute_error", "l1"), "absolute_error"),
+    **{f"xavier_{kind}": f"glorot_{kind}" for kind in ("uniform", "normal")},
+    **{f"kaiming_{kind}": f"he_{kind}" for kind in ("uniform", "normal")},
+}
+
 
 class DivergenceError(ArithmeticError):
     """Training produced a loss or parameters that are not finite.
@@ -33,8 +44,11 @@ def unknown_name(argument: str, value: object, accepted: Iterable[str | None]) -
     """
     accepted = list(accepted)
     message = f"`{argument}` must be one of {', '.join(map(repr, accepted))}; got {value!r}."
-    nearest = difflib.get_close_matches(str(value), [name for name in accepted if name is not None], n=1)
-    return ValueError(message + (f" Did you mean {nearest[0]!r}?" if nearest else ""))
+    names = {str(name).lower(): name for name in accepted if name is not None}
+    given = str(value).lower()
+    meant = _MEANT.get(given, "") if _MEANT.get(given) in names else given
+    nearest = difflib.get_close_matches(meant, names, n=1)
+    return ValueError(message + (f" Did you mean {names[nearest[0]]!r}?" if nearest else ""))
 
 
 def check_flag(argument: str, value: bool) -> None:

@@ -86,7 +86,7 @@ class History:
         lines = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
         return "\n".join([title, *lines])
 
-    def plot(self, *names: str, ax=None):
+    def plot(self, *names: str, ax=None, label: str = ""):
         """Draw metrics over the epochs: by default the loss, of training and of validation where there is one.
 
         Parameters
@@ -95,6 +95,8 @@ class History:
             Of `metrics`, a curve each.
         ax : matplotlib.axes.Axes, optional
             Where to draw; a new figure's where not given.
+        label : str
+            Stands before the metrics' names in the legend: to tell several fits apart.
 
         Returns
         -------
@@ -120,9 +122,9 @@ class History:
         if ax is None:
             _, ax = pyplot.subplots()
         for name, values in curves.items():
-            ax.plot(self.epochs, values, marker="." if len(self) < 50 else "", label=name)
+            ax.plot(self.epochs, values, marker="." if len(self) < 50 else "", label=f"{label} {name}".strip())
         ax.set_xlabel("epoch")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if curves:
             ax.legend()
         return ax

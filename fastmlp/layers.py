@@ -36,7 +36,8 @@ class Dense:
         A name or an object, as above, without "auto".
     l1, l2 : float
         The loss has l1 sum |W| + l2 sum W^2 besides (Keras's `L1L2`), at least 0; what a fit and `evaluate` report
-        includes it. Biases have no penalty.
+        includes it. Biases have no penalty. The slope of |w| is taken as 0 at 0 and 1 elsewhere, so l1 makes weights
+        small, not 0: count those below 1e-4, say.
     max_norm : float, optional
         Bound of the norms of W's columns, above 0: after each update, columns (the incoming weights of a unit) that
         are longer are scaled to it (Srivastava et al., 2014; Keras's `MaxNorm`).
@@ -44,7 +45,8 @@ class Dense:
         Factor of this layer's learning rate, at least 0; decoupled weight decay goes with it, as in a group of
         PyTorch's.
     trainable : bool
-        False freezes the layer: W and b stay as they are, to the bit, and their gradients are not computed.
+        False freezes the layer: W and b stay as they are, to the bit, and their gradients are not computed. Norms
+        cannot be frozen: take what `Sequential.activations` gives as inputs of a network of its own.
 
     Raises
     ------

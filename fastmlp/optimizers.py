@@ -486,7 +486,7 @@ def get(optimizer: str | Optimizer, argument: str = "optimizer") -> Optimizer:
     if not isinstance(optimizer, str):
         raise ValueError(
             f"`{argument}` must be one of {', '.join(map(repr, OPTIMIZERS))}, or an optimiser such as Adam(); got "
-            f"{optimizer!r}."
+            f"{optimizer!r}{', the class: did you forget ()?' if isinstance(optimizer, type) else '.'}"
         )
     if optimizer not in OPTIMIZERS:
         raise unknown_name(argument, optimizer, OPTIMIZERS)

@@ -9,12 +9,12 @@ import numpy as np
 
 from . import devices, initializers, losses, optimizers
 from ._arrays import check_fits, check_groups, check_targets, check_weights, check_X, class_weights
-from .activations import Activation
+from .activations import Activation, Identity
 from .epochs import check_callbacks, run_epochs
 from .errors import DivergenceError, check_count, check_flag, unknown_name
-from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Switch, flatten, named
+from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Softmax, Switch, flatten, named
 from .lowering import check_layers, parameter_shapes
-from .normalization import Norm
+from .normalization import BatchNorm, Norm
 from .prediction import numpy_forward
 
 # Below this many multiply-adds NumPy predicts sooner than workers start, and needs no kernels
@@ -339,6 +339,8 @@ class Sequential:
             )
         backup, callbacks = check_callbacks(callbacks)
         validation = self._validation(validation_data, X.shape[1], loss)
+        if min(batch_size, n) == 1 and any(isinstance(layer, BatchNorm) for layer in flatten(self.layers)):
+            raise ValueError(f"`batch_size` must be at least 2, with as many rows, for BatchNorm; got {batch_size}.")
         devices.check_precision(precision, devices.check_device(device), self.dtype)
         device = devices.choose(device, self.layers, X, batch_size, epochs, precision)
         if verbose != 0:
@@ -572,7 +574,7 @@ class Sequential:
 
     def evaluate(self, X, y, sample_weight=None, n_threads: int | None = None, *, groups=None) -> dict[str, float]:
         """{"loss": ..., "accuracy": ...} on these rows: the loss with the layers' penalties, accuracy for
-        classification only.
+        classification only: the share of rows that are right, with several labels those of which all are.
 
         Parameters
         ----------
@@ -625,7 +627,8 @@ class Sequential:
         """Loss and gradients of one batch made of all these rows: (loss, {name: array of the parameter's shape}).
 
         Dropout and augmentation are left out, penalties of layers are included, and frozen layers have gradients too.
-        The model stays as it is.
+        `BatchNorm` takes the statistics of this batch, as in training, where `evaluate` takes the running ones. The
+        model stays as it is.
 
         Parameters
         ----------
@@ -801,8 +804,11 @@ def _check_threads(n_threads) -> int | None:
 
 
 def _warn_of_logits(last: Layer, loss) -> None:
-    """Warn where the last layer does what the loss does itself."""
+    """Warn where the last layer does what the loss does itself, or changes the logits that it takes."""
     if type(last).__name__ == loss.own_layer:
-        warnings.warn(
-            f"`loss`={loss.name!r} takes logits and has its own {last!r}; leave out the last layer.", stacklevel=3
-        )
+        own = f" and has its own {last!r}"
+    elif loss.classification and isinstance(last, (Activation, Softmax)) and not isinstance(last, Identity):
+        own = f", numbers of any size and sign, and here {last!r} comes before it"
+    else:
+        return
+    warnings.warn(f"`loss`={loss.name!r} takes logits{own}; leave out the last layer.", stacklevel=3)

@@ -107,7 +107,7 @@ def test_a_second_fit_starts_afresh():
 
 
 def test_unknown_monitor():
-    with pytest.raises(ValueError, match="`monitor` must be one of 'loss'; got 'val_loss'.*validation_data"):
+    with pytest.raises(ValueError, match="`monitor`='val_loss' needs `validation_data` in fit; .* is 'loss'"):
         EarlyStopping().on_epoch_end(FakeTraining(), 1, {"loss": 1.0})
     with pytest.raises(ValueError, match="Did you mean 'val_accuracy'\\?$"):
         EarlyStopping("val_acc").on_epoch_end(FakeTraining(), 1, {"val_loss": 1.0, "val_accuracy": 1.0})
@@ -282,6 +282,15 @@ def test_gradient_norms_change_no_bit_of_the_fit(problem):
         np.testing.assert_array_equal(value, watched.parameters[name])
     assert set(history.metrics) - set(plain.metrics) == {"gradient_norm_dense_0", "gradient_norm_dense_1"}
     assert repr(GradientNorms()) == "GradientNorms(n_rows=256)"
+
+
+def test_methods_that_nobody_calls_are_refused(problem):
+    class Keras(Callback):
+        def on_train_end(self, logs=None):
+            pass
+
+    with pytest.raises(TypeError, match="nobody calls on_train_end of .*; there are on_epoch_end, on_fit_begin"):
+        Sequential(Dense(3)).fit(*problem, loss="softmax_cross_entropy", callbacks=[Keras()])
 
 
 @pytest.mark.parametrize("weighted", [False, True])

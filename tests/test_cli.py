@@ -263,6 +263,18 @@ def test_what_is_read_is_not_written_to(run, flowers, tmp_path, monkeypatch):
 
 
 @needs_pyarrow
+def test_a_small_table_takes_small_batches_and_says_when_it_was_cut_short(run, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [{"a": a, "b": b, "kind": "xy"[int(a > b)]} for a, b in rng.normal(size=(150, 2)).round(3)]
+    path = write_csv(tmp_path / "t.csv", rows)
+    code, out, err = run("train", path, "--target", "kind", "--hidden", "none", "--epochs", 3)
+    assert code == 0 and "batches of 10\n" in out and "val_loss still fell in the last epoch: more --epochs" in out
+    assert "batches of 50\n" in run("train", path, "--target", "kind", "--epochs", 1, "--batch-size", 50)[1]
+    code, out, _ = run("train", path, "--target", "kind", "--learning-rate", 0.05)
+    assert "still fell" not in out and float(re.search(r"held-out accuracy ([\d.]+)%", out)[1]) > 90
+
+
+@needs_pyarrow
 def test_texts_that_are_left_out_are_counted(run, tmp_path, monkeypatch):
     monkeypatch.setattr("fastmlp.preprocessing.MAX_CATEGORIES", 3)
     rows = [{"shop": f"s{i % 7}", "few": f"f{i % 3}", "y": i % 7 + 0.5} for i in range(70)]

@@ -179,6 +179,12 @@ def curve(some, optimizer, epochs=15, **options):
     return mlp(32).fit(*some, loss=SOFTMAX, optimizer=optimizer, epochs=epochs, verbose=0, **options)
 
 
+def test_a_first_epoch_that_exploded():
+    report = diagnose_history([1.9e24, 5e4, 4.2e4, 4.1e4, 4.0e4, 4.0e4])
+    assert report["rate_too_high"].verdict == "problem"
+    assert "no longer" not in diagnose_history([2.3, 1.1, 0.6, 0.4, 0.3, 0.25])["underfitting"].measured
+
+
 def faults(history):
     return {f.name for f in diagnose_history(history).findings if f.verdict != "ok"}
 

@@ -118,6 +118,15 @@ def test_plot_draws_both_losses(axes):
     assert all(tick == int(tick) for tick in drawn.get_xticks())
 
 
+def test_fits_are_told_apart_and_one_epoch_has_one_tick(axes):
+    history = History()
+    history.record(1, {"loss": 1.0})
+    for label in ("sgd", "adam"):
+        history.plot(ax=axes, label=label)
+    assert [line.get_label() for line in axes.get_lines()] == ["sgd loss", "adam loss"]
+    assert all(tick == int(tick) for tick in axes.get_xticks())
+
+
 def test_an_empty_history_draws_an_empty_plot(axes):
     assert not History().plot(ax=axes).get_lines()  # and warns of nothing
 

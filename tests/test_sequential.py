@@ -12,6 +12,7 @@ from fastmlp import (
     GEGLU,
     SGD,
     Adam,
+    BatchNorm,
     Callback,
     Dense,
     Dropout,
@@ -22,6 +23,7 @@ from fastmlp import (
     MLPClassifier,
     ReLU,
     Rescaling,
+    Residual,
     Sequential,
     Softmax,
     SquaredError,
@@ -49,6 +51,55 @@ def fitted(epochs=30, **options):
 
 
 # Fit, predict, evaluate
+
+
+@pytest.mark.parametrize("last", [ReLU(), Tanh(), Logistic(), Softmax()])
+def test_an_activation_before_a_loss_of_logits_is_mentioned(last):
+    X, y = data()
+    model = Sequential(Dense(1), last)
+    if isinstance(last, Softmax):
+        model = Sequential(Dense(2), last)
+        y = np.eye(2)[y % 2]
+    with pytest.warns(UserWarning, match="takes logits.*leave out the last layer"):
+        model.fit(X, y % 2, loss="binary_cross_entropy", verbose=0)
+    model.fit(X, y % 2, loss="squared_error", verbose=0)  # where it may be meant
+
+
+def test_batch_norm_needs_more_than_one_row():
+    X, y = data()
+    model = Sequential(Dense(4), Residual(BatchNorm()), Dense(3))
+    for n, batch_size in ((60, 1), (1, 32)):
+        with pytest.raises(ValueError, match=f"`batch_size` must be at least 2, .* for BatchNorm; got {batch_size}"):
+            model.fit(X[:n], y[:n], loss="softmax_cross_entropy", batch_size=batch_size)
+    assert not model.built
+
+
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        ("categorical_crossentropy", "softmax_cross_entropy"),
+        ("CrossEntropy", "softmax_cross_entropy"),
+        ("MSE", "squared_error"),
+        ("bce", "binary_cross_entropy"),
+        ("Squared_Error", "squared_error"),
+    ],
+)
+def test_what_others_call_a_loss_is_suggested(name, meant):
+    with pytest.raises(ValueError, match=f"Did you mean '{meant}'"):
+        classifier().fit(*data(), loss=name)
+
+
+def test_other_suggestions():
+    with pytest.raises(ValueError, match="Did you mean 'sgd'"):
+        classifier().fit(*data(), loss="softmax_cross_entropy", optimizer="SGD")
+    with pytest.raises(ValueError, match="Did you mean 'glorot_uniform'"):
+        Dense(3, kernel_initializer="xavier_uniform")
+    with pytest.raises(ValueError, match=r"the class: did you forget \(\)\?"):
+        classifier().fit(*data(), loss="softmax_cross_entropy", optimizer=SGD)
+    with pytest.raises(TypeError, match=r"the class: did you forget \(\)\?"):
+        Sequential(Dense(3), ReLU)
+    with pytest.raises(TypeError, match=r"np.unique\(y, return_inverse=True\)"):
+        classifier().fit(data()[0], np.full(60, "a"), loss="softmax_cross_entropy")
 
 
 @pytest.mark.parametrize("through", ["memory", "a file", "a pickle"])
@@ -295,7 +346,7 @@ def test_networks_of_unusual_shape():
         [Dense(3, use_bias=False)],
         [Dense(4), Dense(5), Dense(3)],
         [Dense(4), ReLU(), Tanh(), Dense(3)],
-        [Rescaling(2.0), Dense(4), Identity(), Dense(3), Logistic()],
+        [Rescaling(2.0), Dense(4), Identity(), Dense(3), Identity()],
     ):
         model = Sequential(*layers, dtype="float64")
         options = {"loss": "softmax_cross_entropy", "optimizer": SGD(0.1), "batch_size": 13, "verbose": 0}

@@ -288,7 +288,7 @@ class Ordinal(Loss):
     """
 
     name: ClassVar[str] = "ordinal"
-    targets: ClassVar[str] = "integer codes (n,) in [0, K], in the order of the classes"
+    targets: ClassVar[str] = "integer codes (n,) in [0, K], in the order of the K + 1 classes"
     classification: ClassVar[bool] = True
     row: ClassVar = staticmethod(ordinal_row)
 

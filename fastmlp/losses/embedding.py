@@ -108,7 +108,8 @@ class Triplet(_AcrossRows):
     dl_i/dz_i = (z_i - z_p) / |z_i - z_p| - (z_i - z_n) / |z_i - z_n|, and 0 for a distance of 0. A batch of n rows
     costs n^2 distances. An evaluation takes blocks of 1024 rows, in order, for batches.
 
-    When to use: embeddings whose distances are compared: search, few-shot classes; the usual one.
+    When to use: embeddings whose distances are compared: search, few-shot classes; the usual one, with eight
+    outputs or more (in two for a picture it may collapse: take `Contrastive`).
 
     Parameters
     ----------

@@ -36,7 +36,8 @@ def check_layers(layers: Sequence[Layer]) -> None:
             if not isinstance(inner, (*LAYERS.values(), Activation, Mark)):
                 raise TypeError(
                     f"layer {i} must be a Dense, an activation such as ReLU(), a Dropout, a norm such as BatchNorm(), "
-                    f"a Softmax, a Residual, a Rescaling or an augmentation such as MixUp(); got {inner!r}."
+                    f"a Softmax, a Residual, a Rescaling or an augmentation such as MixUp(); got {inner!r}"
+                    f"{', the class: did you forget ()?' if isinstance(inner, type) else '.'}"
                 )
             if isinstance(inner, Activation) and type(inner) not in (*ACTIVATIONS.values(), CustomActivation):
                 names = ", ".join(ACTIVATIONS)
