@@ -446,7 +446,7 @@ class Sequential:
             Rows of finite numbers; not changed.
         layer : int or str
             Its index in `layers` (negative: from the end), or its name as `summary` prints it, such as "dense_1" or
-            "ReLU()"; a name that occurs twice is refused.
+            "ReLU()"; a name that occurs twice is refused, and so is a layer inside a `Residual`.
 
         Raises
         ------
