@@ -91,6 +91,7 @@ class BackupAndRestore(Callback):
         check_range("seconds", seconds, 0, math.inf)
         self.path, self.seconds = os.path.realpath(path), seconds  # the same, should the current folder change
         self.restored_epoch_ = self._found = self._latest = None
+        self._done = False
 
     def __repr__(self):
         return f"BackupAndRestore({self.path!r}, seconds={self.seconds!r})"
@@ -106,6 +107,7 @@ class BackupAndRestore(Callback):
         self._fit |= {name: repr(value) for name, value in {"loss": model.loss, **settings}.items()}
         self._fit |= {"data": _describe(data), "validation_data": validation and _describe(validation)}
         self.restored_epoch_ = self._found = self._latest = None
+        self._done = False
         model_file.remove_leftovers(self.path)
         if not os.path.exists(self.path):
             return None
@@ -118,7 +120,7 @@ class BackupAndRestore(Callback):
             raise ValueError(f"`epochs` must be above the {done} of the backup {self.path!r}; got {epochs}.")
         model.set_parameters(found.parameters)
         model._epochs = found._epochs
-        self._found, self.restored_epoch_ = extra, done
+        self._found, self.restored_epoch_ = (extra, found.parameters), done
         return extra["training"]
 
     def _refuse_another(self, backup: dict | None, callbacks) -> None:
@@ -147,7 +149,8 @@ class BackupAndRestore(Callback):
             self._keep(training, history, callbacks)
             self._write()  # a path that cannot be written is an error now
             return
-        found, self._found = self._found, None
+        (found, parameters), self._found = self._found, None
+        training.resume(found["training"], parameters)  # callbacks may have set others when the fit began
         for callback, (_, state) in zip(_with_state(callbacks), found["callbacks"], strict=True):
             callback.resume(training, state)
         if found["schedule"] is not None:
@@ -190,11 +193,16 @@ class BackupAndRestore(Callback):
 
     def end(self, training, history, callbacks, epochs: int) -> None:
         """The loop has come to its end: by the number of epochs, or because a callback says so."""
+        self._done = True
         stopped = [c for c in callbacks if getattr(c, "stopped_epoch_", None) is not None]
         if training.epoch < epochs and all(isinstance(c, TimeBudget) for c in stopped):
             self._keep(training, history, callbacks)
             self._try_to_write()
-        else:
+            self._done = False
+
+    def finish(self) -> None:
+        """All callbacks have been told of the end."""
+        if self._done:
             self._delete()
 
     def fail(self) -> None:

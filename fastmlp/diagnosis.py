@@ -155,7 +155,9 @@ def _copy(model):
 
 def _rows_of_targets(y, n_outputs, loss) -> np.ndarray:
     if loss.codes and y.ndim == 1:
-        return np.eye(n_outputs)[y]
+        t = np.zeros((len(y), n_outputs))
+        t[np.arange(len(y)), y] = 1.0
+        return t
     return np.asarray(y, np.float64).reshape(len(y), n_outputs)
 
 
@@ -190,8 +192,7 @@ def _first_loss(fresh, X, y, loss) -> Finding:
 
 def _five_examples(fresh, X, y, loss) -> Finding:
     # Of different targets where there are some; a tenth of the best constant's loss cannot be had without the inputs.
-    t = _rows_of_targets(y, fresh.n_outputs, loss)
-    first = np.unique(t, axis=0, return_index=True)[1]
+    first = np.unique(y, axis=0, return_index=True)[1]
     first = first[np.linspace(0, len(first) - 1, min(5, len(first))).astype(np.intp)]
     rows = np.concatenate([first, np.setdiff1d(np.arange(min(10, len(y))), first)])[:5]
     few, targets, n_outputs = X[rows], y[rows], fresh.n_outputs
@@ -294,7 +295,10 @@ def _inputs(model, X) -> list[Finding]:
 def _class_balance(y, n_outputs, loss) -> Finding | None:
     if not loss.classification:
         return None
-    shares = _rows_of_targets(y, n_outputs, loss).clip(0, 1).mean(axis=0)
+    if loss.codes and y.ndim == 1:
+        shares = np.bincount(y, minlength=n_outputs) / len(y)
+    else:
+        shares = np.clip(y.reshape(len(y), n_outputs), 0, 1).mean(axis=0)
     even = 1 / n_outputs
     if not loss.codes:  # each output is a class by itself
         shares, even = np.minimum(shares, 1 - shares), 0.5

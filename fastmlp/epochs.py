@@ -66,37 +66,47 @@ def _one_by_one(training, history, epochs: int, callbacks, validation, backup) -
     training.stop = False
     begun = []
     try:
-        for callback in callbacks:
-            callback.on_fit_begin(training)
-            begun.append(callback)
-        if backup:
-            backup.begin(training, history, callbacks)
-        while training.epoch < epochs:
-            epoch, started = training.epoch + 1, time.perf_counter()
-            logs = {"loss": float(training.run(1)[0])}
-            if validation:
-                X, y, weights, groups = validation
-                logs["val_loss"] = training.loss_of(X, y, weights, groups)
-                if training.loss.classification:
-                    logs["val_accuracy"] = training.loss.accuracy(training.logits(X), y, weights)
-            logs |= {"learning_rate": training.learning_rate, "seconds": time.perf_counter() - started}
-            try:
-                for callback in callbacks:
-                    callback.on_epoch_end(training, epoch, logs)
-            finally:  # with what callbacks added to the logs
-                history.record(epoch, logs)
-            if training.stop:
-                break
-            if backup and training.epoch < epochs:
-                backup.after_epoch(training, history, callbacks)
-        if backup:
-            backup.end(training, history, callbacks, epochs)
+        try:
+            for callback in callbacks:
+                callback.on_fit_begin(training)
+                begun.append(callback)
+            if backup:
+                backup.begin(training, history, callbacks)
+            while training.epoch < epochs and not training.stop:
+                _one(training, history, callbacks, validation)
+                if backup and training.epoch < epochs and not training.stop:
+                    backup.after_epoch(training, history, callbacks)
+            if backup:
+                backup.end(training, history, callbacks, epochs)
+        except BaseException:
+            if backup:
+                backup.fail()
+            raise
+        finally:
+            _end(begun, training, history)
     except BaseException:
         if backup:
             backup.fail()
         raise
-    finally:
-        _end(begun, training, history)
+    if backup:
+        backup.finish()
+
+
+def _one(training, history, callbacks, validation) -> None:
+    """An epoch, its metrics, and who looks at them."""
+    epoch, started = training.epoch + 1, time.perf_counter()
+    logs = {"loss": float(training.run(1)[0])}
+    if validation:
+        X, y, weights, groups = validation
+        logs["val_loss"] = training.loss_of(X, y, weights, groups)
+        if training.loss.classification:
+            logs["val_accuracy"] = training.loss.accuracy(training.logits(X), y, weights)
+    logs |= {"learning_rate": training.learning_rate, "seconds": time.perf_counter() - started}
+    try:
+        for callback in callbacks:
+            callback.on_epoch_end(training, epoch, logs)
+    finally:  # with what callbacks added to the logs
+        history.record(epoch, logs)
 
 
 def _end(callbacks: list, training, history) -> None:

@@ -90,12 +90,7 @@ def replace(path: str, parts: list) -> None:
         old_mode = stat.S_IMODE(os.stat(path).st_mode)
     temporary = os.path.join(folder, f".{name[:32]}.{os.getpid()}.{os.urandom(4).hex()}")  # see `remove_leftovers`
     try:
-        file = open(temporary, "xb")
-    except OSError as error:
-        error.filename = path  # nobody knows the temporary one
-        raise
-    try:
-        with file:
+        with open(temporary, "xb") as file:
             if old_mode is not None:
                 os.chmod(temporary, old_mode)
             for part in parts:
@@ -103,9 +98,11 @@ def replace(path: str, parts: list) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:  # Ctrl-C too
+    except BaseException as error:  # Ctrl-C too
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = path, None  # nobody knows the temporary one; a full disk names none
         raise
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # the new name has to reach the disk too, where folders can be synced

@@ -506,6 +506,14 @@ class Training:
         counts = {"epoch": self.epoch, "step": self.step, "learning_rate": rate}
         return {**counts, "slots": slots, "parameters": parameters}
 
+    def resume(self, state: dict, parameters: dict[str, np.ndarray]) -> None:
+        """Be as the fit was that had this state and whose model had these parameters, whatever was set since."""
+        self._rate = self.optimizer.learning_rate
+        self.model.set_parameters(parameters)
+        self._take_what_was_set()
+        self._resume(state)
+        self._last_finite = self.snapshot()
+
     def _resume(self, state: dict) -> None:
         if len(state["slots"]) != self.plan.n_slots:
             raise ValueError(

@@ -216,6 +216,53 @@ def test_parameters_that_a_callback_sets(stop, ema_decay, path):
     assert all(np.array_equal(array, ends[1][name]) for name, array in ends[0].items())
 
 
+class AtTheBeginning(Callback):
+    """Sets what the fit begins with: only what a backup has may count when it goes on."""
+
+    def on_fit_begin(self, training):
+        training.learning_rate = 0.1
+        training.model.set_parameters({"dense_0.bias": np.full(9, 0.1)})
+
+    def on_epoch_end(self, training, epoch, logs):
+        training.learning_rate *= 0.5
+
+
+@pytest.mark.parametrize("rate", [0.01, CosineDecay(0.01, epochs=6)], ids=["a number", "a schedule"])
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_what_callbacks_set_when_the_fit_begins(ema_decay, rate, path):
+    ends = []
+    for stops in ([], [Fail(2)]):
+        for fail in [*stops, None]:
+            callbacks = [AtTheBeginning(), *([fail] if fail else []), *([BackupAndRestore(path, 0)] if stops else [])]
+            model, options = Sequential(*PLAIN), {"optimizer": Adam(rate, ema_decay=ema_decay), "epochs": 6}
+            try:
+                history = model.fit(X, Y, loss="softmax_cross_entropy", callbacks=callbacks, verbose=0, **options)
+            except Power:
+                continue
+        ends.append((history["learning_rate"], history["loss"], model.parameters["dense_0.weight"].tolist()))
+    assert ends[0] == ends[1]
+
+
+def test_the_backup_is_there_until_every_callback_was_told_of_the_end(path):
+    class SaveAtTheEnd(Callback):
+        def on_fit_end(self, training, history):
+            there.append(os.path.exists(path))
+            if len(there) == 1:
+                raise Power
+
+    there = []
+    options = {"loss": "softmax_cross_entropy", "epochs": 4, "verbose": 0}
+    whole, model = Sequential(*PLAIN), Sequential(*PLAIN)
+    whole.fit(X, Y, **options)
+    with pytest.raises(Power):
+        model.fit(X, Y, callbacks=[SaveAtTheEnd(), BackupAndRestore(path, 0)], **options)
+    assert os.path.exists(path)
+    backup, again = BackupAndRestore(path, 0), Sequential(*PLAIN)
+    again.fit(X, Y, callbacks=[SaveAtTheEnd(), backup], **options)
+    assert there == [True, True] and backup.restored_epoch_ == 3 and not os.path.exists(path)
+    np.testing.assert_array_equal(again.parameters["dense_0.weight"], whole.parameters["dense_0.weight"])
+
+
 @pytest.mark.parametrize("fitted_before", [False, True])
 @pytest.mark.parametrize("same", [False, True], ids=["another process", "the same model"])
 def test_a_model_that_was_fitted_before(same, fitted_before, path):

@@ -284,6 +284,17 @@ def test_gradient_norms_change_no_bit_of_the_fit(problem):
     assert repr(GradientNorms()) == "GradientNorms(n_rows=256)"
 
 
+def test_a_fit_may_be_stopped_before_it_begins(problem):
+    class Stop(Callback):
+        def on_fit_begin(self, training):
+            training.stop = True
+
+    model = Sequential(Dense(3)).build(problem[0].shape[1])
+    before = model.parameters["dense_0.weight"]
+    assert len(model.fit(*problem, loss="softmax_cross_entropy", epochs=3, callbacks=[Stop()])) == 0
+    np.testing.assert_array_equal(model.parameters["dense_0.weight"], before)
+
+
 def test_methods_that_nobody_calls_are_refused(problem):
     class Keras(Callback):
         def on_train_end(self, logs=None):

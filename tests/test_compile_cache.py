@@ -432,6 +432,15 @@ def test_ctrl_c_ends_the_children_too(lacking, filled):
     assert child("report(losses=fit())", lacking)[0]["losses"] == filled[1]["losses"]
 
 
+def test_settings_of_numba_have_kernels_of_their_own(monkeypatch):
+    """Those that a process with `NUMBA_OPT=0` compiles are slow, and may have other bits."""
+    stamps = {jit.stamp.__wrapped__()}
+    for name in ("NUMBA_OPT", "NUMBA_LOOP_VECTORIZE"):
+        monkeypatch.setenv(name, "0")
+        stamps.add(jit.stamp.__wrapped__())
+    assert len(stamps) == 3
+
+
 def test_an_empty_name_of_the_cache_is_none(tmp_path, monkeypatch):
     """Not the current folder, where anybody could have put machine code."""
     monkeypatch.chdir(tmp_path)

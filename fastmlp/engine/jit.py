@@ -80,12 +80,20 @@ def _hash_sources() -> str:
 SOURCES = _hash_sources()  # of what this process imported, even if the files change while it runs
 
 
+# Variables by which Numba makes other machine code
+_SETTINGS = (
+    "NUMBA_OPT", "NUMBA_DEBUGINFO", "NUMBA_DEBUGINFO_DEFAULT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE",
+    "NUMBA_BOUNDSCHECK", "NUMBA_DISABLE_INTEL_SVML",
+)  # fmt: skip
+
+
 @lru_cache
 def stamp() -> str:
     """A hash of everything that machine code depends on."""
     from importlib.metadata import version
 
-    return hash_facts(SOURCES, version("numba"), version("llvmlite"), host_simd(), _cpu())
+    settings = [(name, os.environ[name]) for name in _SETTINGS if name in os.environ]
+    return hash_facts(SOURCES, version("numba"), version("llvmlite"), host_simd(), _cpu(), *settings)
 
 
 @lru_cache

@@ -54,11 +54,12 @@ class SoftmaxCrossEntropy(Loss):
         return (self.label_smoothing,)
 
     def _one_hot(self, logits, targets):
-        targets, k = np.asarray(targets), np.shape(logits)[1]
+        targets, (n, k) = np.asarray(targets), np.shape(logits)
         if targets.ndim == 2 and targets.shape == np.shape(logits) and k > 1:
             y = targets.astype(np.float64)
         else:
-            y = np.eye(k)[targets.reshape(-1).astype(np.intp)]
+            y = np.zeros((n, k))
+            y[np.arange(n), targets.reshape(-1).astype(np.intp)] = 1.0
         s = self.label_smoothing
         return (1 - s) * y + s / k * y.sum(axis=1, keepdims=True) if s else y
 
