@@ -689,3 +689,16 @@ def test_garbage_estimator(tmp_path_factory, whole, section, name, value):
         load_model(path)
     except ModelFileError:
         pass
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "model.safetensors"
+    save_model(path, Sequential(Dense(1)).build(1))
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device: .*model.safetensors"):
+        save_model(path, Sequential(Dense(2)).build(1))
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"] and path.read_bytes() == before

@@ -279,9 +279,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def _check_known(self, seen, all_of_them: bool, name: str) -> None:
         unseen = seen[~np.isin(seen, self.classes_)]
         if len(unseen):
+            advice = "the first partial_fit takes all that will ever come as `classes`"
+            if name != "y" or all_of_them:
+                advice = "a validation set has those of `y`" if name != "y" else "with warm_start they stay the same"
             raise ValueError(
                 f"`{name}` has classes not in `self.classes_`: {unseen.tolist()}. `self.classes_` has {self.classes_}; "
-                "the first partial_fit takes all that will ever come as `classes`."
+                f"{advice}."
             )
         if all_of_them and len(seen) != len(self.classes_):
             raise ValueError(
