@@ -422,7 +422,7 @@ class Sequential:
         n_threads = _check_threads(n_threads)
         X = check_X(X, n_features=self.n_features)
         logits = self._logits(X, n_threads)
-        if not np.isfinite(logits).all():
+        if X.dtype.itemsize > self.dtype.itemsize and not np.isfinite(logits).all():
             check_fits(X, self.dtype)
         return logits
 

@@ -283,8 +283,8 @@ class BaseMLP(BaseEstimator, ABC):
             values = X.astype(self.coefs_[0].dtype, copy=False)
             for i, (coef, intercept) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
                 values = (function(values) if i else values) @ coef + intercept
-        if not np.isfinite(values).all():
-            check_fits(X, self.coefs_[0].dtype)
+        if X.dtype.itemsize > values.dtype.itemsize and not np.isfinite(values).all():
+            check_fits(X, values.dtype)
         return values
 
     def __sklearn_is_fitted__(self) -> bool:
