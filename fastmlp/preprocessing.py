@@ -202,8 +202,8 @@ def _fit_target(name: str, column: pa.ChunkedArray, task: str) -> dict:
             raise ValueError(f"the target {name!r} must have at least two classes; every row holds {classes[0]!r}.")
         if (kind == "text" or pa.types.is_floating(column.type)) and len(classes) > max(len(column) // 2, 2):
             raise ValueError(
-                f"the target {name!r} holds {len(classes)} {kind}s in {len(column)} rows: too many for classes; "
-                "use --task regression."
+                f"the target {name!r} holds {len(classes)} {kind}s in {len(column)} rows: too many for classes"
+                f"{'' if kind == 'text' else '; use --task regression'}."
             )
         return {"name": name, "task": task, "classes": classes}
     if kind == "text":

@@ -243,6 +243,31 @@ def test_what_callbacks_set_when_the_fit_begins(ema_decay, rate, path):
     assert ends[0] == ends[1]
 
 
+def test_a_schedule_that_a_callback_held_back_for_the_first_epoch(path):
+    class WarmUp(Callback):
+        def on_fit_begin(self, training):
+            training.learning_rate = 1e-4
+
+        def on_epoch_end(self, training, epoch, logs):
+            training.learning_rate = training.optimizer.learning_rate
+
+    rates = []
+    for stops in ([], [Fail(2)]):
+        for fail in [*stops, None]:
+            callbacks = [WarmUp(), *([fail] if fail else []), *([BackupAndRestore(path, 0)] if stops else [])]
+            options = {
+                "optimizer": Adam(CosineDecay(0.01, epochs=6)),
+                "epochs": 6,
+                "callbacks": callbacks,
+                "verbose": 0,
+            }
+            try:
+                rates.append(Sequential(*PLAIN).fit(X, Y, loss="softmax_cross_entropy", **options)["learning_rate"])
+            except Power:
+                continue
+    assert rates[0] == rates[1] and rates[0][0] == 1e-4 < rates[0][1]
+
+
 def test_the_backup_is_there_until_every_callback_was_told_of_the_end(path):
     class SaveAtTheEnd(Callback):
         def on_fit_end(self, training, history):
