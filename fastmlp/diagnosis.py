@@ -14,7 +14,7 @@ from . import losses, sequential
 from ._arrays import check_targets, check_X, is_sparse
 from .activations import Logistic, ReLU, Tanh
 from .errors import DivergenceError, unknown_name
-from .layers import Rescaling
+from .layers import Dense, Rescaling, named
 from .optimizers import Adam
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -104,8 +104,8 @@ def diagnose(model, X, y, *, loss=None, seed: int = 0) -> Report:
     Returns
     -------
     Report
-        Findings "first_loss", "five_examples", "gradients", "dead_units", "saturation", "inputs", "constant_columns",
-        "class_balance"; those that do not apply are left out.
+        Findings "first_loss", "five_examples", "gradients", "equal_units", "dead_units", "saturation", "inputs",
+        "constant_columns", "class_balance"; those that do not apply are left out.
 
     Raises
     ------
@@ -133,10 +133,12 @@ def diagnose(model, X, y, *, loss=None, seed: int = 0) -> Report:
     rows = np.unique(np.linspace(0, X.shape[0] - 1, min(_ROWS, X.shape[0])).astype(np.intp))
     seen, targets = X[rows], y[rows]
     looked_at = _copy(model) if model.built else fresh
+    _, slopes = looked_at.gradients(seen, targets, loss)
     findings = [
         _first_loss(fresh, seen, targets, loss),
         _five_examples(fresh, X, y, loss),
-        _gradients(looked_at, seen, targets, loss),
+        _gradients(looked_at, slopes),
+        _equal_units(looked_at, slopes),
         _dead_units(looked_at, seen),
         _saturation(looked_at, seen),
         *_inputs(model, seen),
@@ -224,15 +226,19 @@ def gradient_norms(model, X, y, loss=None) -> dict[str, float]:
     >>> gradient_norms(model, [[2.0]], [1.0], "squared_error")
     {'dense_0': 1.0}
     """
-    from .gradients import weight_norms
-
-    return weight_norms(model.gradients(X, y, loss)[1])
+    return _norms(model.gradients(X, y, loss)[1])
 
 
-def _gradients(model, X, y, loss) -> Finding:
+def _norms(slopes) -> dict[str, float]:
+    from .gradients import weight_norms  # with the engine
+
+    return weight_norms(slopes)
+
+
+def _gradients(model, slopes) -> Finding:
     # Per weight, so that wide and narrow layers compare. One rate serves all layers: at a ratio of 100 the slower end
     # takes 100 times as many steps, at 10,000 it stands still. A logistic layer divides by at least 4: ten by 1e6.
-    norms = gradient_norms(model, X, y, loss)
+    norms = _norms(slopes)
     sizes = [norm / model._arrays[f"{name}.weight"].size ** 0.5 for name, norm in norms.items()]
     measured = f"per weight {sizes[0]:.2g} in the first layer, {sizes[-1]:.2g} in the last"
     if not np.isfinite(sizes).all() or max(sizes) == 0:
@@ -243,6 +249,24 @@ def _gradients(model, X, y, loss) -> Finding:
         return _finding("gradients", 1 / max(ratio, _TINY), 1e2, 1e4, measured + f" (ratio {ratio:.2g})", advice)
     advice = "exploding: scale the inputs; smaller initial weights; a smaller learning rate"
     return _finding("gradients", ratio, 1e2, 1e4, measured + f" (ratio {ratio:.2g})", advice)
+
+
+def _equal_units(model, slopes) -> Finding | None:
+    # What two units of a layer get from below and send back to it is the same, so they stay one unit for ever: weights
+    # of zeros or of one constant (Goodfellow, Bengio and Courville, "Deep Learning", 2016, section 8.4).
+    equal, total = 0, 0
+    *hidden, _ = [name for name, layer in named(model.layers) if isinstance(layer, Dense)]
+    for name in hidden:
+        units = model._arrays[f"{name}.weight"]
+        slope = slopes[f"{name}.weight"]
+        size = np.abs(slope).max()
+        steps = np.round(slope / size, 4) if size > 0 else slope  # equal but for rounding
+        distinct = np.unique(np.concatenate([units, steps]), axis=1).shape[1]
+        equal, total = equal + (units.shape[1] - distinct), total + units.shape[1]
+    if not total:
+        return None
+    measured = f"{equal} of {total} hidden units have the weights and the gradient of another"
+    return _finding("equal_units", equal / total, 0.1, 0.5, measured, "draw the weights: the default initialiser")
 
 
 def _dead_units(model, X) -> Finding | None:

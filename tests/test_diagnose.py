@@ -5,6 +5,7 @@ import pytest
 
 from fastmlp import SGD, Adam, Dense, Logistic, ReLU, Rescaling, Sequential, Tanh, diagnose, diagnose_history
 from fastmlp.diagnosis import gradient_norms
+from fastmlp.initializers import Constant
 from fastmlp.losses import (
     AbsoluteError,
     BinaryCrossEntropy,
@@ -84,6 +85,26 @@ def test_saturated_units(some):
     for activation in (Tanh, Logistic):
         assert diagnose(mlp(16, activation=activation), X * 100, y, loss=SOFTMAX)["saturation"].verdict == "problem"
         assert diagnose(mlp(16, activation=activation), X, y, loss=SOFTMAX)["saturation"].verdict == "ok"
+
+
+@pytest.mark.parametrize("activation", [ReLU, Tanh])
+def test_units_that_start_alike_stay_alike(some, activation):
+    def network(first, second):
+        return Sequential(Dense(8, kernel_initializer=first), activation(), Dense(10, kernel_initializer=second))
+
+    for alike in (Constant(0.1), Constant(0.0)):
+        finding = diagnose(network(alike, Constant(0.2)), *some, loss=SOFTMAX)["equal_units"]
+        assert finding.verdict == "problem"
+        assert finding.measured.startswith("7 of 8")
+    # random weights on one side of a layer are enough: its units have different gradients
+    assert diagnose(network(Constant(0.1), "he_uniform"), *some, loss=SOFTMAX)["equal_units"].verdict == "ok"
+    assert diagnose(network("he_uniform", Constant(0.0)), *some, loss=SOFTMAX)["equal_units"].verdict == "ok"
+    model = network(Constant(0.1), Constant(0.2))
+    model.fit(*some, loss=SOFTMAX, epochs=20, verbose=0)
+    assert diagnose(model, *some)["equal_units"].verdict == "problem"
+    assert diagnose(mlp(16), *some, loss=SOFTMAX)["equal_units"].verdict == "ok"
+    report = diagnose(Sequential(Dense(10)), *some, loss=SOFTMAX)
+    assert "equal_units" not in [f.name for f in report.findings]  # no hidden layer
 
 
 def test_dead_units(some):
