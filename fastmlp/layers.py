@@ -345,6 +345,10 @@ class PReLU:
         """a, of the same shape as z."""
         return np.where(z > 0, z, p["weight"] * z)
 
+    def backward(self, z: np.ndarray, p: dict[str, np.ndarray], g: np.ndarray) -> np.ndarray:
+        """dL/dz, from g = dL/da."""
+        return np.where(z > 0, g, p["weight"] * g)
+
 
 def pre_norm_block(
     units: int,

@@ -1,7 +1,7 @@
 """Normalisation layers: h to zero mean and unit variance, then a learned scale and shift of every unit.
 
-Plain data like all layers; `forward` is the NumPy form that predicts a few rows, `engine/norm_kernels.py` the compiled
-one.
+Plain data like all layers; `forward` is the NumPy form that predicts a few rows, and `backward` its way back;
+`engine/norm_kernels.py` has the compiled ones.
 """
 
 from __future__ import annotations
@@ -60,8 +60,14 @@ class BatchNorm:
 
     def forward(self, z: np.ndarray, p: dict[str, np.ndarray]) -> np.ndarray:
         """The prediction, by the running averages."""
-        scale = p["weight"] / np.sqrt(p["running_var"] + z.dtype.type(self.epsilon))
-        return (z - p["running_mean"]) * scale + p["bias"]
+        return (z - p["running_mean"]) * self._scale(z, p) + p["bias"]
+
+    def backward(self, z: np.ndarray, p: dict[str, np.ndarray], g: np.ndarray) -> np.ndarray:
+        """dL/dz of the prediction, from g = dL/da."""
+        return g * self._scale(z, p)
+
+    def _scale(self, z, p):
+        return p["weight"] / np.sqrt(p["running_var"] + z.dtype.type(self.epsilon))
 
 
 @dataclass(frozen=True)
@@ -85,11 +91,24 @@ class _RowNorm:
 
     def forward(self, z: np.ndarray, p: dict[str, np.ndarray]) -> np.ndarray:
         """a, of the same shape as z."""
+        normed, _ = self._normed(z)
+        return normed.reshape(z.shape) * p["weight"] + p.get("bias", z.dtype.type(0))
+
+    def backward(self, z: np.ndarray, p: dict[str, np.ndarray], g: np.ndarray) -> np.ndarray:
+        """dL/dz, from g = dL/da."""
+        normed, size = self._normed(z)
+        g = (g * p["weight"]).reshape(normed.shape)
+        if self.centered:
+            g = g - g.mean(axis=2, keepdims=True)
+        return ((g - normed * (g * normed).mean(axis=2, keepdims=True)) / size).reshape(z.shape)
+
+    def _normed(self, z):
+        """The normalised groups of each row, (n, groups, units of a group), and what they were divided by."""
         h = z.reshape(len(z), self.n_groups, -1)
         if self.centered:
             h = h - h.mean(axis=2, keepdims=True)
-        h = h / np.sqrt((h * h).mean(axis=2, keepdims=True) + z.dtype.type(self.epsilon))
-        return h.reshape(z.shape) * p["weight"] + p.get("bias", z.dtype.type(0))
+        size = np.sqrt((h * h).mean(axis=2, keepdims=True) + z.dtype.type(self.epsilon))
+        return h / size, size
 
 
 @dataclass(frozen=True)

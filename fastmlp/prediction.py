@@ -1,8 +1,11 @@
-"""The forward pass in NumPy: a few rows are predicted sooner this way than workers start, and without kernels."""
+"""The forward pass in NumPy: a few rows are predicted sooner this way than workers start, and without kernels. And the
+way back from it to the gradients of the inputs, which no training needs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,10 +38,23 @@ def numpy_forward(
         return forward(layers, arrays, X if is_sparse(X) else np.asarray(X, dtype), dtype)
 
 
-def forward(layers, arrays: dict[str, np.ndarray], value, dtype: np.dtype):
-    """The same for whatever acts as an array of this dtype does: `onnx_export` notes down what happens to one."""
+class Passed(NamedTuple):
+    """A layer that a value went through, with the values before it and after it, and that of the other branch."""
+
+    name: str
+    layer: Layer | Mark
+    z: np.ndarray
+    a: np.ndarray
+    skip: np.ndarray | None
+
+
+def forward(layers, arrays: dict[str, np.ndarray], value, dtype: np.dtype, passed: list[Passed] | None = None):
+    """The same for whatever acts as an array of this dtype does: `onnx_export` notes down what happens to one. Where
+    there is a list, each layer is appended to it.
+    """
     skips = []
     for name, layer in layers:
+        z, skip = value, skips[-1] if skips else None
         if isinstance(layer, Dense):
             value = (value @ arrays[f"{name}.weight"]).astype(dtype, copy=False)
             if layer.use_bias:
@@ -57,9 +73,57 @@ def forward(layers, arrays: dict[str, np.ndarray], value, dtype: np.dtype):
         elif isinstance(layer, Join):
             value = value + skips.pop()
         elif not isinstance(layer, (Dropout, *AUGMENTATIONS)):
-            own = {key: arrays[f"{name}.{key}"] for key in layer.parameter_shapes(value.shape[1])}
-            value = layer.forward(value, own)
+            value = layer.forward(value, _own(name, layer, arrays, value))
+        if passed is not None:
+            passed.append(Passed(name, layer, z, value, skip))
     return _dense(value, dtype)
+
+
+def input_gradients(
+    layers: Iterable[tuple[str, Layer | Mark]],
+    arrays: dict[str, np.ndarray],
+    X,
+    of_logits: Callable[[np.ndarray], np.ndarray],
+    dtype: np.dtype,
+) -> np.ndarray:
+    """dL/dX, (n, n_features), of the prediction, where `of_logits` gives dL/dZ for the logits Z, (n, K); the rest as
+    for `numpy_forward`.
+    """
+    passed: list[Passed] = []
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        z = forward(layers, arrays, X if is_sparse(X) else np.asarray(X, dtype), dtype, passed)
+        return backward(passed, arrays, of_logits(z), dtype)
+
+
+def backward(passed: list[Passed], arrays: dict[str, np.ndarray], g: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The gradient with respect to the input, from g, that with respect to the output of the last layer passed."""
+    skips = []
+    for name, layer, z, a, skip in reversed(passed):
+        if isinstance(layer, Dense):
+            g = g @ arrays[f"{name}.weight"].T
+        elif isinstance(layer, Activation):
+            g = g * layer.slope(a if layer.from_output else z)
+        elif isinstance(layer, Softmax):
+            g = a * (g - (a * g).sum(axis=1, keepdims=True))
+        elif isinstance(layer, Rescaling):
+            g = g * layer.scale
+        elif isinstance(layer, Join):
+            skips.append(g)
+        elif isinstance(layer, Multiply):
+            skips.append(g * z)
+            g = g * skip
+        elif isinstance(layer, Switch):
+            g, skips[-1] = skips[-1], g
+        elif isinstance(layer, Fork):
+            g = g + skips.pop()
+        elif not isinstance(layer, (Dropout, *AUGMENTATIONS)):
+            g = layer.backward(z, _own(name, layer, arrays, z), g)
+        g = g.astype(dtype, copy=False)
+    return g
+
+
+def _own(name: str, layer: Layer, arrays: dict[str, np.ndarray], z) -> dict[str, np.ndarray]:
+    return {key: arrays[f"{name}.{key}"] for key in layer.parameter_shapes(z.shape[1])}
 
 
 def _dense(value, dtype):

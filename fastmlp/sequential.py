@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -15,11 +16,11 @@ from .errors import DivergenceError, check_count, check_flag, unknown_name
 from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Softmax, Switch, flatten, named
 from .lowering import check_layers, parameter_shapes
 from .normalization import BatchNorm, Norm
-from .prediction import numpy_forward
+from .prediction import input_gradients, numpy_forward
 
 # Below this many multiply-adds NumPy predicts sooner than workers start, and needs no kernels
 FEW = 2_000_000
-_ROWS = 4096  # that `activations` looks at together: what lies between the layers stays small
+_ROWS = 4096  # that NumPy looks at together: what lies between the layers stays small
 
 
 class Sequential:
@@ -672,6 +673,75 @@ class Sequential:
         y = check_targets(y, X.shape[0], self.n_outputs, loss)
         sample_weight = check_weights(sample_weight, X.shape[0])
         return batch_gradients(self, X, y, loss, sample_weight, check_groups(groups, X.shape[0], loss, sample_weight))
+
+    def input_gradients(self, X, y=None, loss=None, *, output: int | None = None) -> np.ndarray:
+        """Gradient of each row's loss, or of one of its logits, with respect to the row: dl_i / dx_i or dz_ik / dx_i.
+
+        How much each feature counts, near this row: a saliency map (Simonyan, Vedaldi and Zisserman, 2014). Rows moved
+        along the sign of their loss's gradient are adversarial examples (Goodfellow, Shlens and Szegedy, 2015). Of the
+        prediction: nothing is dropped or augmented, and `BatchNorm` takes its running averages. By NumPy.
+
+        Parameters
+        ----------
+        X : array-like (n, n_features) or CSR
+            Rows of finite numbers; not changed.
+        y : array-like, optional
+            Targets, as the loss takes them: for the gradient of the loss.
+        loss : str or Loss, optional
+            The model's own where not given. Not one that looks across rows.
+        output : int, optional
+            In place of `y`: which of the logits, in [0, K).
+
+        Returns
+        -------
+        ndarray (n, n_features)
+            In the model's dtype; with respect to X as it is given, also before a `Rescaling`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            No parameters yet; both or neither of `y` and `output`; bad input, named, with what is accepted.
+
+        Examples
+        --------
+        >>> from fastmlp import Dense, Sequential
+        >>> model = Sequential(Dense(1), dtype="float64").build(2)
+        >>> model.set_parameters({"dense_0.weight": [[0.5], [-2.0]]})
+        >>> model.input_gradients([[2.0, 1.0]], [0.0], "squared_error").tolist()
+        [[-0.5, 2.0]]
+        >>> model.input_gradients([[2.0, 1.0]], output=0).tolist()
+        [[0.5, -2.0]]
+        """
+        self._need_parameters()
+        X = check_X(X, n_features=self.n_features)
+        if (y is None) == (output is None):
+            raise ValueError(
+                "give `y` for the gradient of the loss, or `output`, the number of a logit; got "
+                f"{'neither' if y is None else 'both'}."
+            )
+        if y is None:
+            output = check_count(output, "output", self.n_outputs - 1, least=0)
+            if loss is not None:
+                raise ValueError(f"`loss` goes with `y`; got {loss!r} with `output`.")
+        else:
+            loss = losses.get(self.loss if loss is None else loss)
+            if loss.across or loss.queries:
+                raise ValueError(f"`loss` must be one of single rows; got {loss.name!r}, which looks across rows.")
+            y = check_targets(y, X.shape[0], self.n_outputs, loss)
+
+        check_fits(X, self.dtype)
+
+        def of_logits(z, rows):
+            if y is not None:
+                return loss.gradient(z, y[rows])
+            return np.broadcast_to(np.arange(z.shape[1]) == output, z.shape).astype(z.dtype)
+
+        found = []
+        for start in range(0, X.shape[0], _ROWS):
+            rows = slice(start, start + _ROWS)
+            of_rows = partial(of_logits, rows=rows)
+            found.append(input_gradients(self._flat, self._arrays, X[rows], of_rows, self.dtype))
+        return np.concatenate(found)
 
     def summary(self) -> str:
         """Print, and return, the layers with the shapes and numbers of their parameters.

@@ -11,7 +11,27 @@ import scipy.sparse
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from fastmlp import SGD, AdaGrad, Adam, AdamW, Dense, NAdam, Rescaling, RMSprop, Sequential, activations
+from fastmlp import (
+    SGD,
+    AdaGrad,
+    Adam,
+    AdamW,
+    CutMix,
+    Dense,
+    Dropout,
+    GaussianNoise,
+    GroupNorm,
+    MixUp,
+    NAdam,
+    RandomAffine,
+    ReLU,
+    Rescaling,
+    Residual,
+    RMSprop,
+    Sequential,
+    activations,
+)
+from fastmlp.layers import LAYERS
 from fastmlp.training import Training
 
 # Vector kernels have tails at widths around powers of two; 1 and 3 must not be padded to 32.
@@ -184,3 +204,36 @@ def as_engine(X):
 
 def as_targets(case, y):
     return y if y.ndim == 1 else y.astype(case.dtype)
+
+
+# One of each layer
+WITH_ARGUMENTS = {
+    "Dense": lambda: Dense(6, use_bias=False),
+    "Dropout": lambda: Dropout(0.5),
+    "GroupNorm": lambda: GroupNorm(2),
+    "Residual": lambda: Residual(Dense(6), ReLU(), drop_rate=0.5),
+    "GLU": lambda: LAYERS["GLU"](6),
+    "GEGLU": lambda: LAYERS["GEGLU"](6),
+    "SwiGLU": lambda: LAYERS["SwiGLU"](6),
+}
+FIRST = {
+    "Rescaling": lambda: Rescaling(1 / 16, -0.5),
+    "GaussianNoise": lambda: GaussianNoise(0.1),
+    "RandomAffine": lambda: RandomAffine((2, 3)),
+    "MixUp": lambda: MixUp(0.2),
+    "CutMix": lambda: CutMix(1.0),
+}
+
+
+def layer_of(name):
+    return {**WITH_ARGUMENTS, **FIRST}.get(name, LAYERS[name])()
+
+
+def drawn(model, n_features=6):
+    """The model with parameters of which none is 0 or 1, as after a training."""
+    rng = np.random.default_rng(1)
+    model.build(n_features)
+    model.set_parameters(
+        {name: np.abs(array + 0.3 * rng.standard_normal(array.shape)) for name, array in model.parameters.items()}
+    )
+    return model

@@ -6,6 +6,7 @@ import numpy as np
 import onnx.reference
 import onnxruntime
 import pytest
+from cases import FIRST, drawn, layer_of
 from scipy import special
 
 from fastmlp import (
@@ -13,20 +14,15 @@ from fastmlp import (
     BatchNorm,
     CustomActivation,
     CustomLoss,
-    CutMix,
     Dense,
     Dropout,
-    GaussianNoise,
     GroupNorm,
-    MixUp,
     MLPClassifier,
     MLPRegressor,
     Perceptron,
     QuantileLoss,
-    RandomAffine,
     ReLU,
     Rescaling,
-    Residual,
     Sequential,
     export_onnx,
     onnx_export,
@@ -37,40 +33,9 @@ from fastmlp.datasets import load_digits
 from fastmlp.layers import LAYERS
 from fastmlp.losses import LOSSES
 
-WITH_ARGUMENTS = {
-    "Dense": lambda: Dense(6, use_bias=False),
-    "Dropout": lambda: Dropout(0.5),
-    "GroupNorm": lambda: GroupNorm(2),
-    "Residual": lambda: Residual(Dense(6), ReLU(), drop_rate=0.5),
-    "GLU": lambda: LAYERS["GLU"](6),
-    "GEGLU": lambda: LAYERS["GEGLU"](6),
-    "SwiGLU": lambda: LAYERS["SwiGLU"](6),
-}
-FIRST = {
-    "Rescaling": lambda: Rescaling(1 / 16, -0.5),
-    "GaussianNoise": lambda: GaussianNoise(0.1),
-    "RandomAffine": lambda: RandomAffine((2, 3)),
-    "MixUp": lambda: MixUp(0.2),
-    "CutMix": lambda: CutMix(1.0),
-}
-
-
-def layer_of(name):
-    return {**WITH_ARGUMENTS, **FIRST}.get(name, LAYERS[name])()
-
 
 def numbers(dtype, n=40, width=6, scale=3.0):
     return (scale * np.random.default_rng(0).standard_normal((n, width))).astype(dtype)
-
-
-def drawn(model, n_features=6):
-    """The model with parameters of which none is 0 or 1, as after a training."""
-    rng = np.random.default_rng(1)
-    model.build(n_features)
-    model.set_parameters(
-        {name: np.abs(array + 0.3 * rng.standard_normal(array.shape)) for name, array in model.parameters.items()}
-    )
-    return model
 
 
 def run(path, model, X):
