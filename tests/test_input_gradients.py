@@ -64,7 +64,7 @@ def test_a_step_has_no_slope(rng):
         [Rescaling(2.0, 1.0), MixUp(0.2), BatchNorm(), pre_norm_block(6), pre_norm_block(6)],
         [Dense(7), CustomActivation(lambda z: z + z * z / 4, lambda z: 1 + z / 2, name="bent")],
     ],
-    ids=str,
+    ids=range(5),
 )
 def test_branches_within_branches(layers, rng):
     model = drawn(Sequential(*layers, Dense(3), dtype="float64"))
