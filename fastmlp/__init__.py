@@ -11,9 +11,10 @@ The way of the data, and where to find it::
 
 Declarations: `layers`, `augmentation`, `activations`, `losses`, `optimizers`, `schedules`, `initializers`; to add an
 activation, add a class in `activations.py` (a user's own are `CustomActivation` and `CustomLoss`). Around a fit:
-`epochs`, `callbacks`, `backup`, `progress`, `history`, `diagnosis`. Files: `serialization` and `model_file` for models
-and `onnx_export` for other programs, `datasets`, `tables` and `preprocessing` for data, which the command line (`cli`,
-`commands`) uses. Names below are imported on first use, so that `import fastmlp` costs nothing.
+`epochs`, `callbacks`, `backup`, `progress`, `history`; before and after it: `rate_test`, `diagnosis`. Files:
+`serialization` and `model_file` for models and `onnx_export` for other programs, `datasets`, `tables` and
+`preprocessing` for data, which the command line (`cli`, `commands`) uses. Names below are imported on first use, so
+that `import fastmlp` costs nothing.
 """
 
 from importlib import import_module
@@ -101,6 +102,7 @@ _HOME = {
     "DivergenceError": "errors",
     "diagnose": "diagnosis",
     "diagnose_history": "diagnosis",
+    "find_learning_rate": "rate_test",
     "load_model": "serialization",
     "save_model": "serialization",
     "export_onnx": "onnx_export",

@@ -87,6 +87,8 @@ class Training:
         to a schedule, and holds from the next step on: a number ends a schedule.
     schedule : Schedule or None
         What the rate follows; None where it is a number.
+    step_losses : ndarray, float64
+        The mean loss of each batch in the epoch of the last step done, before the update and without penalties.
     stop : bool
         A callback sets it to end the fit.
     """
@@ -197,6 +199,15 @@ class Training:
     def steps_per_epoch(self) -> int:
         """Batches of an epoch: ceil(n_samples / batch_size), or of queries."""
         return self._batches.n_batches
+
+    @property
+    def step_losses(self) -> np.ndarray:
+        if self._prepared is None:
+            return np.empty(0)
+        done = self.step - self._prepared.step
+        began = max(done - 1, 0) // self.steps_per_epoch * self.steps_per_epoch
+        with np.errstate(invalid="ignore"):  # a batch whose rows weigh nothing
+            return self._prepared.sums[began:done] / self._prepared.weights[began:done]
 
     @property
     def schedule(self) -> schedules.Schedule | None:
