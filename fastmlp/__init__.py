@@ -21,7 +21,7 @@ from importlib import import_module
 
 __version__ = "0.1.0.dev0"
 
-_HOME = {
+_HOME = {  # and in __init__.pyi, for editors
     "Sequential": "sequential",
     "Dense": "layers",
     "Dropout": "layers",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Softmax, 
 from .lowering import check_layers, parameter_shapes
 from .normalization import BatchNorm, Norm
 from .prediction import input_gradients, numpy_forward
+
+if TYPE_CHECKING:
+    from .history import History
 
 # Below this many multiply-adds NumPy predicts sooner than workers start, and needs no kernels
 FEW = 2_000_000
@@ -229,7 +233,7 @@ class Sequential:
         shuffle: bool = True,
         device: str = "cpu",
         precision: str | None = None,
-    ):
+    ) -> History:
         """Train; parameters that exist are the start.
 
         So a second call goes on: with a new optimiser, and with the orders of rows, masks and noise of the epochs that

@@ -11,8 +11,7 @@ import warnings
 
 import numpy as np
 
-from . import layers as layer_module
-from . import losses, model_file
+from . import layers as layer_module, losses, model_file
 from ._arrays import check_finite
 from .errors import check_count, unknown_name
 from .model_file import ModelFileError

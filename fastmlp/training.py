@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import losses, optimizers, schedules
-from . import records as R
+from . import losses, optimizers, records as R, schedules
 from .batches import QueryBatches, RowBatches
 from .devices import executor_of
 from .engine import jit

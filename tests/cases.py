@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import reference
 import scipy.sparse
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 
 from fastmlp import (
     SGD,

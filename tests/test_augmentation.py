@@ -21,9 +21,9 @@ from fastmlp import (
     Residual,
     Sequential,
     load_model,
+    records as R,
     save_model,
 )
-from fastmlp import records as R
 from fastmlp.layers import from_config, to_config
 from fastmlp.training import Training
 

@@ -32,9 +32,9 @@ from fastmlp import (
     Residual,
     Sequential,
     TimeBudget,
+    backup as backup_module,
     load_model,
 )
-from fastmlp import backup as backup_module
 from fastmlp.serialization import ModelFileError
 
 RNG = np.random.default_rng(0)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from benchmarks import costs, gate, measure, phases, report, tasks, time_to_accuracy
 from benchmarks.networks import BY_NAME, Network, loss_of, network_of

@@ -13,12 +13,17 @@ import scipy.stats
 from cases import float64_by_default, torch_optimizer
 
 import fastmlp
-from fastmlp import Dense, Dropout, Rescaling, records
-from fastmlp import activations as activation_module
-from fastmlp import initializers as initializer_module
-from fastmlp import layers as layer_module
-from fastmlp import losses as loss_module
-from fastmlp import optimizers as optimizer_module
+from fastmlp import (
+    Dense,
+    Dropout,
+    Rescaling,
+    activations as activation_module,
+    initializers as initializer_module,
+    layers as layer_module,
+    losses as loss_module,
+    optimizers as optimizer_module,
+    records,
+)
 from fastmlp.activations import ACTIVATIONS, ELU, LeakyReLU
 from fastmlp.initializers import INITIALIZERS, Constant, Orthogonal, Scaled, VarianceScaling
 from fastmlp.layers import LAYERS

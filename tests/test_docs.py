@@ -2,6 +2,7 @@
 examples in docstrings: what a user calls has one, and it runs.
 """
 
+import ast
 import doctest
 import importlib.util
 import inspect
@@ -157,3 +158,11 @@ def test_examples_run(name):
     for test in doctest.DocTestFinder().find(PUBLIC[name], name):  # of a class: its methods, too
         runner.run(test, out=said.append)
     assert runner.tries and not runner.failures, "".join(said)
+
+
+def test_the_stub_names_what_the_package_has():
+    """Editors complete by `__init__.pyi`: they do not see what `__getattr__` imports."""
+    tree = ast.parse((DOCS.parent / "fastmlp" / "__init__.pyi").read_text(encoding="utf-8"))
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert {alias.asname: node.module for node in imports for alias in node.names} == fastmlp._HOME
+    assert all(alias.name == alias.asname and node.level == 1 for node in imports for alias in node.names)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import reference
 from cases import examples
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fastmlp import GELU, SGD, Dense, Dropout, ReLU, Rescaling, Sequential, Tanh
 from fastmlp.training import Training

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import reference
 from cases import examples
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from test_memory import padding_is_zero, poison, scratch_tails
 
 from fastmlp import GLU, SGD, AdamW, Dense, Dropout, Lion, NAdam, ReLU, Sequential, Tanh, load_model, save_model

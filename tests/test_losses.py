@@ -6,8 +6,7 @@ import pytest
 import reference
 import scipy.special
 from cases import examples
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fastmlp import SGD, Adam, Dense, DivergenceError, MLPRegressor, Sequential, Tanh, losses
 from fastmlp.engine import jit

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import reference
 from cases import Case, as_engine, as_targets, cases, examples
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from fastmlp import Adam, Dense, ReLU, Rescaling, Sequential
 from fastmlp.evaluation import Evaluation

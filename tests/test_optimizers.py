@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import reference
 from cases import Case, as_targets, float64_by_default, torch_optimizer, train
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fastmlp import BatchNorm, Dense, DivergenceError, ReLU, Sequential, load_model, optimizers, records, save_model
 from fastmlp.engine import jit

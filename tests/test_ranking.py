@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import reference
 from cases import examples
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from sklearn.metrics import ndcg_score
 
 from fastmlp import SGD, Adam, BatchNorm, Dense, GradientNorms, ListNet, RankNet, ReLU, Sequential, Tanh, diagnose

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import reference
 from cases import Case
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fastmlp import SGD, Adam, Callback, Dense, ReduceLROnPlateau, ReLU, Sequential, TimeBudget, schedules
 from fastmlp.schedules import (

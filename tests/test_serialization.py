@@ -11,8 +11,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fastmlp import (
     Adam,
@@ -31,10 +30,10 @@ from fastmlp import (
     Sequential,
     Tanh,
     load_model,
+    losses as loss_module,
     model_file,
     save_model,
 )
-from fastmlp import losses as loss_module
 from fastmlp.layers import LAYERS
 from fastmlp.model_file import ModelFileError
 from fastmlp.serialization import load_model_with_extra

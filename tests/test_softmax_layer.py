@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import scipy.special
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fastmlp import SGD, Adam, Dense, Dropout, ReLU, Rescaling, Sequential, Softmax, Tanh
 from fastmlp.evaluation import Evaluation

@@ -5,8 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fastmlp import preprocessing, tables
 from fastmlp.preprocessing import decode_target, encode_features, encode_target, find_task, fit_preprocess

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import reference
 from cases import OPTIMIZERS, Case, as_targets, cases, examples, train
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from scipy import sparse
 
 import fastmlp.training

@@ -1,7 +1,6 @@
 """Training steps on an NVIDIA GPU by network; left out without one."""
 
-from benchmarks.cuda import NETWORKS as ALL
-from benchmarks.cuda import CudaFastMLP
+from benchmarks.cuda import NETWORKS as ALL, CudaFastMLP
 
 NETWORKS = {f"{network.name}, {network.batch_size}": network for network in ALL}
 

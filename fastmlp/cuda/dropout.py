@@ -6,8 +6,7 @@ import numpy as np
 from numba import cuda
 
 from .. import records as R
-from ..engine.dropout import U
-from ..engine.dropout import hashed as cpu_hashed
+from ..engine.dropout import U, hashed as cpu_hashed
 from ..simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP
 from .functions import cuda_kernel, device_function, place

@@ -5,8 +5,7 @@ not negative: Numba's own `array[at]` spends more instructions on asking whether
 from __future__ import annotations
 
 from ..simd import ITEMSIZE
-from .device import SIMULATED
-from .device import VECTOR as BYTES
+from .device import SIMULATED, VECTOR as BYTES
 
 
 def vector_items(dtype: str) -> int:

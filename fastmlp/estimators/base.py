@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from numbers import Integral, Real
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -18,6 +19,9 @@ from ..layers import Dense
 from ..sequential import FEW, Sequential
 from . import solvers
 from .validation import DTYPES, check_features, check_targets, check_weights
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 ACTIVATIONS = [*activations.ACTIVATIONS, *activations.ALIASES]
 LEARNING_RATES = ["constant", "invscaling", "adaptive"]
@@ -89,7 +93,7 @@ class BaseMLP(BaseEstimator, ABC):
     def _class_weighted(self, targets, sample_weight):
         return sample_weight
 
-    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None) -> Self:
         """Fit the network to X and y.
 
         Parameters

@@ -197,7 +197,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self.precision = precision
 
     @available_if(has_epochs)
-    def partial_fit(self, X, y, sample_weight=None, classes=None):
+    def partial_fit(self, X, y, sample_weight=None, classes=None) -> MLPClassifier:
         """Train one epoch on X and y, from where the last call stopped.
 
         Parameters
@@ -338,7 +338,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         right = self._codes(logits) == targets
         return np.average(right.all(axis=1) if self._multilabel else right, weights=sample_weight)
 
-    def predict(self, X):
+    def predict(self, X) -> np.ndarray:
         """The most probable class of each row.
 
         Parameters
@@ -369,7 +369,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         codes = self._codes(self._logits(X))
         return codes if self._multilabel else self.classes_[np.minimum(codes, len(self.classes_) - 1)]
 
-    def predict_proba(self, X):
+    def predict_proba(self, X) -> np.ndarray:
         """The probability of each class, or of each label.
 
         Parameters
@@ -408,7 +408,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             return np.ones_like(probabilities)
         return np.hstack([1 - probabilities, probabilities])
 
-    def predict_log_proba(self, X):
+    def predict_log_proba(self, X) -> np.ndarray:
         """The logarithm of `predict_proba`, -inf where that is 0; parameters and errors are the same.
 
         Examples

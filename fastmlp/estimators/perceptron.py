@@ -85,7 +85,7 @@ class Perceptron(ClassifierMixin, BaseEstimator):
         self.eta0 = eta0
         self.random_state = random_state
 
-    def fit(self, X, y):
+    def fit(self, X, y) -> Perceptron:
         """Learn from zero weights until an epoch passes without a mistake.
 
         Parameters
@@ -154,7 +154,7 @@ class Perceptron(ClassifierMixin, BaseEstimator):
             )
         return self
 
-    def decision_function(self, X):
+    def decision_function(self, X) -> np.ndarray:
         """w x + b of each row.
 
         Parameters
@@ -185,7 +185,7 @@ class Perceptron(ClassifierMixin, BaseEstimator):
         scores = self._features(X, reset=False) @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X):
+    def predict(self, X) -> np.ndarray:
         """The class of each row, (n_samples,); parameters and errors are those of `decision_function`.
 
         Examples

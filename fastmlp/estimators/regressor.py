@@ -183,7 +183,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         self.precision = precision
 
     @available_if(has_epochs)
-    def partial_fit(self, X, y, sample_weight=None):
+    def partial_fit(self, X, y, sample_weight=None) -> MLPRegressor:
         """Train one epoch on X and y, from where the last call stopped.
 
         Parameters
@@ -245,7 +245,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         values = self._loss().output(logits)
         return r2_score(targets, values, sample_weight=sample_weight) if np.isfinite(values).all() else np.nan
 
-    def predict(self, X):
+    def predict(self, X) -> np.ndarray:
         """The numbers that the network gives for each row.
 
         Parameters

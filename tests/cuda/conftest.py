@@ -16,8 +16,7 @@ collect_ignore_glob = ["test_compiled.py"] if SIMULATED else ["test_simulated_*.
 if SIMULATED:
     from greenlet import getcurrent, greenlet
     from numba import cuda, types
-    from numba.cuda.simulator import kernel as simulator
-    from numba.cuda.simulator import kernelapi
+    from numba.cuda.simulator import kernel as simulator, kernelapi
     from numba.np.numpy_support import as_dtype
 
     class BlockThread(greenlet):

@@ -5,8 +5,7 @@ import pytest
 import reference
 from numba import cuda
 
-from fastmlp import devices
-from fastmlp import records as R
+from fastmlp import devices, records as R
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.cuda import elementwise, gradients, loss_kernels, narrow, products, updates
 from fastmlp.cuda.device import NOT_FINITE, SIMD, STEP, THREADS, TILES, Tile

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import reference
 from exact import assert_a_step_is_the_twins
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fastmlp import BackupAndRestore, Dense, Dropout, MLPClassifier, MLPRegressor, ReLU, Sequential, TimeBudget, devices
 from fastmlp.cli import main

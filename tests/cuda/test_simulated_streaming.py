@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from fastmlp import Dense, Dropout, ReLU, Rescaling, Sequential, evaluation
-from fastmlp.cuda import data as places
-from fastmlp.cuda import gradients
+from fastmlp.cuda import data as places, gradients
 from fastmlp.cuda.data import Resident, Streamed
 from fastmlp.cuda.executor import CudaExecutor
 from fastmlp.cuda.launches import gradients_of, n_bytes
