@@ -3,8 +3,12 @@
 report.py            every speed that the README claims, beside its peers; one table, one picture
 phases.py            where a step's time goes, record by record, and how far each product is from the peak
 gate.py              whether the working tree is slower than the revision before it
+costs.py             what activations, layers and optimisers add to a step
+sparse.py            sparse rows beside scikit-learn
+cuda.py              a GPU beside the CPU and its peers
 time_to_accuracy.py  seconds until a test accuracy is reached
-suites/              airspeed velocity's: fit, step, kernels, predict, start, scaling, search
+recipes/             settings that reach a documented accuracy on MNIST
+suites/              airspeed velocity's: fit, step, kernels, predict, start, scaling, search, sparse, cuda
 
 networks.py          what is timed: networks, their data, their first parameters
 tasks.py             tasks with a held-out score

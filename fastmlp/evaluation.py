@@ -8,7 +8,7 @@ from . import records as R
 from .batches import QueryBatches, RowBatches
 from .devices import executor_of
 from .engine.threads import Chooser
-from .inputs import engine_data, engine_targets, engine_weights, source_of
+from .inputs import engine_data, engine_targets, engine_weights, most_entries, source_of
 from .losses import BLOCK
 from .lowering import forward_plan, loss_plan
 
@@ -43,7 +43,7 @@ class Evaluation:
             batches = RowBatches(self.n, BLOCK if loss is not None and loss.across else rows)
         source, externals = source_of(X, dtype)
         common = {"n_features": model.n_features, "batch_size": batches.most_rows, "source": source, "dtype": dtype}
-        common["guard"] = guard
+        common |= {"guard": guard, "entries": most_entries(X, batches.most_rows)}
         common["simd"], make_executor = executor_of(device)
         if loss is None:
             self.output = np.empty((self.n, self.K), dtype)

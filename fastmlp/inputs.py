@@ -21,6 +21,19 @@ def source_of(X, dtype: str) -> tuple[str, dict]:
     }
 
 
+DENSE = 0.1  # share of entries from which gathered rows are multiplied sooner than sparse ones
+
+
+def most_entries(X, n_rows: int) -> int:
+    """How many entries so many rows of CSR, as `engine_data` gives it, have at most; 0: rows should be gathered."""
+    if isinstance(X, np.ndarray) or X.indptr[-1] > DENSE * X.shape[0] * X.shape[1]:
+        return 0
+    of_rows = np.diff(X.indptr)
+    if n_rows < len(of_rows):
+        of_rows = np.partition(of_rows, len(of_rows) - n_rows)[-n_rows:]
+    return max(1, int(of_rows.sum(dtype=np.int64)))
+
+
 def engine_data(X):
     """X as the engine can read it, copied only if it must be: rows of float32, float64 or uint8, or CSR of floats."""
     if isinstance(X, np.ndarray):

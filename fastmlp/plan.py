@@ -178,6 +178,8 @@ class Plan:
     numbers: tuple[float, ...] = ()  # the loss's own
     input: Matrix | None = None  # the rows that the first layer reads
     chunk: int = 64
+    source: str = ""  # how rows of X are stored: what their kernels' names end with
+    entries: int = 0  # of a batch at most, where the first layer multiplies sparse rows; 0: rows are gathered
     random: bool = False  # whether steps need random bits of their own
     flops: int = 0
     precision: str = ""
@@ -209,6 +211,10 @@ class Plan:
     def _shape(self, rows: int, columns: int, pitch: int) -> Matrix:
         last = self.simd.last_width(columns, self.dtype)
         return Matrix(Ref("", 0), rows, columns, self.simd.panel(self.dtype), last, self.item, pitch)
+
+    def unplaced(self, columns: int) -> Matrix:
+        """The shape that `values` gives, of what has no place."""
+        return self._shape(self.batch_size, columns, self.batch_size)
 
     def matrix(self, buffer: str, rows: int, columns: int) -> Matrix:
         """Place a matrix in panels that follow each other."""

@@ -38,6 +38,20 @@ def numpy_forward(
         return forward(layers, arrays, X if is_sparse(X) else np.asarray(X, dtype), dtype)
 
 
+# Below this many multiply-adds NumPy predicts sooner than workers start, and needs no kernels
+FEW = 2_000_000
+
+
+def is_few(X, n_weights: int, units: int) -> bool:
+    """Whether X is so little that NumPy should predict it. Of sparse rows the first layer, of so many units, multiplies
+    the entries only, so copying its weights for the engine, some eight multiply-adds each, may be most of the work.
+    """
+    n, columns = X.shape
+    if not is_sparse(X):
+        return n * n_weights <= FEW
+    return X.nnz * units + n * (n_weights - columns * units) <= max(FEW, 8 * n_weights)
+
+
 class Passed(NamedTuple):
     """A layer that a value went through, with the values before it and after it, and that of the other branch."""
 

@@ -55,6 +55,12 @@ IN_BATCH = 14
 # With QUERIES (of the data's rows, int64; or 0), CHOSEN has the query of each row of the batch
 COLUMNS, COLUMN_STRIDE, LABELS, WEIGHTS, DZ, CHOSEN, SLOPES, QUERIES = 13, 14, 6, 7, 15, 16, 17, 19
 
+# sparse_product: product of rows of CSR (X, INDICES, INDPTR as in gather), with B, DEPTH, C and so on as in product.
+# batch_columns: the entries of the batch by columns of X, of ROW_SHARES shares of its rows, which are the units: where
+# each column's begin (N_FEATURES + 2 int64 for each share at STARTS), their rows in the batch (int64) and values.
+# sparse_gradient: as weight_gradient, without A, from those; unit u is the block (u % N_BLOCKS, u // N_BLOCKS)
+STARTS, ENTRY_ROWS, ENTRY_VALUES, ROW_SHARES = 12, 13, 14, 2
+
 # scatter: logits out of their panels into OUT, row-major (OUT_STRIDE in bytes)
 OUT, OUT_STRIDE = 1, 2
 

@@ -17,13 +17,11 @@ from .errors import DivergenceError, check_count, check_flag, unknown_name
 from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Softmax, Switch, flatten, named
 from .lowering import check_layers, parameter_shapes
 from .normalization import BatchNorm, Norm
-from .prediction import input_gradients, numpy_forward
+from .prediction import input_gradients, is_few, numpy_forward
 
 if TYPE_CHECKING:
     from .history import History
 
-# Below this many multiply-adds NumPy predicts sooner than workers start, and needs no kernels
-FEW = 2_000_000
 _ROWS = 4096  # that NumPy looks at together: what lies between the layers stays small
 
 
@@ -432,7 +430,8 @@ class Sequential:
         return logits
 
     def _logits(self, X, n_threads: int | None) -> np.ndarray:
-        if X.shape[0] * sum([a.size for a in self._arrays.values()]) <= FEW:
+        first = next(layer.units for _, layer in self._flat if isinstance(layer, Dense))
+        if is_few(X, sum([a.size for a in self._arrays.values()]), first):
             return numpy_forward(self._flat, self._arrays, X, self.dtype)
         from .evaluation import Evaluation
 

@@ -14,7 +14,7 @@ from .engine import jit
 from .engine.threads import Chooser
 from .errors import DivergenceError, check_range
 from .evaluation import Evaluation
-from .inputs import engine_data, engine_targets, engine_weights, source_of
+from .inputs import engine_data, engine_targets, engine_weights, most_entries, source_of
 from .layers import Dense, flatten
 from .lowering import training_plan
 
@@ -145,6 +145,7 @@ class Training:
             weighted=weights is not None,
             l2=l2 != 0,
             study=study,
+            entries=most_entries(X, self._batches.most_rows),
             guard=_guard,
             simd=simd,
             precision=precision if device == "cuda" else None,

@@ -35,7 +35,8 @@ from fastmlp.training import Training
 
 # Vector kernels have tails at widths around powers of two; 1 and 3 must not be padded to 32.
 WIDTHS = st.one_of(st.sampled_from([1, 3, 15, 16, 17, 31, 32, 33, 64, 65]), st.integers(1, 70))
-SOURCES = ["float32", "float64", "uint8", "csr", "csr64", "memmap", "fortran"]
+# csr and csr64 have so many entries that rows are gathered; those of the others are multiplied as they are
+SOURCES = ["float32", "float64", "uint8", "csr", "csr64", "sparse", "sparse64", "memmap", "fortran"]
 # Adam divides by sqrt(v): where a gradient cancels to rounding noise its step is noise of full size. An epsilon above
 # that noise makes float32 comparable with the twin; small epsilons are tested in float64.
 OPTIMIZERS = [
@@ -132,9 +133,10 @@ class Case:
             return rng.integers(0, 256, X.shape, dtype=np.uint8)
         if self.source == "fortran":
             return np.asfortranarray(X)
-        if self.source in ("csr", "csr64"):
-            sparse = scipy.sparse.csr_matrix(np.where(rng.uniform(size=X.shape) < 0.3, X, 0))
-            if self.source == "csr64":
+        if self.source in ("csr", "csr64", "sparse", "sparse64"):
+            share = 0.3 if self.source.startswith("csr") else 0.05
+            sparse = scipy.sparse.csr_matrix(np.where(rng.uniform(size=X.shape) < share, X, 0))
+            if self.source.endswith("64"):
                 sparse.indices, sparse.indptr = sparse.indices.astype(np.int64), sparse.indptr.astype(np.int64)
             return sparse
         if self.source == "memmap":

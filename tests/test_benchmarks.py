@@ -1,6 +1,7 @@
 """Benchmarks: what the gate decides, and that it finds a slowdown; that everything timed computes the same."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from benchmarks import costs, gate, measure, phases, report, tasks, time_to_accuracy
+from benchmarks import costs, gate, measure, phases, report, sparse, tasks, time_to_accuracy
 from benchmarks.networks import BY_NAME, Network, loss_of, network_of
 from benchmarks.peers import CONTENDERS, NumPy
 
@@ -266,6 +267,17 @@ def test_costs_are_written_between_the_marks_of_the_page(tmp_path, monkeypatch):
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert text.count("| Dropout(0.5)") == 1 and "| +10% |" in text
+
+
+def test_sparse_rows_beside_scikit_learn_are_written_into_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(sparse, "ROOT", tmp_path)
+    page = tmp_path / "docs" / "performance.md"
+    page.parent.mkdir()
+    page.write_text("before\n<!-- sparse:begin -->\n<!-- sparse:end -->\nafter\n")
+    sparse.main(["--smoke", "--docs"])
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n")
+    assert re.search(r"\| 400 x 1000, 20 (\| [\d.e+]+ ms ){4}\|\n", text)
 
 
 def test_any_network_can_be_named():

@@ -9,7 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import reference
-from cases import OPTIMIZERS, Case, as_targets, cases, examples, train
+from cases import OPTIMIZERS, SOURCES, Case, as_targets, cases, examples, train
 from hypothesis import given, strategies as st
 from scipy import sparse
 
@@ -95,7 +95,7 @@ def test_small_epsilon_of_adam_in_float64():
     )
 
 
-@pytest.mark.parametrize("source", ["float32", "float64", "fortran", "memmap", "csr", "csr64", "uint8"])
+@pytest.mark.parametrize("source", SOURCES)
 def test_every_kind_of_X(source):
     run_against_twin(Case(45, 37, (20, 4), ("relu", "identity"), "softmax_cross_entropy", SGD(0.1), 10, source=source))
 
@@ -197,7 +197,7 @@ def test_a_batch_without_any_weight_changes_nothing_by_itself():
 
 
 @examples(20)
-@given(cases(sources=["float32", "float64", "uint8", "csr", "memmap"]))
+@given(cases(sources=["float32", "float64", "uint8", "csr", "sparse", "memmap"]))
 def test_logits_and_loss_against_the_twin(case):
     model, (X, y, weights) = case.model(), case.data()
     logits, _ = reference.forward(model.layers, model.parameters, X)

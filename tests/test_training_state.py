@@ -87,7 +87,7 @@ def test_a_plan_reads_like_the_step():
 
 
 @examples(20)
-@given(cases(sources=["float32", "float64", "uint8", "csr", "memmap"]))
+@given(cases(sources=["float32", "float64", "uint8", "csr", "sparse", "sparse64", "memmap"]))
 def test_flat_objective_against_the_twin(case):
     model, (X, y, weights) = case.model(), case.data()
     rng = np.random.default_rng(case.seed)

@@ -457,6 +457,50 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
     return tile_asking if ask_ahead else tile
 
 
+def sum_of_rows(dtype: str, vectors: int, lanes: int):
+    """c = start + sum_e values[e] B[places[e], :] for n entries: a row of a product with a sparse matrix, in registers.
+
+    B's rows are vectors * lanes items and follow each other; places are int64. `start` is the row at `init` (0: zeros)
+    or, with `more`, what c holds. Entries in even places make one sum and those in odd places another, which are added
+    at the end: the next entry need not wait for the one before.
+    """
+    item = SCALAR[dtype][2]
+    width = vectors * lanes * item
+
+    @intrinsic
+    def sum_rows(typingctx, values, places, n, b, c, init, more):
+        def codegen(context, builder, sig, args):
+            values, places, n, b, c, init, more = args
+            v = Vectors(builder, dtype, lanes)
+            (even,) = start = _accumulators(v, 1, vectors, init)
+            (odd,) = _accumulators(v, 1, vectors, None)
+            _load_tile(v, start, c, width, more)
+
+            def add(e, sums):
+                place = builder.load(builder.inttoptr(builder.add(places, builder.mul(e, _i64(8))), I64.as_pointer()))
+                row = builder.add(b, builder.mul(place, _i64(width)))
+                x = v.broadcast(builder.add(values, builder.mul(e, _i64(item))))
+                for j in range(vectors):
+                    y = v.load(builder.add(row, _i64(j * lanes * item)))
+                    builder.store(v.fma(x, y, builder.load(sums[j])), sums[j])
+
+            pairs = builder.sdiv(n, _i64(2))
+            with cgutils.for_range(builder, pairs) as loop:
+                e = builder.mul(loop.index, _i64(2))
+                add(e, even)
+                add(builder.add(e, _i64(1)), odd)
+            with cgutils.for_range(builder, n, builder.mul(pairs, _i64(2))) as loop:
+                add(loop.index, even)
+            for j in range(vectors):
+                total = builder.fadd(builder.load(even[j]), builder.load(odd[j]))
+                v.store(total, builder.add(c, _i64(j * lanes * item)))
+            return context.get_dummy_value()
+
+        return types.void(*[IP] * 7), codegen
+
+    return sum_rows
+
+
 def _accumulators(v: Vectors, rows: int, vectors: int, init):
     """Registers that start from the row at `init` (an address, or 0 for zeros), the same for every row of the tile."""
     acc = [[cgutils.alloca_once_value(v.b, v.zeros) for _ in range(vectors)] for _ in range(rows)]

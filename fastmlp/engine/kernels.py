@@ -45,8 +45,14 @@ from .products import bias_gradient, product, weight_gradient
 from .rows import gather_csr_kernel, gather_kernel, scatter
 from .rules import RULES
 from .softmax_layer import softmax_backward, softmax_forward
+from .sparse_kernels import batch_columns_kernel, sparse_gradient, sparse_product_kernel
 from .update_kernels import clip_norm, max_norm, square_sums, update
 
+_OF_CSR = {
+    "gather": gather_csr_kernel,
+    "sparse_product": sparse_product_kernel,
+    "batch_columns": batch_columns_kernel,
+}
 KERNELS = {
     "product": product,
     "weight_gradient": weight_gradient,
@@ -92,9 +98,15 @@ KERNELS = {
     "triplet.gradient": triplet_gradient,
     "ranknet": ranknet,
     "listnet": listnet,
+    "sparse_gradient": sparse_gradient,
     "run": run,
     **{f"gather.{t}": gather_kernel(t) for t in ("float32", "float64", "uint8")},
-    **{f"gather.csr.{t}.{i}": gather_csr_kernel(t, i) for t in ("float32", "float64") for i in ("int32", "int64")},
+    **{
+        f"{family}.csr.{t}.{i}": kernel(t, i)
+        for family, kernel in _OF_CSR.items()
+        for t in ("float32", "float64")
+        for i in ("int32", "int64")
+    },
 }
 for _name, _declaration in ACTIVATIONS.items():
     KERNELS[f"{_name}.value"] = activation_value(_declaration)

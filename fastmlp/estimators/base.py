@@ -16,7 +16,9 @@ from .. import activations, devices
 from .._arrays import check_fits
 from ..errors import unknown_name
 from ..layers import Dense
-from ..sequential import FEW, Sequential
+from ..lowering import parameter_shapes
+from ..prediction import is_few
+from ..sequential import Sequential
 from . import solvers
 from .validation import DTYPES, check_features, check_targets, check_weights
 
@@ -261,10 +263,11 @@ class BaseMLP(BaseEstimator, ABC):
         activation = activations.get(self.activation)
         layers = []
         for coef in self.coefs_:
-            layers += [Dense(coef.shape[1], kernel_initializer="zeros"), activation]
-        network = Sequential(*layers[:-1], dtype=self.coefs_[0].dtype)
-        network.build(self.coefs_[0].shape[0])
-        parameters = {}
+            layers += [Dense(coef.shape[1]), activation]
+        network = Sequential(*layers[:-1], dtype=np.result_type(self.coefs_[0].dtype, np.float32))
+        n_features, parameters, none = self.coefs_[0].shape[0], {}, network.dtype.type(0)
+        shapes = parameter_shapes(network.layers, n_features)
+        network._adopt(n_features, {name: np.broadcast_to(none, shape) for name, shape in shapes.items()})
         for i, (coef, intercept) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
             parameters |= {f"dense_{i}.weight": coef, f"dense_{i}.bias": intercept}
         network.set_parameters(parameters)
@@ -280,7 +283,7 @@ class BaseMLP(BaseEstimator, ABC):
         """The last layer's outputs, before `out_activation_`, for X as a user passes it: (n_samples, n_outputs)."""
         check_is_fitted(self, "coefs_")
         X = check_features(self, X, reset=False)
-        if X.shape[0] * sum(coef.size for coef in self.coefs_) > FEW:
+        if not is_few(X, sum(coef.size for coef in self.coefs_), self.coefs_[0].shape[1]):
             return self._network().logits(X, n_threads=self.n_threads)
         function = activations.get(self.activation)
         with np.errstate(over="ignore", invalid="ignore"):  # the logistic function of -1000 is 0, by way of exp(1000)

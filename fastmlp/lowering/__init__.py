@@ -17,12 +17,12 @@ from ..augmentation import Mixing
 from ..layers import Dense, Layer, Softmax
 from ..losses import Loss
 from ..optimizers import Optimizer
-from ..plan import Kernel, Parameter, Phase, Plan, Ref, Step
+from ..plan import Kernel, Phase, Plan, Ref, Step
 from ..simd import Simd
 from .augmentation import augmentation_steps
 from .backward import Backward
 from .network import check_layers, parameter_shapes, place_network
-from .steps import Op, elementwise, forward_steps, gather_step, loss_across_rows, loss_step, panels
+from .steps import Op, columns_step, elementwise, forward_steps, input_steps, loss_across_rows, loss_step, panels
 from .updates import Updates
 
 __all__ = ["check_layers", "forward_plan", "loss_plan", "parameter_shapes", "training_plan"]
@@ -41,6 +41,7 @@ def training_plan(
     weighted: bool = False,
     l2: bool = False,
     study: bool = False,
+    entries: int = 0,
     guard: int = 0,
     simd: Simd | None = None,
     precision: str | None = None,
@@ -64,6 +65,9 @@ def training_plan(
         Whether rows have weights, and whether weights (not biases) have an L2 penalty.
     study : bool
         For a look at gradients: nothing is dropped or augmented, nothing is frozen.
+    entries : int
+        What a batch of sparse rows has at most, where the first layer should multiply them as they are; 0: they are
+        gathered, as others are.
     guard : int
         Bytes between buffers, for tests.
     simd : Simd, optional
@@ -72,7 +76,7 @@ def training_plan(
         Of products; the dtype's by default.
     """
     n_slots = optimizer.n_slots + (optimizer.ema_decay is not None)  # the last one is the average
-    plan, ops = place_network(layers, n_features, batch_size, dtype, guard, simd, n_slots, True, study)
+    plan, ops = place_network(layers, n_features, batch_size, source, dtype, guard, simd, n_slots, True, study, entries)
     if precision is not None:
         plan.precision = precision
     if not any(op.learns for op in ops):
@@ -83,7 +87,11 @@ def training_plan(
         mixes = any(isinstance(layer, Mixing) for layer in layers)
         rows = plan.values(n_features) if mixes else plan.input
         augmentation, mixed = augmentation_steps(plan, rows, layers, loss, targets, weighted)
-    steps = [gather_step(plan, source, rows), *augmentation, *forward_steps(plan, ops, training=True)]
+    steps = [*input_steps(plan, rows), *augmentation, *forward_steps(plan, ops, training=True)]
+    sorted_entries = {}
+    if plan.entries and ops[0].learns:
+        step, sorted_entries = columns_step(plan)
+        steps.insert(0, step)
     gradient = ops[-1].target
     if loss.across:
         gradient = plan.values(plan.n_outputs)
@@ -97,44 +105,43 @@ def training_plan(
         variant = "dense" if mixed else targets
         step, row_losses = loss_step(plan, gradient, loss, variant, weighted, with_gradient=True, mixed=mixed)
         steps.append(step)
-    backward = Backward(plan, ops, gradient, updates)
+    backward = Backward(plan, ops, gradient, updates, sorted_entries)
     backward.run()
     total = Step("sum_losses", {R.ROW_LOSS: row_losses}, "loss of the step = sum over rows", 1, batch_size)
     last = Phase(R.TILE_PHASE, (*backward.tiles, total))
     plan.phases = [*_phases(steps + backward.steps), last, *updates.phases()]
-    plan.flops = batch_size * sum(
-        2 * op.weight.matrix.rows * op.weight.matrix.columns * (1 + op.learns + (op.weight.transposed is not None))
+    plan.flops = sum(
+        _flops(plan, op) * (1 + op.learns + (op.weight.transposed is not None))
         for op in ops
         if isinstance(op.layer, Dense)
     )
     return plan
 
 
-def forward_plan(layers, *, n_features, batch_size, source, dtype, guard=0, simd=None) -> Plan:
+def forward_plan(layers, *, n_features, batch_size, source, dtype, entries=0, guard=0, simd=None) -> Plan:
     """The plan of a prediction: the logits of `batch_size` rows into a row-major array, the buffer "output"."""
-    plan, ops = place_network(layers, n_features, batch_size, dtype, guard, simd)
+    plan, ops = place_network(layers, n_features, batch_size, source, dtype, guard, simd, entries=entries)
     z = ops[-1].target
     fields = {**panels(z), R.N_OUT: z.columns, R.OUT: Ref("output", 0), R.OUT_STRIDE: z.columns * plan.item}
-    gather, scatter = gather_step(plan, source, plan.input), Step("scatter", fields, "output = logits, row-major")
-    plan.phases = _phases([gather, *forward_steps(plan, ops), scatter])
-    plan.flops = batch_size * sum(2 * w.matrix.rows * w.matrix.columns for w in _weights(ops))
+    scatter = Step("scatter", fields, "output = logits, row-major")
+    plan.phases = _phases([*input_steps(plan, plan.input), *forward_steps(plan, ops), scatter])
+    plan.flops = sum(_flops(plan, op) for op in ops if isinstance(op.layer, Dense))
     return plan
 
 
 def loss_plan(
-    layers, loss, targets, *, n_features, batch_size, source, dtype, weighted=False, guard=0, simd=None
+    layers, loss, targets, *, n_features, batch_size, source, dtype, weighted=False, entries=0, guard=0, simd=None
 ) -> Plan:
     """The plan of an evaluation: forward and the loss, no gradient."""
-    plan, ops = place_network(layers, n_features, batch_size, dtype, guard, simd)
+    plan, ops = place_network(layers, n_features, batch_size, source, dtype, guard, simd, entries=entries)
     if loss.across:
         loss_steps, row_losses = loss_across_rows(plan, ops[-1].target, loss, weighted)
     else:
         step, row_losses = loss_step(plan, ops[-1].target, loss, targets, weighted, with_gradient=False)
         loss_steps = [step]
     total = Step("sum_losses", {R.ROW_LOSS: row_losses}, "loss of the step = sum over rows", 1, 1)
-    gather = gather_step(plan, source, plan.input)
-    plan.phases = _phases([gather, *forward_steps(plan, ops), *loss_steps, total])
-    plan.flops = batch_size * sum(2 * w.matrix.rows * w.matrix.columns for w in _weights(ops))
+    plan.phases = _phases([*input_steps(plan, plan.input), *forward_steps(plan, ops), *loss_steps, total])
+    plan.flops = sum(_flops(plan, op) for op in ops if isinstance(op.layer, Dense))
     return plan
 
 
@@ -149,6 +156,7 @@ def _phases(steps: list[Step]) -> list[Phase]:
     return phases
 
 
-def _weights(ops: list[Op]) -> list[Parameter]:
-    """The matrices that products read."""
-    return [op.parameters["weight"] for op in ops if isinstance(op.layer, Dense)]
+def _flops(plan: Plan, op: Op) -> int:
+    """Of one product of a dense layer."""
+    n_in, n_out = op.weight.shape
+    return 2 * n_out * (plan.entries if plan.entries and op.source is plan.input else plan.batch_size * n_in)

@@ -15,11 +15,12 @@ class Backward:
     """The backward pass: `steps` in their order, and the updates (`tiles`) that come after all of them.
 
     A gradient is overwritten in place unless somebody needs it as it is (`shared`): the updates, or the way around a
-    residual's branch.
+    residual's branch. `sorted_entries` are the fields of `columns_step`, where there is one.
     """
 
-    def __init__(self, plan: Plan, ops: list[Op], gradient: Matrix, updates: Updates):
+    def __init__(self, plan: Plan, ops: list[Op], gradient: Matrix, updates: Updates, sorted_entries: dict):
         self.plan, self.ops, self.gradient, self.updates = plan, ops, gradient, updates
+        self.sorted_entries = sorted_entries
         self.shared, self.skips = False, []
         self.steps: list[Step] = []
         self.tiles: list[Step] = []
@@ -32,7 +33,7 @@ class Backward:
             op = self.ops[i]
             if isinstance(op.layer, Dense):
                 if op.learns:
-                    self.tiles += _update_steps(self.plan, op, self.gradient, self.updates)
+                    self.tiles += _update_steps(self.plan, op, self.gradient, self.updates, self.sorted_entries)
                 if op.weight.transposed:
                     i -= self._input_gradient(op, self.ops[i - 1])
             elif isinstance(op.layer, Norm):
@@ -141,8 +142,10 @@ def _fits_the_caches(plan: Plan) -> bool:
     return plan.n_bytes < 2**18 and plan.n_features * plan.item < 512
 
 
-def _update_steps(plan: Plan, op: Op, gradient: Matrix, updates: Updates) -> list[Step]:
-    """The weights' gradient and update in blocks of panel x panel, and the bias's in panels."""
+def _update_steps(plan: Plan, op: Op, gradient: Matrix, updates: Updates, sorted_entries: dict) -> list[Step]:
+    """The weights' gradient and update in blocks of panel x panel, and the bias's in panels. Of a layer that multiplies
+    sparse rows, `sorted_entries` says where those of the batch are.
+    """
     weight, panel = op.parameters["weight"], plan.simd.panel(plan.dtype)
     n_in, n_out = weight.shape
     n_blocks = -(-n_in // panel)
@@ -151,23 +154,29 @@ def _update_steps(plan: Plan, op: Op, gradient: Matrix, updates: Updates) -> lis
     fields = {
         **panels(gradient),
         **following,
-        **operand(op.source),
         R.DEPTH: n_in,
         R.N_BLOCKS: n_blocks,
         R.N_OUT: n_out,
         R.W: weight.matrix.at,
-        # tiles among which the prefetches of the next step's rows are shared out
-        R.GATHERS: units * (panel // plan.simd.rows) if op.source is plan.input else 0,
-        # the next panel; 0 where nothing need be asked for ahead
-        R.A_AHEAD: 0 if _fits_the_caches(plan) else op.source.panel_bytes,
     }
-    rows = plan.batch_size
+    if plan.entries and op.source is plan.input:
+        kernel, rows = "sparse_gradient", -(-plan.entries // n_in)  # of an input that are not 0
+        fields |= sorted_entries
+    else:
+        kernel, rows = "weight_gradient", plan.batch_size
+        fields |= {
+            **operand(op.source),
+            # tiles among which the prefetches of the next step's rows are shared out
+            R.GATHERS: units * (panel // plan.simd.rows) if op.source is plan.input else 0,
+            # the next panel; 0 where nothing need be asked for ahead
+            R.A_AHEAD: 0 if _fits_the_caches(plan) else op.source.panel_bytes,
+        }
     width = gradient.last_width if gradient.n_panels == 1 else panel
     # relative time of a unit, as measured: the product, 16 rows' worth of Adam, 6 of writing W^T; narrow panels cost
     # more
     extra = 22 if weight.transposed else 16
     cost = max(1, min(n_in, panel) * (width + 2) * (rows + extra) // 64)
-    steps = [Step("weight_gradient", fields, f"{weight.name} {weight.shape}: {text}", units, cost)]
+    steps = [Step(kernel, fields, f"{weight.name} {weight.shape}: {text}", units, cost)]
     if "bias" in op.parameters:
         steps.append(_vector_update_step(plan, op, "bias", gradient, updates))
     return steps

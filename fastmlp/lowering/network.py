@@ -86,27 +86,31 @@ def parameter_shapes(layers: Sequence[Layer], n_features: int) -> dict[str, tupl
 
 
 def place_network(
-    layers, n_features, batch_size, dtype, guard, simd, n_slots=0, training=False, study=False
+    layers, n_features, batch_size, source, dtype, guard, simd, n_slots=0, training=False, study=False, entries=0
 ) -> tuple[Plan, list[Op]]:
-    """A plan with its parameters and values placed, and its operations."""
+    """A plan with its parameters and values placed, and its operations. With `entries`, those that a batch of sparse
+    rows has at most, the first layer multiplies the rows as they are, where it is a Dense and nothing stands before.
+    """
     check_layers(layers)
     simd = simd or host_simd()
     units = [layer.units for layer in flatten(layers) if isinstance(layer, Dense)]
-    plan = Plan(dtype, simd, n_features, units[-1], batch_size, n_slots, guard)
+    plan = Plan(dtype, simd, n_features, units[-1], batch_size, n_slots, guard, source=source)
     if isinstance(layers[0], Rescaling):
         plan.scaling = (layers[0].scale, layers[0].offset)
-    row_bytes = plan.item * (n_features + 2 * sum(units))
+    dropout = training and not study
+    left_out = (Rescaling, *AUGMENTATIONS) if dropout else (Rescaling, *AUGMENTATIONS, Dropout)
+    acting = [(name, layer) for name, layer in named(layers) if not isinstance(layer, left_out)]
+    augmented = dropout and any(isinstance(layer, AUGMENTATIONS) for layer in layers)
+    if isinstance(acting[0][1], Dense) and plan.scaling is None and not augmented:
+        plan.entries = entries
+    row_bytes = plan.item * ((0 if plan.entries else n_features) + 2 * sum(units))
     # a chunk's values stay in a second-level cache; but each chunk reads all weights, which is worth 128 rows at least
     rows = max(128, min(1024, 2**18 // row_bytes))
     plan.chunk = -(-rows // simd.rows) * simd.rows
-    plan.input = value = plan.values(n_features)
+    plan.input = value = plan.unplaced(n_features) if plan.entries else plan.values(n_features)
     ops, skips = [], []
 
-    dropout = training and not study
-    left_out = (Rescaling, *AUGMENTATIONS) if dropout else (Rescaling, *AUGMENTATIONS, Dropout)
-    for name, layer in named(layers):
-        if isinstance(layer, left_out):
-            continue
+    for name, layer in acting:
         fresh = bool(ops) and isinstance(ops[-1].layer, (Dense, Norm))  # nobody else needs the value as it is
         if isinstance(layer, Dense):
             shapes = layer.parameter_shapes(value.columns)

@@ -38,8 +38,13 @@ class Op:
         return self.parameters["weight"]
 
 
-def gather_step(plan: Plan, source: str, rows: Matrix) -> Step:
-    """Rows of X into `rows`."""
+_OF_CSR = {R.X: Ref("X", 0), R.INDICES: Ref("indices", 0), R.INDPTR: Ref("indptr", 0)}
+
+
+def input_steps(plan: Plan, rows: Matrix) -> list[Step]:
+    """Rows of X into `rows`; or, where the first layer multiplies sparse ones as they are, nothing."""
+    if plan.entries:
+        return []
     fields = {
         **panels(rows),
         R.X: Ref("X", 0),
@@ -47,10 +52,24 @@ def gather_step(plan: Plan, source: str, rows: Matrix) -> Step:
         R.N_FEATURES: plan.n_features,
         R.SCALING: Ref("scaling", 0) if plan.scaling else 0,
     }
-    if source.startswith("csr"):
-        fields |= {R.INDICES: Ref("indices", 0), R.INDPTR: Ref("indptr", 0)}
+    if plan.source.startswith("csr"):
+        fields |= _OF_CSR
     scaled = f" * {plan.scaling[0]:g} + {plan.scaling[1]:g}" if plan.scaling else ""
-    return Step(f"gather.{source}", fields, f"x = rows of X ({plan.n_features} columns){scaled}")
+    return [Step(f"gather.{plan.source}", fields, f"x = rows of X ({plan.n_features} columns){scaled}")]
+
+
+def columns_step(plan: Plan) -> tuple[Step, dict[int, int | Ref]]:
+    """The entries of the batch by columns of X; and where they are, as fields."""
+    # each share costs a look at all columns, so there are several only where columns have many entries
+    n_shares = max(1, min(4, plan.entries // (8 * plan.n_features)))
+    places = {
+        R.ROW_SHARES: n_shares,
+        R.STARTS: plan.place("workspace", 8 * (plan.n_features + 2) * n_shares),
+        R.ENTRY_ROWS: plan.place("workspace", 8 * plan.entries),
+        R.ENTRY_VALUES: plan.place("workspace", plan.item * plan.entries),
+    }
+    fields = {**_OF_CSR, R.N_FEATURES: plan.n_features, **places}
+    return Step(f"batch_columns.{plan.source}", fields, "entries of the rows of X by columns", n_shares), places
 
 
 def operand(value: Matrix) -> dict[int, int | Ref]:
@@ -77,8 +96,10 @@ def forward_steps(plan: Plan, ops: list[Op], training: bool = False) -> list[Ste
             after = ops[i + 1] if i + 1 < len(ops) and isinstance(ops[i + 1].layer, (Activation, Join)) else None
             fused = None if after is None or drops(after) else after
             epilogue, name = _epilogue(op, fused)
-            make = _product_step if isinstance(layer, Dense) else _norm_step
-            steps.append(make(plan, op, epilogue, name, training))
+            if isinstance(layer, Dense):
+                steps.append(_product_step(plan, op, epilogue, name))
+            else:
+                steps.append(_norm_step(plan, op, epilogue, name, training))
         elif isinstance(layer, Dropout) or drops(op):
             steps.append(dropout_step(plan, op, i, op.source, op.target, "a = a"))
         elif isinstance(layer, Join):
@@ -116,11 +137,12 @@ def _epilogue(op: Op, after: Op | None) -> tuple[dict, str]:
     return {R.EPILOGUE: kernel, R.OTHER: after.target.at, R.NUMBER: _number(after.layer)}, after.layer.name
 
 
-def _product_step(plan: Plan, op: Op, epilogue: dict, name: str, training: bool) -> Step:
+def _product_step(plan: Plan, op: Op, epilogue: dict, name: str) -> Step:
     weight, bias = op.parameters["weight"], op.parameters.get("bias")
     n_in, units = weight.shape
+    sparse = plan.entries > 0 and op.source is plan.input
     fields = {
-        **operand(op.source),
+        **(_OF_CSR if sparse else operand(op.source)),
         **panels(op.target),
         R.B: weight.matrix.at,
         R.DEPTH: n_in,
@@ -129,7 +151,8 @@ def _product_step(plan: Plan, op: Op, epilogue: dict, name: str, training: bool)
     }
     k = weight.name.removeprefix("dense_").removesuffix(".weight")
     product = f"{'x' if op.source is plan.input else 'a'} W{k} + b{k}" if bias else f"a W{k}"
-    return Step("product", fields, f"{n_in} -> {units}: {name}({product})")
+    kernel = f"sparse_product.{plan.source}" if sparse else "product"
+    return Step(kernel, fields, f"{n_in} -> {units}: {name}({product})")
 
 
 def norm_fields(plan: Plan, op: Op) -> dict:
