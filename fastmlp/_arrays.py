@@ -28,6 +28,10 @@ def check_X(X, argument: str = "X", n_features: int | None = None):
         column).
     """
     if is_sparse(X):
+        if X.ndim != 2:
+            raise ValueError(f"`{argument}` must have shape (n_samples, n_features); got shape {X.shape}.")
+        if X.dtype.kind not in "biuf":
+            raise TypeError(f"`{argument}` must hold real numbers; got dtype {X.dtype}.")
         X = X.tocsr()
         X.check_format(full_check=True)
         try:

@@ -32,9 +32,10 @@ class BackupAndRestore(Callback):
     with the bits that it would have had without a stop, for any number of threads. What the model's parameters are when
     the fit is started again does not matter.
 
-    The file is there after Ctrl-C, an error or the end of the process, and where a callback ended the fit before its
-    last epoch. It is deleted when all epochs are done, or `EarlyStopping` has ended the fit. Each fit needs a path of
-    its own. The file is replaced at once or not at all, and `load_model` loads the model in it.
+    The file is there after Ctrl-C, an error or the end of the process, once an epoch is done (else begin with a new
+    model), and where a callback ended the fit before its last epoch. It is deleted when all epochs are done, or
+    `EarlyStopping` has ended the fit. Each fit needs a path of its own. The file is replaced at once or not at all, and
+    `load_model` loads the model in it. Where this callback stands among the others does not matter.
 
     Parameters
     ----------
@@ -42,7 +43,8 @@ class BackupAndRestore(Callback):
         The file; its folder must exist.
     seconds : float
         The least time between two backups, which take about as long as saving the model; 0 makes one after every epoch.
-        After Ctrl-C or an error, the last epoch is backed up too, or one that was a tenth of a second before it.
+        After Ctrl-C or an error, the newest state is written as well: that of the last epoch, or one at most a tenth of
+        a second older.
 
     Attributes
     ----------
@@ -53,8 +55,9 @@ class BackupAndRestore(Callback):
     ------
     ValueError, TypeError
         `path` is no path, `seconds` is not a finite number of at least 0. When the fit begins: the backup is one of
-        another fit (layers, loss, optimiser, batch size, seed, device, precision, data or validation data, or callbacks
-        with a state), it has as many epochs as are asked for, or `callbacks` has two of these.
+        another fit (layers, dtype, loss, optimiser, batch size, shuffle, seed, device, precision, data, weights,
+        groups or validation data, or callbacks with a state), it has as many epochs as are asked for, or `callbacks`
+        has two of these.
     ModelFileError
         When the fit begins: the file is no model file, or damaged.
     OSError

@@ -82,6 +82,11 @@ def check_range(
         raise ValueError(f"`{argument}` must be in {interval}; got {value!r}.")
 
 
+def check_epsilon(value, high: float = np.inf) -> None:
+    """Raise unless it is a number that float32 holds as one above 0, also where a step multiplies it by something."""
+    check_range("epsilon", value, 1e-30, high)
+
+
 def check_count(value, argument: str, most: int | None = None, *, least: int = 1) -> int:
     """The integer; raise unless it is one of at least `least` and at most `most`.
 

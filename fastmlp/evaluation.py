@@ -51,7 +51,7 @@ class Evaluation:
             externals["output"] = self.output
             self.total = float(self.n)
         else:
-            targets, y = engine_targets(loss, y, self.K, dtype)
+            targets, y = engine_targets(loss, y, self.K, dtype, groups)
             weights, _ = engine_weights(loss.row_weights(y, groups) if loss.queries else sample_weight, dtype)
             plan = loss_plan(model.layers, loss, targets, weighted=weights is not None, **common)
             externals |= {"y": y} | ({} if weights is None else {"sample_weight": weights})

@@ -55,6 +55,13 @@ class History:
             raise KeyError(str(unknown_name("metric", name, self.metrics)))
         return self.metrics[name]
 
+    def __iter__(self):
+        return iter(self.metrics)
+
+    def keys(self):
+        """The metrics' names: `dict(history)` has their lists."""
+        return self.metrics.keys()
+
     def __contains__(self, name: object) -> bool:
         return name in self.metrics
 

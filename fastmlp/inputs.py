@@ -53,17 +53,18 @@ def engine_data(X):
     return SimpleNamespace(shape=X.shape, data=data, indices=indices, indptr=indptr, dtype=data.dtype)
 
 
-def engine_targets(loss, y, n_outputs: int, dtype: str) -> tuple[str, np.ndarray]:
+def engine_targets(loss, y, n_outputs: int, dtype: str, groups=None) -> tuple[str, np.ndarray]:
     """("codes", int64 (n,)) or ("dense", (n, K) of the dtype)."""
     y = np.asarray(y)
     if isinstance(loss, losses.SoftmaxCrossEntropy) and not (y.ndim == 2 and y.shape[1] == n_outputs and n_outputs > 1):
         return "codes", np.ascontiguousarray(y.reshape(-1), np.int64)
-    if loss.across and not loss.queries:  # labels are only compared: numbered, so that the dtype can hold them
-        y = np.unique(y, return_inverse=True)[1]
+    y = loss.as_narrow(y, groups)
     with np.errstate(over="ignore"):
         dense = np.ascontiguousarray(y.reshape(-1, loss.target_columns(n_outputs)), dtype)
     if not np.isfinite(dense).all():
-        raise ValueError(f"`y` holds numbers beyond {dtype}; scale it, or use dtype='float64'.")
+        raise ValueError(
+            f"`y` holds numbers beyond {dtype}; scale it, or use float64: Sequential's dtype, or an estimator's X."
+        )
     return "dense", dense
 
 

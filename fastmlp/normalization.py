@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from . import configs
-from .errors import check_count, check_range
+from .errors import check_count, check_epsilon, check_range
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class BatchNorm:
     momentum : float
         In [0, 1): the share of the running average that a step keeps.
     epsilon : float
-        Above 0.
+        In [1e-30, 1).
 
     Raises
     ------
@@ -52,7 +52,7 @@ class BatchNorm:
     def __post_init__(self):
         configs.plain_numbers(self)
         check_range("momentum", self.momentum, 0, 1)
-        check_range("epsilon", self.epsilon, 0, 1, low_open=True)
+        check_epsilon(self.epsilon, 1)
 
     def parameter_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
         """Scale, shift and running averages, (width,) each."""
@@ -78,7 +78,7 @@ class _RowNorm:
 
     def __post_init__(self):
         configs.plain_numbers(self)
-        check_range("epsilon", self.epsilon, 0, 1, low_open=True)
+        check_epsilon(self.epsilon, 1)
 
     @property
     def n_groups(self) -> int:
@@ -121,7 +121,7 @@ class LayerNorm(_RowNorm):
     Parameters
     ----------
     epsilon : float
-        Above 0.
+        In [1e-30, 1).
 
     Raises
     ------
@@ -149,7 +149,7 @@ class RMSNorm(_RowNorm):
     Parameters
     ----------
     epsilon : float
-        Above 0.
+        In [1e-30, 1).
 
     Raises
     ------
@@ -179,7 +179,7 @@ class GroupNorm(_RowNorm):
     groups : int
         Divides the number of units.
     epsilon : float
-        Above 0.
+        In [1e-30, 1).
 
     Raises
     ------

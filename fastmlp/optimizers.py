@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from . import configs, schedules
-from .errors import check_flag, check_range, unknown_name
+from .errors import check_epsilon, check_flag, check_range, unknown_name
 from .schedules import Schedule, check_rate
 
 
@@ -163,7 +163,7 @@ class Adam(Optimizer):
     beta_1, beta_2 : float or Schedule
         b1 and b2, in [0, 1). The corrections 1 - b1^t of step t take the b1 of that step, as PyTorch's do.
     epsilon : float
-        eps, above 0.
+        eps, at least 1e-30.
     clip_value, clip_norm, ema_decay : float, optional
         Bounds of the gradient, by component or by norm, and a moving average of the parameters: see `Optimizer`.
 
@@ -191,7 +191,7 @@ class Adam(Optimizer):
         super().__post_init__()
         _check_number("beta_1", self.beta_1, 0, 1)
         _check_number("beta_2", self.beta_2, 0, 1)
-        check_range("epsilon", self.epsilon, 0, np.inf, low_open=True)
+        check_epsilon(self.epsilon)
 
     def scalars(self, learning_rate, step):
         # p -= a m / (sqrt(v) + e) with a = lr sqrt(c) / (1-b1^t), e = eps sqrt(c), c = 1-b2^t: one multiplication fewer
@@ -216,7 +216,7 @@ class AdamW(Adam):
     beta_1, beta_2 : float or Schedule
         b1 and b2 of Adam, in [0, 1).
     epsilon : float
-        eps of Adam, above 0.
+        eps of Adam, at least 1e-30.
     weight_decay : float or Schedule
         wd, at least 0.
     clip_value, clip_norm, ema_decay : float, optional
@@ -261,7 +261,7 @@ class NAdam(Adam):
     beta_1, beta_2 : float
         b1 and b2, in [0, 1); beta_2 may follow a schedule (M has no closed form with another b1 at each step).
     epsilon : float
-        eps, above 0.
+        eps, at least 1e-30.
     momentum_decay : float
         psi, at least 0.
     clip_value, clip_norm, ema_decay : float, optional
@@ -325,7 +325,7 @@ class AdaGrad(Optimizer):
     learning_rate : float or Schedule
         lr, at least 0, or a rate for each step (`fastmlp.schedules`).
     epsilon : float
-        eps, above 0.
+        eps, at least 1e-30.
     clip_value, clip_norm, ema_decay : float, optional
         Bounds of the gradient, by component or by norm, and a moving average of the parameters: see `Optimizer`.
 
@@ -352,7 +352,7 @@ class AdaGrad(Optimizer):
 
     def __post_init__(self):
         super().__post_init__()
-        check_range("epsilon", self.epsilon, 0, np.inf, low_open=True)
+        check_epsilon(self.epsilon)
 
     def scalars(self, learning_rate, step):
         return _table(step, learning_rate, self.epsilon)
@@ -376,7 +376,7 @@ class RMSprop(Optimizer):
     momentum : float or Schedule
         mu, in [0, 1).
     epsilon : float
-        eps, above 0.
+        eps, at least 1e-30.
     centered : bool
         Whether the root is that of v - c^2, the variance of the gradient.
     clip_value, clip_norm, ema_decay : float, optional
@@ -409,7 +409,7 @@ class RMSprop(Optimizer):
         super().__post_init__()
         check_range("rho", self.rho, 0, 1)
         _check_number("momentum", self.momentum, 0, 1)
-        check_range("epsilon", self.epsilon, 0, np.inf, low_open=True)
+        check_epsilon(self.epsilon)
         check_flag("centered", self.centered)
 
     @property

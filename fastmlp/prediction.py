@@ -68,6 +68,8 @@ def forward(layers, arrays: dict[str, np.ndarray], value, dtype: np.dtype, passe
     """
     skips = []
     for name, layer in layers:
+        if not isinstance(layer, (Dense, Dropout, *AUGMENTATIONS)):
+            value = _dense(value, dtype)
         z, skip = value, skips[-1] if skips else None
         if isinstance(layer, Dense):
             value = (value @ arrays[f"{name}.weight"]).astype(dtype, copy=False)
@@ -76,9 +78,8 @@ def forward(layers, arrays: dict[str, np.ndarray], value, dtype: np.dtype, passe
         elif isinstance(layer, (Activation, Softmax)):
             value = layer(value)
         elif isinstance(layer, Rescaling):
-            value = _dense(value, dtype) * dtype.type(layer.scale) + dtype.type(layer.offset)
+            value = value * dtype.type(layer.scale) + dtype.type(layer.offset)
         elif isinstance(layer, Fork):
-            value = _dense(value, dtype)
             skips.append(value)
         elif isinstance(layer, Switch):
             value, skips[-1] = skips[-1], value

@@ -78,12 +78,21 @@ class Sequential:
         self.dtype = np.dtype(name)
         self.layers = layers
         self._flat = tuple(named(layers))
-        self.loss = None
+        self._loss = None
         self.n_features = None
         self._arrays: dict[str, np.ndarray] = {}
 
     def __repr__(self):
         return f"Sequential({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"
+
+    @property
+    def loss(self):
+        """The loss of the last fit, a `Loss`, or None; may be set, by a name too."""
+        return self._loss
+
+    @loss.setter
+    def loss(self, loss) -> None:
+        self._loss = None if loss is None else losses.get(loss)
 
     @property
     def built(self) -> bool:
@@ -335,11 +344,10 @@ class Sequential:
         sample_weight = check_weights(sample_weight, n)
         groups = check_groups(groups, n, loss, sample_weight)
         if class_weight is not None:
-            sample_weight = check_weights(
-                class_weights(class_weight, y, loss, self.n_outputs)
-                * (1.0 if sample_weight is None else sample_weight),
-                n,
-            )
+            of_class = class_weights(class_weight, y, loss, self.n_outputs)
+            of_class = check_weights(of_class, n, "class_weight")
+            both = "class_weight * sample_weight"
+            sample_weight = of_class if sample_weight is None else check_weights(of_class * sample_weight, n, both)
         backup, callbacks = check_callbacks(callbacks)
         validation = self._validation(validation_data, X.shape[1], loss)
         if min(batch_size, n) == 1 and any(isinstance(layer, BatchNorm) for layer in flatten(self.layers)):

@@ -124,7 +124,7 @@ class Training:
         dtype = model.dtype.name
         self.n_samples = X.shape[0]
         source, externals = source_of(X, dtype)
-        targets, y = engine_targets(self.loss, y, model.n_outputs, dtype)
+        targets, y = engine_targets(self.loss, y, model.n_outputs, dtype, groups)
         of_rows = self.loss.row_weights(y, groups) if self.loss.queries else sample_weight
         weights, self._weight_unit = engine_weights(of_rows, dtype)
         if self.loss.queries:

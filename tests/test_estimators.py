@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import fastmlp
-from fastmlp import DivergenceError, MLPClassifier, MLPRegressor
+from fastmlp import DivergenceError, MLPClassifier, MLPRegressor, Perceptron
 from fastmlp.activations import ACTIVATIONS, ALIASES
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -626,13 +626,128 @@ def test_training_goes_on_after_a_divergence():
     assert model.loss_ < before
 
 
-def test_a_failed_refit_leaves_no_network_for_other_classes():
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+@pytest.mark.parametrize("fitted_to", ["array", "frame"])
+def test_a_fit_that_fails_before_its_first_step_changes_nothing(fitted_to):
     X, y = three_classes()
-    model = MLPClassifier(**SMALL, early_stopping=True).fit(X, y)
-    with pytest.raises(ValueError, match="y_val"):
-        model.fit(X, y, X_val=X)
-    assert model.predict_proba(X).shape == (len(X), 3)  # an argument that is missing changes nothing
-    with pytest.raises(ValueError, match="NaN"):
-        model.fit(X, y % 2, X_val=np.full_like(X, np.nan), y_val=y % 2)
+    if fitted_to == "frame":
+        X = pytest.importorskip("pandas").DataFrame(X, columns=list("abcdef"))
+    rows, bad = np.asarray(X), np.full((len(y), 6), np.nan)
+    for model, fails in (
+        (MLPClassifier(**SMALL, early_stopping=True), lambda m: m.fit(rows, y, X_val=rows)),
+        (MLPClassifier(**SMALL, early_stopping=True), lambda m: m.fit(rows, y % 2, X_val=bad, y_val=y % 2)),
+        (MLPClassifier(**SMALL, early_stopping=True), lambda m: m.fit(rows[:2], y[:2])),
+        (MLPClassifier(**SMALL), lambda m: m.fit(rows[:, :5], y[:7])),
+        (MLPClassifier(**SMALL), lambda m: m.fit(bad, y)),
+        (MLPClassifier(**SMALL), lambda m: m.fit(rows[:, :3], y, -np.ones(len(y)))),
+        (MLPClassifier(**SMALL), lambda m: m.set_params(hidden_layer_sizes=10**12).fit(rows, y)),
+        (MLPClassifier(**SMALL), lambda m: m.partial_fit(rows, y + 1)),
+        (MLPRegressor(**SMALL), lambda m: m.fit(rows.astype(np.float32), y * 1e39)),
+        (MLPRegressor(**SMALL, solver="lbfgs"), lambda m: m.fit(rows.astype(np.float32), y * 1e39)),
+        (Perceptron(max_iter=3), lambda m: m.fit(rows[:, :2], np.ones(len(y)))),
+    ):
+        model.fit(X, y)
+        before, expected = {k: v for k, v in vars(model).items() if k.endswith("_")}, model.predict(X)
+        with pytest.raises((ValueError, MemoryError)):
+            fails(model)
+        after = {k: v for k, v in vars(model).items() if k.endswith("_")}
+        assert after.keys() == before.keys()
+        assert all(after[name] is value for name, value in before.items())
+        np.testing.assert_array_equal(model.predict(X), expected)
+    new = MLPClassifier(**SMALL)
+    with pytest.raises(ValueError, match="classes"):
+        new.partial_fit(rows, y, classes=[0, 1])
     with pytest.raises(NotFittedError):
-        model.predict_proba(X)
+        new.predict(rows)
+    assert new.partial_fit(rows, y, classes=[0, 1, 2]).classes_.tolist() == [0, 1, 2]
+
+
+# ------------------------------------------------------------------------------------------ early stopping
+
+
+def test_classes_too_rare_to_be_held_out_are_no_error():
+    """As with scikit-learn, which does not stratify more than two classes."""
+    X, y = three_classes(60)
+    for labels in (np.where(np.arange(60) == 7, 9, y % 2), np.arange(60) % 30):
+        model = MLPClassifier(**SMALL, early_stopping=True).fit(X, labels)
+        assert len(model.classes_) == len(np.unique(labels))
+        assert len(model.validation_scores_) == model.n_iter_
+    # where it is possible, shares are kept: of 60 rows with a third in each class, two of each are held out
+    assert set(MLPClassifier(**SMALL, early_stopping=True).fit(X, y).validation_scores_) <= {k / 6 for k in range(7)}
+
+
+def test_validation_is_the_accuracy_whatever_the_weights_of_classes():
+    X, y = three_classes(200)
+    split = MLPClassifier(**SMALL, early_stopping=True, class_weight={0: 1.0, 1: 20.0, 2: 0.1}).fit(X, y)
+    held_out = round(0.1 * 200)
+    np.testing.assert_allclose(np.array(split.validation_scores_) * held_out % 1, 0, atol=1e-9)
+
+
+def test_a_validation_score_that_is_never_a_number_is_told():
+    X, y = numbers()
+    model = MLPRegressor(**SMALL, early_stopping=True, tol=0.0)
+    with pytest.warns(ConvergenceWarning, match="No validation score was a number") as told:
+        model.fit(X, y, X_val=np.sign(X[:5]) * 1e308, y_val=y[:5])
+    assert told[-1].filename == __file__
+    with pytest.warns(ConvergenceWarning, match="Maximum iterations") as told:
+        MLPRegressor(**SMALL).fit(X, y)
+    assert told[0].filename == __file__
+
+
+def test_a_warm_start_is_judged_by_its_own_validation_rows():
+    X, _ = three_classes()
+    y = (X[:, 0] > X[:, 1]).astype(int)
+    options = SMALL | {"max_iter": 150, "learning_rate_init": 0.02, "early_stopping": True, "warm_start": True}
+    model = MLPClassifier(**options).fit(X, y)
+    assert model.score(X, 1 - y) < 0.2
+    assert model.fit(X, 1 - y).score(X, 1 - y) > 0.4  # the record of the other labels is none here
+
+
+def test_strings_of_numpy_are_strings():
+    X, y = three_classes()
+    names = [str(k) if i % 2 else np.str_(k) for i, k in enumerate(y)]
+    model = MLPClassifier(**SMALL).fit(X, np.array(names, dtype=object))
+    assert model.classes_.tolist() == ["0", "1", "2"]
+
+
+def test_partial_weights_of_classes_in_batches_without_them():
+    X, y = three_classes()
+    weighted, plain = MLPClassifier(**SMALL, class_weight={1: 5.0}), MLPClassifier(**SMALL)
+    for batch in (y == 0, y != 1, y == 1):
+        weighted.partial_fit(X[batch], y[batch], classes=[0, 1, 2])
+        plain.partial_fit(X[batch], y[batch], np.where(y[batch] == 1, 5.0, 1.0), classes=[0, 1, 2])
+    assert_same_network(weighted, plain)
+
+
+def test_balanced_labels_count_rows_that_weigh_something():
+    X, y = make_multilabel_classification(120, 6, n_classes=3, random_state=0)
+    kept = np.arange(120) % 2 == 0
+    options = {**SMALL, "class_weight": "balanced"}
+    assert_same_network(
+        MLPClassifier(**options).fit(X, y, kept.astype(float)), MLPClassifier(**options).fit(X[kept], y[kept])
+    )
+
+
+@pytest.mark.parametrize("task", ["classes", "two classes", "labels"])
+def test_logarithms_of_probabilities_that_round_to_zero(task):
+    name, (X, y) = TASKS[task]
+    model = getattr(fastmlp, name)(**SMALL).fit(X.astype(np.float32), y)
+    X = X.astype(np.float32)
+    found = model.predict_log_proba(X)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.exp(found), model.predict_proba(X), rtol=1e-4, atol=1e-6)
+    far = model.predict_log_proba(1e4 * X)
+    assert np.isfinite(far).all()
+    assert far.min() < -1000
+
+
+def test_weights_of_half_precision_predict_the_same_for_any_number_of_rows(rng):
+    X = rng.normal(size=(40_000, 6)).astype(np.float32)
+    model = MLPRegressor(**SMALL).fit(X[:100], X[:100, 0])
+    model.coefs_ = [coef.astype(np.float16) for coef in model.coefs_]
+    np.testing.assert_allclose(model.predict(X)[:50], model.predict(X[:50]), rtol=1e-3, atol=1e-3)
+
+
+def test_a_poisson_regressor_says_what_it_takes():
+    assert MLPRegressor("poisson").__sklearn_tags__().target_tags.positive_only
+    assert not MLPRegressor().__sklearn_tags__().target_tags.positive_only

@@ -142,3 +142,10 @@ def test_plot_without_matplotlib_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match="fastmlp.plot"):
         filled(1).plot()
+
+
+def test_as_a_mapping_of_its_metrics():
+    history = History()
+    history.record(1, {"loss": 0.5, "seconds": 0.1})
+    assert dict(history) == {"loss": [0.5], "seconds": [0.1]} == {**history}
+    assert list(history) == list(history.keys()) == ["loss", "seconds"]

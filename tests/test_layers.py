@@ -465,7 +465,7 @@ def test_configs_are_json():
     "make, error, message",
     [
         (lambda: BatchNorm(1.0), ValueError, r"`momentum` must be in \[0, 1\); got 1.0"),
-        (lambda: BatchNorm(epsilon=0), ValueError, r"`epsilon` must be in \(0, 1\); got 0"),
+        (lambda: BatchNorm(epsilon=0), ValueError, r"`epsilon` must be in \[1e-30, 1\); got 0"),
         (lambda: LayerNorm("small"), TypeError, "`epsilon` must be a number; got 'small'"),
         (lambda: RMSNorm(-1), ValueError, "`epsilon`"),
         (lambda: GroupNorm(2.5), TypeError, "`groups` must be an integer of at least 1; got 2.5"),

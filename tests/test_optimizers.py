@@ -469,3 +469,13 @@ def test_a_model_so_trained_is_saved_to_the_bit(optimizer, tmp_path):
     model.save(tmp_path / "model.safetensors")
     again = load_model(tmp_path / "model.safetensors").parameters
     assert all(np.array_equal(value, again[name]) for name, value in model.parameters.items())
+
+
+@pytest.mark.parametrize("optimizer", [Adam, AdamW, NAdam, AdaGrad, RMSprop])
+def test_the_least_epsilon_still_divides_in_float32(optimizer, rng):
+    X, y = np.c_[rng.normal(size=40), np.zeros(40)], rng.normal(size=40)
+    model = Sequential(Dense(1))
+    model.fit(X, y, loss="squared_error", optimizer=optimizer(epsilon=1e-30), epochs=3, verbose=0)
+    assert all(np.isfinite(value).all() for value in model.parameters.values())
+    with pytest.raises(ValueError, match=r"`epsilon` must be in \[1e-30, inf\); got 1e-38"):
+        optimizer(epsilon=1e-38)

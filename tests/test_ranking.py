@@ -231,3 +231,21 @@ def test_bad_input(rng):
             call()
         for word in words:
             assert word in str(error.value), (word, str(error.value))
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_relevances_far_from_zero(loss, rng):
+    """Time stamps, say, whose differences float32 does not hold: only those count."""
+    X, y, groups = data(rng)
+    y = 3 * y + rng.permutation(len(y)) % 3  # whole numbers
+
+    def curves(offset):
+        model = Sequential(Dense(8), Tanh(), Dense(1))
+        options = {"loss": loss, "groups": groups, "validation_data": (X, y + offset, groups), "verbose": 0}
+        history = model.fit(X, y + offset, epochs=3, **options)
+        return history["loss"], history["val_loss"], model.evaluate(X, y + offset, groups=groups)["loss"]
+
+    near = curves(0.0)
+    for offset in (1_700_000_000.0, -(2.0**40)):
+        for found, expected in zip(curves(offset), near, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-6)

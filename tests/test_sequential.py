@@ -13,6 +13,7 @@ from fastmlp import (
     SGD,
     Adam,
     BatchNorm,
+    BinaryCrossEntropy,
     Callback,
     Dense,
     Dropout,
@@ -645,3 +646,35 @@ def test_numbers_beyond_float32_are_named(n, sparse):
     with pytest.raises(ValueError, match=message):
         classifier().fit(X, np.arange(n) % 3, loss="softmax_cross_entropy", verbose=0)
     assert np.isfinite(classifier(dtype="float64").build(5).predict(X)).all()
+
+
+def test_a_loss_may_be_set_by_its_name(rng):
+    X, y = rng.normal(size=(20, 3)), rng.integers(0, 2, 20)
+    model = Sequential(Dense(1)).build(3)
+    model.loss = "binary_cross_entropy"
+    assert model.loss == BinaryCrossEntropy()
+    assert 0 < model.predict(X).min() < model.predict(X).max() < 1
+    assert model.evaluate(X, y)["loss"] > 0
+    with pytest.raises(ValueError, match="binary_cross_entropy"):
+        model.loss = "binary_crossentropy"
+    assert model.loss == BinaryCrossEntropy()
+    model.loss = None
+    with pytest.raises(ValueError, match="no loss yet"):
+        model.evaluate(X, y)
+
+
+def test_sparse_rows_of_another_kind(rng):
+    model = Sequential(Dense(1)).build(3)
+    with pytest.raises(TypeError, match="`X` must hold real numbers; got dtype complex128"):
+        model.logits(scipy.sparse.csr_matrix(rng.normal(size=(4, 3)) * 1j))
+    with pytest.raises(ValueError, match=r"`X` must have shape \(n_samples, n_features\); got shape \(3,\)"):
+        model.logits(scipy.sparse.coo_array(np.ones(3)))
+
+
+def test_weights_that_leave_no_row(rng):
+    X, y = rng.normal(size=(6, 3)), np.arange(6) % 2
+    options = {"loss": "softmax_cross_entropy", "verbose": 0}
+    with pytest.raises(ValueError, match="`class_weight` must not be zero everywhere"):
+        Sequential(Dense(2)).fit(X, y, class_weight={0: 0, 1: 0}, **options)
+    with pytest.raises(ValueError, match=r"`class_weight \* sample_weight` must not be zero everywhere"):
+        Sequential(Dense(2)).fit(X, y, class_weight={0: 0}, sample_weight=1.0 - y, **options)

@@ -12,13 +12,16 @@ from fastmlp import (
     Dense,
     Dropout,
     GaussianNoise,
+    GroupNorm,
     LayerNorm,
     Lion,
     MLPClassifier,
     MLPRegressor,
+    PReLU,
     ReLU,
     Rescaling,
     Residual,
+    RMSNorm,
     Sequential,
     SwiGLU,
     inputs,
@@ -219,3 +222,20 @@ def test_a_batch_that_weighs_nothing_and_a_loss_that_overflows(rng):
     with pytest.raises(DivergenceError):
         model.fit(1e30 * X, y, loss="squared_error", optimizer=SGD(1.0), epochs=5, verbose=0)
     assert all(np.isfinite(value).all() for value in model.parameters.values())
+
+
+@pytest.mark.parametrize(
+    "first", [BatchNorm(), LayerNorm(), RMSNorm(), GroupNorm(2), PReLU(), Rescaling(2.0, 1.0), Dropout(0.5)], ids=repr
+)
+@pytest.mark.parametrize("kind", [scipy.sparse.csr_matrix, scipy.sparse.csr_array])
+def test_few_sparse_rows_of_a_network_that_does_not_begin_with_a_product(first, kind, rng):
+    X, y = kind(sparse_rows(rng, n=60, columns=6, share=0.4)), rng.normal(size=60)
+    for layers in ([first, Dense(1)], [Dropout(0.1), first, Dense(1)]):
+        if isinstance(first, Rescaling) and layers[0] is not first:
+            continue
+        model = Sequential(*layers, dtype="float64")
+        model.fit(X, y, loss="squared_error", epochs=2, verbose=0)
+        np.testing.assert_allclose(model.predict(X), model.predict(X.toarray()), rtol=1e-12)
+        np.testing.assert_allclose(model.activations(X, 0), model.activations(X.toarray(), 0), rtol=1e-12)
+        found, expected = model.input_gradients(X, y), model.input_gradients(X.toarray(), y)
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-14)

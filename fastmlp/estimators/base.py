@@ -20,7 +20,7 @@ from ..lowering import parameter_shapes
 from ..prediction import is_few
 from ..sequential import Sequential
 from . import solvers
-from .validation import DTYPES, check_features, check_targets, check_weights
+from .validation import DTYPES, check_features, check_targets, check_weights, unless_it_fails
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,8 +72,10 @@ class BaseMLP(BaseEstimator, ABC):
         "precision": (None, *devices.PRECISIONS),
     }
 
+    _least_validation = 1  # rows that a validation score needs
+
     @abstractmethod
-    def _encode(self, y, *, fresh: bool, incremental: bool, name: str = "y") -> np.ndarray:
+    def _encode(self, y, *, fresh: bool, incremental: bool, name: str = "y", classes=None) -> np.ndarray:
         """Targets as the loss takes them; sets what describes y (`classes_`, `n_outputs_`, `out_activation_`)."""
 
     @abstractmethod
@@ -148,7 +150,14 @@ class BaseMLP(BaseEstimator, ABC):
         """
         return self._fit(X, y, sample_weight, validation=(X_val, y_val, sample_weight_val))
 
-    def _fit(self, X, y, sample_weight, *, validation=(None, None, None), incremental=False):
+    def _fit(self, X, y, sample_weight, *, validation=(None, None, None), incremental=False, classes=None):
+        with unless_it_fails(self):
+            train = self._prepared(X, y, sample_weight, validation, incremental, classes)
+        train()
+        return self
+
+    def _prepared(self, X, y, sample_weight, validation, incremental: bool, classes):
+        """What trains, when all is checked and there is a network to begin with."""
         self._check_parameters(incremental)
         self._check_validation_arguments(*validation)
         fresh = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
@@ -157,14 +166,9 @@ class BaseMLP(BaseEstimator, ABC):
         sample_weight = check_weights(sample_weight, X)
         dtype = self._dtype(X, fresh)
         devices.check_ready(self.device, X, self.precision, dtype)
-        if fresh:  # should anything fail from here on, there is no network, rather than one for other classes
-            self.__dict__.pop("coefs_", None)
-        targets = self._encode(y, fresh=fresh, incremental=incremental)
-        sample_weight = self._class_weighted(targets, sample_weight)
-        validation = self._check_validation(*validation)
-        if sample_weight is not None and not sample_weight.all():
-            kept = sample_weight > 0  # a weight of 0 is a removed row also in the order and the sizes of batches
-            X, targets, sample_weight = X[kept], targets[kept], sample_weight[kept]
+        targets = self._encode(y, fresh=fresh, incremental=incremental, classes=classes)
+        validation = self._check_validation(*validation, dtype)
+        X, targets, sample_weight = _present(X, targets, sample_weight)
 
         units = [X.shape[1], *self._hidden_units(), self.n_outputs_]
         if fresh:
@@ -174,11 +178,12 @@ class BaseMLP(BaseEstimator, ABC):
                 f"`hidden_layer_sizes`, X and y ask for layers of {units} units, but the fitted network that "
                 f"{'partial_fit' if incremental else 'warm_start=True'} goes on with has {self._units()}."
             )
+        if self.early_stopping and self.solver != "lbfgs" and validation is None:
+            (X, targets, sample_weight), validation = solvers.split(self, X, targets, sample_weight)
+        X, targets, sample_weight = _present(X, targets, self._class_weighted(targets, sample_weight))
         if self.solver == "lbfgs":
-            solvers.fit_lbfgs(self, X, targets, sample_weight)
-        else:
-            solvers.fit_stochastic(self, X, targets, sample_weight, validation, incremental)
-        return self
+            return solvers.prepare_lbfgs(self, X, targets, sample_weight)
+        return solvers.prepare_stochastic(self, X, targets, sample_weight, validation, incremental)
 
     def _check_parameters(self, incremental: bool) -> None:
         for argument, accepted in self._names.items():
@@ -230,14 +235,21 @@ class BaseMLP(BaseEstimator, ABC):
                 f"{self.early_stopping!r} with solver={self.solver!r}."
             )
 
-    def _check_validation(self, X_val, y_val, sample_weight_val):
+    def _check_validation(self, X_val, y_val, sample_weight_val, dtype):
         """(X, targets, weights) of the explicit validation set, or None."""
         if X_val is None:
             return None
         X_val = check_features(self, X_val, reset=False, name="X_val")
         y_val = check_targets(y_val, X_val, self, numeric=self._numeric_targets, name="y_val")
+        check_fits(X_val, dtype, "X_val")
         targets = self._encode(y_val, fresh=False, incremental=True, name="y_val")
-        return X_val, targets, check_weights(sample_weight_val, X_val, "sample_weight_val")
+        X_val, targets, weights = _present(X_val, targets, check_weights(sample_weight_val, X_val, "sample_weight_val"))
+        if len(targets) < self._least_validation:
+            raise ValueError(
+                f"`X_val` and `y_val` must have at least {self._least_validation} rows whose weight is not 0; got "
+                f"{len(targets)}."
+            )
+        return X_val, targets, weights
 
     def _initialize(self, units: list[int], dtype) -> None:
         """Draw weights and biases as scikit-learn does: for one `random_state` both begin with the same network.
@@ -301,6 +313,14 @@ class BaseMLP(BaseEstimator, ABC):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _present(X, targets, sample_weight):
+    """Without rows of weight 0: they are removed rows also in the order and the sizes of batches."""
+    if sample_weight is None or sample_weight.all():
+        return X, targets, sample_weight
+    kept = sample_weight > 0
+    return X[kept], targets[kept], sample_weight[kept]
 
 
 def _check_memory(units: list[int]) -> None:

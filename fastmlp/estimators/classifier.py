@@ -10,6 +10,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
 
 from .. import losses
+from ..losses.base import log_softmax
 from .base import BaseMLP, has_epochs
 
 
@@ -237,23 +238,24 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 "class_weight='balanced' needs all rows at once and is not supported by partial_fit; pass a dict: "
                 "sklearn.utils.class_weight.compute_class_weight('balanced', classes=classes, y=y) computes it."
             )
-        self._check_parameters(incremental=True)
-        self._declare(y, classes)
-        return self._fit(X, y, sample_weight, incremental=True)
+        return self._fit(X, y, sample_weight, incremental=True, classes=classes)
 
-    def _declare(self, y, classes) -> None:
-        """Take `classes` of a first `partial_fit`, or compare them with the known ones."""
-        known = getattr(self, "classes_", None)
+    def _declare(self, y, *, fresh: bool, incremental: bool, classes) -> None:
+        """Take the classes of y, or those that a first `partial_fit` was given, or compare them with the known ones."""
+        multilabel = y.ndim == 2
         if classes is not None:
             classes = unique_labels(classes)
-            if known is not None and not np.array_equal(known, classes):
-                raise ValueError(f"`classes={classes}` is not the same as on last call to partial_fit, was: {known}")
-        if known is not None:
+            if not fresh and not np.array_equal(self.classes_, classes):
+                raise ValueError(
+                    f"`classes={classes}` is not the same as on last call to partial_fit, was: {self.classes_}"
+                )
+        if not fresh:
             return
-        multilabel = type_of_target(y).startswith("multilabel")
-        if classes is None and not multilabel:
-            raise ValueError("classes must be passed on the first call to partial_fit.")
-        self._set_classes(classes if classes is not None else np.arange(np.shape(y)[1]), multilabel)
+        if classes is None:
+            if incremental and not multilabel:
+                raise ValueError("classes must be passed on the first call to partial_fit.")
+            classes = np.arange(y.shape[1]) if multilabel else np.unique(y)
+        self._set_classes(classes, multilabel)
 
     def _set_classes(self, classes, multilabel: bool) -> None:
         self.classes_ = classes
@@ -261,13 +263,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self.out_activation_ = "logistic" if multilabel or len(classes) <= 2 else "softmax"
         self._multilabel = multilabel
 
-    def _encode(self, y, *, fresh, incremental, name="y"):
+    def _encode(self, y, *, fresh, incremental, name="y", classes=None):
         check_classification_targets(y)
         multilabel = y.ndim == 2
         if multilabel and type_of_target(y) != "multilabel-indicator":
             raise ValueError("Multioutput target data is not supported: y with several columns must hold 0 and 1 only.")
-        if not incremental and (fresh or not hasattr(self, "classes_")):
-            self._set_classes(np.arange(y.shape[1]) if multilabel else np.unique(y), multilabel)
+        self._declare(y, fresh=fresh, incremental=incremental, classes=classes)
         if multilabel != self._multilabel or (multilabel and y.shape[1] != self.n_outputs_):
             raise ValueError(f"y has shape {y.shape}, but the fitted classes_ are {self.classes_}.")
         if multilabel:
@@ -303,10 +304,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 weights = (counts.sum() / (np.count_nonzero(counts) * counts))[targets]
             weights[~np.isfinite(weights)] = 0.0
         else:
-            present, codes = np.unique(targets, return_inverse=True)
-            labels = self.classes_[present]
             try:
-                weights = compute_class_weight(self.class_weight, classes=labels, y=labels)[codes]
+                weights = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)[targets]
             except ValueError as error:
                 raise ValueError(f"`class_weight`={self.class_weight!r}: {error}") from None
         if not (np.isfinite(weights).all() and (weights >= 0).all()):
@@ -409,7 +408,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return np.hstack([1 - probabilities, probabilities])
 
     def predict_log_proba(self, X) -> np.ndarray:
-        """The logarithm of `predict_proba`, -inf where that is 0; parameters and errors are the same.
+        """The logarithm of `predict_proba`, exact also where that is 0 by rounding; parameters and errors are the same.
 
         Examples
         --------
@@ -419,8 +418,13 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         >>> classifier.predict_log_proba([[3.0]]).shape
         (1, 2)
         """
-        with np.errstate(divide="ignore"):
-            return np.log(self.predict_proba(X))
+        z = self._logits(X)
+        if self.out_activation_ == "softmax":
+            return log_softmax(z).astype(z.dtype)
+        if not self._multilabel and len(self.classes_) == 1:
+            return np.zeros_like(z)
+        ones = -np.logaddexp(0, -z)
+        return ones if self._multilabel else np.hstack([-np.logaddexp(0, z), ones])
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

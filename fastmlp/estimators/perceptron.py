@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .validation import check_finite, check_targets
+from .validation import check_finite, check_targets, refuse_dates, unless_it_fails
 
 
 class Perceptron(ClassifierMixin, BaseEstimator):
@@ -118,16 +118,17 @@ class Perceptron(ClassifierMixin, BaseEstimator):
         >>> perceptron.coef_.tolist(), perceptron.intercept_.tolist()
         ([[3.0, 2.0]], [-4.0])
         """
-        self._validate_params()
-        X = self._features(X, reset=True)
-        y = check_targets(y, X, self, numeric=False)
-        check_classification_targets(y)
-        if y.ndim != 1:
-            raise ValueError(f"y must have one column; got shape {y.shape}.")
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        k = len(self.classes_)
-        if k < 2:
-            raise ValueError(f"y must have at least two classes; got 1 class: {self.classes_[0]!r}.")
+        with unless_it_fails(self):
+            self._validate_params()
+            X = self._features(X, reset=True)
+            y = check_targets(y, X, self, numeric=False)
+            check_classification_targets(y)
+            if y.ndim != 1:
+                raise ValueError(f"y must have one column; got shape {y.shape}.")
+            self.classes_, codes = np.unique(y, return_inverse=True)
+            k = len(self.classes_)
+            if k < 2:
+                raise ValueError(f"y must have at least two classes; got 1 class: {self.classes_[0]!r}.")
         units = np.arange(k)[1:] if k == 2 else np.arange(k)
         T = np.where(codes[:, None] == units, 1.0, -1.0)
         W, b = np.zeros((len(units), X.shape[1])), np.zeros(len(units))
@@ -198,6 +199,7 @@ class Perceptron(ClassifierMixin, BaseEstimator):
         return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
 
     def _features(self, X, *, reset: bool) -> np.ndarray:
+        refuse_dates(X, "X")
         X = validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite=False)
         check_finite(X, "X", self)
         return X

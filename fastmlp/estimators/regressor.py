@@ -217,13 +217,20 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def _encode(self, y, *, fresh, incremental, name="y"):
-        n_outputs = y.shape[1] if y.ndim == 2 else 1
+    _least_validation = 2  # R^2 of one row is not defined
+
+    def _encode(self, y, *, fresh, incremental, name="y", classes=None):
+        n_outputs, output = y.shape[1] if y.ndim == 2 else 1, "exp" if self.loss == "poisson" else "identity"
+        if not fresh and output != self.out_activation_:
+            raise ValueError(
+                f"`loss`={self.loss!r} cannot go on with the fitted network, whose out_activation_ is "
+                f"{self.out_activation_!r}; fit a new one."
+            )
         if self.loss == "poisson" and (y < 0).any():
             where = tuple(np.argwhere(y < 0)[0])
             raise ValueError(f"`{name}` must be at least 0 for `loss`='poisson'; row {where[0]} holds {y[where]:g}.")
         if fresh:
-            self.n_outputs_, self.out_activation_ = n_outputs, "exp" if self.loss == "poisson" else "identity"
+            self.n_outputs_, self.out_activation_ = n_outputs, output
         elif n_outputs != self.n_outputs_:
             raise ValueError(f"{name} has {n_outputs} outputs, but the fitted network has {self.n_outputs_}.")
         return np.ascontiguousarray(y, dtype=np.float64)
@@ -279,4 +286,5 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
+        tags.target_tags.positive_only = self.loss == "poisson"
         return tags

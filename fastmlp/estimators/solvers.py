@@ -7,11 +7,13 @@ They set the fitted attributes of the estimator they are given. What a later `pa
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from .. import devices, optimizers
+from .._arrays import check_fits
 from ..errors import DivergenceError
 
 SOLVERS = ["lbfgs", "sgd", "adam"]
@@ -27,8 +29,8 @@ def forget(estimator) -> None:
     estimator._no_improvement_count = 0
 
 
-def fit_stochastic(estimator, X, targets, sample_weight, validation, incremental: bool) -> None:
-    """Train with "adam" or "sgd": one epoch if `incremental`, else until convergence, patience or `max_iter`.
+def prepare_stochastic(estimator, X, targets, sample_weight, validation, incremental: bool) -> Callable[[], None]:
+    """What trains with "adam" or "sgd": one epoch if `incremental`, else until convergence, patience or `max_iter`.
 
     Parameters
     ----------
@@ -38,21 +40,19 @@ def fit_stochastic(estimator, X, targets, sample_weight, validation, incremental
     targets : ndarray of shape (n_samples,) or (n_samples, n_outputs)
     sample_weight : ndarray of shape (n_samples,) or None
     validation : tuple of X, targets, sample_weight, or None
-        None splits it off if `early_stopping`.
+        For `early_stopping`.
     incremental : bool
         A call of `partial_fit`.
     """
     from ..training import Training
 
-    if estimator.early_stopping and validation is None:
-        (X, targets, sample_weight), validation = split(estimator, X, targets, sample_weight)
     _begin(estimator, incremental)
     optimizer = _optimizer(estimator)
     n_samples = X.shape[0]
     batch_size = _batch_size(estimator, n_samples)
     network, loss = estimator._network(), estimator._loss()
     epochs = 1 if incremental else estimator.max_iter
-    with Training(
+    training = Training(
         network,
         X,
         targets,
@@ -67,10 +67,17 @@ def fit_stochastic(estimator, X, targets, sample_weight, validation, incremental
         state=_state(estimator, optimizer),
         device=devices.choose(estimator.device, network.layers, X, batch_size, epochs, estimator.precision),
         precision=estimator.precision,
-    ) as training:
+    )
+    total_weight = n_samples if sample_weight is None else float(sample_weight.sum())
+    return lambda: _train(estimator, network, training, validation, epochs, incremental, total_weight, X)
+
+
+def _train(estimator, network, training, validation, epochs: int, incremental: bool, total_weight: float, X) -> None:
+    n_samples, n_batches = training.n_samples, training.steps_per_epoch
+    with training:
         best = training.snapshot() if validation is not None else None
-        n_batches = -(-n_samples // batch_size)
-        total_weight = n_samples if sample_weight is None else float(sample_weight.sum())
+        if validation is not None and estimator.t_:  # it goes on: other rows may have another record
+            estimator.best_validation_score_ = _validation_score(estimator, training, validation)
         squares = training.weight_squares()
         try:
             for _ in range(epochs):
@@ -89,25 +96,37 @@ def fit_stochastic(estimator, X, targets, sample_weight, validation, incremental
                         f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the optimization "
                         "hasn't converged yet.",
                         ConvergenceWarning,
-                        stacklevel=4,
+                        stacklevel=5,
                     )
+            if validation is not None and estimator.best_validation_score_ == -np.inf:
+                warnings.warn(
+                    "No validation score was a number, so the network is as it was before the fit: look at X_val and "
+                    "y_val, or at the learning rate.",
+                    ConvergenceWarning,
+                    stacklevel=5,
+                )
+        except DivergenceError:
+            check_fits(X, network.dtype)
+            raise
         finally:
             if best is not None:
                 training.restore(best)
             training.save_parameters()
             estimator._keep(network)
-            estimator._training_state = {"rule": optimizer.rule, **training.state}
+            estimator._training_state = {"rule": training.optimizer.rule, **training.state}
 
 
 def split(estimator, X, targets, sample_weight):
-    """The rows of training and of validation, stratified by class where there is one class a row."""
+    """The rows of training and of validation: stratified by class, where a row has one class and that is possible."""
     from sklearn.model_selection import train_test_split
 
-    rows = np.arange(X.shape[0])
-    stratify = targets if estimator._stratified() else None
-    fraction = estimator.validation_fraction
+    rows, fraction, seed = np.arange(X.shape[0]), estimator.validation_fraction, estimator._seed
     try:
-        train, held_out = train_test_split(rows, random_state=estimator._seed, test_size=fraction, stratify=stratify)
+        try:
+            stratify = targets if estimator._stratified() else None
+            train, held_out = train_test_split(rows, random_state=seed, test_size=fraction, stratify=stratify)
+        except ValueError:  # a class with a single row, or more classes than rows are held out
+            train, held_out = train_test_split(rows, random_state=seed, test_size=fraction)
     except ValueError as error:
         raise ValueError(f"`early_stopping` cannot hold out validation_fraction={fraction:g} of y: {error}") from error
     if len(held_out) < 2:
@@ -142,7 +161,7 @@ def _batch_size(estimator, n_samples: int) -> int:
         warnings.warn(
             f"Got `batch_size`={estimator.batch_size} larger than the sample size {n_samples}. It is going to be "
             "clipped.",
-            stacklevel=5,
+            stacklevel=6,
         )
     return int(min(estimator.batch_size, n_samples))
 
@@ -195,8 +214,7 @@ def _watch_loss(estimator) -> None:
 
 def _watch_validation(estimator, training, validation) -> bool:
     """Count the epochs that did not raise the validation score by `tol`; True if it is the best so far."""
-    X, targets, sample_weight = validation
-    score = float(estimator._score_logits(training.logits(X), targets, sample_weight))
+    score = _validation_score(estimator, training, validation)
     estimator.validation_scores_.append(score)
     if estimator.verbose:
         print(f"Validation score: {score:f}")
@@ -206,6 +224,11 @@ def _watch_validation(estimator, training, validation) -> bool:
         estimator.best_validation_score_ = score
         return True
     return False
+
+
+def _validation_score(estimator, training, validation) -> float:
+    X, targets, sample_weight = validation
+    return float(estimator._score_logits(training.logits(X), targets, sample_weight))
 
 
 def _patience_is_over(estimator) -> bool:
@@ -227,15 +250,27 @@ def _patience_is_over(estimator) -> bool:
     return not lower
 
 
-def fit_lbfgs(estimator, X, targets, sample_weight) -> None:
-    """Minimise the loss of all rows with SciPy's L-BFGS-B; arguments as for `fit_stochastic`."""
+def prepare_lbfgs(estimator, X, targets, sample_weight) -> Callable[[], None]:
+    """What minimises the loss of all rows with SciPy's L-BFGS-B; arguments as for `prepare_stochastic`."""
+    from ..gradients import FlatObjective
+
+    objective = FlatObjective(
+        estimator._network(),
+        X,
+        targets,
+        estimator._loss(),
+        sample_weight=sample_weight,
+        l2=estimator.alpha,
+        n_threads=estimator.n_threads,
+    )
+    return lambda: _minimise(estimator, objective, X.shape[0] if sample_weight is None else float(sample_weight.sum()))
+
+
+def _minimise(estimator, objective, total_weight: float) -> None:
     from scipy.optimize import minimize
     from sklearn.utils.optimize import _check_optimize_result
     from threadpoolctl import threadpool_limits
 
-    from ..gradients import FlatObjective
-
-    network = estimator._network()
     latest = theta = np.concatenate(
         [p.ravel() for pair in zip(estimator.coefs_, estimator.intercepts_, strict=True) for p in pair]
     ).astype(np.float64)
@@ -249,15 +284,6 @@ def fit_lbfgs(estimator, X, targets, sample_weight) -> None:
         if estimator.verbose:
             print(f"Iteration {n_iter}, loss = {intermediate_result.fun:.8f}")
 
-    objective = FlatObjective(
-        network,
-        X,
-        targets,
-        estimator._loss(),
-        sample_weight=sample_weight,
-        l2=estimator.alpha,
-        n_threads=estimator.n_threads,
-    )
     options = {"maxfun": estimator.max_fun, "maxiter": estimator.max_iter, "gtol": estimator.tol}
     try:
         # SciPy's own steps are short vectors: with BLAS threads that wait for each other on a busy machine, a fit of 84
@@ -277,8 +303,7 @@ def fit_lbfgs(estimator, X, targets, sample_weight) -> None:
             n_iter + 1,
         )
     estimator.n_iter_ = _check_optimize_result("lbfgs", result, estimator.max_iter)
-    rows = X.shape[0] if sample_weight is None else float(sample_weight.sum())
-    penalty = 0.5 * estimator.alpha * sum(float(np.vdot(coef, coef)) for coef in estimator.coefs_) / rows
+    penalty = 0.5 * estimator.alpha * sum(float(np.vdot(coef, coef)) for coef in estimator.coefs_) / total_weight
     estimator.loss_ = estimator._reported(float(result.fun) - penalty) + penalty
 
 

@@ -5,6 +5,8 @@ scikit-learn's own checks do the work (names of features, dtypes, shapes, contai
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.utils.validation import (
@@ -19,6 +21,18 @@ from sklearn.utils.validation import (
 # uint8 stays as it is: images are cast while the rows of a batch are gathered, at an eighth of float64's memory
 DTYPES = (np.float64, np.float32, np.uint8)
 _BLOCK = 4096  # rows searched at a time for the position of a bad value
+
+
+@contextmanager
+def unless_it_fails(estimator):
+    """What is set in the estimator within it stays set, unless there is an exception: then it is as it was."""
+    before = estimator.__dict__.copy()
+    try:
+        yield
+    except BaseException:
+        estimator.__dict__.clear()
+        estimator.__dict__.update(before)
+        raise
 
 
 def check_features(estimator, X, *, reset: bool, name: str = "X", dtypes=DTYPES):
@@ -48,6 +62,7 @@ def check_features(estimator, X, *, reset: bool, name: str = "X", dtypes=DTYPES)
     """
     if not reset and _is_ready(estimator, X):
         return X
+    refuse_dates(X, name)
     try:
         X = validate_data(
             estimator, X, reset=reset, accept_sparse="csr", dtype=dtypes, order="C", ensure_all_finite=False
@@ -56,8 +71,9 @@ def check_features(estimator, X, *, reset: bool, name: str = "X", dtypes=DTYPES)
         if (column := _column_without_numbers(X)) is None:
             raise
         raise ValueError(f"`{name}` must hold numbers; {column}. Encode it first, or leave it out.") from error
-    if issparse(X) and X.dtype == np.uint8:
-        X = X.astype(np.float32)
+    if issparse(X):
+        X = X.astype(np.float32) if X.dtype == np.uint8 else X
+        X.check_format(full_check=True)  # products go where the indices say
     check_finite(X, name, estimator)
     return X
 
@@ -81,17 +97,38 @@ def _is_ready(estimator, X) -> bool:
 
 def _column_without_numbers(X) -> str | None:
     """The first column of a data frame that cannot become floats, with its dtype and why; None if all can."""
-    columns = getattr(X, "columns", [])
-    if len(set(columns)) == len(columns):
-        for column in columns:
-            values, what = np.asarray(X[column]), f"column {str(column)!r} has dtype {X[column].dtype}"
-            if values.dtype.kind in "mM":
-                return what
-            try:
-                values.astype(np.float64)
-            except (ValueError, TypeError) as error:
-                return f"{what} ({error})"
+    for column, values in _columns(X):
+        try:
+            values.astype(np.float64)
+        except (ValueError, TypeError) as error:
+            return f"column {str(column)!r} has dtype {X[column].dtype} ({error})"
     return None
+
+
+def _columns(frame) -> list[tuple]:
+    """The columns of a data frame and their values; nothing for what is none, or of a kind that is not known."""
+    try:
+        columns = list(frame.columns)
+        return [(c, np.asarray(frame[c])) for c in columns] if len(set(columns)) == len(columns) else []
+    except Exception:  # whatever somebody's class raises
+        return []
+
+
+def refuse_dates(X, name: str) -> None:
+    """ValueError where X, an array or a data frame, holds dates or times, whose numbers depend on their unit."""
+    try:
+        first = X[:0]
+        if hasattr(first, "columns"):
+            kinds = {f"column {str(column)!r}": values.dtype.kind for column, values in _columns(first)}
+        else:
+            kinds = {"it": np.asarray(first).dtype.kind if hasattr(first, "dtype") else ""}
+    except Exception:  # of another kind than arrays and frames: what comes next looks at it
+        return
+    dates = [what for what, kind in kinds.items() if kind in ("m", "M")]
+    if dates:
+        raise ValueError(
+            f"`{name}` must hold numbers; {dates[0]} holds dates or times. Encode them first, or leave them out."
+        )
 
 
 def check_targets(y, X, estimator, *, numeric: bool, name: str = "y") -> np.ndarray:
@@ -109,6 +146,8 @@ def check_targets(y, X, estimator, *, numeric: bool, name: str = "y") -> np.ndar
     name : str
         The argument that messages name.
     """
+    if numeric:
+        refuse_dates(y, name)
     if y is None:
         raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target {name} is None.")
     y = check_array(
@@ -135,7 +174,7 @@ def _check_labels(y, name: str) -> None:
     """Raise where a label of objects is missing, and where texts and others are mixed, which have no order."""
     kinds = set()
     for i, label in enumerate(y.ravel()):
-        kind = type(label).__name__
+        kind = "str" if isinstance(label, str) else type(label).__name__  # NumPy's strings are strings
         if kind in ("NoneType", "NAType"):  # None, pandas.NA
             raise ValueError(f"`{name}` must hold a label in every row; row {i * len(y) // y.size} holds {label}.")
         if label == label:  # not NaN, which `check_finite` finds

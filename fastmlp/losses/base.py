@@ -58,6 +58,10 @@ class Loss:
         """Where finite targets are outside what the loss takes."""
         return (y < 0) | (y > 1) if self.classification else np.zeros(y.shape, bool)
 
+    def as_narrow(self, y: np.ndarray, groups=None) -> np.ndarray:
+        """Targets that mean the same to this loss and keep their differences in float32, where it can tell."""
+        return y
+
     def best_class(self, logits: np.ndarray) -> np.ndarray:
         """The likeliest class of each row, (n,), where the targets are codes."""
         return logits.argmax(axis=1)
@@ -129,6 +133,15 @@ class Loss:
         else:
             right = ((logits > 0) == (targets.reshape(logits.shape) > 0.5)).all(axis=1)
         return float(np.average(right, weights=sample_weight))
+
+
+def numbered(y: np.ndarray) -> np.ndarray:
+    """The numbers of labels, or of relevances, of which only the order counts.
+
+    >>> numbered(np.array([[2**40], [2**40 + 1], [7]])).tolist()
+    [[1], [2], [0]]
+    """
+    return np.unique(y, return_inverse=True)[1].reshape(y.shape)
 
 
 def dense_targets(targets: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

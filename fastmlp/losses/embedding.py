@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import configs
 from ..errors import check_range
-from .base import Loss
+from .base import Loss, numbered
 
 BLOCK = 1024  # rows that an evaluation takes for a batch
 
@@ -26,6 +26,9 @@ class _AcrossRows(Loss):
 
     def bad_targets(self, y, n_outputs):
         return y != np.floor(y)
+
+    def as_narrow(self, y, groups=None):
+        return numbered(y)
 
     def output(self, logits):
         return logits

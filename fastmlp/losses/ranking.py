@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .base import Loss
+from .base import Loss, numbered
 
 
 def rows_of_queries(groups: np.ndarray) -> list[np.ndarray]:
@@ -87,6 +87,9 @@ class RankNet(_OfQueries):
     name: ClassVar[str] = "ranknet"
     across: ClassVar = ("ranknet",)
 
+    def as_narrow(self, y, groups=None):
+        return numbered(y)
+
     def row_weights(self, targets, groups):
         """1 / number of pairs of the row's query; 0 where there are none."""
         y, weights = np.asarray(targets).reshape(-1), np.zeros(len(groups))
@@ -131,6 +134,14 @@ class ListNet(_OfQueries):
     name: ClassVar[str] = "listnet"
     across: ClassVar = ("listnet",)
 
+    def as_narrow(self, y, groups=None):
+        """Less the largest of its query, which is as good."""
+        y = y.astype(np.float64)
+        for own in rows_of_queries(np.zeros(len(y)) if groups is None else groups):
+            y[own] -= y[own].max()
+        return y
+
     def _query(self, z, y):
+        y = y - y.max()
         log_q, p = z - np.logaddexp.reduce(z), np.exp(y - np.logaddexp.reduce(y))
         return -p * log_q, np.exp(log_q) - p
