@@ -38,6 +38,7 @@ def numpy_forward(
         return forward(layers, arrays, X if is_sparse(X) else np.asarray(X, dtype), dtype)
 
 
+_LEFT_OUT = (Dropout, *AUGMENTATIONS)  # of a prediction
 # Below this many multiply-adds NumPy predicts sooner than workers start, and needs no kernels
 FEW = 2_000_000
 
@@ -53,12 +54,11 @@ def is_few(X, n_weights: int, units: int) -> bool:
 
 
 class Passed(NamedTuple):
-    """A layer that a value went through, with the values before it and after it, and that of the other branch."""
+    """A layer that a value goes through, with the value before it, and that of the other branch."""
 
     name: str
     layer: Layer | Mark
     z: np.ndarray
-    a: np.ndarray
     skip: np.ndarray | None
 
 
@@ -66,11 +66,12 @@ def forward(layers, arrays: dict[str, np.ndarray], value, dtype: np.dtype, passe
     """The same for whatever acts as an array of this dtype does: `onnx_export` notes down what happens to one. Where
     there is a list, each layer is appended to it.
     """
-    skips = []
+    skips, sparse = [], is_sparse(value)
     for name, layer in layers:
-        if not isinstance(layer, (Dense, Dropout, *AUGMENTATIONS)):
-            value = _dense(value, dtype)
-        z, skip = value, skips[-1] if skips else None
+        if sparse and not isinstance(layer, _LEFT_OUT):  # a Dense takes it, and is the end of it
+            value, sparse = value if isinstance(layer, Dense) else _dense(value, dtype), False
+        if passed is not None:
+            passed.append(Passed(name, layer, value, skips[-1] if skips else None))
         if isinstance(layer, Dense):
             value = (value @ arrays[f"{name}.weight"]).astype(dtype, copy=False)
             if layer.use_bias:
@@ -87,10 +88,8 @@ def forward(layers, arrays: dict[str, np.ndarray], value, dtype: np.dtype, passe
             value = value * skips.pop()
         elif isinstance(layer, Join):
             value = value + skips.pop()
-        elif not isinstance(layer, (Dropout, *AUGMENTATIONS)):
+        elif not isinstance(layer, _LEFT_OUT):
             value = layer.forward(value, _own(name, layer, arrays, value))
-        if passed is not None:
-            passed.append(Passed(name, layer, z, value, skip))
     return _dense(value, dtype)
 
 
@@ -107,13 +106,13 @@ def input_gradients(
     passed: list[Passed] = []
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         z = forward(layers, arrays, X if is_sparse(X) else np.asarray(X, dtype), dtype, passed)
-        return backward(passed, arrays, of_logits(z), dtype)
+        return backward(passed, arrays, z, of_logits(z), dtype)
 
 
-def backward(passed: list[Passed], arrays: dict[str, np.ndarray], g: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The gradient with respect to the input, from g, that with respect to the output of the last layer passed."""
+def backward(passed: list[Passed], arrays: dict[str, np.ndarray], a, g, dtype: np.dtype) -> np.ndarray:
+    """The gradient with respect to the input, from g, that with respect to a, the output of the last layer passed."""
     skips = []
-    for name, layer, z, a, skip in reversed(passed):
+    for name, layer, z, skip in reversed(passed):
         if isinstance(layer, Dense):
             g = g @ arrays[f"{name}.weight"].T
         elif isinstance(layer, Activation):
@@ -131,9 +130,9 @@ def backward(passed: list[Passed], arrays: dict[str, np.ndarray], g: np.ndarray,
             g, skips[-1] = skips[-1], g
         elif isinstance(layer, Fork):
             g = g + skips.pop()
-        elif not isinstance(layer, (Dropout, *AUGMENTATIONS)):
+        elif not isinstance(layer, _LEFT_OUT):
             g = layer.backward(z, _own(name, layer, arrays, z), g)
-        g = g.astype(dtype, copy=False)
+        g, a = g.astype(dtype, copy=False), z
     return g
 
 

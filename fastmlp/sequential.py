@@ -78,6 +78,7 @@ class Sequential:
         self.dtype = np.dtype(name)
         self.layers = layers
         self._flat = tuple(named(layers))
+        self._first_units = next(layer.units for _, layer in self._flat if isinstance(layer, Dense))
         self._loss = None
         self.n_features = None
         self._arrays: dict[str, np.ndarray] = {}
@@ -438,8 +439,7 @@ class Sequential:
         return logits
 
     def _logits(self, X, n_threads: int | None) -> np.ndarray:
-        first = next(layer.units for _, layer in self._flat if isinstance(layer, Dense))
-        if is_few(X, sum([a.size for a in self._arrays.values()]), first):
+        if is_few(X, sum([a.size for a in self._arrays.values()]), self._first_units):
             return numpy_forward(self._flat, self._arrays, X, self.dtype)
         from .evaluation import Evaluation
 
