@@ -51,6 +51,8 @@ def signature(cls) -> str:
     """ "Huber(delta=1.0)": what a person sets."""
     words = []
     for p in inspect.signature(cls).parameters.values():
+        if p.kind is p.KEYWORD_ONLY and not any(word.startswith("*") for word in words):
+            words.append("*")
         words.append(("*" if p.kind is p.VAR_POSITIONAL else "") + p.name)
         words[-1] += "" if p.default is p.empty else f"={p.default!r}"
     return f"{cls.__name__}({', '.join(words)})"
@@ -154,21 +156,27 @@ their loss is the mean over queries.""",
     "optimizers": (
         optimizers,
         """`Sequential.fit(optimizer=...)` takes the name or the object. p is a parameter and W a weight, g its
-gradient, t the number of the step, lr the learning rate: a number or a [schedule](schedules.md).""",
+gradient, t the number of the step, lr the learning rate: a number or a [schedule](schedules.md). Each also takes
+`clip_value`, a bound of each component of g; `clip_norm`, a bound of the norm of all gradients together; and
+`ema_decay`, with which the fit ends with a moving average of the parameters.""",
     ),
     "schedules": (
         schedules,
         """An optimiser takes one as its `learning_rate`: `Adam(CosineDecay(1e-3, epochs=20))`. t counts steps from 0; L
-is the length in steps, given as `steps` or `epochs`.""",
+is the length in steps, given as `steps` or `epochs`. `momentum`, `beta_1`, `beta_2`, `weight_decay`, `clip_value` and
+`clip_norm` of an optimiser and the rate of a `Dropout` take one, too: its "learning rate" is that number then.""",
     ),
     "layers": (
         layers,
-        "What a `Sequential` is made of, besides the [activations](activations.md).",
+        """What a `Sequential` is made of, besides the [activations](activations.md). `pre_norm_block(units, *,
+expansion=4, activation=None, dropout=0.0, drop_rate=0.0, last_initializer="zeros")` is a `Residual` as transformers
+have it.""",
     ),
     "initializers": (
         initializers_,
         """For `Dense(kernel_initializer=..., bias_initializer=...)`. "auto" is what suits the activation behind the
-layer; without one it is "glorot_uniform".""",
+layer; without one it is "glorot_uniform". The objects are in `fastmlp.initializers`, where `Scaled` multiplies any of
+them (`fastmlp.Constant` is a schedule).""",
     ),
     "callbacks": (
         callbacks,

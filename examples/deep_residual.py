@@ -1,4 +1,5 @@
-"""Forty layers deep: residual blocks (pre-norm, GELU, expansion 4) learn sooner and better than the same plain layers.
+"""Forty layers deep: residual blocks (pre-norm, GELU, expansion 4) learn sooner and better than plain layers of the
+same widths.
 
 The digits are scikit-learn's, which come with it: no download is needed.
 """

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from fastmlp import BatchNorm, Dense, ReLU, Rescaling, Sequential, export_onnx
+from fastmlp import BatchNorm, Dense, ReLU, Sequential, export_onnx
 from fastmlp.datasets import load_digits
 
 (X, y), (X_test, y_test) = load_digits()
-model = Sequential(Rescaling(1 / 16), Dense(64), BatchNorm(), ReLU(), Dense(10))
+model = Sequential(Dense(64), BatchNorm(), ReLU(), Dense(10))
 model.fit(X, y, loss="softmax_cross_entropy", epochs=20, verbose=0)
 
 with tempfile.TemporaryDirectory() as folder:

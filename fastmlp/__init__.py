@@ -9,12 +9,12 @@ The way of the data, and where to find it::
              or on an NVIDIA GPU, where that is asked for                           (cuda/, devices.py)
          --> history, fitted parameters
 
-Declarations: `layers`, `augmentation`, `activations`, `losses`, `optimizers`, `schedules`, `initializers`; to add an
-activation, add a class in `activations.py` (a user's own are `CustomActivation` and `CustomLoss`). Around a fit:
-`epochs`, `callbacks`, `backup`, `progress`, `history`; before and after it: `rate_test`, `diagnosis`. Files:
-`serialization` and `model_file` for models and `onnx_export` for other programs, `datasets`, `tables` and
-`preprocessing` for data, which the command line (`cli`, `commands`) uses. Names below are imported on first use, so
-that `import fastmlp` costs nothing.
+Declarations: `layers`, `normalization`, `augmentation`, `activations`, `losses`, `optimizers`, `schedules`,
+`initializers`; to add an activation, add a class in `activations.py` (a user's own are `CustomActivation` and
+`CustomLoss`). Around a fit: `epochs`, `callbacks`, `backup`, `progress`, `history`; before and after it: `rate_test`,
+`diagnosis`. Files: `serialization` and `model_file` for models and `onnx_export` for other programs, `datasets`,
+`tables` and `preprocessing` for data, which the command line (`cli`, `commands`) uses. Names below are imported on
+first use, so that `import fastmlp` costs nothing.
 """
 
 from importlib import import_module

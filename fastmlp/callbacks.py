@@ -274,9 +274,10 @@ class ReduceLROnPlateau(_Watching):
 class GradientNorms(Callback):
     """Add the norm of each layer's weight gradient to every epoch's metrics: "gradient_norm_dense_0", and so on.
 
-    The norm is Euclidean, of the loss's gradient by the weights W of a layer, after the epoch, without dropout and
-    penalties. It is that of the mean loss over one batch, the same in each epoch: rows spread evenly over the training
-    data. Norms that fall from layer to layer towards the first one show that gradients vanish.
+    The norm is Euclidean, of the loss's gradient by the weights W of a layer, after the epoch, with the layers'
+    penalties and without dropout and augmentation. It is that of the mean loss over one batch, the same in each epoch:
+    rows spread evenly over the training data. Norms that fall from layer to layer towards the first one show that
+    gradients vanish.
 
     Parameters
     ----------

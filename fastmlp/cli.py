@@ -82,12 +82,12 @@ def _add_train(commands) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(command=_command("train"))
-    parser.add_argument("data", help="mnist, digits, or a table: .csv, .csv.gz, .tsv or .parquet")
+    parser.add_argument("data", help="mnist, digits, or a table: .csv, .tsv (.gz too) or .parquet")
     network = parser.add_argument_group("network and training")
     network.add_argument("--hidden", type=_widths, default=(128, 64), metavar="N,N", help="widths, or none (128,64)")
     network.add_argument("--epochs", type=_at_least(1), help="10 for images; at most 100, stopped early, for tables")
     network.add_argument(
-        "--batch-size", type=_at_least(1), metavar="N", help="rows per step (128, or a tenth of few rows)"
+        "--batch-size", type=_at_least(1), metavar="N", help="rows per step (a tenth of the rows, 8 to 128)"
     )
     network.add_argument("--learning-rate", type=_positive, default=1e-3, metavar="X", help="Adam's (0.001)")
     network.add_argument("--seed", type=_at_least(0), default=0, help="equal seeds give equal models (0)")
@@ -96,10 +96,10 @@ def _add_train(commands) -> None:
     network.add_argument(
         "--device", choices=DEVICES, default="cpu", help="an NVIDIA GPU with cuda; see docs/cuda.md (cpu)"
     )
-    network.add_argument("--precision", choices=PRECISIONS, help="of a GPU's products; that of --dtype, if not given")
+    network.add_argument("--precision", choices=PRECISIONS, help="of a GPU's matrix products (that of --dtype)")
     network.add_argument("--save", metavar="FILE", help="write the model, also after Ctrl-C: model.safetensors")
     network.add_argument("--backup", metavar="FILE", help="back up while training; if stopped, go on from there")
-    network.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    network.add_argument("--quiet", action="store_true", help="no progress bar")
     table = parser.add_argument_group("tables")
     table.add_argument("--target", metavar="COLUMN", help="the column to learn")
     table.add_argument("--task", choices=("auto", "classification", "regression"), default="auto")

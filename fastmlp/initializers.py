@@ -6,9 +6,9 @@
 | uniform | `Uniform(0.05)` | U(-0.05, 0.05) | Keras's default range |
 | normal | `Normal(0.05)` | N(0, 0.05^2) | Keras's default scale |
 | truncated_normal | `TruncatedNormal(0.05)` | the same, drawn again beyond two deviations | Keras's default |
-| lecun_uniform, lecun_normal | `VarianceScaling(1.0, "fan_in", ...)` | variance 1 / fan_in | LeCun et al., 1998 |
-| glorot_uniform, glorot_normal | `VarianceScaling(1.0, "fan_avg", ...)` | 2 / (fan_in + fan_out) | Glorot et al. 2010 |
-| he_uniform, he_normal | `VarianceScaling(2.0, "fan_in", ...)` | variance 2 / fan_in | He et al., 2015 |
+| lecun_uniform, lecun_normal | `VarianceScaling(1.0, "fan_in")` | variance 1 / fan_in | LeCun et al., 1998 |
+| glorot_uniform, glorot_normal | `VarianceScaling(1.0, "fan_avg")` | 2 / (fan_in + fan_out) | Glorot and Bengio, 2010 |
+| he_uniform, he_normal | `VarianceScaling(2.0, "fan_in")` | variance 2 / fan_in | He et al., 2015 |
 | orthogonal | `Orthogonal(1.0)` | uniform over orthogonal matrices | Saxe et al., 2014 |
 
 `Scaled` multiplies any of them: `Scaled("he_normal", 1 / math.sqrt(depth))` keeps a residual sum of `depth` branches

@@ -30,8 +30,8 @@ class Dense:
     use_bias : bool
         Without it b = 0 and is not a parameter.
     kernel_initializer : str or Initializer
-        A name or an object of `fastmlp.initializers`; "auto" is "he_uniform" before a ReLU and "glorot_uniform"
-        otherwise.
+        A name or an object of `fastmlp.initializers`; "auto" is that of the activation which follows, past norms and
+        dropout (docs/activations.md): "he_uniform" before ReLU and its kin, "glorot_uniform" where none follows.
     bias_initializer : str or Initializer
         A name or an object, as above, without "auto".
     l1, l2 : float
@@ -189,8 +189,9 @@ class Softmax:
 class Residual:
     """a = x + f(x), where f is a stack of layers as wide at its end as at its start (He et al., 2016).
 
-    With a `drop_rate` (stochastic depth, Huang et al., 2016), training leaves the branch out row by row: f(x) counts as
-    0 with that probability, else as f(x) / (1 - drop_rate); a prediction keeps all.
+    With a `drop_rate` (stochastic depth, after Huang et al., 2016, who leave it out for whole batches), training
+    leaves the branch out row by row: f(x) counts as 0 with that probability, else as f(x) / (1 - drop_rate); a
+    prediction keeps all.
 
     When to use: more than a few hidden layers; see `pre_norm_block`.
 
@@ -332,6 +333,7 @@ class PReLU:
 
     initial: float = 0.25
     prefix: ClassVar[str] = "prelu"
+    default_initializer: ClassVar[str] = "he_uniform"
 
     def __post_init__(self):
         check_range("initial", self.initial, float("-inf"), float("inf"), low_open=True)

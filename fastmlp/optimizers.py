@@ -35,10 +35,10 @@ class Optimizer:
         min(1, c / (|g| + 1e-6)), |g| its Euclidean norm (PyTorch's `clip_grad_norm_`; Pascanu et al., 2013). Not with
         `clip_value`.
     ema_decay : float, optional
-        d, in [0, 1): the fit leaves the model with an exponential moving average of its parameters, whose shares fall
-        by d with each step back: a += (1 - d) / (1 - d^t) (p - a) after step t. Divided so, the initial parameters have
-        no share (Polyak and Juditsky, 1992; the correction is Adam's). The steps themselves do not see it; metrics
-        of validation data do.
+        d, in [0, 1): the fit leaves the model with an exponential moving average of its parameters: those of a step
+        count d times as much as those of the step after it, a += (1 - d) / (1 - d^t) (p - a) after step t. The division
+        takes away the influence of the initial parameters, as Adam's correction does (after Polyak and Juditsky, 1992,
+        whose average is uniform). The steps themselves do not see it; metrics of validation data do.
     """
 
     name: ClassVar[str] = ""
@@ -111,7 +111,7 @@ class SGD(Optimizer):
     momentum : float or Schedule
         mu, in [0, 1).
     nesterov : bool
-        Nesterov's accelerated gradient in the form of Sutskever et al., 2013.
+        Nesterov's accelerated gradient (Sutskever et al., 2013), written for the gradient at p (Bengio et al., 2013).
     clip_value, clip_norm, ema_decay : float, optional
         Bounds of the gradient, by component or by norm, and a moving average of the parameters: see `Optimizer`.
 

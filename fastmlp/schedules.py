@@ -178,7 +178,8 @@ class InverseScaling(_Timed):
     learning_rate : float
         Of the first step, at least 0.
     power : float
-        At least 0; 1/2 is the rate of the theory of convex problems (Robbins and Monro, 1951; Bottou, 2012).
+        At least 0; 1/2 suits convex problems (Zinkevich, 2003), between 1/2 and 1 the steps become small enough to
+        settle (Robbins and Monro, 1951).
     steps, epochs : int, float
         L; one of them.
 

@@ -458,7 +458,7 @@ class Sequential:
             Rows of finite numbers; not changed.
         layer : int or str
             Its index in `layers` (negative: from the end), or its name as `summary` prints it, such as "dense_1" or
-            "ReLU()"; a name that occurs twice is refused, and so is a layer inside a `Residual`.
+            "ReLU()", unless it occurs twice. A `Residual` or a gated layer by its index; those within it have none.
 
         Raises
         ------
@@ -585,8 +585,8 @@ class Sequential:
         return z if self.loss is None else self.loss.output(z)
 
     def evaluate(self, X, y, sample_weight=None, n_threads: int | None = None, *, groups=None) -> dict[str, float]:
-        """{"loss": ..., "accuracy": ...} on these rows: the loss with the layers' penalties, accuracy for
-        classification only: the share of rows that are right, with several labels those of which all are.
+        """{"loss": ..., "accuracy": ...} on these rows: the loss with the layers' penalties and, for classification,
+        the share of rows predicted rightly. With several labels, a row is right if all its labels are.
 
         Parameters
         ----------
@@ -872,7 +872,7 @@ def _initial(name: str, layer: Dense, after: Layer | None, shapes: dict, rng) ->
     """The first parameters of a Dense, in float64; "auto" asks the activation that follows, past norms and dropout."""
     kind = layer.kernel_initializer
     if kind == "auto":
-        kind = after.default_initializer if isinstance(after, Activation) else "glorot_uniform"
+        kind = getattr(after, "default_initializer", "glorot_uniform")
     fan_in, fan_out = shapes[f"{name}.weight"]
     arrays = {f"{name}.weight": initializers.initialize(kind, rng, fan_in, fan_out)}
     if layer.use_bias:

@@ -103,7 +103,8 @@ class BaseMLP(BaseEstimator, ABC):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            float32, float64 and uint8 are taken as they are, CSR too; C order saves a copy.
+            float32, float64 and uint8 are taken as they are, CSR too; C order saves a copy. The network is of float32
+            for X of float32 and uint8, else of float64, which takes twice the time.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Labels, or an indicator matrix of labels (classifier); numbers (regressor).
         sample_weight : array-like of shape (n_samples,), default=None

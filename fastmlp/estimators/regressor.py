@@ -61,13 +61,13 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Stop when the score on validation data stops improving, and keep the best network. The data are
         `validation_fraction` of the rows, or `X_val` and `y_val` of `fit`. Not for 'lbfgs'.
     validation_fraction : float, default=0.1
-        Share of the rows that `early_stopping` takes for validation, in [0, 1).
+        Share of the rows that `early_stopping` takes for validation, in (0, 1).
     beta_1, beta_2 : float, default=0.9 and 0.999
         Decay of Adam's moments, in [0, 1).
     epsilon : float, default=1e-8
-        Adam's, above 0: added outside the root of the corrected second moment, as PyTorch does.
+        Adam's, at least 1e-30: added outside the root of the corrected second moment, as PyTorch does.
     n_iter_no_change : int, default=10
-        Epochs without improvement after which training stops; np.inf never stops.
+        Training stops after one more epoch than this without improvement, as scikit-learn's; np.inf never stops.
     max_fun : int, default=15000
         Loss evaluations of 'lbfgs' at most.
     n_threads : int or None, default=None
@@ -87,7 +87,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         they are, so they may be changed.
     loss_, best_loss_ : float
         The last and the smallest loss: half the squared error, the mean over rows and outputs as scikit-learn reports
-        it, plus the L2 penalty. `best_loss_` is None with `early_stopping`.
+        it (the Poisson loss: the mean over rows of the sum over outputs), plus the L2 penalty. `best_loss_` is None
+        with `early_stopping`. 'lbfgs' leaves `loss_` only.
     loss_curve_ : list of float
         The loss of each epoch.
     validation_scores_ : list of float or None
@@ -99,7 +100,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     n_layers_, n_outputs_ : int
         Layers, the input's among them, and units of the last.
     out_activation_ : str
-        'identity'.
+        'identity', or 'exp' with `loss='poisson'`.
     n_features_in_ : int
         Columns of X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
