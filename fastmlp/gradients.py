@@ -36,33 +36,20 @@ class FlatObjective:
         options = {"batch_size": X.shape[0], "shuffle": False, "sample_weight": sample_weight, "n_threads": n_threads}
         options["study"] = True
         self._training = Training(model, X, y, loss=loss, optimizer=_RULE, l2=l2, **options)
-        self._model, self._l2 = model, l2
+        self._places, self._l2 = self._training.executor.places(), l2
         self._total = X.shape[0] if sample_weight is None else float(np.sum(sample_weight, dtype=np.float64))
 
-    @property
-    def theta(self) -> np.ndarray:
-        """The model's parameters as one vector."""
-        return np.concatenate([a.ravel() for a in self._model._arrays.values()]).astype(np.float64)
-
-    def set_theta(self, theta: np.ndarray) -> None:
-        """Set the model's parameters."""
-        at, arrays = 0, {}
-        for name, array in self._model._arrays.items():
-            arrays[name] = theta[at : at + array.size].reshape(array.shape).astype(self._model.dtype)
-            at += array.size
-        self._model._arrays = arrays
-
     def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
-        self.set_theta(theta)
         training = self._training
+        training.executor.parameters[self._places] = theta
+        training.executor.refresh()
         try:
             loss = float(training.run(1)[0])
         except DivergenceError:
             return np.inf, np.zeros_like(theta, np.float64)
         if self._l2:
             loss += 0.5 * self._l2 / self._total * training.weight_squares()
-        gradient = np.concatenate([g.ravel() for g in training.gradient().values()])
-        return loss, gradient.astype(np.float64)
+        return loss, training.executor.slots[0][self._places].astype(np.float64)
 
     def close(self) -> None:
         """Let the worker threads end."""

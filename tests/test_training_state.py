@@ -96,10 +96,14 @@ def test_flat_objective_against_the_twin(case):
     try:
         for _ in range(2):
             loss, gradient = objective(theta)
+            parts = np.split(theta.astype(case.dtype), np.cumsum([p.size for p in model.parameters.values()])[:-1])
+            parameters = {
+                name: part.reshape(p.shape) for (name, p), part in zip(model.parameters.items(), parts, strict=True)
+            }
             data_loss, expected = reference.loss_and_gradients(
-                model.layers, model.parameters, X, as_targets(case, y), case.loss, weights, case.l2
+                model.layers, parameters, X, as_targets(case, y), case.loss, weights, case.l2
             )
-            squares = sum((p.astype(float) ** 2).sum() for name, p in model.parameters.items() if "weight" in name)
+            squares = sum((p.astype(float) ** 2).sum() for name, p in parameters.items() if "weight" in name)
             total = case.n if weights is None else weights.sum()
             tolerance = 1e-9 if case.dtype == "float64" else 2e-4
             np.testing.assert_allclose(loss, data_loss + 0.5 * case.l2 / total * squares, rtol=tolerance, atol=1e-7)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..plan import Plan
@@ -26,6 +28,15 @@ class NamedParameters:
         """Write named arrays into a vector laid out like `parameters`."""
         for p in self.plan.parameters:
             p.matrix.pack(arrays[p.name].reshape((1, *p.shape)[-2:]), p.matrix.within(vector))
+
+    def places(self) -> np.ndarray:
+        """Where the numbers of all parameters, in their order and raveled, lie in the vector."""
+        sizes = [math.prod(p.shape) for p in self.plan.parameters]
+        numbers = np.split(np.arange(1, 1 + sum(sizes)), np.cumsum(sizes)[:-1])  # padding is 0
+        vector = np.zeros(self.plan.sizes["parameters"] // self.plan.item, np.int64)
+        self.pack_into(vector, {p.name: of for p, of in zip(self.plan.parameters, numbers, strict=True)})
+        found = np.flatnonzero(vector)
+        return found[np.argsort(vector[found])]
 
     def refresh(self) -> None:
         """Take note that parameters or slots were written from outside: their transposed copies follow."""

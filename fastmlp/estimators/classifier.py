@@ -247,8 +247,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         """Take the classes of y, or those that a first `partial_fit` was given, or compare them with the known ones."""
         multilabel = y.ndim == 2
         if classes is not None:
+            known = None if fresh else self.classes_
+            if known is not None and np.array_equal(known, classes):  # the usual case of a stream
+                return
             classes = unique_labels(classes)
-            if not fresh and not np.array_equal(self.classes_, classes):
+            if known is not None and not np.array_equal(known, classes):
                 raise ValueError(
                     f"`classes={classes}` is not the same as on last call to partial_fit, was: {self.classes_}"
                 )
@@ -267,8 +270,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self._multilabel = multilabel
 
     def _encode(self, y, *, fresh, incremental, name="y", classes=None):
-        check_classification_targets(y)
         multilabel = y.ndim == 2
+        if fresh or multilabel:
+            check_classification_targets(y)
         if multilabel and type_of_target(y) != "multilabel-indicator":
             raise ValueError("Multioutput target data is not supported: y with several columns must hold 0 and 1 only.")
         self._declare(y, fresh=fresh, incremental=incremental, classes=classes)
@@ -283,6 +287,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def _check_known(self, seen, all_of_them: bool, name: str) -> None:
         unseen = seen[~np.isin(seen, self.classes_)]
         if len(unseen):
+            check_classification_targets(seen)
             advice = "the first partial_fit takes all that will ever come as `classes`"
             if name != "y" or all_of_them:
                 advice = "a validation set has those of `y`" if name != "y" else "with warm_start they stay the same"
