@@ -26,7 +26,7 @@ PROBLEMS = [(4000, 100_000, 100), (4000, 20_000, 100), (20_000, 2000, 50), (20_0
 def problem(n, columns, entries, seed=0):
     """CSR with so many entries in a row, and classes that they tell."""
     rng = np.random.default_rng(seed)
-    X = scipy.sparse.random_array((n, columns), density=entries / columns, format="csr", dtype=np.float32, rng=rng)
+    X = scipy.sparse.random(n, columns, entries / columns, "csr", np.float32, random_state=rng)
     return X, (X @ rng.normal(size=(columns, CLASSES))).argmax(axis=1)
 
 

@@ -667,8 +667,10 @@ def test_sparse_rows_of_another_kind(rng):
     model = Sequential(Dense(1)).build(3)
     with pytest.raises(TypeError, match="`X` must hold real numbers; got dtype complex128"):
         model.logits(scipy.sparse.csr_matrix(rng.normal(size=(4, 3)) * 1j))
-    with pytest.raises(ValueError, match=r"`X` must have shape \(n_samples, n_features\); got shape \(3,\)"):
-        model.logits(scipy.sparse.coo_array(np.ones(3)))
+    row = scipy.sparse.coo_array(np.ones(3))
+    if row.ndim == 1:  # older SciPy makes a row of it
+        with pytest.raises(ValueError, match=r"`X` must have shape \(n_samples, n_features\); got shape \(3,\)"):
+            model.logits(row)
 
 
 def test_weights_that_leave_no_row(rng):

@@ -33,7 +33,7 @@ LOSS = "softmax_cross_entropy"
 
 
 def sparse_rows(rng, n=300, columns=90, share=0.05, dtype=np.float64):
-    X = scipy.sparse.random_array((n, columns), density=share, format="csr", dtype=dtype, rng=rng)
+    X = scipy.sparse.csr_array(scipy.sparse.random(n, columns, share, "csr", dtype, random_state=rng))
     X.data[:] = rng.normal(size=X.nnz)
     return X
 
