@@ -15,7 +15,7 @@ from fastmlp.activations import ACTIVATIONS
 from fastmlp.backup import BackupAndRestore
 from fastmlp.callbacks import Callback, EarlyStopping, GradientNorms, ReduceLROnPlateau, TimeBudget, TrainingAccuracy
 from fastmlp.initializers import INITIALIZERS
-from fastmlp.layers import LAYERS
+from fastmlp.layers import LAYERS, PReLU, pre_norm_block
 from fastmlp.losses import LOSSES
 from fastmlp.optimizers import OPTIMIZERS
 from fastmlp.schedules import SCHEDULES
@@ -135,9 +135,10 @@ def initializers_() -> str:
     missing = set(INITIALIZERS) - {name for row in names for name in row}
     if missing:
         raise ValueError(f"the table in fastmlp/initializers.py has no row for {sorted(missing)}.")
+    behind = (*ACTIVATIONS.values(), PReLU)
     for row, known in zip(rows, names, strict=True):
         row += [""] * (len(header) - len(row))
-        row.append(", ".join(cls.__name__ for cls in ACTIVATIONS.values() if cls.default_initializer in known))
+        row.append(", ".join(cls.__name__ for cls in behind if cls.default_initializer in known))
     return table([*header, "default before"], rows)
 
 
@@ -168,9 +169,8 @@ is the length in steps, given as `steps` or `epochs`. `momentum`, `beta_1`, `bet
     ),
     "layers": (
         layers,
-        """What a `Sequential` is made of, besides the [activations](activations.md). `pre_norm_block(units, *,
-expansion=4, activation=None, dropout=0.0, drop_rate=0.0, last_initializer="zeros")` is a `Residual` as transformers
-have it.""",
+        "What a `Sequential` is made of, besides the [activations](activations.md). "
+        f"{code(signature(pre_norm_block))} is a `Residual` as transformers have it.",
     ),
     "initializers": (
         initializers_,

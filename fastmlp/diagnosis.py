@@ -261,8 +261,9 @@ def _equal_units(model, slopes) -> Finding | None:
         slope = slopes[f"{name}.weight"]
         size = np.abs(slope).max()
         steps = np.round(slope / size, 4) if size > 0 else slope  # equal but for rounding
-        distinct = np.unique(np.concatenate([units, steps]), axis=1).shape[1]
-        equal, total = equal + (units.shape[1] - distinct), total + units.shape[1]
+        both = np.concatenate([units, steps]).T + 0.0  # -0 is 0
+        distinct = len({unit.tobytes() for unit in both})
+        equal, total = equal + len(both) - distinct, total + len(both)
     if not total:
         return None
     measured = f"{equal} of {total} hidden units have the weights and the gradient of another"

@@ -62,6 +62,14 @@ class History:
         """The metrics' names: `dict(history)` has their lists."""
         return self.metrics.keys()
 
+    def items(self):
+        """The metrics' names and lists."""
+        return self.metrics.items()
+
+    def values(self):
+        """The metrics' lists."""
+        return self.metrics.values()
+
     def __contains__(self, name: object) -> bool:
         return name in self.metrics
 

@@ -180,6 +180,7 @@ class Plan:
     chunk: int = 64
     source: str = ""  # how rows of X are stored: what their kernels' names end with
     entries: int = 0  # of a batch at most, where the first layer multiplies sparse rows; 0: rows are gathered
+    by_columns: dict[int, int | Ref] = field(default_factory=dict)  # fields: where they lie, sorted, for its gradient
     random: bool = False  # whether steps need random bits of their own
     flops: int = 0
     precision: str = ""
@@ -196,6 +197,10 @@ class Plan:
     @property
     def item(self) -> int:
         return ITEMSIZE[self.dtype]
+
+    def multiplies_sparse(self, value: Matrix) -> bool:
+        """Whether the layer that reads this value multiplies rows of CSR as they are."""
+        return self.entries > 0 and value is self.input
 
     def place(self, buffer: str, n_bytes: int) -> Ref:
         """The next free place of so many bytes, aligned."""

@@ -35,7 +35,7 @@ def numpy_forward(
     array
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # as the engine
-        return forward(layers, arrays, X if is_sparse(X) else np.asarray(X, dtype), dtype)
+        return forward(layers, arrays, _of_dtype(X, dtype), dtype)
 
 
 _LEFT_OUT = (Dropout, *AUGMENTATIONS)  # of a prediction
@@ -43,14 +43,21 @@ _LEFT_OUT = (Dropout, *AUGMENTATIONS)  # of a prediction
 FEW = 2_000_000
 
 
-def is_few(X, n_weights: int, units: int) -> bool:
-    """Whether X is so little that NumPy should predict it. Of sparse rows the first layer, of so many units, multiplies
-    the entries only, so copying its weights for the engine, some eight multiply-adds each, may be most of the work.
+def is_few(X, n_weights: int, units: int | None) -> bool:
+    """Whether X is so little that NumPy should predict it. Of sparse rows a first Dense, of so many units (None: there
+    is none), multiplies the entries only, so copying its weights for the engine, some eight multiply-adds each, may
+    be most of the work.
     """
     n, columns = X.shape
-    if not is_sparse(X):
+    if units is None or not is_sparse(X):
         return n * n_weights <= FEW
     return X.nnz * units + n * (n_weights - columns * units) <= max(FEW, 8 * n_weights)
+
+
+def first_units(layers: Iterable[tuple[str, Layer | Mark]]) -> int | None:
+    """Units of a Dense that takes the rows as they are; None where another layer does."""
+    first = next(layer for _, layer in layers if not isinstance(layer, _LEFT_OUT))
+    return first.units if isinstance(first, Dense) else None
 
 
 class Passed(NamedTuple):
@@ -68,7 +75,7 @@ def forward(layers, arrays: dict[str, np.ndarray], value, dtype: np.dtype, passe
     """
     skips, sparse = [], is_sparse(value)
     for name, layer in layers:
-        if sparse and not isinstance(layer, _LEFT_OUT):  # a Dense takes it, and is the end of it
+        if sparse and not isinstance(layer, _LEFT_OUT):  # a product accepts CSR and is dense; all others need dense
             value, sparse = value if isinstance(layer, Dense) else _dense(value, dtype), False
         if passed is not None:
             passed.append(Passed(name, layer, value, skips[-1] if skips else None))
@@ -105,7 +112,7 @@ def input_gradients(
     """
     passed: list[Passed] = []
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        z = forward(layers, arrays, X if is_sparse(X) else np.asarray(X, dtype), dtype, passed)
+        z = forward(layers, arrays, _of_dtype(X, dtype), dtype, passed)
         return backward(passed, arrays, z, of_logits(z), dtype)
 
 
@@ -138,6 +145,11 @@ def backward(passed: list[Passed], arrays: dict[str, np.ndarray], a, g, dtype: n
 
 def _own(name: str, layer: Layer, arrays: dict[str, np.ndarray], z) -> dict[str, np.ndarray]:
     return {key: arrays[f"{name}.{key}"] for key in layer.parameter_shapes(z.shape[1])}
+
+
+def _of_dtype(X, dtype):
+    """A product with X of another dtype would copy the weights."""
+    return X.astype(dtype, copy=False) if is_sparse(X) else np.asarray(X, dtype)
 
 
 def _dense(value, dtype):

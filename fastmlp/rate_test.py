@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import losses, optimizers, sequential
-from ._arrays import check_targets, check_weights, check_X
+from ._arrays import check_groups, check_targets, check_weights, check_X
 from .callbacks import Callback
 from .errors import DivergenceError, check_count, check_range
 from .schedules import Schedule
@@ -75,7 +75,9 @@ class RateTest:
 
     def __repr__(self) -> str:
         ends = f"{self.rates[0]:.3g} to {self.rates[-1]:.3g}"
-        return f"RateTest: {len(self.rates)} steps at rates from {ends}; suggestion {self.suggestion:.2g}"
+        best, n = int(np.argmin(self.smoothed)), len(self.rates)
+        end = ", but the loss is least at an end: try other rates" if best in (0, n - 1) else ""
+        return f"RateTest: {n} steps at rates from {ends}; suggestion {self.suggestion:.2g}{end}"
 
     def plot(self, ax=None):
         """Draw the losses over the rates, with the suggestion.
@@ -108,8 +110,9 @@ class RateTest:
         ax.plot(self.rates, self.losses, alpha=0.3, label="loss of a batch")
         ax.plot(self.rates, smoothed, label="smoothed")
         ax.axvline(self.suggestion, linestyle="--", color="black", label=f"suggestion {self.suggestion:.2g}")
-        low, high = smoothed.min(), smoothed[0]
-        ax.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - 0.1 * (high - low), 2 * high - low))
+        low, high = smoothed.min(), max(smoothed[0], float(np.median(smoothed)))
+        span = high - low or 1.0
+        ax.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - 0.1 * span, high + span))
         ax.legend()
         return ax
 
@@ -138,13 +141,13 @@ def find_learning_rate(
     model : Sequential
         Trained or not.
     X, y, loss, sample_weight, groups, n_threads
-        As for `Sequential.fit`. Of more rows than the steps take, some are drawn.
+        As for `Sequential.fit`. Of more rows, or queries, than the steps take, some are drawn.
     optimizer : str or Optimizer
         With the settings of the fit to come; its rate does not count.
     batch_size : int
         Of the fit to come: larger batches go with larger rates.
     low, high : float
-        The first and the last rate, 0 < low < high.
+        The first and the last rate, at least 1e-30, and up to 1e30; low < high.
     steps : int
         At least 20.
     seed : int
@@ -174,8 +177,8 @@ def find_learning_rate(
     """
     if not isinstance(model, sequential.Sequential):
         raise TypeError(f"`model` must be a Sequential; got {type(model).__name__}.")
-    check_range("low", low, 0, np.inf, low_open=True)
-    check_range("high", high, float(low), np.inf, low_open=True)
+    check_range("low", low, 1e-30, 1e30)
+    check_range("high", high, float(low), 1e30, low_open=True, high_closed=True)
     steps, batch_size = check_count(steps, "steps", least=20), check_count(batch_size, "batch_size")
     seed = check_count(seed, "seed", least=0)
     optimizer = replace(optimizers.get(optimizer), learning_rate=_Rising(float(low), float(high), steps))
@@ -183,17 +186,23 @@ def find_learning_rate(
     X = check_X(X, n_features=model.n_features)
     n = X.shape[0]
     y, sample_weight = check_targets(y, n, model.n_outputs, loss), check_weights(sample_weight, n)
-    if groups is None and n > steps * batch_size:
-        rows = np.sort(np.random.default_rng(seed).choice(n, steps * batch_size, replace=False))
-        X, y, sample_weight = X[rows], y[rows], sample_weight if sample_weight is None else sample_weight[rows]
+    groups = check_groups(groups, n, loss, sample_weight)
+    # rows, or whole queries, that the steps take; what weighs nothing teaches nothing
+    of_row = np.arange(n) if groups is None else groups
+    kept = np.unique(of_row if sample_weight is None else of_row[sample_weight > 0])
+    if len(kept) > steps * batch_size:
+        kept = np.random.default_rng(seed).choice(kept, steps * batch_size, replace=False)
+    n_batches = -(-len(kept) // batch_size)
+    if len(kept) < of_row.max() + 1:
+        rows = np.flatnonzero(np.isin(of_row, kept))
+        X, y = X[rows], y[rows]
+        sample_weight, groups = (a if a is None else a[rows] for a in (sample_weight, groups))
     trial = sequential.Sequential(*model.layers, dtype=model.dtype)
     if model.built:
         trial._adopt(model.n_features, model.parameters)
-    in_batches = X.shape[0] if groups is None else len(np.unique(groups))
-    epochs = -(-steps // -(-in_batches // batch_size))
     seen = _StepLosses()
     options = {"sample_weight": sample_weight, "groups": groups, "seed": seed, "n_threads": n_threads, "verbose": 0}
-    options |= {"optimizer": optimizer, "batch_size": batch_size, "epochs": epochs, "callbacks": [seen]}
+    options |= {"optimizer": optimizer, "batch_size": batch_size, "epochs": -(-steps // n_batches), "callbacks": [seen]}
     try:
         trial.fit(X, y, loss=loss, **options)
     except DivergenceError:

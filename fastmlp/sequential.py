@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,13 +13,11 @@ from ._arrays import check_fits, check_groups, check_targets, check_weights, che
 from .activations import Activation, Identity
 from .epochs import check_callbacks, run_epochs
 from .errors import DivergenceError, check_count, check_flag, unknown_name
+from .history import History
 from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Softmax, Switch, flatten, named
 from .lowering import check_layers, parameter_shapes
 from .normalization import BatchNorm, Norm
-from .prediction import input_gradients, is_few, numpy_forward
-
-if TYPE_CHECKING:
-    from .history import History
+from .prediction import first_units, input_gradients, is_few, numpy_forward
 
 _ROWS = 4096  # that NumPy looks at together: what lies between the layers stays small
 
@@ -78,7 +75,7 @@ class Sequential:
         self.dtype = np.dtype(name)
         self.layers = layers
         self._flat = tuple(named(layers))
-        self._first_units = next(layer.units for _, layer in self._flat if isinstance(layer, Dense))
+        self._first_units = first_units(self._flat)
         self._loss = None
         self.n_features = None
         self._arrays: dict[str, np.ndarray] = {}
@@ -326,7 +323,6 @@ class Sequential:
         >>> history["loss"][-1] < 1e-4
         True
         """
-        from .history import History
         from .training import Training
 
         if loss is None:

@@ -336,7 +336,12 @@ def test_dates_are_no_numbers(data):
         for estimator in (*ESTIMATORS, Perceptron):
             with pytest.raises(ValueError, match="`X` must hold numbers; .* holds dates or times"):
                 estimator().fit(given, y)
-    for target in (dates["b"], dates["b"].to_numpy(), dates):
+    zoned = dates.apply(lambda column: column.dt.tz_localize("UTC"))
+    rows = [list(row) for row in dates.to_numpy()]
+    for given in (zoned, rows, dates.to_numpy().astype(object), np.array(rows[5:] * 2, dtype=object)):
+        with pytest.raises((ValueError, TypeError), match="dates or times|datetime"):
+            MLPRegressor(**FAST).fit(given, y[: len(given)])
+    for target in (dates["b"], dates["b"].to_numpy(), dates, zoned["b"], list(dates["b"].to_numpy())):
         with pytest.raises(ValueError, match="`y` must hold numbers; .* holds dates or times"):
             MLPRegressor(**FAST).fit(X, target)
 

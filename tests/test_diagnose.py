@@ -103,6 +103,9 @@ def test_units_that_start_alike_stay_alike(some, activation):
     model.fit(*some, loss=SOFTMAX, epochs=20, verbose=0)
     assert diagnose(model, *some)["equal_units"].verdict == "problem"
     assert diagnose(mlp(16), *some, loss=SOFTMAX)["equal_units"].verdict == "ok"
+    alike = [Dense(6, kernel_initializer=Constant(0.1)), activation(), Dense(10, kernel_initializer=Constant(0.2))]
+    finding = diagnose(Sequential(Dense(8), activation(), *alike), *some, loss=SOFTMAX)["equal_units"]
+    assert finding.measured.startswith("5 of 14")
     report = diagnose(Sequential(Dense(10)), *some, loss=SOFTMAX)
     assert "equal_units" not in [f.name for f in report.findings]  # no hidden layer
 

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import typing
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -657,6 +658,7 @@ def test_a_fit_that_fails_before_its_first_step_changes_nothing(fitted_to):
     new = MLPClassifier(**SMALL)
     with pytest.raises(ValueError, match="classes"):
         new.partial_fit(rows, y, classes=[0, 1])
+    assert vars(new) == vars(MLPClassifier(**SMALL))
     with pytest.raises(NotFittedError):
         new.predict(rows)
     assert new.partial_fit(rows, y, classes=[0, 1, 2]).classes_.tolist() == [0, 1, 2]
@@ -751,3 +753,54 @@ def test_weights_of_half_precision_predict_the_same_for_any_number_of_rows(rng):
 def test_a_poisson_regressor_says_what_it_takes():
     assert MLPRegressor("poisson").__sklearn_tags__().target_tags.positive_only
     assert not MLPRegressor().__sklearn_tags__().target_tags.positive_only
+
+
+def test_ctrl_c_before_the_first_step_changes_nothing(monkeypatch):
+    X, y = three_classes()
+    model = MLPClassifier(**SMALL).fit(X, y)
+    before = dict(vars(model))
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastmlp.training.Training.__init__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X[:, :4], y % 2)
+    assert vars(model) == before
+
+
+def test_a_class_of_weight_zero_is_as_good_as_absent():
+    X, y = three_classes()
+    by_class = MLPClassifier(**SMALL, class_weight={2: 0.0}, batch_size=16).fit(X, y)
+    assert_same_network(by_class, MLPClassifier(**SMALL, batch_size=16).fit(X, y, (y != 2).astype(float)))
+
+
+def test_lbfgs_does_not_stop_early():
+    X, y = three_classes()
+    options = SMALL | {"solver": "lbfgs"}
+    assert_same_network(MLPClassifier(**options, early_stopping=True).fit(X, y), MLPClassifier(**options).fit(X, y))
+
+
+def test_a_warm_start_keeps_the_networks_dtype():
+    X, y = three_classes()
+    model = MLPClassifier(**SMALL, warm_start=True).fit(X.astype(np.float32), y)
+    assert {coef.dtype for coef in model.fit(X, y).coefs_} == {np.dtype(np.float32)}
+
+
+def test_one_class_has_a_probability_of_one():
+    X, y = three_classes()
+    model = MLPClassifier(**SMALL).fit(X, np.zeros(len(y)))
+    np.testing.assert_array_equal(model.predict_log_proba(X), np.zeros((len(y), 1)))
+    assert np.exp(model.predict_log_proba(X)).shape == model.predict_proba(X).shape
+
+
+def test_the_warning_of_a_large_batch_is_at_the_users_line():
+    X, y = three_classes()
+    with pytest.warns(UserWarning, match="larger than the sample size") as told:
+        MLPClassifier(**SMALL, batch_size=10**6).fit(X, y)
+    assert told[0].filename == __file__
+
+
+def test_annotations_can_be_resolved():
+    for method in (MLPClassifier.fit, MLPClassifier.predict, MLPRegressor.partial_fit, fastmlp.Sequential.fit):
+        assert "return" in typing.get_type_hints(method)

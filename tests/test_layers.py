@@ -497,3 +497,10 @@ def test_a_layer_without_a_step_is_an_error(monkeypatch):
             patch.setattr(module, "PReLU", type("Other", (), {}))
             with pytest.raises(TypeError, match=rf"PReLU\(.*\) has no step {way}"):
                 Sequential(Dense(3), PReLU(), Dense(3)).fit(X, y, loss="softmax_cross_entropy", verbose=0)
+
+
+def test_layers_before_prelu_are_drawn_as_those_before_relu():
+    drawn = [
+        Sequential(Dense(50), after, Dense(1)).build(40).parameters["dense_0.weight"] for after in (PReLU(), ReLU())
+    ]
+    np.testing.assert_array_equal(*drawn)

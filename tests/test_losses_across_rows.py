@@ -189,3 +189,15 @@ def test_bad_input(build, words):
     with pytest.raises((TypeError, ValueError)) as error:
         build()
     assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("loss", [Contrastive(), Triplet()], ids=repr)
+def test_labels_that_float32_cannot_tell_apart(loss, rng):
+    X, y = rng.normal(size=(60, 4)), rng.integers(0, 5, 60)
+
+    def curves(labels):
+        options = {"loss": loss, "validation_data": (X, labels), "epochs": 3, "verbose": 0}
+        history = Sequential(Dense(6), Tanh(), Dense(2)).fit(X, labels, **options)
+        return history["loss"], history["val_loss"]
+
+    assert curves(2**40 + y) == curves(y)

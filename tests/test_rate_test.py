@@ -14,6 +14,7 @@ from fastmlp import (
     ReLU,
     Sequential,
     find_learning_rate,
+    rate_test,
 )
 from fastmlp.callbacks import Callback
 from fastmlp.datasets import load_digits
@@ -177,6 +178,7 @@ def test_noise_does_not_decide():
         ({"low": 0.1, "high": 0.1}, "`high`"),
         ({"high": "1"}, "`high`"),
         ({"high": float("inf")}, "`high`"),
+        ({"low": 1e-320}, "`low`"),
         ({"steps": 19}, "`steps` must be an integer of at least 20; got 19"),
         ({"steps": 100.0}, "`steps`"),
         ({"batch_size": 0}, "`batch_size`"),
@@ -197,3 +199,47 @@ def test_bad_models(digits):
         find_learning_rate(3, *digits, loss=LOSS)
     with pytest.raises(ValueError, match="`loss`"):
         find_learning_rate(mlp(), *digits)
+
+
+def test_rows_that_weigh_nothing_are_left_out(rng):
+    X = rng.normal(size=(400, 5))
+    y, weights = (X[:, 0] > 0).astype(int), np.ones(400)
+    weights[:100] = 0.0
+    model = Sequential(Dense(8), ReLU(), Dense(2)).build(5)
+    options = {"loss": LOSS, "batch_size": 1, "steps": 400}
+    found = find_learning_rate(model, X, y, sample_weight=weights, **options)
+    expected = find_learning_rate(model, X[100:], y[100:], **options)
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5)
+    assert 1e-4 < found.suggestion < 0.1
+
+
+def test_of_many_queries_some(rng):
+    X, groups = rng.normal(size=(5000, 3)), np.repeat(np.arange(1000), 5)
+    y, model, seen = X[:, 0] > 0, Sequential(Dense(1)), []
+
+    class Noted(Callback):
+        def on_epoch_end(self, training, epoch, logs):
+            seen.append((training.step, training.n_samples))
+
+    original = rate_test._StepLosses.on_epoch_end
+    rate_test._StepLosses.on_epoch_end = lambda self, *a: (Noted.on_epoch_end(None, *a), original(self, *a))[1]
+    try:
+        test = find_learning_rate(model, X, y, loss="ranknet", groups=groups, batch_size=4, steps=50)
+    finally:
+        rate_test._StepLosses.on_epoch_end = original
+    assert len(test.losses) == 50
+    assert seen == [(50, 4 * 50 * 5)]
+    with pytest.raises(TypeError, match="`groups` must have labels of one kind"):
+        find_learning_rate(model, X, y, loss="ranknet", groups=np.array([1, "a"] * 2500, dtype=object))
+
+
+def test_a_loss_that_is_least_at_an_end_is_told(tmp_path):
+    rates = np.geomspace(1e-6, 1, 50)
+    for losses in (np.arange(50.0), -np.arange(50.0), np.ones(50)):
+        test = RateTest(rates, losses)
+        assert "least at an end: try other rates" in repr(test)
+        pyplot = pytest.importorskip("matplotlib.pyplot")
+        low, high = test.plot().get_ylim()
+        assert low < losses.min() <= high
+        pyplot.close("all")
+    assert "end" not in repr(RateTest(rates, (np.log10(rates) + 3) ** 2))

@@ -14,6 +14,7 @@ from fastmlp import (
     GaussianNoise,
     GroupNorm,
     LayerNorm,
+    LeakyReLU,
     Lion,
     MLPClassifier,
     MLPRegressor,
@@ -27,6 +28,7 @@ from fastmlp import (
     inputs,
 )
 from fastmlp.inputs import DENSE, engine_data, most_entries
+from fastmlp.prediction import is_few
 from fastmlp.training import Training
 
 LOSS = "softmax_cross_entropy"
@@ -77,7 +79,7 @@ def assert_near(found, expected, tolerance):
         ([Dense(65), ReLU(), Dense(7)], {"optimizer": Adam(0.01, clip_value=0.01, ema_decay=0.9)}),
         ([Dense(20, trainable=False), ReLU(), Dropout(0.3), Dense(7)], {}),
         ([Dense(20, learning_rate_multiplier=0.1), Residual(Dense(20), ReLU()), Dense(7)], {"shuffle": False}),
-        ([Dense(20), ReLU(), Dense(7)], {"batch_size": 1000}),
+        ([Dense(20), LeakyReLU(0.3), Dense(7)], {"batch_size": 1000}),
     ],
     ids=range(8),
 )
@@ -239,3 +241,27 @@ def test_few_sparse_rows_of_a_network_that_does_not_begin_with_a_product(first, 
         np.testing.assert_allclose(model.activations(X, 0), model.activations(X.toarray(), 0), rtol=1e-12)
         found, expected = model.input_gradients(X, y), model.input_gradients(X.toarray(), y)
         np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(0.01, clip_norm=0.5)], ids=repr)
+def test_entries_sorted_in_several_shares_of_rows(optimizer, rng, gathered):
+    X, y = sparse_rows(rng, n=999, columns=21, share=0.09), rng.integers(0, 7, 999)
+    options = {"optimizer": optimizer, "batch_size": 500, "n_threads": 2}
+    found, _ = trained([Dense(37), ReLU(), Dense(7)], X, y, **options)
+    gathered()
+    expected, _ = trained([Dense(37), ReLU(), Dense(7)], X, y, **options)
+    assert_near(found, expected, 1e-9)
+
+
+def test_what_numpy_predicts():
+    few, many = scipy.sparse.random(100, 10_000, 1e-3, "csr"), scipy.sparse.random(4000, 10_000, 1e-3, "csr")
+    assert is_few(np.zeros((1, 1000)), 2_000_000, 10)
+    assert not is_few(np.zeros((2, 1000)), 2_000_000, 10)
+    # 10 000 x 100 weights: of 1000 entries, and of 40 000
+    assert is_few(few, 1_000_000, 100)
+    assert is_few(many, 1_000_000, 100)
+    assert not is_few(many, 100_000, 10) == is_few(many, 49_000, 1)  # 40 000 x 10 and x 1, and 39 000 weights more
+    assert not is_few(few, 1_000_000, None)  # another layer comes first, which makes them dense
+    dense_first, product_first = Sequential(Rescaling(2.0), Dense(3)), Sequential(GaussianNoise(0.1), Dense(3))
+    assert dense_first._first_units is None
+    assert product_first._first_units == 3

@@ -40,6 +40,8 @@ uint8_at = pointer_to(types.uint8, ir.IntType(8))
 float32_at = pointer_to(types.float32, ir.FloatType())
 float64_at = pointer_to(types.float64, ir.DoubleType())
 items_at = {"float32": float32_at, "float64": float64_at}
+numbers_at = {**items_at, "uint8": uint8_at}  # of data as they are stored
+indices_at = {"int32": int32_at, "int64": int64_at}
 
 
 @intrinsic

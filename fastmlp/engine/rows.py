@@ -10,14 +10,13 @@ from ..simd import ITEMSIZE, Simd
 from .elementary import INLINE, SCALAR
 from .ir import (
     convert_vectors,
-    float32_at,
     float64_at,
-    int32_at,
+    indices_at,
     int64_at,
     items_at,
+    numbers_at,
     prefetch,
     store_zeros,
-    uint8_at,
 )
 
 AHEAD = 16  # rows: shuffled ones lie anywhere, and a core waits for a few of them at a time only
@@ -56,7 +55,7 @@ def copy_columns(source: str, dtype: str, simd: Simd):
     """
     item, itemsize = ITEMSIZE[dtype], np.dtype(source).itemsize
     T, items = getattr(np, dtype), items_at[dtype]
-    source_at = {"float32": float32_at, "float64": float64_at, "uint8": uint8_at}[source]
+    source_at = numbers_at[source]
     panel_width, lanes = simd.panel(dtype), simd.vector_bytes // item
     whole = convert_vectors(source, dtype, 2, lanes)
 
@@ -138,8 +137,7 @@ def gather_csr_kernel(source: str, index_type: str):
     def build(dtype, simd):
         item, panel_width = ITEMSIZE[dtype], simd.panel(dtype)
         T, items = getattr(np, dtype), items_at[dtype]
-        source_at = {"float32": float32_at, "float64": float64_at}[source]
-        index_at = {"int32": int32_at, "int64": int64_at}[index_type]
+        source_at, index_at = numbers_at[source], indices_at[index_type]
 
         def gather_csr(record, lo, hi, worker):
             r, w = int64_at(record), int64_at(worker)

@@ -12,14 +12,11 @@ from numba import njit
 from .. import records as R
 from ..simd import ITEMSIZE, Simd
 from .elementary import INLINE
-from .ir import call, float32_at, float64_at, int32_at, int64_at, items_at, sum_of_rows
+from .ir import call, indices_at, int64_at, items_at, numbers_at, sum_of_rows
 from .products import update_block
 from .rows import AHEAD, data_row, prefetch_row
 
 PIECE = 128  # entries of a row that are converted at a time, into the scratch of a worker
-
-_SOURCES = {"float32": float32_at, "float64": float64_at}
-_INDICES = {"int32": int32_at, "int64": int64_at}
 
 
 def _sum_rows(dtype: str, simd: Simd):
@@ -49,7 +46,7 @@ def sparse_product_kernel(source: str, index_type: str):
 
     def build(dtype, simd):
         item, panel_width, sum_rows = ITEMSIZE[dtype], simd.panel(dtype), _sum_rows(dtype, simd)
-        T, items, source_at, index_at = getattr(np, dtype), items_at[dtype], _SOURCES[source], _INDICES[index_type]
+        T, items, source_at, index_at = getattr(np, dtype), items_at[dtype], numbers_at[source], indices_at[index_type]
 
         def sparse_product(record, lo, hi, worker):
             r, w = int64_at(record), int64_at(worker)
@@ -89,7 +86,7 @@ def batch_columns_kernel(source: str, index_type: str):
     """
 
     def build(dtype, simd):
-        T, items, source_at, index_at = getattr(np, dtype), items_at[dtype], _SOURCES[source], _INDICES[index_type]
+        T, items, source_at, index_at = getattr(np, dtype), items_at[dtype], numbers_at[source], indices_at[index_type]
         size, index_size = np.dtype(source).itemsize, np.dtype(index_type).itemsize
 
         def batch_columns(record, lo, hi, worker):

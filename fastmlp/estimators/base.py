@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -20,13 +21,23 @@ from ..lowering import parameter_shapes
 from ..prediction import is_few
 from ..sequential import Sequential
 from . import solvers
-from .validation import DTYPES, check_features, check_targets, check_weights, unless_it_fails
+from .validation import DTYPES, check_features, check_targets, check_weights
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
+_Estimator = TypeVar("_Estimator", bound="BaseMLP")
 ACTIVATIONS = [*activations.ACTIVATIONS, *activations.ALIASES]
 LEARNING_RATES = ["constant", "invscaling", "adaptive"]
+
+
+@contextmanager
+def unless_it_fails(estimator):
+    """What is set in the estimator within it stays set, unless there is an exception: then it is as it was."""
+    before = estimator.__dict__.copy()
+    try:
+        yield
+    except BaseException:
+        estimator.__dict__.clear()
+        estimator.__dict__.update(before)
+        raise
 
 
 class BaseMLP(BaseEstimator, ABC):
@@ -97,7 +108,9 @@ class BaseMLP(BaseEstimator, ABC):
     def _class_weighted(self, targets, sample_weight):
         return sample_weight
 
-    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None) -> Self:
+    def fit(
+        self: _Estimator, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None
+    ) -> _Estimator:
         """Fit the network to X and y.
 
         Parameters
@@ -300,7 +313,7 @@ class BaseMLP(BaseEstimator, ABC):
             return self._network().logits(X, n_threads=self.n_threads)
         function = activations.get(self.activation)
         with np.errstate(over="ignore", invalid="ignore"):  # the logistic function of -1000 is 0, by way of exp(1000)
-            values = X.astype(self.coefs_[0].dtype, copy=False)
+            values = X.astype(np.result_type(self.coefs_[0].dtype, np.float32), copy=False)
             for i, (coef, intercept) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
                 values = (function(values) if i else values) @ coef + intercept
         if X.dtype.itemsize > values.dtype.itemsize and not np.isfinite(values).all():

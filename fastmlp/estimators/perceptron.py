@@ -13,7 +13,8 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .validation import check_finite, check_targets, refuse_dates, unless_it_fails
+from .base import unless_it_fails
+from .validation import check_finite, check_targets, refuse_dates
 
 
 class Perceptron(ClassifierMixin, BaseEstimator):

@@ -76,10 +76,10 @@ def _train(estimator, network, training, validation, epochs: int, incremental: b
     n_samples, n_batches = training.n_samples, training.steps_per_epoch
     with training:
         best = training.snapshot() if validation is not None else None
-        if validation is not None and estimator.t_:  # it goes on: other rows may have another record
-            estimator.best_validation_score_ = _validation_score(estimator, training, validation)
         squares = training.weight_squares()
         try:
+            if validation is not None and estimator.t_:  # it goes on: other rows may have another record
+                estimator.best_validation_score_ = _validation_score(estimator, training, validation)
             for _ in range(epochs):
                 training.learning_rate = _learning_rate(estimator)
                 squares = _count_epoch(estimator, training, squares, n_batches, total_weight)

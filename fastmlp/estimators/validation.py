@@ -5,8 +5,6 @@ scikit-learn's own checks do the work (names of features, dtypes, shapes, contai
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.utils.validation import (
@@ -21,18 +19,6 @@ from sklearn.utils.validation import (
 # uint8 stays as it is: images are cast while the rows of a batch are gathered, at an eighth of float64's memory
 DTYPES = (np.float64, np.float32, np.uint8)
 _BLOCK = 4096  # rows searched at a time for the position of a bad value
-
-
-@contextmanager
-def unless_it_fails(estimator):
-    """What is set in the estimator within it stays set, unless there is an exception: then it is as it was."""
-    before = estimator.__dict__.copy()
-    try:
-        yield
-    except BaseException:
-        estimator.__dict__.clear()
-        estimator.__dict__.update(before)
-        raise
 
 
 def check_features(estimator, X, *, reset: bool, name: str = "X", dtypes=DTYPES):
@@ -115,13 +101,15 @@ def _columns(frame) -> list[tuple]:
 
 
 def refuse_dates(X, name: str) -> None:
-    """ValueError where X, an array or a data frame, holds dates or times, whose numbers depend on their unit."""
+    """ValueError where the first row of X, an array, lists or a data frame, has dates or times, whose numbers depend on
+    their unit.
+    """
     try:
-        first = X[:0]
+        first = X[:1]
         if hasattr(first, "columns"):
-            kinds = {f"column {str(column)!r}": values.dtype.kind for column, values in _columns(first)}
+            kinds = {f"column {str(column)!r}": _kind(first[column]) for column in first.columns}
         else:
-            kinds = {"it": np.asarray(first).dtype.kind if hasattr(first, "dtype") else ""}
+            kinds = {"it": _kind(first)}
     except Exception:  # of another kind than arrays and frames: what comes next looks at it
         return
     dates = [what for what, kind in kinds.items() if kind in ("m", "M")]
@@ -129,6 +117,12 @@ def refuse_dates(X, name: str) -> None:
         raise ValueError(
             f"`{name}` must hold numbers; {dates[0]} holds dates or times. Encode them first, or leave them out."
         )
+
+
+def _kind(values) -> str:
+    """NumPy's letter for what these are: pandas has one for dates with a zone, too; of objects, that of the first."""
+    kind = getattr(getattr(values, "dtype", None), "kind", "") or np.asarray(values).dtype.kind
+    return np.asarray(np.asarray(values).ravel()[:1].tolist()).dtype.kind if kind == "O" else kind
 
 
 def check_targets(y, X, estimator, *, numeric: bool, name: str = "y") -> np.ndarray:

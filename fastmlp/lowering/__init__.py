@@ -88,10 +88,8 @@ def training_plan(
         rows = plan.values(n_features) if mixes else plan.input
         augmentation, mixed = augmentation_steps(plan, rows, layers, loss, targets, weighted)
     steps = [*input_steps(plan, rows), *augmentation, *forward_steps(plan, ops, training=True)]
-    sorted_entries = {}
     if plan.entries and ops[0].learns:
-        step, sorted_entries = columns_step(plan)
-        steps.insert(0, step)
+        steps.insert(0, columns_step(plan))
     gradient = ops[-1].target
     if loss.across:
         gradient = plan.values(plan.n_outputs)
@@ -105,7 +103,7 @@ def training_plan(
         variant = "dense" if mixed else targets
         step, row_losses = loss_step(plan, gradient, loss, variant, weighted, with_gradient=True, mixed=mixed)
         steps.append(step)
-    backward = Backward(plan, ops, gradient, updates, sorted_entries)
+    backward = Backward(plan, ops, gradient, updates)
     backward.run()
     total = Step("sum_losses", {R.ROW_LOSS: row_losses}, "loss of the step = sum over rows", 1, batch_size)
     last = Phase(R.TILE_PHASE, (*backward.tiles, total))
@@ -159,4 +157,4 @@ def _phases(steps: list[Step]) -> list[Phase]:
 def _flops(plan: Plan, op: Op) -> int:
     """Of one product of a dense layer."""
     n_in, n_out = op.weight.shape
-    return 2 * n_out * (plan.entries if plan.entries and op.source is plan.input else plan.batch_size * n_in)
+    return 2 * n_out * (plan.entries if plan.multiplies_sparse(op.source) else plan.batch_size * n_in)

@@ -15,12 +15,11 @@ class Backward:
     """The backward pass: `steps` in their order, and the updates (`tiles`) that come after all of them.
 
     A gradient is overwritten in place unless somebody needs it as it is (`shared`): the updates, or the way around a
-    residual's branch. `sorted_entries` are the fields of `columns_step`, where there is one.
+    residual's branch.
     """
 
-    def __init__(self, plan: Plan, ops: list[Op], gradient: Matrix, updates: Updates, sorted_entries: dict):
+    def __init__(self, plan: Plan, ops: list[Op], gradient: Matrix, updates: Updates):
         self.plan, self.ops, self.gradient, self.updates = plan, ops, gradient, updates
-        self.sorted_entries = sorted_entries
         self.shared, self.skips = False, []
         self.steps: list[Step] = []
         self.tiles: list[Step] = []
@@ -33,7 +32,7 @@ class Backward:
             op = self.ops[i]
             if isinstance(op.layer, Dense):
                 if op.learns:
-                    self.tiles += _update_steps(self.plan, op, self.gradient, self.updates, self.sorted_entries)
+                    self.tiles += _update_steps(self.plan, op, self.gradient, self.updates)
                 if op.weight.transposed:
                     i -= self._input_gradient(op, self.ops[i - 1])
             elif isinstance(op.layer, Norm):
@@ -142,10 +141,8 @@ def _fits_the_caches(plan: Plan) -> bool:
     return plan.n_bytes < 2**18 and plan.n_features * plan.item < 512
 
 
-def _update_steps(plan: Plan, op: Op, gradient: Matrix, updates: Updates, sorted_entries: dict) -> list[Step]:
-    """The weights' gradient and update in blocks of panel x panel, and the bias's in panels. Of a layer that multiplies
-    sparse rows, `sorted_entries` says where those of the batch are.
-    """
+def _update_steps(plan: Plan, op: Op, gradient: Matrix, updates: Updates) -> list[Step]:
+    """The weights' gradient and update in blocks of panel x panel, and the bias's in panels."""
     weight, panel = op.parameters["weight"], plan.simd.panel(plan.dtype)
     n_in, n_out = weight.shape
     n_blocks = -(-n_in // panel)
@@ -159,9 +156,9 @@ def _update_steps(plan: Plan, op: Op, gradient: Matrix, updates: Updates, sorted
         R.N_OUT: n_out,
         R.W: weight.matrix.at,
     }
-    if plan.entries and op.source is plan.input:
+    if plan.multiplies_sparse(op.source):
         kernel, rows = "sparse_gradient", -(-plan.entries // n_in)  # of an input that are not 0
-        fields |= sorted_entries
+        fields |= plan.by_columns
     else:
         kernel, rows = "weight_gradient", plan.batch_size
         fields |= {

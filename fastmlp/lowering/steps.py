@@ -38,7 +38,7 @@ class Op:
         return self.parameters["weight"]
 
 
-_OF_CSR = {R.X: Ref("X", 0), R.INDICES: Ref("indices", 0), R.INDPTR: Ref("indptr", 0)}
+_CSR = {R.X: Ref("X", 0), R.INDICES: Ref("indices", 0), R.INDPTR: Ref("indptr", 0)}
 
 
 def input_steps(plan: Plan, rows: Matrix) -> list[Step]:
@@ -53,23 +53,23 @@ def input_steps(plan: Plan, rows: Matrix) -> list[Step]:
         R.SCALING: Ref("scaling", 0) if plan.scaling else 0,
     }
     if plan.source.startswith("csr"):
-        fields |= _OF_CSR
+        fields |= _CSR
     scaled = f" * {plan.scaling[0]:g} + {plan.scaling[1]:g}" if plan.scaling else ""
     return [Step(f"gather.{plan.source}", fields, f"x = rows of X ({plan.n_features} columns){scaled}")]
 
 
-def columns_step(plan: Plan) -> tuple[Step, dict[int, int | Ref]]:
-    """The entries of the batch by columns of X; and where they are, as fields."""
+def columns_step(plan: Plan) -> Step:
+    """The entries of the batch by columns of X; where they are, the plan knows from here on."""
     # each share costs a look at all columns, so there are several only where columns have many entries
     n_shares = max(1, min(4, plan.entries // (8 * plan.n_features)))
-    places = {
+    plan.by_columns = {
         R.ROW_SHARES: n_shares,
         R.STARTS: plan.place("workspace", 8 * (plan.n_features + 2) * n_shares),
         R.ENTRY_ROWS: plan.place("workspace", 8 * plan.entries),
         R.ENTRY_VALUES: plan.place("workspace", plan.item * plan.entries),
     }
-    fields = {**_OF_CSR, R.N_FEATURES: plan.n_features, **places}
-    return Step(f"batch_columns.{plan.source}", fields, "entries of the rows of X by columns", n_shares), places
+    fields = {**_CSR, R.N_FEATURES: plan.n_features, **plan.by_columns}
+    return Step(f"batch_columns.{plan.source}", fields, "entries of the rows of X by columns", n_shares)
 
 
 def operand(value: Matrix) -> dict[int, int | Ref]:
@@ -140,9 +140,9 @@ def _epilogue(op: Op, after: Op | None) -> tuple[dict, str]:
 def _product_step(plan: Plan, op: Op, epilogue: dict, name: str) -> Step:
     weight, bias = op.parameters["weight"], op.parameters.get("bias")
     n_in, units = weight.shape
-    sparse = plan.entries > 0 and op.source is plan.input
+    sparse = plan.multiplies_sparse(op.source)
     fields = {
-        **(_OF_CSR if sparse else operand(op.source)),
+        **(_CSR if sparse else operand(op.source)),
         **panels(op.target),
         R.B: weight.matrix.at,
         R.DEPTH: n_in,
