@@ -120,6 +120,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     True
     """
 
+    _least_validation = 2  # R^2 of one row is not defined
     _parameter_constraints: dict = {**BaseMLP._parameter_constraints, "loss": [StrOptions(set(LOSSES))]}
     _names: dict = {**BaseMLP._names, "loss": LOSSES}
     _numeric_targets = True
@@ -217,8 +218,6 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         (2, 4)
         """
         return self._fit(X, y, sample_weight, incremental=True)
-
-    _least_validation = 2  # R^2 of one row is not defined
 
     def _encode(self, y, *, fresh, incremental, name="y", classes=None):
         n_outputs, output = y.shape[1] if y.ndim == 2 else 1, "exp" if self.loss == "poisson" else "identity"

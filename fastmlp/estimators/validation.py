@@ -101,28 +101,35 @@ def _columns(frame) -> list[tuple]:
 
 
 def refuse_dates(X, name: str) -> None:
-    """ValueError where the first row of X, an array, lists or a data frame, has dates or times, whose numbers depend on
-    their unit.
+    """ValueError where X, an array, lists or a data frame, holds dates or times, whose numbers depend on their unit. Of
+    what has no dtype that tells, the first row is looked at.
     """
     try:
-        first = X[:1]
-        if hasattr(first, "columns"):
-            kinds = {f"column {str(column)!r}": _kind(first[column]) for column in first.columns}
+        if hasattr(X, "columns"):  # by the frame's dtypes: looking at a thousand columns takes as long as predicting
+            dates = next((column for column, dtype in zip(X.columns, X.dtypes, strict=True) if _is_date(dtype)), None)
+            what = None if dates is None else f"column {str(dates)!r}"
         else:
-            kinds = {"it": _kind(first)}
+            what = "it" if _is_date(getattr(X, "dtype", None)) or _first_kind(X) in ("m", "M") else None
     except Exception:  # of another kind than arrays and frames: what comes next looks at it
         return
-    dates = [what for what, kind in kinds.items() if kind in ("m", "M")]
-    if dates:
+    if what:
         raise ValueError(
-            f"`{name}` must hold numbers; {dates[0]} holds dates or times. Encode them first, or leave them out."
+            f"`{name}` must hold numbers; {what} holds dates or times. Encode them first, or leave them out."
         )
 
 
-def _kind(values) -> str:
-    """NumPy's letter for what these are: pandas has one for dates with a zone, too; of objects, that of the first."""
-    kind = getattr(getattr(values, "dtype", None), "kind", "") or np.asarray(values).dtype.kind
-    return np.asarray(np.asarray(values).ravel()[:1].tolist()).dtype.kind if kind == "O" else kind
+def _is_date(dtype) -> bool:
+    """Of NumPy, pandas (with a zone, too) or polars."""
+    kind = getattr(dtype, "kind", None)
+    return kind in ("m", "M") if kind else hasattr(dtype, "is_temporal") and dtype.is_temporal()
+
+
+def _first_kind(X) -> str:
+    """NumPy's letter for the first item of lists or of an array of objects."""
+    if getattr(getattr(X, "dtype", None), "kind", "O") != "O":
+        return ""
+    first = np.asarray(X[:1])
+    return np.asarray(first.ravel()[:1].tolist()).dtype.kind if first.dtype.kind == "O" else first.dtype.kind
 
 
 def check_targets(y, X, estimator, *, numeric: bool, name: str = "y") -> np.ndarray:
