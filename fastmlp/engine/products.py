@@ -15,10 +15,31 @@ BATCH_CHUNK = 128
 BLOCK_BYTES = 2**14
 
 
-def _shapes(dtype: str, simd: Simd) -> list[tuple[int, int, int]]:
+def shapes_of(dtype: str, simd: Simd) -> list[tuple[int, int, int]]:
     """(width, vectors, lanes) of every panel width."""
     lanes = simd.vector_bytes // ITEMSIZE[dtype]
     return [(w, max(1, w // lanes), min(w, lanes)) for w in simd.widths(dtype)]
+
+
+def by_width(functions: list, widths: list[int]):
+    """One function for panels of every width, which comes before the arguments of theirs; `functions` are by falling
+    width.
+    """
+    full, half, quarter, eighth = (functions + functions[-1:] * 3)[:4]
+    full_width, half_width, quarter_width = (widths + [0] * 3)[:3]
+
+    @njit(**INLINE)
+    def of_width(width, *arguments):
+        if width == full_width:
+            full(*arguments)
+        elif width == half_width:
+            half(*arguments)
+        elif width == quarter_width:
+            quarter(*arguments)
+        else:
+            eighth(*arguments)
+
+    return of_width
 
 
 def _strip(dtype: str, simd: Simd, width: int, vectors: int, lanes: int):
@@ -52,11 +73,8 @@ def _strip(dtype: str, simd: Simd, width: int, vectors: int, lanes: int):
 def product(dtype: str, simd: Simd):
     """C = epilogue(init + A B) for rows lo..hi: the forward product, and the input gradient with B = W transposed."""
     item, panel_width = ITEMSIZE[dtype], simd.panel(dtype)
-    shapes = _shapes(dtype, simd)
-    strips = [_strip(dtype, simd, *shape) for shape in shapes]
-    widths = [shape[0] for shape in shapes]
-    full, half, quarter, eighth = (strips + strips[-1:] * 3)[:4]
-    half_width, quarter_width = (widths + [0] * 3)[1:3]
+    shapes = shapes_of(dtype, simd)
+    strip = by_width([_strip(dtype, simd, *shape) for shape in shapes], [shape[0] for shape in shapes])
     most = BLOCK_BYTES // (2 * simd.vector_bytes)
 
     def product(record, lo, hi, worker):
@@ -74,14 +92,7 @@ def product(dtype: str, simd: Simd):
                 a = r[R.A] + first // panel_width * panel_bytes
                 b = r[R.B] + (j * panel_width * depth + first * width) * item
                 n = min(block, depth - first)
-                if width == panel_width:
-                    full(a, lo, hi, panel_bytes, stride_last, b, n, c, bias, first)
-                elif width == half_width:
-                    half(a, lo, hi, panel_bytes, stride_last, b, n, c, bias, first)
-                elif width == quarter_width:
-                    quarter(a, lo, hi, panel_bytes, stride_last, b, n, c, bias, first)
-                else:
-                    eighth(a, lo, hi, panel_bytes, stride_last, b, n, c, bias, first)
+                strip(width, a, lo, hi, panel_bytes, stride_last, b, n, c, bias, first)
             if r[R.EPILOGUE] != 0:
                 at = lo * width * item
                 other = r[R.OTHER] + j * r[R.C_PANEL_BYTES] + at
@@ -174,11 +185,9 @@ def weight_gradient(dtype: str, simd: Simd):
 
         return tiles
 
-    shapes = _shapes(dtype, simd)
+    shapes = shapes_of(dtype, simd)
     strips = [tiles_of(*shape) for shape in shapes]
-    widths = [shape[0] for shape in shapes]
-    full, half, quarter, eighth = (strips + strips[-1:] * 3)[:4]
-    half_width, quarter_width = (widths + [0] * 3)[1:3]
+    full, strip = strips[0], by_width(strips, [shape[0] for shape in shapes])
     tall_asking = tile_of_columns(dtype, tallest, *shapes[0][1:], ask_ahead=True)
     second = 5 if tallest == 6 else tallest  # 6 + 5 + 5 rows of a block of 16 keep more sums in flight than 6 + 6 + 4
     next_asking = tile_of_columns(dtype, second, *shapes[0][1:], ask_ahead=True)
@@ -254,14 +263,8 @@ def weight_gradient(dtype: str, simd: Simd):
                         slots,
                         copy,
                     )
-                elif width == panel_width:
-                    full(a, n, stride, b, k, out, first)
-                elif width == half_width:
-                    half(a, n, stride, b, k, out, first)
-                elif width == quarter_width:
-                    quarter(a, n, stride, b, k, out, first)
                 else:
-                    eighth(a, n, stride, b, k, out, first)
+                    strip(width, a, n, stride, b, k, out, first)
                 a += k * stride
                 b += k * width * item
             update_block(r, worker, weights, out, n * width)
@@ -276,11 +279,9 @@ def bias_gradient(dtype: str, simd: Simd):
     bias.
     """
     item, panel_width = ITEMSIZE[dtype], simd.panel(dtype)
-    shapes = _shapes(dtype, simd)
+    shapes = shapes_of(dtype, simd)
     sums = [tile_of_columns(dtype, 1, vectors, lanes) for _, vectors, lanes in shapes]
-    widths = [shape[0] for shape in shapes]
-    full, half, quarter, eighth = (sums + sums[-1:] * 3)[:4]
-    half_width, quarter_width = (widths + [0] * 3)[1:3]
+    strip = by_width(sums, [shape[0] for shape in shapes])
 
     def bias_gradient(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
@@ -289,14 +290,7 @@ def bias_gradient(dtype: str, simd: Simd):
             width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
             out = w[R.SCRATCH] if r[R.GRADIENT] == 0 else r[R.GRADIENT] + j * panel_width * item
             dz = r[R.C] + j * r[R.C_PANEL_BYTES]
-            if width == panel_width:  # the product with a column of ones: one stored 1, stride 0
-                full(ones, 0, dz, rows, out, 0)
-            elif width == half_width:
-                half(ones, 0, dz, rows, out, 0)
-            elif width == quarter_width:
-                quarter(ones, 0, dz, rows, out, 0)
-            else:
-                eighth(ones, 0, dz, rows, out, 0)
+            strip(width, ones, 0, dz, rows, out, 0)  # the product with a column of ones: one stored 1, stride 0
             update_block(r, worker, r[R.W] + j * panel_width * item, out, width)
 
     return bias_gradient

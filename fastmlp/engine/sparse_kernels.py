@@ -7,13 +7,11 @@ columns first, so that those of an input lie side by side: CSC.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from .. import records as R
 from ..simd import ITEMSIZE, Simd
-from .elementary import INLINE
 from .ir import call, indices_at, int64_at, items_at, numbers_at, sum_of_rows
-from .products import update_block
+from .products import by_width, shapes_of, update_block
 from .rows import AHEAD, data_row, prefetch_row
 
 PIECE = 128  # entries of a row that are converted at a time, into the scratch of a worker
@@ -21,24 +19,9 @@ PIECE = 128  # entries of a row that are converted at a time, into the scratch o
 
 def _sum_rows(dtype: str, simd: Simd):
     """`sum_of_rows` for panels of every width."""
-    panel_width, lanes = simd.panel(dtype), simd.vector_bytes // ITEMSIZE[dtype]
-    widths = list(simd.widths(dtype))
-    sums = [sum_of_rows(dtype, max(1, width // lanes), min(width, lanes)) for width in widths]
-    full, half, quarter, eighth = (sums + sums[-1:] * 3)[:4]
-    half_width, quarter_width = (widths + [0] * 3)[1:3]
-
-    @njit(**INLINE)
-    def sum_rows(width, values, places, n, b, c, init, more):
-        if width == panel_width:
-            full(values, places, n, b, c, init, more)
-        elif width == half_width:
-            half(values, places, n, b, c, init, more)
-        elif width == quarter_width:
-            quarter(values, places, n, b, c, init, more)
-        else:
-            eighth(values, places, n, b, c, init, more)
-
-    return sum_rows
+    shapes = shapes_of(dtype, simd)
+    sums = [sum_of_rows(dtype, vectors, lanes) for _, vectors, lanes in shapes]
+    return by_width(sums, [shape[0] for shape in shapes])
 
 
 def sparse_product_kernel(source: str, index_type: str):
