@@ -53,6 +53,7 @@ def cases():
     """{name: function of no arguments}: steps of training, and prediction."""
     import numpy as np
 
+    from benchmarks import sparse
     from benchmarks.networks import BY_NAME
     from benchmarks.peers import FastMLP
     from fastmlp.engine.threads import available_cores
@@ -67,7 +68,8 @@ def cases():
     for name, threads in NETWORKS.items():
         for n_threads in dict.fromkeys(n or available_cores() for n in threads):
             found[f"step {name}, {n_threads} threads"] = training(BY_NAME[name], n_threads)
-    found["step of sparse rows, 1 threads"] = sparse_rows()
+    of_sparse_rows = sparse.training(*sparse.problem(2000, 1000, 20), n_threads=1)
+    found["step of sparse rows, 1 threads"] = lambda: of_sparse_rows.run(1)
     network = BY_NAME["20-256-128-10"]
     X, y = network.data(1000)
     model = FastMLP(network, X, y, network.parameters(), 1).model
@@ -75,19 +77,6 @@ def cases():
     found["predict 1000 rows"] = lambda: model.predict(X)
     assert np.isfinite(model.predict(X)).all()
     return found
-
-
-def sparse_rows():
-    """Ten steps of a network whose first layer multiplies sparse rows."""
-    from benchmarks.sparse import CLASSES, problem
-    from fastmlp import Adam, Dense, ReLU, Sequential
-    from fastmlp.training import Training
-
-    X, y = problem(2000, 1000, 20)
-    model = Sequential(Dense(100), ReLU(), Dense(CLASSES)).build(1000)
-    options = {"loss": "softmax_cross_entropy", "optimizer": Adam(1e-3), "batch_size": 200, "n_threads": 1}
-    training = Training(model, X, y, **options)
-    return lambda: training.run(1)
 
 
 def serve():

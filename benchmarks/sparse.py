@@ -17,7 +17,8 @@ from sklearn.neural_network import MLPClassifier as Theirs
 
 from benchmarks.phases import ROOT
 from benchmarks.report import machine, versions, write_into
-from fastmlp import MLPClassifier as Ours
+from fastmlp import Adam, Dense, MLPClassifier as Ours, ReLU, Sequential
+from fastmlp.training import Training
 
 CLASSES, EPOCHS = 20, 5
 PROBLEMS = [(4000, 100_000, 100), (4000, 20_000, 100), (20_000, 2000, 50), (20_000, 784, 78)]  # rows, columns, entries
@@ -28,6 +29,15 @@ def problem(n, columns, entries, seed=0):
     rng = np.random.default_rng(seed)
     X = scipy.sparse.random(n, columns, entries / columns, "csr", np.float32, random_state=rng)
     return X, (X @ rng.normal(size=(columns, CLASSES))).argmax(axis=1)
+
+
+def training(X, y, n_threads=None):
+    """Of a network with 100 hidden units, in batches of 200, compiled."""
+    network = Sequential(Dense(100), ReLU(), Dense(CLASSES)).build(X.shape[1])
+    options = {"loss": "softmax_cross_entropy", "optimizer": Adam(1e-3), "batch_size": 200, "n_threads": n_threads}
+    found = Training(network, X, y, **options)
+    found.run(1)
+    return found
 
 
 def model(cls):

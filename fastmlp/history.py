@@ -11,6 +11,15 @@ _HEAD, _TAIL = 3, 3  # epochs that the repr shows when there are many
 _WIDTH = 100  # characters, for as many metrics as fit
 
 
+def axes(ax, whose: str):
+    """What a class's `plot` draws into: `ax`, or those of a new figure; ImportError without matplotlib."""
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        raise ImportError(f'{whose}.plot() needs matplotlib: pip install "fastmlp[plot]"') from None
+    return pyplot.subplots()[1] if ax is None else ax
+
+
 @dataclass(repr=False)
 class History:
     """Loss and metrics per epoch.
@@ -129,13 +138,8 @@ class History:
         >>> history.plot()  # doctest: +SKIP
         >>> history.plot("gradient_norm_dense_0", "gradient_norm_dense_1").set_yscale("log")  # doctest: +SKIP
         """
-        try:
-            from matplotlib import pyplot
-        except ImportError:
-            raise ImportError('History.plot() needs matplotlib: pip install "fastmlp[plot]"') from None
+        ax = axes(ax, "History")
         curves = {name: self[name] for name in names or [n for n in ("loss", "val_loss") if n in self]}
-        if ax is None:
-            _, ax = pyplot.subplots()
         for name, values in curves.items():
             ax.plot(self.epochs, values, marker="." if len(self) < 50 else "", label=f"{label} {name}".strip())
         ax.set_xlabel("epoch")

@@ -13,6 +13,7 @@ from . import losses, optimizers, sequential
 from ._arrays import check_groups, check_targets, check_weights, check_X
 from .callbacks import Callback
 from .errors import DivergenceError, check_count, check_range
+from .history import axes
 from .schedules import Schedule
 
 
@@ -100,13 +101,7 @@ class RateTest:
         --------
         >>> test.plot()  # doctest: +SKIP
         """
-        try:
-            from matplotlib import pyplot
-        except ImportError:
-            raise ImportError('RateTest.plot() needs matplotlib: pip install "fastmlp[plot]"') from None
-        if ax is None:
-            _, ax = pyplot.subplots()
-        smoothed = self.smoothed
+        ax, smoothed = axes(ax, "RateTest"), self.smoothed
         ax.plot(self.rates, self.losses, alpha=0.3, label="loss of a batch")
         ax.plot(self.rates, smoothed, label="smoothed")
         ax.axvline(self.suggestion, linestyle="--", color="black", label=f"suggestion {self.suggestion:.2g}")

@@ -1,8 +1,6 @@
 """Sparse rows: an epoch of a classifier of texts, and its prediction."""
 
-from benchmarks.sparse import problem
-from fastmlp import Adam, Dense, ReLU, Sequential
-from fastmlp.training import Training
+from benchmarks.sparse import problem, training
 
 
 class Sparse:
@@ -11,12 +9,10 @@ class Sparse:
 
     def setup(self, columns):
         self.X, y = problem(4000, columns, 50)
-        self.model = Sequential(Dense(100), ReLU(), Dense(20)).build(columns)
-        options = {"loss": "softmax_cross_entropy", "optimizer": Adam(1e-3), "batch_size": 200}
-        self.training = Training(self.model, self.X, y, **options)
-        first, *_, last = self.training.run(4)  # compiles
+        self.training = training(self.X, y)
+        first, *_, last = self.training.run(4)
         assert last < first
-        self.training.save_parameters()
+        self.model = self.training.model
         self.time_logits(columns)  # compiles
 
     def teardown(self, columns):
