@@ -1,5 +1,7 @@
 """What the estimators refuse, and that the message says what is wrong, where, and what is accepted."""
 
+import datetime
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
@@ -344,6 +346,14 @@ def test_dates_are_no_numbers(data):
     for target in (dates["b"], dates["b"].to_numpy(), dates, zoned["b"], list(dates["b"].to_numpy())):
         with pytest.raises(ValueError, match="`y` must hold numbers; .* holds dates or times"):
             MLPRegressor(**FAST).fit(X, target)
+
+
+def test_dates_of_polars_are_no_numbers(data):
+    polars = pytest.importorskip("polars", reason="polars is not installed: pip install polars")
+    rows = polars.DataFrame({"a": [1.0, 2.0], "b": [datetime.date(2020, 1, 1), datetime.date(2021, 1, 1)]})
+    for given in (rows, rows.select("b")):
+        with pytest.raises(ValueError, match="`X` must hold numbers; column 'b' holds dates or times"):
+            MLPRegressor(**FAST).fit(given, [0.0, 1.0])
 
 
 def test_frames_of_a_kind_that_is_not_known_keep_their_error(data):

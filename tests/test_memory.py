@@ -212,3 +212,13 @@ def test_csr_is_not_made_dense():
     with pytest.warns(ConvergenceWarning):
         peak, _ = traced(lambda: whole.fit(X, y))
     assert peak < 10_000_000  # most of it SciPy's, which keeps twenty vectors of the parameters in float64
+
+
+def test_sparse_rows_of_another_dtype_do_not_copy_the_weights():
+    import scipy.sparse
+
+    model = Sequential(Dense(100), ReLU(), Dense(3)).build(20_000)  # 8 million bytes
+    X = scipy.sparse.random(3, 20_000, 1e-3, "csr", np.float64, random_state=0)
+    model.predict(X)
+    peak, _ = traced(lambda: model.predict(X))
+    assert peak < 200_000
