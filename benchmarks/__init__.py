@@ -5,6 +5,7 @@ phases.py            where a step's time goes, record by record, and how far eac
 gate.py              whether the working tree is slower than the revision before it
 costs.py             what activations, layers and optimisers add to a step
 sparse.py            sparse rows beside scikit-learn
+predictions.py       a prediction beside its peers
 cuda.py              a GPU beside the CPU and its peers
 time_to_accuracy.py  seconds until a test accuracy is reached
 recipes/             settings that reach a documented accuracy on MNIST

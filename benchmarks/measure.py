@@ -85,8 +85,10 @@ def validate(network, labels, contenders=CONTENDERS, tolerance=TOLERANCE):
     return skipped
 
 
-def measure_network(network, labels, rounds, smoke=False, pause=0.03):
-    """Validate, warm up, and time all contenders in turn; `pause` lets the last one's threads fall asleep."""
+def measure_network(network, labels, rounds, smoke=False, pause=0.1):
+    """Validate, warm up, and time all contenders in turn; `pause` lets the last one's threads fall asleep (OpenBLAS's
+    look for work for 0.08 s).
+    """
     skipped = validate(network, labels)
     times = Times(network, skipped=skipped)
     n_rows, epochs = network.plan(smoke)

@@ -18,8 +18,9 @@ def is_sparse(X) -> bool:
     return type(X) is not np.ndarray and type(X).__module__.startswith("scipy.sparse")
 
 
-def check_X(X, argument: str = "X", n_features: int | None = None):
-    """X as a 2-D array of numbers or a CSR matrix, finite, of at least one row.
+def check_X(X, argument: str = "X", n_features: int | None = None, finite: bool = True):
+    """X as a 2-D array of numbers or a CSR matrix, finite, of at least one row. Without `finite`, an array is not
+    searched for what is not.
 
     Raises
     ------
@@ -70,7 +71,7 @@ def check_X(X, argument: str = "X", n_features: int | None = None):
         raise ValueError(f"`{argument}` must have at least one row and one column; got shape {X.shape}.")
     if n_features is not None and X.shape[1] != n_features:
         raise ValueError(f"`{argument}` must have n_features={n_features} columns; got {X.shape[1]}.")
-    if not is_sparse(X):
+    if finite and not is_sparse(X):
         check_finite(X, argument)
     return X
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 import numpy as np
 
 from . import records as R
 from .batches import QueryBatches, RowBatches
 from .devices import executor_of
-from .engine.threads import Chooser
+from .engine.executor import Executor
+from .engine.threads import Chooser, available_cores
 from .inputs import engine_data, engine_targets, engine_weights, most_entries, source_of
+from .layers import n_outputs
 from .losses import BLOCK
 from .lowering import forward_plan, loss_plan
+from .simd import host_simd
 
 ROWS, BYTES = 1024, 2**26  # of a step: fewer rows where they are long
 
@@ -35,21 +41,21 @@ class Evaluation:
         device="cpu",
     ):
         X = engine_data(X)
-        dtype, self.n, self.K = model.dtype.name, X.shape[0], model.n_outputs
-        rows = max(1, min(ROWS, self.n, BYTES // (model.dtype.itemsize * X.shape[1])))
+        dtype, n, self.K = model.dtype.name, X.shape[0], model.n_outputs
+        rows = max(1, min(ROWS, n, BYTES // (model.dtype.itemsize * X.shape[1])))
         if loss is not None and loss.queries:
             batches = QueryBatches.of_rows(groups, rows)
         else:
-            batches = RowBatches(self.n, BLOCK if loss is not None and loss.across else rows)
-        source, externals = source_of(X, dtype)
+            batches = RowBatches(n, BLOCK if loss is not None and loss.across else rows)
+        source, externals = source_of(X)
         common = {"n_features": model.n_features, "batch_size": batches.most_rows, "source": source, "dtype": dtype}
         common |= {"guard": guard, "entries": most_entries(X, batches.most_rows)}
         common["simd"], make_executor = executor_of(device)
         if loss is None:
-            self.output = np.empty((self.n, self.K), dtype)
+            self.output = np.empty((n, self.K), dtype)
             plan = forward_plan(model.layers, **common)
             externals["output"] = self.output
-            self.total = float(self.n)
+            self.total = float(n)
         else:
             targets, y = engine_targets(loss, y, self.K, dtype, groups)
             weights, _ = engine_weights(loss.row_weights(y, groups) if loss.queries else sample_weight, dtype)
@@ -57,42 +63,147 @@ class Evaluation:
             externals |= {"y": y} | ({} if weights is None else {"sample_weight": weights})
             externals |= {"queries": groups} if loss.queries else {}
             self.total = float(batches.n if weights is None or loss.queries else weights.astype(np.float64).sum())
-        self._externals = externals
         self.executor = make_executor(plan, externals, state)
         if state is None:
             self.executor.pack(model._arrays)
         self._chooser = Chooser(1 if device == "cuda" else n_threads, plan.flops)
+        self._steps = Steps(self.executor, batches)
 
+    def logits(self) -> np.ndarray:
+        """(n, K), a copy."""
+        self._steps.run(self._chooser)
+        return self.output.copy()
+
+    def loss(self) -> float:
+        """The weighted mean of the rows' losses."""
+        return float(self._steps.run(self._chooser).sum() / self.total)
+
+    def close(self) -> None:
+        """Let the worker threads end."""
+        self.executor.close()
+
+
+class Steps:
+    """The steps that take an executor through a data set once."""
+
+    def __init__(self, executor, batches):
+        self._executor = executor
         order, starts, sizes, _ = batches.epochs(None, 1)
         self._steps = np.zeros((len(starts), R.STEP), np.int64)
         self._steps[:, R.STEP_ROWS] = sizes
         self._steps[:, R.STEP_FIRST if order is None else R.STEP_INDEX] = starts
         self._bound = order, np.ones((len(starts), 1, R.N_SCALARS)), np.zeros(len(starts))  # they stay alive
-        self.executor.bind(self._steps, *self._bound)
+        executor.bind(self._steps, *self._bound)
 
-    def _run(self) -> np.ndarray:
-        """The sum of the rows' losses of each step."""
+    def run(self, chooser: Chooser, at_once: int = 0) -> np.ndarray:
+        """The sum of the rows' losses of each step; NaN of one that was stopped. So many steps first are run at once,
+        by as many workers as there may be: what is soon over has no time for trials.
+        """
         steps, sums, at = self._steps, self._bound[2], 0
+        at_once = min(at_once, len(steps))
         while at < len(steps):
-            workers, count = self._chooser.slice(steps[at:, R.STEP_ROWS])
+            if at < at_once:
+                workers, count = chooser.candidates[-1], at_once - at
+            else:
+                workers, count = chooser.slice(steps[at:, R.STEP_ROWS])
             # a loss that is not finite is an answer here, not an error: go on with the next step
-            done, seconds = self.executor.run(steps[at : at + count], workers)
+            done, seconds = self._executor.run(steps[at : at + count], workers)
             if done < count:
                 sums[at + done] = np.nan
                 done += 1
-            self._chooser.measured(workers, seconds, int(steps[at : at + done, R.STEP_ROWS].sum()))
+            chooser.measured(workers, seconds, int(steps[at : at + done, R.STEP_ROWS].sum()))
             at += done
         return sums
 
-    def logits(self) -> np.ndarray:
-        """(n, K), a copy."""
-        self._run()
-        return self.output.copy()
 
-    def loss(self) -> float:
-        """The weighted mean of the rows' losses."""
-        return float(self._run().sum() / self.total)
+# Predictions ---------------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Let the worker threads end."""
-        self.executor.close()
+MOST_KEPT, KEPT_BYTES = 4, 2**25  # networks that each thread keeps set up, and their memory
+ALONE = 2e7  # operations that one worker has done before the others are awake
+AT_ONCE = 8e9  # ... and that all have done before a trial of fewer would pay: some 0.04 s
+_of_this_thread = threading.local()
+
+
+def logits(
+    layers, n_features: int, arrays: dict, X, dtype: np.dtype, n_threads: int | None = None, *, refuse: Callable
+) -> np.ndarray:
+    """The logits of any rows by the engine, on the CPU; what was set up for a network is kept for its next rows.
+
+    Parameters
+    ----------
+    layers : tuple of Layer
+        The same tuple next time, not only an equal one, where they are the same network.
+    n_features : int
+    arrays : dict
+        Its parameters by name; not changed afterwards, another dict is taken for others.
+    X : array (n, n_features) or CSR
+        Of an array, the engine finds what is not finite while it reads it.
+    dtype : dtype
+        Of the parameters and of all arithmetic.
+    n_threads : int, optional
+    refuse : function
+        Called with such an X, raises.
+
+    Returns
+    -------
+    array (n, K)
+    """
+    X, kept = engine_data(X), _of_this_thread.__dict__.setdefault("predictors", [])
+    source, places = source_of(X)
+    key = n_features, source, dtype, host_simd()
+    output = places["output"] = np.empty((X.shape[0], n_outputs(layers)), dtype)
+    found = next((p for p in kept if p.layers is layers and p.key == key), None)
+    if found is None:
+        found = Predictor(layers, key, places, most_entries(X, ROWS))
+    else:
+        kept.remove(found)  # it comes back as the last one, unless it fails
+    if not found.run(arrays, places, X.shape[0], n_threads):
+        refuse(X)
+    if found.lasts:
+        kept.append(found)
+        while len(kept) > MOST_KEPT or sum(p.n_bytes for p in kept) > KEPT_BYTES:
+            del kept[0]
+    return output
+
+
+class Predictor:
+    """A network set up for the logits of any rows that are stored alike.
+
+    Attributes
+    ----------
+    layers, key : tuple
+        The network; columns of X, how its rows are stored, the dtype of the parameters, the host's vectors.
+    n_bytes : int
+        Its memory, with the model's arrays, which it knows again.
+    lasts : bool
+        Whether it may serve other rows: its plan depends neither on the entries of sparse ones, nor on what a user's
+        function refers to.
+    """
+
+    def __init__(self, layers, key: tuple, places: dict, entries: int):
+        self.layers, self.key, (n_features, source, dtype, simd) = layers, key, key
+        rows = max(1, min(ROWS, BYTES // (dtype.itemsize * n_features)))
+        common = {"n_features": n_features, "batch_size": rows, "source": source, "dtype": dtype.name, "simd": simd}
+        self._plan = forward_plan(layers, entries=entries, n_workers=available_cores(), check=True, **common)
+        self.n_bytes = self._plan.n_bytes + self._plan.sizes["parameters"]
+        self.lasts = not (self._plan.has_own_functions or source.startswith("csr"))
+        self._executor = Executor(self._plan, places)
+        self._packed: dict | None = None
+        self._n, self._steps = 0, None
+
+    def run(self, arrays: dict, places: dict, n: int, n_threads: int | None) -> bool:
+        """Fill the "output" of `places`, for the n rows there; whether they were finite."""
+        if arrays is not self._packed:
+            self._executor.pack(arrays)
+            self._packed = arrays
+        self._executor.take(places)
+        if n != self._n:
+            self._n, self._steps = n, Steps(self._executor, RowBatches(n, self._plan.batch_size))
+        few = self._plan.flops * n < ALONE * self._plan.batch_size
+        chooser = Chooser(1 if few and n_threads is None else n_threads, self._plan.flops)
+        try:
+            self._steps.run(chooser, at_once=max(1, int(AT_ONCE / self._plan.flops)))
+        finally:
+            self._executor.close()
+            self._executor.let_go()
+        return self._executor.all_were_finite

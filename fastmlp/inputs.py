@@ -9,7 +9,7 @@ import numpy as np
 from . import losses
 
 
-def source_of(X, dtype: str) -> tuple[str, dict]:
+def source_of(X) -> tuple[str, dict]:
     """How the engine reads X: the name of its gather kernel's variant, and the places it refers to."""
     if isinstance(X, np.ndarray):
         return X.dtype.name, {"X": X, "X_stride": X.strides[0] if X.shape[0] > 1 else X.shape[1] * X.itemsize}

@@ -181,8 +181,10 @@ class Softmax:
 
     def __call__(self, z: np.ndarray) -> np.ndarray:
         """The softmax of each row, in NumPy."""
-        e = np.exp(z - z.max(axis=1, keepdims=True))
-        return e / e.sum(axis=1, keepdims=True)
+        e = np.ascontiguousarray(np.asarray(z).T)  # sums over few outputs of many rows: a sixth of the time
+        e = np.exp(e - e.max(axis=0))
+        e /= e.sum(axis=0)
+        return np.ascontiguousarray(e.T)
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -456,6 +458,15 @@ def flatten(layers: Sequence[Layer]) -> Iterator[Layer | Mark]:
             yield Multiply()
         else:
             yield layer
+
+
+def n_outputs(layers: Sequence[Layer]) -> int:
+    """Number of logits: the units of the last Dense.
+
+    >>> n_outputs([Dense(2), GELU()])
+    2
+    """
+    return [layer.units for layer in flatten(layers) if isinstance(layer, Dense)][-1]
 
 
 def named(layers: Sequence[Layer]) -> Iterator[tuple[str, Layer | Mark]]:

@@ -245,6 +245,13 @@ class Plan:
         """Memory that an executor of this plan allocates, in bytes (scratch of the workers aside)."""
         return self.sizes["parameters"] * (1 + self.n_slots) + self.sizes["transposed"] + self.sizes["workspace"]
 
+    @property
+    def has_own_functions(self) -> bool:
+        """Whether a kernel is made of a user's functions."""
+        steps = [step for phase in self.phases for step in phase.steps]
+        values = [value for step in steps for value in step.fields.values() if isinstance(value, Kernel)]
+        return any(name.startswith("custom.") for name in [s.kernel for s in steps] + [v.name for v in values])
+
     def __str__(self):
         lines = [
             f"{self.dtype}, {self.simd.name}, batch of up to {self.batch_size} rows, {self.n_bytes / 2**20:.2f} MiB, "

@@ -109,6 +109,12 @@ SHARE, CUT_TOP, CUT_BOTTOM, CUT_LEFT, CUT_RIGHT = range(7, 12)
 ARRIVED, NOT_FINITE, DONE, LEFT = 0, 16, 32, 48
 N_CONTROL = 64
 
+# mailbox of a worker's thread (STATE first): what it does, the next run's function and arguments, whether that comes by
+# the queue, and how often it gives its core away before it goes to sleep
+STATE, MAIL_FUNCTION, MAIL_ARGUMENTS, QUEUED, PATIENCE = range(5)
+ASLEEP, RUNNING, WAITING, RESERVED, POSTED = range(5)
+MAILBOX = 16
+
 # steps of a run (int64 rows)
 STEP_ROWS, STEP_INDEX, STEP_FIRST, STEP_SCALARS, STEP_LOSS_AT, STEP_KEY = 0, 1, 2, 3, 4, 5
 STEP = 6

@@ -9,12 +9,12 @@ from functools import partial
 import numpy as np
 
 from . import devices, initializers, losses, optimizers
-from ._arrays import check_fits, check_groups, check_targets, check_weights, check_X, class_weights
+from ._arrays import check_finite, check_fits, check_groups, check_targets, check_weights, check_X, class_weights
 from .activations import Activation, Identity
 from .epochs import check_callbacks, run_epochs
 from .errors import DivergenceError, check_count, check_flag, unknown_name
 from .history import History
-from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Softmax, Switch, flatten, named
+from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Softmax, Switch, flatten, n_outputs, named
 from .lowering import check_layers, parameter_shapes
 from .normalization import BatchNorm, Norm
 from .prediction import first_units, input_gradients, is_few, numpy_forward
@@ -100,7 +100,7 @@ class Sequential:
     @property
     def n_outputs(self) -> int:
         """Number of logits."""
-        return [layer.units for layer in flatten(self.layers) if isinstance(layer, Dense)][-1]
+        return n_outputs(self.layers)
 
     # Parameters ------------------------------------------------------------------------------------------------------
 
@@ -428,22 +428,19 @@ class Sequential:
         """
         self._need_parameters()
         n_threads = _check_threads(n_threads)
-        X = check_X(X, n_features=self.n_features)
-        logits = self._logits(X, n_threads)
+        X = check_X(X, n_features=self.n_features, finite=False)
+        if is_few(X, sum([a.size for a in self._arrays.values()]), self._first_units):
+            if isinstance(X, np.ndarray):
+                check_finite(X, "X")
+            logits = numpy_forward(self._flat, self._arrays, X, self.dtype)
+        else:
+            from .evaluation import logits as by_engine
+
+            refuse = partial(check_finite, argument="X")
+            logits = by_engine(self.layers, self.n_features, self._arrays, X, self.dtype, n_threads, refuse=refuse)
         if X.dtype.itemsize > self.dtype.itemsize and not np.isfinite(logits).all():
             check_fits(X, self.dtype)
         return logits
-
-    def _logits(self, X, n_threads: int | None) -> np.ndarray:
-        if is_few(X, sum([a.size for a in self._arrays.values()]), self._first_units):
-            return numpy_forward(self._flat, self._arrays, X, self.dtype)
-        from .evaluation import Evaluation
-
-        evaluation = Evaluation(self, X, n_threads=n_threads)
-        try:
-            return evaluation.logits()
-        finally:
-            evaluation.close()
 
     def activations(self, X, layer: int | str = -1) -> np.ndarray:
         """The values behind one layer, (n, width), in the model's dtype: what the layers up to it make of X.
@@ -619,7 +616,7 @@ class Sequential:
         self._need_parameters()
         if self.loss is None:
             raise ValueError("this model has no loss yet; call `fit` first or set `model.loss`.")
-        X = check_X(X, n_features=self.n_features)
+        X = check_X(X, n_features=self.n_features, finite=False)  # `logits` looks
         y = check_targets(y, X.shape[0], self.n_outputs, self.loss)
         sample_weight = check_weights(sample_weight, X.shape[0])
         groups = check_groups(groups, X.shape[0], self.loss, sample_weight)

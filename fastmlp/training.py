@@ -123,7 +123,7 @@ class Training:
         X = engine_data(X)
         dtype = model.dtype.name
         self.n_samples = X.shape[0]
-        source, externals = source_of(X, dtype)
+        source, externals = source_of(X)
         targets, y = engine_targets(self.loss, y, model.n_outputs, dtype, groups)
         of_rows = self.loss.row_weights(y, groups) if self.loss.queries else sample_weight
         weights, self._weight_unit = engine_weights(of_rows, dtype)

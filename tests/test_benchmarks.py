@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from benchmarks import costs, gate, measure, phases, report, sparse, tasks, time_to_accuracy
+from benchmarks import costs, gate, measure, phases, predictions, report, sparse, tasks, time_to_accuracy
 from benchmarks.networks import BY_NAME, Network, loss_of, network_of
 from benchmarks.peers import CONTENDERS, NumPy
 
@@ -278,6 +278,18 @@ def test_sparse_rows_beside_scikit_learn_are_written_into_the_page(tmp_path, mon
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n")
     assert re.search(r"\| 400 x 1000, 20 (\| [\d.e+]+ ms ){4}\|\n", text)
+
+
+def test_predictions_beside_their_peers_are_written_into_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(predictions, "ROOT", tmp_path)
+    page = tmp_path / "docs" / "performance.md"
+    page.parent.mkdir()
+    page.write_text("before\n<!-- predictions:begin -->\n<!-- predictions:end -->\nafter\n")
+    predictions.main(["--smoke", "--docs", "--peers", "MLPClassifier", "scikit-learn"])
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n")
+    for rows in (1, 10, 100):
+        assert re.search(rf"\| 784-128-64-10, {rows} (\| [\d.e+]+ ){{3}}\|\n", text)
 
 
 def test_any_network_can_be_named():

@@ -11,7 +11,7 @@ from .. import records as R
 from ..plan import Kernel, Plan, Ref
 from . import compiling, jit
 from .layout import NamedParameters
-from .threads import Team, yield_address
+from .threads import OF_THREADS, Team, yield_address
 
 GUARD = 0x5EED_FEED_5EED_FEED  # what is written between buffers in tests
 
@@ -56,6 +56,8 @@ class Executor(NamedParameters):
     parameters : ndarray
         The vector of parameters, in panels, in the plan's dtype; `slots` (n_slots, same length) is the optimiser's
         state.
+    all_were_finite : bool
+        Whether no kernel has found anything else, in any run; may be set.
     """
 
     def __init__(self, plan: Plan, externals: dict, state: np.ndarray | None = None):
@@ -73,7 +75,6 @@ class Executor(NamedParameters):
         self._constants = np.array([*(plan.scaling or (1.0, 0.0)), 0.0])
         self._numbers = np.array([*plan.numbers, 0.0, 0.0])  # of the loss; kernels read two at least
         self._ones = np.ones(64 // plan.item, plan.dtype)
-        self._externals = externals
         self.control = np.zeros(R.N_CONTROL, np.int64)
         self._address = {
             "parameters": self.state.ctypes.data,
@@ -83,24 +84,47 @@ class Executor(NamedParameters):
             "ones": self._ones.ctypes.data,
             "numbers": self._numbers.ctypes.data,
         }
-        self._address |= {k: v.ctypes.data if isinstance(v, np.ndarray) else int(v) for k, v in externals.items()}
-        self._bind()
         self._workers: list[tuple] = []
+        self._externals: dict = {}
+        self._bind(externals)
         self.team = Team()
         self._profile = None
+        self.all_were_finite = True
 
-    def _bind(self) -> None:
+    def take(self, externals: dict) -> None:
+        """Let steps refer to these from now on, for some or all of the places that the plan does not own."""
+        self._externals |= externals
+        self._address |= {k: v.ctypes.data if isinstance(v, np.ndarray) else int(v) for k, v in externals.items()}
+        for row, index, ref in self._references:
+            self._program[row, index] = self._resolve(ref)
+        for record, _, _, _ in self._workers:
+            self._point(record)
+
+    def let_go(self) -> None:
+        """Keep the arrays that the plan does not own alive no longer: `take` others before the next run."""
+        self._externals.clear()
+
+    def _point(self, record: np.ndarray) -> None:
+        """Tell a worker where the rows of X are, which it fetches ahead."""
+        record[R.NEXT_X], record[R.NEXT_STRIDE] = self._address["X"], self._address["X_stride"]
+
+    def _bind(self, externals: dict) -> None:
         steps = [step for phase in self.plan.phases for step in phase.steps]
         kernels = {step.kernel for step in steps} | {
             value.name for step in steps for value in step.fields.values() if isinstance(value, Kernel)
         }
-        compiling.prepare((name, self.plan.dtype) for name in {"run", *kernels})
+        compiling.prepare([*((name, self.plan.dtype) for name in {"run", *kernels}), *OF_THREADS])
         self._program = np.zeros((len(steps), R.RECORD), np.int64)
-        for row, step in zip(self._program, steps, strict=True):
+        self._references: list[tuple[int, int, Ref]] = []  # record, field, to what the plan does not own
+        for i, (row, step) in enumerate(zip(self._program, steps, strict=True)):
             row[R.ADDRESS] = jit.address(step.kernel, self.plan.dtype)
             row[R.UNITS], row[R.COST] = step.units, step.cost
             for index, value in step.fields.items():
-                row[index] = self._resolve(value)
+                if isinstance(value, Ref) and value.buffer not in self._address:
+                    self._references.append((i, index, value))
+                else:
+                    row[index] = self._resolve(value)
+        self.take(externals)
         ends = np.cumsum([len(phase.steps) for phase in self.plan.phases])
         self._phases = np.array(
             [
@@ -118,8 +142,9 @@ class Executor(NamedParameters):
             return jit.address(value.name, self.plan.dtype)
         return value
 
-    def _worker(self, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, ...]]:
-        """A worker's record and arguments of `run`, each on cache lines of its own; all its memory; how it calls `run`.
+    def _worker(self, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """A worker's record and arguments of `run`, each on cache lines of its own; all its memory; where the
+        arguments are.
 
         What is the same in every run is written here: a run of a tiny network takes tens of microseconds.
         """
@@ -129,14 +154,14 @@ class Executor(NamedParameters):
             record, a = memory[:512].view(np.int64), memory[512:1024].view(np.int64)
             record[R.SCRATCH] = memory.ctypes.data + 1024
             record[R.CONTROL] = self.control.ctypes.data
-            record[R.NEXT_X], record[R.NEXT_STRIDE] = self._address["X"], self._address["X_stride"]
+            self._point(record)
             record[R.SLOT_BYTES] = self.plan.sizes["parameters"]
             record[R.AVERAGE_BYTES] = self.plan.n_slots * self.plan.sizes["parameters"]
             a[R.RANK], a[R.CHUNK], a[R.YIELD] = len(self._workers), self.plan.chunk, yield_address()
             a[R.PROGRAM], a[R.PHASES] = self._program.ctypes.data, self._phases.ctypes.data
             a[R.N_PHASES] = len(self._phases)
             a[R.RUN_WORKER], a[R.RUN_CONTROL] = record.ctypes.data, self.control.ctypes.data
-            self._workers.append((record, a, memory, (a.ctypes.data, 0, 0, 0)))
+            self._workers.append((record, a, memory, a.ctypes.data))
         return self._workers[rank]
 
     def bind(self, steps: np.ndarray, order: np.ndarray | None, scalars: np.ndarray, sums: np.ndarray) -> None:
@@ -181,9 +206,10 @@ class Executor(NamedParameters):
             a[R.ARRIVED_BEFORE], a[R.LEFT_BEFORE], a[R.DONE_BEFORE] = arrived, left, before
         started = time.perf_counter()
         if n_workers == 1:
-            self._run(*workers[0][3])
+            self._run(workers[0][3], 0, 0, 0)
         else:
-            self.team.run(self._run, [job for _, _, _, job in workers])
+            self.team.run("run", self.plan.dtype, [arguments for _, _, _, arguments in workers])
+        self.all_were_finite &= self.control[R.NOT_FINITE] == 0
         return self.steps_done - before, time.perf_counter() - started
 
     def shared(self, slot: int | None) -> np.ndarray:

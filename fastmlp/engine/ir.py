@@ -80,6 +80,17 @@ def atomic_add(typingctx, address, value):
 
 
 @intrinsic
+def atomic_exchange(typingctx, address, old, new):
+    """Write `new` to the int64 at `address` if it is `old`, as one atomic step; returns what was there."""
+
+    def codegen(context, builder, sig, args):
+        ptr = builder.inttoptr(args[0], I64.as_pointer())
+        return builder.extract_value(builder.cmpxchg(ptr, args[1], args[2], "seq_cst", "seq_cst"), 0)
+
+    return types.int64(IP, types.int64, types.int64), codegen
+
+
+@intrinsic
 def atomic_load(typingctx, address):
     """The int64 at `address`, read afresh: LLVM would hoist an ordinary load out of a spin loop."""
 

@@ -21,7 +21,7 @@ from .elementwise import (
     prelu,
     prelu_gradient,
 )
-from .loop import run
+from .loop import exchange, run, serve
 from .loss_kernels import row_kernel, separable_kernel, softmax_kernel, sum_losses
 from .norm_kernels import (
     batch_norm,
@@ -42,7 +42,7 @@ from .optimizer_kernels import (
 )
 from .permutation import permutation
 from .products import bias_gradient, product, weight_gradient
-from .rows import gather_csr_kernel, gather_kernel, scatter
+from .rows import finite_kernel, gather_csr_kernel, gather_kernel, scatter
 from .rules import RULES
 from .softmax_layer import softmax_backward, softmax_forward
 from .sparse_kernels import batch_columns_kernel, sparse_gradient, sparse_product_kernel
@@ -100,7 +100,10 @@ KERNELS = {
     "listnet": listnet,
     "sparse_gradient": sparse_gradient,
     "run": run,
+    "serve": serve,
+    "exchange": exchange,
     **{f"gather.{t}": gather_kernel(t) for t in ("float32", "float64", "uint8")},
+    **{f"finite.{t}": finite_kernel(t) for t in ("float32", "float64")},
     **{
         f"{family}.csr.{t}.{i}": kernel(t, i)
         for family, kernel in _OF_CSR.items()

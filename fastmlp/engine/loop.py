@@ -9,6 +9,7 @@ from ..simd import Simd
 from .elementary import INLINE
 from .ir import (
     atomic_add,
+    atomic_exchange,
     atomic_load,
     atomic_store,
     call,
@@ -25,6 +26,55 @@ def pieces_of(total, n_workers):
     """In how many pieces a worker's tiles of a phase of that cost are claimed: more where they are long, so that nobody
     waits long for the last."""
     return min(32, max(8, total // (n_workers * 25_000)))
+
+
+PAUSES, MOST_CYCLES = 1000, 2_500_000  # of a thread that waits for the next run before it goes to sleep
+
+
+def serve(dtype: str, simd: Simd):
+    """What a worker's thread does, when it was woken for a run: that, and then those that come within a
+    millisecond.
+
+    A thread that slept between runs of less than a millisecond would be woken on the caller's own core, and wait for
+    it. Whoever has another run reserves it first, for only a thread that waits can be posted one.
+    """
+
+    @njit(**INLINE)
+    def wait(mailbox, give_way):
+        """Whether a run was posted."""
+        m, turns, begun = int64_at(mailbox), 0, cycles()
+        atomic_store(mailbox, R.WAITING)
+        while atomic_load(mailbox) != R.POSTED:
+            turns += 1
+            tired = turns > PAUSES + m[R.PATIENCE] or cycles() - begun > MOST_CYCLES
+            if tired or atomic_load(mailbox + 8 * R.QUEUED) != 0:
+                if atomic_exchange(mailbox, R.WAITING, R.ASLEEP) == R.WAITING:
+                    return False
+            if turns < PAUSES or give_way == 0:
+                pause()
+            else:
+                call_void(give_way)
+        atomic_store(mailbox, R.RUNNING)
+        return True
+
+    def serve(mailbox, function, arguments, give_way):
+        m = int64_at(mailbox)
+        atomic_store(mailbox, R.RUNNING)
+        call(function, arguments, 0, 0, 0)
+        while m[R.PATIENCE] != 0 and wait(mailbox, give_way):
+            call(m[R.MAIL_FUNCTION], m[R.MAIL_ARGUMENTS], 0, 0, 0)
+        atomic_store(mailbox, R.ASLEEP)
+
+    return serve
+
+
+def exchange(dtype: str, simd: Simd):
+    """Write `new` to an address if `old` is there."""
+
+    def exchange(address, old, new, unused):
+        atomic_exchange(address, old, new)
+
+    return exchange
 
 
 def run(dtype: str, simd: Simd):

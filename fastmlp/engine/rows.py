@@ -9,9 +9,11 @@ from .. import records as R
 from ..simd import ITEMSIZE, Simd
 from .elementary import INLINE, SCALAR
 from .ir import (
+    atomic_store,
     convert_vectors,
     float64_at,
     indices_at,
+    int32_at,
     int64_at,
     items_at,
     numbers_at,
@@ -129,6 +131,30 @@ def gather_kernel(source: str):
                 copy(x, out, n_last, scaling, scale, offset)
 
         return gather
+
+    return build
+
+
+def finite_kernel(source: str):
+    """Whether rows of X are finite: the control block takes note of one that is not. By their exponents, for the
+    largest of integers is found by vectors, and a sum of numbers might overflow."""
+    n_mantissa, exponent = (23, 0xFF) if source == "float32" else (52, 0x7FF)
+    bits_at, I = (int32_at, np.int32) if source == "float32" else (int64_at, np.int64)
+    shift, mask, zero = I(n_mantissa), I(exponent), I(0)
+
+    def build(dtype, simd):
+        def finite(record, lo, hi, worker):
+            r, w = int64_at(record), int64_at(worker)
+            n, X, stride, first = r[R.N_FEATURES], r[R.X], r[R.X_STRIDE], w[R.FIRST]
+            most = zero
+            for i in range(lo, hi):
+                x = bits_at(X + (first + i) * stride)
+                for k in range(n):
+                    most = max(most, I((x[k] >> shift) & mask))
+            if most == mask:
+                atomic_store(w[R.CONTROL] + 8 * R.NOT_FINITE, 1)
+
+        return finite
 
     return build
 

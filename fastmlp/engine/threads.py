@@ -1,7 +1,8 @@
 """How many workers a fit uses, and the threads that run them.
 
 A team belongs to one fit: worker 0 is the calling thread, the others are Python threads that wait for work, started
-when first needed and gone with the fit. So fits can run concurrently, and nothing survives a fork.
+when first needed. So fits can run concurrently, and nothing survives a fork. A fit's threads wait a second for the next
+fit or prediction, then they end.
 """
 
 from __future__ import annotations
@@ -12,10 +13,16 @@ import sys
 import threading
 from collections import deque
 from functools import lru_cache, partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import perf_counter
 
 import numpy as np
+
+from .. import records as R
+from . import jit
+
+PATIENCE = 4000  # how often a thread that waits for the next run gives its core away: a millisecond
+OF_THREADS = [("serve", "float32"), ("exchange", "float32")]  # kernels; no dtype matters to them
 
 
 def usable_cores() -> int:
@@ -77,7 +84,7 @@ class Team:
     """Runs one function on several workers at once: `team.run(function, arguments)`, worker 0 on the calling thread."""
 
     def __init__(self):
-        self._helpers: list[tuple[SimpleQueue, threading.Thread]] = []
+        self._helpers: list[_Helper] = []
         self._pid = os.getpid()
 
     def prepare(self, n_workers: int) -> int:
@@ -92,41 +99,110 @@ class Team:
                 return k + 1
         return n_workers
 
-    def run(self, function, arguments: list[tuple]) -> None:
-        """function(*arguments[k]) on worker k; returns when worker 0 does, which waits for the others by itself."""
-        calls = [
-            partial(queue.put, (function, args)) for (queue, _), args in zip(self._helpers, arguments[1:], strict=False)
-        ]
-        calls.append(partial(function, *arguments[0]))
-        # Signals are handled between bytecodes. This line has none between its calls, so Ctrl-C cannot start some
-        # workers and keep worker 0 from joining them at the barrier.
-        deque(map(_call, calls), maxlen=0)
+    def run(self, name: str, dtype: str, arguments: list[int]) -> None:
+        """The kernel of that name, with arguments[k] on worker k; returns when worker 0 does, which waits for the
+        others by itself.
+        """
+        address, calls = jit.address(name, dtype), []
+        patience = PATIENCE if len(arguments) <= usable_cores() else 0
+        try:
+            for helper, own in zip(self._helpers, arguments[1:], strict=False):
+                calls.append(helper.call(address, own, patience))
+            calls.append(partial(jit.function(name, dtype), arguments[0], 0, 0, 0))
+            # Signals are handled between bytecodes. This line has none between its calls, so Ctrl-C cannot start some
+            # workers and keep worker 0 from joining them at the barrier.
+            deque(map(_call, calls), maxlen=0)
+        except BaseException:
+            for helper in self._helpers:
+                helper.let_go()
+            raise
 
     def _make_helper(self, k: int) -> None:
         """Have helper k running. It is listed before it starts: Ctrl-C may come at any point, and `close` must find
         it.
         """
         if k < len(self._helpers):
-            queue, thread = self._helpers[k]
-            if thread.is_alive():
+            if self._helpers[k].is_alive():
                 return
-            queue.put(None)  # its start was interrupted: if it starts after all, it ends at once
-        queue = SimpleQueue()
-        thread = threading.Thread(target=_serve, args=(queue,), name="fastmlp-worker", daemon=True)
-        self._helpers[k : k + 1] = [(queue, thread)]
-        thread.start()
+            self._helpers[k].jobs.put(None)  # its start was interrupted: if it starts after all, it ends at once
+        self._helpers[k : k + 1] = [_Helper.idle() or _Helper()]
+        if not self._helpers[k].is_alive():
+            self._helpers[k].start()
 
     def close(self) -> None:
-        """Let the threads end."""
-        for queue, _ in self._helpers:
-            queue.put(None)
+        """Leave the threads to others, or let them end."""
+        for helper in self._helpers:
+            helper.let_go()
+            if helper.is_alive():
+                _IDLE.append(helper)
+            else:
+                helper.jobs.put(None)
         self._helpers = []
 
 
-def _serve(queue: SimpleQueue) -> None:
-    while (job := queue.get()) is not None:
-        function, args = job
-        function(*args)
+LINGER = 1.0  # seconds that a thread without a team waits for another: starting one takes 0.1 ms
+
+
+class _Helper(threading.Thread):
+    """A thread that does a team's jobs: from its queue, or from its mailbox while it still waits in `serve`."""
+
+    def __init__(self):
+        super().__init__(name="fastmlp-worker", daemon=True)
+        self.jobs: SimpleQueue = SimpleQueue()
+        memory = np.zeros(2 * R.MAILBOX, np.int64)  # the half that has cache lines of its own
+        first = -memory.ctypes.data % (8 * R.MAILBOX) // 8
+        self._mailbox = memory[first : first + R.MAILBOX]
+        self._at = self._mailbox.ctypes.data
+        self._exchange = jit.function("exchange", "float32")
+
+    def call(self, function: int, arguments: int, patience: int) -> partial:
+        """What starts the thread on this, with a call in which no signal is handled; without it, `let_go`. The thread
+        then waits for another so long as it may give its core away so often.
+        """
+        box = self._mailbox
+        for _ in range(100):
+            self._exchange(self._at, R.WAITING, R.RESERVED, 0)
+            if box[R.STATE] in (R.RESERVED, R.ASLEEP):
+                break  # else it is just about to wait
+        box[R.PATIENCE] = patience
+        if box[R.STATE] == R.RESERVED:
+            box[R.MAIL_FUNCTION], box[R.MAIL_ARGUMENTS] = function, arguments
+            return partial(self._exchange, self._at, R.RESERVED, R.POSTED, 0)
+        box[R.QUEUED] = 1
+        return partial(self.jobs.put, (self._at, function, arguments, yield_address()))
+
+    def let_go(self) -> None:
+        """Nothing is going to be posted."""
+        self._exchange(self._at, R.RESERVED, R.WAITING, 0)
+
+    @staticmethod
+    def idle() -> _Helper | None:
+        """One that no team has; nobody else gets it."""
+        while True:
+            try:
+                helper = _IDLE.pop()
+            except IndexError:
+                return None
+            if helper.is_alive():  # or it was left behind by a fork
+                return helper
+
+    def run(self) -> None:
+        while True:
+            try:
+                job = self.jobs.get(timeout=LINGER)
+            except Empty:
+                try:
+                    _IDLE.remove(self)
+                except ValueError:  # it has a team
+                    continue
+                return
+            if job is None:
+                return
+            self._mailbox[R.QUEUED] = 0
+            jit.function("serve", "float32")(*job)
+
+
+_IDLE: list[_Helper] = []  # `pop`, `append` and `remove` are atomic
 
 
 class Chooser:

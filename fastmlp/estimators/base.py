@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
+from functools import lru_cache, partial
 from numbers import Integral, Real
 from typing import TypeVar
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
@@ -21,10 +23,13 @@ from ..lowering import parameter_shapes
 from ..prediction import is_few
 from ..sequential import Sequential
 from . import solvers
-from .validation import DTYPES, check_features, check_targets, check_weights
+from .validation import DTYPES, check_features, check_finite, check_targets, check_weights
 
 _Estimator = TypeVar("_Estimator", bound="BaseMLP")
 ACTIVATIONS = [*activations.ACTIVATIONS, *activations.ALIASES]
+# Rows from which on the engine predicts sooner than NumPy, although weights that anyone may have changed are packed
+# every time: between 400 and 1000, of 10-64-64-3 and of 784-512-512-10 alike
+WORTH_PACKING = 500
 LEARNING_RATES = ["constant", "invscaling", "adaptive"]
 
 
@@ -286,18 +291,25 @@ class BaseMLP(BaseEstimator, ABC):
 
     def _network(self):
         """`coefs_` and `intercepts_` as a `Sequential`."""
-        activation = activations.get(self.activation)
-        layers = []
-        for coef in self.coefs_:
-            layers += [Dense(coef.shape[1]), activation]
-        network = Sequential(*layers[:-1], dtype=np.result_type(self.coefs_[0].dtype, np.float32))
-        n_features, parameters, none = self.coefs_[0].shape[0], {}, network.dtype.type(0)
+        network = Sequential(*self._layers(), dtype=self._network_dtype())
+        n_features, none = self.coefs_[0].shape[0], network.dtype.type(0)
         shapes = parameter_shapes(network.layers, n_features)
         network._adopt(n_features, {name: np.broadcast_to(none, shape) for name, shape in shapes.items()})
+        network.set_parameters(self._named_parameters())
+        return network
+
+    def _layers(self) -> tuple:
+        return _layers(tuple(self._units()[1:]), activations.get(self.activation))
+
+    def _network_dtype(self):
+        return np.result_type(self.coefs_[0].dtype, np.float32)
+
+    def _named_parameters(self) -> dict[str, np.ndarray]:
+        """`coefs_` and `intercepts_` under the network's names."""
+        parameters = {}
         for i, (coef, intercept) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
             parameters |= {f"dense_{i}.weight": coef, f"dense_{i}.bias": intercept}
-        network.set_parameters(parameters)
-        return network
+        return parameters
 
     def _keep(self, network) -> None:
         """Take the parameters of the trained network."""
@@ -308,17 +320,36 @@ class BaseMLP(BaseEstimator, ABC):
     def _logits(self, X) -> np.ndarray:
         """The last layer's outputs, before `out_activation_`, for X as a user passes it: (n_samples, n_outputs)."""
         check_is_fitted(self, "coefs_")
-        X = check_features(self, X, reset=False)
-        if not is_few(X, sum(coef.size for coef in self.coefs_), self.coefs_[0].shape[1]):
-            return self._network().logits(X, n_threads=self.n_threads)
-        function = activations.get(self.activation)
-        with np.errstate(over="ignore", invalid="ignore"):  # the logistic function of -1000 is 0, by way of exp(1000)
-            values = X.astype(np.result_type(self.coefs_[0].dtype, np.float32), copy=False)
-            for i, (coef, intercept) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
-                values = (function(values) if i else values) @ coef + intercept
+        X = check_features(self, X, reset=False, finite=False)
+        few = X.shape[0] < WORTH_PACKING and not issparse(X)
+        if few or is_few(X, sum(coef.size for coef in self.coefs_), self.coefs_[0].shape[1]):
+            check_finite(X, "X", self)
+            values = self._few_logits(X)
+        else:
+            values = self._many_logits(X)
         if X.dtype.itemsize > values.dtype.itemsize and not np.isfinite(values).all():
             check_fits(X, values.dtype)
         return values
+
+    def _few_logits(self, X) -> np.ndarray:
+        """By NumPy, in the dtype of the weights."""
+        function = activations.get(self.activation)
+        with np.errstate(over="ignore", invalid="ignore"):  # the logistic function of -1000 is 0, by way of exp(1000)
+            values = X.astype(self._network_dtype(), copy=False)
+            for i, (coef, intercept) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
+                values = (function(values) if i else values) @ coef + intercept
+        return values
+
+    def _many_logits(self, X) -> np.ndarray:
+        """By the engine, which finds what in X is not finite."""
+        from ..evaluation import logits
+
+        units, parameters = self._units(), self._named_parameters()
+        shapes = parameter_shapes(self._layers(), units[0])
+        if any(parameters[name].shape != shape for name, shape in shapes.items()):
+            self._network()  # says which does not fit
+        refuse = partial(check_finite, name="X", estimator=self)
+        return logits(self._layers(), units[0], parameters, X, self._network_dtype(), self.n_threads, refuse=refuse)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "coefs_")
@@ -327,6 +358,12 @@ class BaseMLP(BaseEstimator, ABC):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+@lru_cache(maxsize=32)
+def _layers(units: tuple[int, ...], activation) -> tuple:
+    """Of a network with so many units in its layers, the last of which are the outputs."""
+    return tuple([layer for width in units for layer in (Dense(width), activation)][:-1])
 
 
 def _present(X, targets, sample_weight):

@@ -149,6 +149,7 @@ def dense_targets(targets: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    z = np.asarray(logits, np.float64)
-    z = z - z.max(axis=1, keepdims=True)
-    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    z = np.array(np.asarray(logits).T, np.float64, order="C")  # as in `Softmax`
+    z -= z.max(axis=0)
+    z -= np.log(np.exp(z).sum(axis=0))
+    return np.ascontiguousarray(z.T)

@@ -11,6 +11,7 @@ from numpy import exp, log, maximum, where
 from .. import configs
 from ..activations import log1p_of_exp_minus_abs
 from ..errors import check_range
+from ..layers import Softmax
 from .base import Loss, log_softmax, sigmoid
 
 
@@ -71,8 +72,7 @@ class SoftmaxCrossEntropy(Loss):
         return np.exp(log_softmax(logits)) * y.sum(axis=1, keepdims=True) - y
 
     def output(self, logits):
-        e = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return e / e.sum(axis=1, keepdims=True)
+        return Softmax()(logits)
 
 
 def cross_entropy_term(z, y, a, b):
@@ -259,7 +259,7 @@ class SoftmaxFocal(Loss):
         return _no_codes(y, n_outputs)
 
     def output(self, logits):
-        return SoftmaxCrossEntropy().output(logits)
+        return Softmax()(logits)
 
 
 def ordinal_row(z, y, g, n, numbers):

@@ -8,7 +8,8 @@ lie; the updates of a training step come last, together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from itertools import groupby
 
 from .. import records as R
@@ -22,12 +23,48 @@ from ..simd import Simd
 from .augmentation import augmentation_steps
 from .backward import Backward
 from .network import check_layers, parameter_shapes, place_network
-from .steps import Op, columns_step, elementwise, forward_steps, input_steps, loss_across_rows, loss_step, panels
+from .steps import (
+    Op,
+    columns_step,
+    elementwise,
+    finite_step,
+    forward_steps,
+    input_steps,
+    loss_across_rows,
+    loss_step,
+    panels,
+)
 from .updates import Updates
 
 __all__ = ["check_layers", "forward_plan", "loss_plan", "parameter_shapes", "training_plan"]
 
 
+MOST_REMEMBERED = 64
+
+
+def _remembered(make: Callable[..., Plan]) -> Callable[..., Plan]:
+    """The same plan for equal arguments, which nobody changes: one takes as long to make as a small batch to learn."""
+    plans: dict = {}
+
+    @wraps(make)
+    def plan(*args, **kwargs):
+        key = args, tuple(kwargs.items())
+        try:
+            found = plans.get(key)
+        except TypeError:  # a list of layers
+            return make(*args, **kwargs)
+        if found is None:
+            found = make(*args, **kwargs)
+            if not found.has_own_functions:  # whose kernels change with what they refer to
+                if len(plans) >= MOST_REMEMBERED:
+                    plans.clear()
+                plans[key] = found
+        return found
+
+    return plan
+
+
+@_remembered
 def training_plan(
     layers: Sequence[Layer],
     loss: Loss,
@@ -116,13 +153,21 @@ def training_plan(
     return plan
 
 
-def forward_plan(layers, *, n_features, batch_size, source, dtype, entries=0, guard=0, simd=None) -> Plan:
-    """The plan of a prediction: the logits of `batch_size` rows into a row-major array, the buffer "output"."""
-    plan, ops = place_network(layers, n_features, batch_size, source, dtype, guard, simd, entries=entries)
+def forward_plan(
+    layers, *, n_features, batch_size, source, dtype, entries=0, guard=0, simd=None, n_workers=None, check=False
+) -> Plan:
+    """The plan of a prediction: the logits of `batch_size` rows into a row-major array, the buffer "output".
+
+    Of fewer rows, with `n_workers`, where that is more than so many take at a time. With `check`, rows of X
+    that are not finite are noticed, unless they cannot be so or are sparse.
+    """
+    options = {"entries": entries, "n_workers": n_workers}
+    plan, ops = place_network(layers, n_features, batch_size, source, dtype, guard, simd, **options)
     z = ops[-1].target
     fields = {**panels(z), R.N_OUT: z.columns, R.OUT: Ref("output", 0), R.OUT_STRIDE: z.columns * plan.item}
     scatter = Step("scatter", fields, "output = logits, row-major")
-    plan.phases = _phases([*input_steps(plan, plan.input), *forward_steps(plan, ops), scatter])
+    checks = [finite_step(plan)] if check and source in ("float32", "float64") else []
+    plan.phases = _phases([*checks, *input_steps(plan, plan.input), *forward_steps(plan, ops), scatter])
     plan.flops = sum(_flops(plan, op) for op in ops if isinstance(op.layer, Dense))
     return plan
 

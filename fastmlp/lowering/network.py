@@ -21,6 +21,7 @@ from ..layers import (
     Softmax,
     Switch,
     flatten,
+    n_outputs,
     named,
 )
 from ..normalization import BatchNorm, Norm
@@ -86,15 +87,27 @@ def parameter_shapes(layers: Sequence[Layer], n_features: int) -> dict[str, tupl
 
 
 def place_network(
-    layers, n_features, batch_size, source, dtype, guard, simd, n_slots=0, training=False, study=False, entries=0
+    layers,
+    n_features,
+    batch_size,
+    source,
+    dtype,
+    guard,
+    simd,
+    n_slots=0,
+    training=False,
+    study=False,
+    entries=0,
+    n_workers=None,
 ) -> tuple[Plan, list[Op]]:
     """A plan with its parameters and values placed, and its operations. With `entries`, those that a batch of sparse
     rows has at most, the first layer multiplies the rows as they are, where it is a Dense and nothing stands before.
+    With `n_workers`, a batch has no more rows than so many workers take at a time.
     """
     check_layers(layers)
     simd = simd or host_simd()
     units = [layer.units for layer in flatten(layers) if isinstance(layer, Dense)]
-    plan = Plan(dtype, simd, n_features, units[-1], batch_size, n_slots, guard, source=source)
+    plan = Plan(dtype, simd, n_features, n_outputs(layers), batch_size, n_slots, guard, source=source)
     if isinstance(layers[0], Rescaling):
         plan.scaling = (layers[0].scale, layers[0].offset)
     dropout = training and not study
@@ -107,6 +120,8 @@ def place_network(
     # a chunk's values stay in a second-level cache; but each chunk reads all weights, which is worth 128 rows at least
     rows = max(128, min(1024, 2**18 // row_bytes))
     plan.chunk = -(-rows // simd.rows) * simd.rows
+    if n_workers is not None:
+        plan.batch_size = min(batch_size, n_workers * plan.chunk)
     plan.input = value = plan.unplaced(n_features) if plan.entries else plan.values(n_features)
     ops, skips = [], []
 

@@ -58,6 +58,12 @@ def input_steps(plan: Plan, rows: Matrix) -> list[Step]:
     return [Step(f"gather.{plan.source}", fields, f"x = rows of X ({plan.n_features} columns){scaled}")]
 
 
+def finite_step(plan: Plan) -> Step:
+    """A look at the rows of X. It stops no step: where all is one phase, a worker may be in the next one already."""
+    fields = {R.X: Ref("X", 0), R.X_STRIDE: Ref("X_stride", 0), R.N_FEATURES: plan.n_features}
+    return Step(f"finite.{plan.source}", fields, "say where rows of X are not finite")
+
+
 def columns_step(plan: Plan) -> Step:
     """The entries of the batch by columns of X; where they are, the plan knows from here on."""
     # each share costs a look at all columns, so there are several only where columns have many entries

@@ -105,7 +105,8 @@ def test_a_loss_that_is_not_finite_and_a_queue_that_goes_on(stream):
     options = {"loss": "squared_error", "optimizer": "sgd", "batch_size": 4, "shuffle": False, "device": "cuda"}
     stream(2 * 4 * (20 + 12))
     with Training(model, X[:4], np.eye(3)[y[:4]], **options) as training:
-        sums = training._evaluation("loss", X, np.eye(3)[y])._run()
+        evaluation = training._evaluation("loss", X, np.eye(3)[y])
+        sums = evaluation._steps.run(evaluation._chooser)
     assert np.isnan(sums[1]) and np.isfinite(np.delete(sums, 1)).all()
     with Training(model, X, np.eye(3)[y], **options) as training:
         with pytest.raises(DivergenceError, match="diverged in epoch 1: the loss"):

@@ -1,0 +1,291 @@
+"""Predictions of many rows: what is kept set up for a network, and never seen by whoever predicts."""
+
+import copy
+import gc
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import reference
+
+from fastmlp import CustomActivation, Dense, MLPClassifier, MLPRegressor, ReLU, Sequential, Tanh, evaluation
+from fastmlp.engine import threads
+from fastmlp.estimators.base import WORTH_PACKING
+from fastmlp.lowering import forward_plan
+from fastmlp.prediction import FEW, numpy_forward
+from fastmlp.training import Training
+
+SHAPE = 3000, 30  # of X: more than NumPy is given
+
+
+def network(dtype="float32", seed=0):
+    return Sequential(Dense(40), ReLU(), Dense(3), dtype=dtype).build(SHAPE[1], seed)
+
+
+def kept():
+    return evaluation._of_this_thread.__dict__.setdefault("predictors", [])
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    kept().clear()
+
+
+@pytest.fixture
+def X(rng):
+    return rng.normal(size=SHAPE).astype(np.float32)
+
+
+def assert_right(model, X, logits):
+    expected, _ = reference.forward(model.layers, model.parameters, X)
+    assert reference.relative_error(logits, expected) < (1e-12 if model.dtype == np.float64 else 2e-6)
+
+
+def test_these_rows_are_many():
+    assert SHAPE[0] * (SHAPE[1] * 40 + 40 * 3) > FEW
+
+
+def test_a_network_is_set_up_once_and_packed_when_its_parameters_change(X, monkeypatch):
+    made, packed = [], []
+    executor = evaluation.Executor
+    monkeypatch.setattr(evaluation, "Executor", lambda *of: made.append(executor(*of)) or made[-1])
+    pack = executor.pack
+    monkeypatch.setattr(executor, "pack", lambda self, arrays: packed.append(self) or pack(self, arrays))
+    model = network()
+    first = model.logits(X)
+    assert np.array_equal(model.logits(X), first)
+    assert (len(made), len(packed)) == (1, 1)
+    model.set_parameters({"dense_1.bias": [1.0, 2.0, 3.0]})
+    assert_right(model, X, model.logits(X))
+    model.build(SHAPE[1], seed=5)
+    assert_right(model, X, model.logits(X))
+    model.fit(X, np.arange(SHAPE[0]) % 3, loss="softmax_cross_entropy", epochs=1, verbose=0)
+    assert_right(model, X, model.logits(X))
+    assert (len(made), packed.count(made[0])) == (1, 4)  # the fit has an executor of its own
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_other_rows_of_every_kind_in_any_order(dtype, rng):
+    model, others = network(dtype), network(dtype, seed=1)
+    kinds = ["float32", "float64", "uint8", "int64"]
+    for _ in range(2):
+        for kind in kinds:
+            for n in (SHAPE[0], 9001, 2017):
+                X = rng.integers(0, 7, (n, SHAPE[1])).astype(kind)
+                for one in (model, others):
+                    assert_right(one, X, one.logits(X))
+    wide = rng.integers(0, 7, (SHAPE[0], 2 * SHAPE[1])).astype(dtype)
+    for strided in (wide[:, : SHAPE[1]], wide[::-1, 1::2], wide[:, SHAPE[1] :]):
+        assert_right(model, strided, model.logits(strided))
+    assert len(kept()) == evaluation.MOST_KEPT
+
+
+def test_equal_layers_of_another_model_are_another_network(X):
+    one, other = network(), network(seed=3)
+    for model in (one, other, one, other):
+        assert_right(model, X, model.logits(X))
+    assert len(kept()) == 2
+
+
+def test_a_copy_goes_its_own_way(X):
+    model = network()
+    before = model.logits(X)
+    other = copy.deepcopy(model)
+    shallow = copy.copy(model)
+    model.set_parameters({"dense_0.weight": np.zeros((SHAPE[1], 40))})
+    for one in (model, other, shallow):
+        assert_right(one, X, one.logits(X))
+    assert np.array_equal(other.logits(X), before) and np.array_equal(shallow.logits(X), before)
+
+
+def test_rows_that_change_in_place_are_read_again(X):
+    model = network()
+    before = model.logits(X)
+    X[:] = X[::-1].copy()
+    assert np.array_equal(model.logits(X), before[::-1])
+
+
+def test_earlier_predictions_stay_as_they_are(X):
+    model = network()
+    first = model.logits(X)
+    as_it_was = first.copy()
+    model.logits(-X)
+    assert np.array_equal(first, as_it_was)
+
+
+def test_neither_rows_nor_predictions_are_kept_alive():
+    model, X = network(), np.ones(SHAPE)
+    result = model.logits(X)
+    alive = weakref.ref(X), weakref.ref(result)
+    del X, result
+    gc.collect()
+    assert [reference() for reference in alive] == [None, None]
+
+
+def test_no_more_memory_than_a_bound_is_kept(rng, monkeypatch):
+    X = rng.normal(size=(2000, 64)).astype(np.float32)
+    for width in range(100, 100 + 2 * evaluation.MOST_KEPT):
+        Sequential(Dense(width), Dense(1)).build(64).logits(X)
+    assert len(kept()) == evaluation.MOST_KEPT
+    assert [p.layers[0].units for p in kept()] == [104, 105, 106, 107]  # those used last
+    monkeypatch.setattr(evaluation, "KEPT_BYTES", kept()[-1].n_bytes + kept()[-2].n_bytes)
+    Sequential(Dense(100), Dense(1)).build(64).logits(X)
+    assert [p.layers[0].units for p in kept()] == [107, 100]
+    monkeypatch.setattr(evaluation, "KEPT_BYTES", 1000)
+    Sequential(Dense(100), Dense(1)).build(64).logits(X)
+    assert not kept()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_not_finite_is_found_wherever_it_is(dtype, bad, rng):
+    model = network()
+    X = rng.normal(size=SHAPE).astype(dtype)
+    X[7] = np.finfo(dtype).max  # sums of these are infinite, and they are not
+    if dtype == "float32":
+        model.logits(X)
+    X[7] = 0.0
+    expected = model.logits(X)
+    what = "NaN" if np.isnan(bad) else "infinity"
+    for row, column in [(0, 0), (SHAPE[0] - 1, SHAPE[1] - 1), (1023, 3), (1024, 15), (2047, 16), (5, 17)]:
+        X[row, column] = bad
+        for n_threads in (1, 2, None):
+            with pytest.raises(ValueError, match=f"`X` must be finite; got {what} in row {row}, column {column}"):
+                model.logits(X, n_threads=n_threads)
+        X[row, column] = 0.0
+    X[7] = 0.0
+    assert np.isfinite(model.logits(X)).all() and expected.shape == (SHAPE[0], 3)
+
+
+def test_numbers_beyond_float32_are_named():
+    X = np.ones(SHAPE)
+    X[1500, 4] = 1e300
+    with pytest.raises(ValueError, match=r"within float32's range; got 1e\+300 in row 1500, column 4"):
+        network().logits(X)
+
+
+@pytest.mark.parametrize("cls", [MLPClassifier, MLPRegressor])
+def test_estimators_find_it_too(cls, rng):
+    X = rng.normal(size=(2 * WORTH_PACKING, 900))
+    model = cls(hidden_layer_sizes=(4,), max_iter=1, batch_size=200, random_state=0)
+    with pytest.warns(UserWarning, match="Maximum iterations"):
+        model.fit(X, np.arange(len(X)) % 2)
+    X[WORTH_PACKING + 3, 17] = np.nan
+    with pytest.raises(ValueError, match=r"Input X contains NaN: the first is in row 503, column 17"):
+        model.predict(X)
+
+
+def test_coefficients_may_be_changed_in_place_between_predictions(rng):
+    """They are packed for every prediction of many rows, for nobody tells when one changes."""
+    X = rng.normal(size=(4000, 40))
+    model = MLPRegressor(hidden_layer_sizes=(30,), max_iter=1, random_state=0)
+    with pytest.warns(UserWarning, match="Maximum iterations"):
+        model.fit(X, X[:, 0])
+    model.predict(X)
+    model.coefs_[1] *= 2.0
+    model.intercepts_[1][:] = 5.0
+    a = np.maximum(X @ model.coefs_[0] + model.intercepts_[0], 0)
+    np.testing.assert_allclose(model.predict(X), (a @ model.coefs_[1] + model.intercepts_[1]).ravel(), rtol=1e-9)
+    assert len(kept()) == 1
+    model.intercepts_[0] = np.zeros(29)
+    with pytest.raises(ValueError, match=r"`dense_0.bias` must have shape \(30,\); got \(29,\)"):
+        model.predict(X)
+
+
+def test_some_hundred_rows_of_an_estimator_and_more_agree(rng):
+    X = rng.normal(size=(4 * WORTH_PACKING, 200))
+    model = MLPClassifier((50, 20), max_iter=1, random_state=0)
+    with pytest.warns(UserWarning, match="Maximum iterations"):
+        model.fit(X, np.arange(len(X)) % 3)
+    parts = [model.predict_proba(X[i : i + 400]) for i in range(0, len(X), 400)]
+    np.testing.assert_allclose(np.concatenate(parts), model.predict_proba(X), rtol=1e-10)
+
+
+def test_threads_predict_at_once_with_one_model(rng):
+    model, begin = network(), threading.Barrier(6)
+    data = [rng.normal(size=(SHAPE[0] + i, SHAPE[1])).astype(np.float32) for i in range(6)]
+    expected = [model.logits(X, n_threads=1) for X in data]
+
+    def predict(i):
+        begin.wait()
+        return [model.logits(data[i], n_threads=1 + i % 3) for _ in range(20)]
+
+    with ThreadPoolExecutor(6) as pool:
+        for i, results in enumerate(pool.map(predict, range(6))):
+            assert all(np.array_equal(result, expected[i]) for result in results)
+
+
+def test_a_function_that_refers_to_another_number_now(X):
+    namespace = {"slope": 2.0, "np": np}
+    exec("def value(z):\n    return slope * z\ndef derivative(z):\n    return slope + 0.0 * z", namespace)
+    doubled = CustomActivation(namespace["value"], namespace["derivative"], "doubled")
+    model = Sequential(Dense(40), doubled, Dense(3)).build(SHAPE[1])
+    first = model.logits(X)
+    assert not kept()
+    namespace["slope"] = 4.0
+    arrays = dict(model.parameters)
+    expected = (4.0 * (X @ arrays["dense_0.weight"] + arrays["dense_0.bias"])) @ arrays["dense_1.weight"]
+    assert reference.relative_error(model.logits(X), expected + arrays["dense_1.bias"]) < 2e-6
+    assert not np.array_equal(model.logits(X), first)
+
+
+def test_rows_of_a_step_are_as_many_as_the_workers_take():
+    common = {"n_features": 30, "source": "float32", "dtype": "float32"}
+    layers = network().layers
+    plan = forward_plan(layers, batch_size=1024, n_workers=2, **common)
+    assert plan.batch_size == min(1024, 2 * plan.chunk)
+    assert forward_plan(layers, batch_size=100, n_workers=2, **common).batch_size == 100
+    assert "finite.float32" in str(forward_plan(layers, batch_size=100, check=True, **common))
+    assert "finite" not in str(forward_plan(layers, batch_size=100, check=True, **(common | {"source": "uint8"})))
+
+
+def test_a_very_wide_row_and_a_short_step(rng):
+    X = rng.normal(size=(40, 400_000)).astype(np.float32)
+    model = Sequential(Dense(3), Tanh(), Dense(2)).build(X.shape[1])
+    by_numpy = numpy_forward(model._flat, model._arrays, X, model.dtype)
+    np.testing.assert_allclose(model.logits(X), by_numpy, rtol=1e-3, atol=1e-4)
+    assert not kept()  # more memory than is kept
+
+
+# Threads that wait for the next fit or prediction
+
+
+def test_a_thread_is_used_again_and_ends_when_nobody_comes():
+    one, other = threads.Team(), threads.Team()
+    one.prepare(2)
+    helper = one._helpers[0]
+    one.close()
+    other.prepare(2)
+    assert other._helpers == [helper]
+    time.sleep(1.3 * threads.LINGER)  # longer than one without a team waits
+    assert helper.is_alive()
+    other.close()
+    helper.join(5 * threads.LINGER)
+    assert not helper.is_alive() and helper not in threads._IDLE
+
+
+def test_two_teams_never_share_a_thread():
+    teams = [threads.Team() for _ in range(4)]
+    for team in teams:
+        team.prepare(3)
+    found = [helper for team in teams for helper in team._helpers]
+    assert len(set(found)) == 8
+    for team in teams:
+        team.close()
+        team.close()  # twice is once
+    assert len(threads._IDLE) == len(set(threads._IDLE))
+
+
+def test_many_fits_start_no_more_threads_than_one(rng):
+    X = rng.normal(size=(300, 20)).astype(np.float32)
+    y, options = np.arange(300) % 3, {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 100}
+    before = {thread.ident for thread in threading.enumerate()}
+    started = set()
+    for seed in range(5):
+        with Training(Sequential(Dense(300), Dense(3)).build(20, seed), X, y, n_threads=2, **options) as training:
+            training.run(1)
+            started |= {thread.ident for thread in threading.enumerate()} - before
+    assert len(started) <= 1
