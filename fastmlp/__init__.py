@@ -82,6 +82,7 @@ _HOME = {  # and in __init__.pyi, for editors
     "Lion": "optimizers",
     "Constant": "schedules",
     "StepDecay": "schedules",
+    "PiecewiseConstantDecay": "schedules",
     "ExponentialDecay": "schedules",
     "InverseScaling": "schedules",
     "CosineDecay": "schedules",

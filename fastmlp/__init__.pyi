@@ -81,6 +81,7 @@ from .schedules import (
     ExponentialDecay as ExponentialDecay,
     InverseScaling as InverseScaling,
     OneCycle as OneCycle,
+    PiecewiseConstantDecay as PiecewiseConstantDecay,
     StepDecay as StepDecay,
     Warmup as Warmup,
 )

@@ -202,7 +202,8 @@ def check_targets(y, n: int, n_outputs: int, loss, argument: str = "y") -> np.nd
         bad = (codes != y) | (codes < 0) | (codes >= n_outputs)
         if bad.any():
             row = int(np.argmax(bad))
-            raise ValueError(f"{expected}; got {y[row].item()!r} in row {row}.")
+            hint = " For one output use loss='binary_cross_entropy'." if n_outputs == 1 else ""
+            raise ValueError(f"{expected}; got {y[row].item()!r} in row {row}.{hint}")
         return codes
     bad = loss.bad_targets(y, n_outputs)
     if bad.any():

@@ -21,9 +21,15 @@ def plain_numbers(declaration) -> None:
     """
     for f in fields(declaration):
         value = getattr(declaration, f.name)
-        if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0:
-            value = float(value) if value.dtype.kind == "f" else value.item()  # a longdouble's item is itself
-            object.__setattr__(declaration, f.name, value)
+        if (plain := plain_number(value)) is not value:
+            object.__setattr__(declaration, f.name, plain)
+
+
+def plain_number(value):
+    """Python's number of NumPy's; anything else as it is."""
+    if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0:
+        return float(value) if value.dtype.kind == "f" else value.item()  # a longdouble's item is itself
+    return value
 
 
 def describe(declaration, classes: Mapping[str, type], argument: str, convert: Callable = lambda value: value) -> dict:

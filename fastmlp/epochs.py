@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Sequence
 
@@ -17,8 +18,8 @@ def check_callbacks(callbacks: Sequence) -> tuple:
     hooks = [name for name in dir(Callback) if name.startswith("on_")]
     for callback in callbacks:
         for name in dir(callback):
-            if name.startswith("on_") and name not in hooks:
-                raise TypeError(f"`callbacks`: nobody calls {name} of {callback!r}; there are {', '.join(hooks)}.")
+            if name.startswith("on_"):
+                _check_hook(callback, name, hooks)
     if not callbacks:
         return None, []
     from .backup import BackupAndRestore
@@ -27,6 +28,23 @@ def check_callbacks(callbacks: Sequence) -> tuple:
     if len(backups) > 1:
         raise ValueError(f"`callbacks` must have one BackupAndRestore at most; got {callbacks!r}.")
     return (backups or [None])[0], [c for c in callbacks if c not in backups]
+
+
+def _check_hook(callback, name: str, hooks: list[str]) -> None:
+    """TypeError for a method that nobody calls, or that does not take what it is called with."""
+    from .callbacks import Callback
+
+    if name not in hooks:
+        batch = " The losses of an epoch's batches are in training.step_losses." if "batch" in name else ""
+        raise TypeError(f"`callbacks`: nobody calls {name} of {callback!r}; there are {', '.join(hooks)}.{batch}")
+    expected = list(inspect.signature(getattr(Callback, name)).parameters)[1:]
+    given = inspect.signature(getattr(callback, name))
+    try:
+        given.bind(*expected)
+    except TypeError:
+        raise TypeError(
+            f"`callbacks`: {name} of {callback!r} is called with ({', '.join(expected)}); it takes {given}."
+        ) from None
 
 
 def run_epochs(training, history, epochs: int, callbacks, validation, backup) -> None:

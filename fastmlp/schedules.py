@@ -130,6 +130,64 @@ class StepDecay(_Timed):
 
 
 @dataclass(frozen=True)
+class PiecewiseConstantDecay(Schedule):
+    """rate(t) = values[k], where k of the boundaries are at most t: another number from each boundary on.
+
+    When to use: a recipe that names its epochs, such as 0.1, and a tenth of it after 30 and after 60.
+
+    Parameters
+    ----------
+    values : sequence of float
+        The rates, each at least 0: one more than there are boundaries.
+    steps, epochs : sequence of int, of float
+        The boundaries, growing, above 0; one of them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range, boundaries that do not grow, another number of them, or not exactly one of `steps`
+        and `epochs`.
+
+    Examples
+    --------
+    >>> PiecewiseConstantDecay((0.1, 0.01, 0.001), epochs=(1, 2))(np.arange(5.0), 2)
+    array([0.1  , 0.1  , 0.01 , 0.01 , 0.001])
+    """
+
+    values: tuple[float, ...]
+    steps: tuple[int, ...] | None = field(default=None, kw_only=True)
+    epochs: tuple[float, ...] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        if (self.steps is None) == (self.epochs is None):
+            given = "neither" if self.steps is None else f"steps={self.steps!r}, epochs={self.epochs!r}"
+            raise ValueError(f"PiecewiseConstantDecay needs boundaries, `steps` or `epochs`, one of them; got {given}.")
+        name = "steps" if self.epochs is None else "epochs"
+        for argument in ("values", name):
+            given = getattr(self, argument)
+            if isinstance(given, str) or not np.iterable(given):
+                raise TypeError(f"`{argument}` must be a sequence of numbers; got {given!r}.")
+            object.__setattr__(self, argument, tuple(configs.plain_number(number) for number in given))
+        boundaries = getattr(self, name)
+        for k, value in enumerate(self.values):
+            check_range(f"values[{k}]", value, 0, np.inf)
+        for k, boundary in enumerate(boundaries):
+            if name == "steps":
+                check_count(boundary, f"steps[{k}]")
+            else:
+                check_range(f"epochs[{k}]", boundary, 0, np.inf, low_open=True)
+        if len(self.values) != len(boundaries) + 1 or list(boundaries) != sorted(set(boundaries)):
+            raise ValueError(
+                f"`{name}` must be growing boundaries, one fewer than `values`; got {name}={boundaries!r} and values="
+                f"{self.values!r}."
+            )
+
+    def __call__(self, step, steps_per_epoch):
+        boundaries = self.steps if self.epochs is None else np.multiply(self.epochs, steps_per_epoch)
+        return np.array(self.values, np.float64)[np.searchsorted(boundaries, step, side="right")]
+
+
+@dataclass(frozen=True)
 class ExponentialDecay(_Timed):
     """rate(t) = learning_rate factor^(t / L): smaller by `factor` with every L steps, a little at each.
 
@@ -413,7 +471,17 @@ def _cosine(first: float, last: float, way: np.ndarray) -> np.ndarray:
 
 SCHEDULES: dict[str, type[Schedule]] = {
     cls.__name__: cls
-    for cls in (Constant, StepDecay, ExponentialDecay, InverseScaling, CosineDecay, CosineRestarts, OneCycle, Warmup)
+    for cls in (
+        Constant,
+        StepDecay,
+        PiecewiseConstantDecay,
+        ExponentialDecay,
+        InverseScaling,
+        CosineDecay,
+        CosineRestarts,
+        OneCycle,
+        Warmup,
+    )
 }
 
 

@@ -73,7 +73,7 @@ class Sequential:
         if name not in ("float32", "float64"):
             raise unknown_name("dtype", dtype, ["float32", "float64"])
         self.dtype = np.dtype(name)
-        self.layers = layers
+        self._layers = layers
         self._flat = tuple(named(layers))
         self._first_units = first_units(self._flat)
         self._loss = None
@@ -82,6 +82,18 @@ class Sequential:
 
     def __repr__(self):
         return f"Sequential({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"
+
+    @property
+    def layers(self) -> tuple:
+        """The layers, as they were given; those of a network do not change."""
+        return self._layers
+
+    @layers.setter
+    def layers(self, layers) -> None:
+        raise AttributeError(
+            "`layers` cannot be set: make another Sequential of the layers that you want, and `copy_parameters` takes "
+            "over what this one has learned."
+        )
 
     @property
     def loss(self):
@@ -152,6 +164,45 @@ class Sequential:
         self.n_features, self._epochs = n_features, 0
         self._arrays = {name: array.astype(self.dtype) for name, array in arrays.items()}
         return self
+
+    def __getitem__(self, index: slice) -> Sequential:
+        """Some consecutive layers as a model of their own, with copies of their parameters: the encoder `model[:4]` and
+        the decoder `model[4:]` of an autoencoder, or a trained network without its last layer.
+
+        Parameters
+        ----------
+        index : slice
+            Of `layers`, without a step. One layer alone is `model.layers[i]`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            No slice, or layers that make no network: without a Dense, or with an activation as the first.
+
+        Examples
+        --------
+        >>> from fastmlp import Dense, ReLU, Sequential
+        >>> model = Sequential(Dense(8), ReLU(), Dense(2), Dense(8)).build(8)
+        >>> encoder, decoder = model[:3], model[3:]
+        >>> X = [[1.0] * 8]
+        >>> bool((decoder.logits(encoder.logits(X)) == model.logits(X)).all())
+        True
+        """
+        if not isinstance(index, slice) or index.step not in (None, 1):
+            raise TypeError(f"a model is cut by a slice such as model[2:], without a step; got {index!r}.")
+        first, stop, _ = index.indices(len(self.layers))
+        part = Sequential(*self.layers[first:stop], dtype=self.dtype.name)
+        if stop == len(self.layers):
+            part._loss = self._loss
+        if self.built:
+            before = list(flatten(self.layers[:first]))
+            width = n_outputs(before) if any(isinstance(layer, Dense) for layer in before) else self.n_features
+            names = zip(self._flat[len(before) :], part._flat, strict=False)  # of the same layers, here and there
+            new = {name: old for (old, _), (name, _) in names}
+            shapes = parameter_shapes(part.layers, width)
+            owner = {key: key.partition(".") for key in shapes}
+            part._adopt(width, {key: self._arrays[f"{new[o]}.{k}"].copy() for key, (o, _, k) in owner.items()})
+        return part
 
     def _adopt(self, n_features: int, parameters: dict[str, np.ndarray]) -> Sequential:
         """Take these arrays, all that a network of so many inputs has, for its own."""
@@ -481,6 +532,9 @@ class Sequential:
             flat = named(self.layers)
             inner = [[next(flat)[0] for _ in flatten([own])] for own in self.layers]
             names = [of[0] if len(of) == 1 else repr(own) for of, own in zip(inner, self.layers, strict=True)]
+            for i, of in enumerate(inner):
+                if layer in of and layer not in names:
+                    raise ValueError(f"`layer` {layer!r} lies within layer {i}, whose own values are layer={i}.")
             if layer not in names:
                 raise unknown_name("layer", layer, dict.fromkeys(names))
             if names.count(layer) > 1:
@@ -633,7 +687,7 @@ class Sequential:
 
         Dropout and augmentation are left out, penalties of layers are included, and frozen layers have gradients too.
         `BatchNorm` takes the statistics of this batch, as in training, where `evaluate` takes the running ones. The
-        model stays as it is.
+        model stays as it is, its running statistics too.
 
         Parameters
         ----------

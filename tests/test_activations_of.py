@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from fastmlp import Dense, Logistic, ReLU, Rescaling, Sequential, Tanh
+from fastmlp import GLU, BatchNorm, Dense, Logistic, PReLU, ReLU, Rescaling, Residual, Sequential, Softmax, Tanh
 
 
 def network(dtype="float64", seed=1):
@@ -112,3 +112,73 @@ def test_copy_parameters_refuses_other_models():
         network().copy_parameters(Sequential(Dense(2)))
     with pytest.raises(ValueError, match="`other` must have n_features=4; got 5"):
         network().copy_parameters(Sequential(*network().layers).build(5))
+
+
+def test_a_layer_within_a_residual_has_no_values_of_its_own():
+    model = Sequential(Dense(4), Residual(Dense(4), ReLU()), Dense(2)).build(3)
+    with pytest.raises(ValueError, match="`layer` 'dense_1' lies within layer 1, whose own values are layer=1"):
+        model.activations(np.ones((2, 3)), "dense_1")
+
+
+# Parts of a model
+
+
+PARTED = [
+    (Dense(6), ReLU(), Dense(2), Dense(6), Tanh(), Dense(4)),
+    (
+        Rescaling(0.5),
+        Dense(6),
+        BatchNorm(),
+        PReLU(),
+        GLU(5),
+        Residual(Dense(5), ReLU(), Dense(5)),
+        BatchNorm(),
+        Dense(3),
+    ),
+]
+
+
+@pytest.mark.parametrize("layers", PARTED, ids=["plain", "rich"])
+def test_parts_after_one_another_are_the_whole(layers, rng):
+    model, X = Sequential(*layers, dtype="float64").build(4, seed=3), rng.normal(size=(9, 4))
+    drawn = {name: rng.uniform(0.5, 1.5, array.shape) for name, array in model.parameters.items()}
+    model.set_parameters(drawn)
+    whole, cut = model.logits(X), 0
+    for i in range(1, len(layers)):
+        try:
+            Sequential(*layers[:i])
+            Sequential(*layers[i:])
+        except ValueError:  # no Dense in one of them, or an activation first in the second
+            continue
+        first, second = model[:i], model[i:]
+        assert (first.layers, second.layers) == (layers[:i], layers[i:])
+        np.testing.assert_allclose(first.logits(X), model.activations(X, layer=i - 1), rtol=1e-12)
+        np.testing.assert_allclose(second.logits(first.logits(X)), whole, rtol=1e-12)
+        cut += 1
+    assert cut >= 2
+    np.testing.assert_array_equal(model[:].logits(X), whole)
+
+
+def test_a_part_owns_its_parameters_and_trains_on(rng):
+    X = rng.normal(size=(60, 4)).astype(np.float32)
+    model = Sequential(Dense(6), ReLU(), Dense(2), Dense(4))
+    model.fit(X, X, loss="squared_error", epochs=2, verbose=0)
+    decoder, encoder = model[3:], model[:-1]
+    assert (decoder.n_features, encoder.n_features, decoder.loss, encoder.loss) == (2, 4, model.loss, None)
+    before = model.parameters
+    decoder.fit(encoder.logits(X), X, loss="squared_error", epochs=2, verbose=0)
+    assert all(np.array_equal(array, before[name]) for name, array in model.parameters.items())
+    assert not np.array_equal(decoder.parameters["dense_0.weight"], before["dense_2.weight"])
+    unbuilt = Sequential(Dense(6), Dense(2))[1:]
+    assert not unbuilt.built and unbuilt.layers == (Dense(2),)
+
+
+def test_what_makes_no_part():
+    model = Sequential(Dense(6), ReLU(), Dense(2), Softmax()).build(3)
+    for index in (1, -1, "dense_0", slice(None, None, 2)):
+        with pytest.raises(TypeError, match=r"a model is cut by a slice such as model\[2:\], without a step; got"):
+            model[index]
+    with pytest.raises(ValueError, match="the first layer after the input must be a Dense"):
+        model[1:]
+    with pytest.raises(ValueError, match="needs at least one Dense"):
+        model[5:]

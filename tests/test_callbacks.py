@@ -304,6 +304,36 @@ def test_methods_that_nobody_calls_are_refused(problem):
         Sequential(Dense(3)).fit(*problem, loss="softmax_cross_entropy", callbacks=[Keras()])
 
 
+def test_methods_that_take_something_else_are_refused_before_the_first_epoch(problem):
+    class Keras(Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            pass
+
+    class Batches(Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            pass
+
+    class Any(Callback):
+        seen = 0
+
+        def on_epoch_end(self, *args):
+            self.seen += 1
+
+        def on_fit_end(self, training, history, more=None):
+            self.seen += 10
+
+    message = r"on_epoch_end of .* is called with \(training, epoch, logs\); it takes \(epoch, logs=None\)"
+    model, options = Sequential(Dense(3)), {"loss": "softmax_cross_entropy", "epochs": 2}
+    with pytest.raises(TypeError, match=message):
+        model.fit(*problem, **options, callbacks=[Keras()])
+    with pytest.raises(TypeError, match="The losses of an epoch's batches are in training.step_losses"):
+        model.fit(*problem, **options, callbacks=[Batches()])
+    assert not model.built
+    one = Any()
+    model.fit(*problem, **options, callbacks=[one])
+    assert one.seen == 12
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_training_accuracy_is_that_of_the_network_after_the_epoch(problem, weighted):
     X, y = problem

@@ -19,6 +19,7 @@ from fastmlp.schedules import (
     ExponentialDecay,
     InverseScaling,
     OneCycle,
+    PiecewiseConstantDecay,
     Schedule,
     StepDecay,
     Warmup,
@@ -28,6 +29,8 @@ from fastmlp.training import Training
 EXAMPLES = [
     Constant(0.05),
     StepDecay(0.1, 0.5, steps=3),
+    PiecewiseConstantDecay((0.1, 0.05, 0.0), epochs=(1, 2.5)),
+    PiecewiseConstantDecay([0.1, 0.2], steps=[9]),
     ExponentialDecay(0.1, 0.5, epochs=1.5),
     InverseScaling(0.1, steps=4),
     CosineDecay(0.1, 0.01, epochs=2),
@@ -45,6 +48,9 @@ def naive(s, t, per_epoch):
     kind = type(s).__name__
     if kind == "Constant":
         return s.learning_rate
+    if kind == "PiecewiseConstantDecay":
+        boundaries = s.steps if s.epochs is None else [epochs * per_epoch for epochs in s.epochs]
+        return s.values[sum(boundary <= t for boundary in boundaries)]
     length = s.steps if s.epochs is None else s.epochs * per_epoch
     if kind == "Warmup":
         n = math.ceil(length)
@@ -117,6 +123,7 @@ def test_restarts_with_any_growth_stay_between_their_ends(growth, epochs):
     ("schedule", "theirs"),
     [
         (StepDecay(0.1, 0.5, steps=7), lambda o, s: s.StepLR(o, 7, 0.5)),
+        (PiecewiseConstantDecay((0.1, 0.02, 0.004), steps=(5, 20)), lambda o, s: s.MultiStepLR(o, [5, 20], 0.2)),
         (ExponentialDecay(0.1, 0.9, steps=1), lambda o, s: s.ExponentialLR(o, 0.9)),
         (CosineDecay(0.1, 0.01, steps=40), lambda o, s: s.CosineAnnealingLR(o, 40, 0.01)),
         (CosineRestarts(0.1, 0.01, 3, steps=4), lambda o, s: s.CosineAnnealingWarmRestarts(o, 4, 3, 0.01)),
@@ -162,6 +169,17 @@ def test_plain_data(schedule):
         (lambda: CosineDecay(0.1, -1, steps=3), "`final`.*got -1"),
         (lambda: CosineDecay("0.1", steps=3), "`learning_rate` must be a number; got '0.1'"),
         (lambda: Constant(math.inf), "`learning_rate`.*got inf"),
+        (lambda: PiecewiseConstantDecay((0.1, 0.2)), "needs boundaries, `steps` or `epochs`, one of them; got neither"),
+        (lambda: PiecewiseConstantDecay((0.1,), steps=3), "`steps` must be a sequence of numbers; got 3"),
+        (lambda: PiecewiseConstantDecay(0.1, steps=(3,)), "`values` must be a sequence of numbers; got 0.1"),
+        (lambda: PiecewiseConstantDecay((0.1, -0.2), steps=(3,)), r"`values\[1\]` must be in \[0, inf\); got -0.2"),
+        (lambda: PiecewiseConstantDecay((0.1, 0.2), steps=(0,)), r"`steps\[0\]`.*got 0"),
+        (lambda: PiecewiseConstantDecay((0.1, 0.2), epochs=(0.0,)), r"`epochs\[0\]`.*got 0.0"),
+        (
+            lambda: PiecewiseConstantDecay((0.1, 0.2), steps=(3, 4)),
+            "`steps` must be growing boundaries, one fewer than",
+        ),
+        (lambda: PiecewiseConstantDecay((1, 2, 3), steps=(4, 4)), r"one fewer than `values`; got steps=\(4, 4\)"),
         (lambda: StepDecay(0.1, 0, steps=3), r"`factor` must be in \(0, 1\]; got 0"),
         (lambda: ExponentialDecay(0.1, 1.5, steps=3), r"`factor` must be in \(0, 1\]; got 1.5"),
         (lambda: InverseScaling(0.1, -1, steps=3), "`power`.*got -1"),

@@ -478,7 +478,8 @@ def test_values_in_y_that_are_not_finite_are_named(value, word):
         ({"validation_data": np.zeros((3, 5))}, ["validation_data", "(X, y)"]),
         ({"validation_data": (np.zeros((3, 4)), np.zeros(3, int))}, ["validation_data[0]", "5", "4"]),
         ({"validation_data": (np.zeros((3, 5)), np.zeros(2, int))}, ["validation_data[1]", "3 rows"]),
-        ({"loss": SquaredError}, ["loss", "'squared_error'", "or a loss; got <class"]),
+        ({"loss": SquaredError}, ["loss", "'squared_error'", "or one Loss object; got <class"]),
+        ({"loss": ["hinge", "huber"]}, ["or one Loss object; got ['hinge', 'huber']"]),
         ({"optimizer": Adam}, ["optimizer", "'adam'", "or an optimiser such as Adam(); got <class"]),
         ({"verbose": 7}, ["`verbose` must be 'auto', 0 or 1; got 7"]),
         ({"optimizer": Optimizer()}, ["`optimizer` must be one of 'sgd'", "got Optimizer("]),
@@ -680,3 +681,11 @@ def test_weights_that_leave_no_row(rng):
         Sequential(Dense(2)).fit(X, y, class_weight={0: 0, 1: 0}, **options)
     with pytest.raises(ValueError, match=r"`class_weight \* sample_weight` must not be zero everywhere"):
         Sequential(Dense(2)).fit(X, y, class_weight={0: 0}, sample_weight=1.0 - y, **options)
+
+
+def test_layers_cannot_be_set():
+    model = classifier()
+    with pytest.raises(AttributeError, match="`layers` cannot be set: make another Sequential"):
+        model.layers = (Dense(3),)
+    with pytest.raises(ValueError, match="got 1 in row 0. For one output use loss='binary_cross_entropy'"):
+        Sequential(Dense(1)).fit(np.ones((3, 2)), [1, 0, 1], loss="softmax_cross_entropy")

@@ -54,7 +54,9 @@ def get(loss: str | Loss, argument: str = "loss") -> Loss:
     if isinstance(loss, Loss):
         raise TypeError(f"`{argument}` must be a CustomLoss, or one of {', '.join(map(repr, LOSSES))}; got {loss!r}.")
     if not isinstance(loss, str):
-        raise ValueError(f"`{argument}` must be one of {', '.join(map(repr, LOSSES))}, or a loss; got {loss!r}.")
+        raise ValueError(
+            f"`{argument}` must be one of {', '.join(map(repr, LOSSES))}, or one Loss object; got {loss!r}."
+        )
     if loss not in LOSSES:
         raise unknown_name(argument, loss, LOSSES)
     return LOSSES[loss]()
