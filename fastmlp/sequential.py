@@ -65,6 +65,8 @@ class Sequential:
 
     history = None
     _epochs = 0  # that its parameters were trained for
+    _trainer = None  # the `Training` of `train_on_batch`
+    _behind = False  # whether that has newer parameters than `_stored`
 
     def __init__(self, *layers: Layer, dtype: str = "float32"):
         layers = tuple(layers[0]) if len(layers) == 1 and isinstance(layers[0], Sequence) else layers
@@ -78,7 +80,7 @@ class Sequential:
         self._first_units = first_units(self._flat)
         self._loss = None
         self.n_features = None
-        self._arrays: dict[str, np.ndarray] = {}
+        self._stored: dict[str, np.ndarray] = {}
 
     def __repr__(self):
         return f"Sequential({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"
@@ -107,7 +109,18 @@ class Sequential:
     @property
     def built(self) -> bool:
         """Whether there are parameters."""
-        return bool(self._arrays)
+        return bool(self._stored)
+
+    @property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """The parameters by name. Nobody writes into them: other ones are another dictionary."""
+        if self._behind:
+            self._trainer.save_parameters()  # sets them
+        return self._stored
+
+    @_arrays.setter
+    def _arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        self._stored, self._behind = arrays, False
 
     @property
     def n_outputs(self) -> int:
@@ -161,8 +174,8 @@ class Sequential:
                     key: np.full(shapes[key], first if key.endswith((".weight", ".running_var")) else 0.0)
                     for key in own
                 }
-        self.n_features, self._epochs = n_features, 0
         self._arrays = {name: array.astype(self.dtype) for name, array in arrays.items()}
+        self.n_features, self._epochs, self._trainer = n_features, 0, None
         return self
 
     def __getitem__(self, index: slice) -> Sequential:
@@ -398,8 +411,7 @@ class Sequential:
             sample_weight = of_class if sample_weight is None else check_weights(of_class * sample_weight, n, both)
         backup, callbacks = check_callbacks(callbacks)
         validation = self._validation(validation_data, X.shape[1], loss)
-        if min(batch_size, n) == 1 and any(isinstance(layer, BatchNorm) for layer in flatten(self.layers)):
-            raise ValueError(f"`batch_size` must be at least 2, with as many rows, for BatchNorm; got {batch_size}.")
+        self._check_batch_norm(n, batch_size)
         devices.check_precision(precision, devices.check_device(device), self.dtype)
         device = devices.choose(device, self.layers, X, batch_size, epochs, precision)
         if verbose != 0:
@@ -409,6 +421,7 @@ class Sequential:
         new, history, training, before = not self.built, History(), None, (self.loss, self.history)
         if new:
             self.build(X.shape[1], seed)
+        self._arrays, self._trainer = self._arrays, None
         self.loss, self.history = loss, history
         options = {"sample_weight": sample_weight, "seed": seed, "n_threads": n_threads, "shuffle": shuffle}
         options |= {"device": device, "precision": precision, "groups": groups}
@@ -433,6 +446,108 @@ class Sequential:
         finally:
             self._epochs += 0 if training is None else training.epoch
         return history
+
+    def train_on_batch(
+        self,
+        X,
+        y,
+        *,
+        loss=None,
+        optimizer=None,
+        sample_weight=None,
+        groups=None,
+        seed: int | None = None,
+        n_threads: int | None = None,
+    ) -> float:
+        """One step of the optimiser on a batch made of all these rows, for a training loop of your own.
+
+        The optimiser's state (moments, the number of steps) is kept from call to call, until another loss, optimiser or
+        seed is given, or `fit` or `build` is called. Parameters may be set in between. A schedule counts each call as
+        an epoch of one step.
+
+        Parameters
+        ----------
+        X : array-like (n, n_features) or CSR
+            Rows of finite numbers; not changed.
+        y : array-like
+            Targets, as the loss takes them.
+        loss : str or Loss, optional
+            That of the last call or fit, where not given.
+        optimizer : str or Optimizer, optional
+            That of the last call, or "adam".
+        sample_weight, groups : array-like (n,), optional
+            As in `fit`.
+        seed : int, optional
+            Of the first parameters, of dropout and of augmentation; that of the last call, or 0.
+        n_threads : int, optional
+            Chosen by measuring where not given. The result is the same to the bit.
+
+        Returns
+        -------
+        float
+            The mean loss of these rows before the step, with dropout, and with the layers' penalties.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Bad input, named, with what is accepted.
+        DivergenceError
+            Loss or parameters became infinite or NaN; the last finite parameters are kept.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import SGD, Dense, Sequential
+        >>> model, rng = Sequential(Dense(1)), np.random.default_rng(0)
+        >>> for step in range(200):
+        ...     x = rng.uniform(-1, 1, (32, 1))  # a stream
+        ...     loss = model.train_on_batch(x, 3 * x - 1, loss="squared_error", optimizer=SGD(0.3))
+        >>> loss < 1e-6
+        True
+        """
+        from .training import Training
+
+        kept = self._trainer
+        loss = losses.get(loss if loss is not None else kept.loss if kept else self.loss)
+        optimizer = optimizers.get(optimizer if optimizer is not None else kept.optimizer if kept else "adam")
+        seed = check_count(seed if seed is not None else kept.seed if kept else 0, "seed", least=0)
+        n_threads = _check_threads(n_threads)
+        X = check_X(X, n_features=self.n_features)
+        n = X.shape[0]
+        y = check_targets(y, n, self.n_outputs, loss)
+        sample_weight = check_weights(sample_weight, n)
+        groups = check_groups(groups, n, loss, sample_weight)
+        self._check_batch_norm(n, n)
+        if not self.built:
+            self.build(X.shape[1], seed)
+        self.loss = loss
+        same = kept and (kept.loss, kept.optimizer, kept.seed, kept.n_threads) == (loss, optimizer, seed, n_threads)
+        if not (same and kept.feed(X, y, sample_weight, groups)):
+            options = {"loss": loss, "optimizer": optimizer, "batch_size": n, "sample_weight": sample_weight}
+            options |= {"groups": groups, "seed": seed, "n_threads": n_threads, "epochs_before": self._epochs}
+            if same:
+                options |= {"state": kept.state, "epochs_before": kept.epochs_before}
+            self._arrays, self._trainer = self._arrays, None
+            kept = self._trainer = Training(self, X, y, **options)
+        try:
+            value = float(kept.run(1, look_at_slots=False)[0])
+            self._behind = True
+        except DivergenceError:
+            check_fits(X, self.dtype)
+            raise
+        finally:
+            kept.let_go()
+        self._epochs += 1
+        return value
+
+    def _check_batch_norm(self, n: int, batch_size: int) -> None:
+        if min(batch_size, n) == 1 and any(isinstance(layer, BatchNorm) for layer in flatten(self.layers)):
+            raise ValueError(f"`batch_size` must be at least 2, with as many rows, for BatchNorm; got {batch_size}.")
+
+    def __getstate__(self):
+        """Without what `train_on_batch` keeps: a copy begins with an optimiser of its own."""
+        self._arrays = self._arrays
+        return {name: value for name, value in self.__dict__.items() if name != "_trainer"}
 
     def _validation(self, data, n_features: int, loss):
         if data is None:

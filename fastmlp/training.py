@@ -118,19 +118,9 @@ class Training:
         self._rate, self.n_threads = self.optimizer.learning_rate, n_threads
         self.seed, self.shuffle, self.l2, self.stop = seed, shuffle, l2, False
         self.epoch = self._steps_before = 0
-        self._epochs_before = epochs_before
-        self._data = X, y, sample_weight, groups
-        X = engine_data(X)
-        dtype = model.dtype.name
-        self.n_samples = X.shape[0]
-        source, externals = source_of(X)
-        targets, y = engine_targets(self.loss, y, model.n_outputs, dtype, groups)
-        of_rows = self.loss.row_weights(y, groups) if self.loss.queries else sample_weight
-        weights, self._weight_unit = engine_weights(of_rows, dtype)
-        if self.loss.queries:
-            self._batches = QueryBatches(groups, batch_size)
-        else:
-            self._batches = RowBatches(self.n_samples, batch_size, weights)
+        self.epochs_before = epochs_before
+        (source, targets, weighted), entries, externals = self._read(X, y, sample_weight, groups, batch_size)
+        self._kind = source, targets, weighted
         self.device = device
         simd, make_executor = executor_of(device)
         self.plan = training_plan(
@@ -141,11 +131,11 @@ class Training:
             n_features=model.n_features,
             batch_size=self._batches.most_rows,
             source=source,
-            dtype=dtype,
-            weighted=weights is not None,
+            dtype=model.dtype.name,
+            weighted=weighted,
             l2=l2 != 0,
             study=study,
-            entries=most_entries(X, self._batches.most_rows),
+            entries=entries,
             guard=_guard,
             simd=simd,
             precision=precision if device == "cuda" else None,
@@ -153,9 +143,6 @@ class Training:
         matrices = [p.matrix for p in self.plan.parameters if len(p.shape) == 2]
         dense = [layer for layer in flatten(model.layers) if isinstance(layer, Dense)]
         self._penalised = [(d, m) for d, m in zip(dense, matrices, strict=True) if d.l1 or d.l2]
-        externals |= {"y": y} | ({} if weights is None else {"sample_weight": weights})
-        externals |= {"queries": groups} if self.loss.queries else {}
-        self._externals = externals  # the arrays stay alive
         self.executor = make_executor(self.plan, externals)
         self._take(model._arrays)
         self._chooser = Chooser(1 if device == "cuda" else n_threads, self.plan.flops)
@@ -166,6 +153,44 @@ class Training:
         self._drawn: tuple[tuple[int, int], np.ndarray | None] | None = None  # the order of epochs that come next
         if state is not None:
             self._resume(state)
+
+    def _read(self, X, y, sample_weight, groups, batch_size: int) -> tuple[tuple, int, dict]:
+        """Take note of these rows: how they are stored, which the plan depends on, the most entries of a batch of
+        sparse ones, and where they are.
+        """
+        self._data = X, y, sample_weight, groups
+        X, dtype = engine_data(X), self._model.dtype.name
+        self.n_samples = X.shape[0]
+        source, externals = source_of(X)
+        targets, y = engine_targets(self.loss, y, self._model.n_outputs, dtype, groups)
+        of_rows = self.loss.row_weights(y, groups) if self.loss.queries else sample_weight
+        weights, self._weight_unit = engine_weights(of_rows, dtype)
+        if self.loss.queries:
+            self._batches = QueryBatches(groups, batch_size)
+        else:
+            self._batches = RowBatches(self.n_samples, batch_size, weights)
+        externals |= {"y": y} | ({} if weights is None else {"sample_weight": weights})
+        externals |= {"queries": groups} if self.loss.queries else {}
+        self._externals = externals  # the arrays stay alive
+        return (source, targets, weights is not None), most_entries(X, self._batches.most_rows), externals
+
+    def feed(self, X, y, sample_weight=None, groups=None) -> bool:
+        """Go on with these rows, all in one batch, on the CPU; False where the plan does not fit them: they are stored
+        otherwise, or there are more of them than of any before.
+        """
+        kind, entries, externals = self._read(X, y, sample_weight, groups, X.shape[0])
+        fits = self._batches.most_rows <= self.plan.batch_size and not self.loss.queries
+        if kind != self._kind or not fits or entries > self.plan.entries or (entries == 0) != (self.plan.entries == 0):
+            return False
+        self.executor.take(externals)
+        self._prepared = self._drawn = None
+        return True
+
+    def let_go(self) -> None:
+        """Keep the rows alive no longer, and let the worker threads end: until the next `feed`."""
+        self._data, self._externals = None, {}
+        self.executor.let_go()
+        self.executor.close()
 
     @property
     def model(self):
@@ -182,7 +207,7 @@ class Training:
 
     def _take_what_was_set(self) -> None:
         """Where somebody else has set the model's parameters."""
-        arrays = self._model._arrays
+        arrays = self._model._stored
         if arrays is not self._written:
             present = self.executor.unpack(self._kept)  # the model may have older ones of those that were not set
             self._take({n: a if a is not self._written.get(n) else present[n] for n, a in arrays.items()})
@@ -227,8 +252,14 @@ class Training:
         """The learning rates of steps, counted from 0 over the whole fit, as far as is known now; float64."""
         return schedules.rates(self._rate, step, self.steps_per_epoch)
 
-    def run(self, epochs: int = 1) -> np.ndarray:
+    def run(self, epochs: int = 1, look_at_slots: bool = True) -> np.ndarray:
         """Train for so many epochs; the mean loss of the rows in each, before the updates that they led to.
+
+        Parameters
+        ----------
+        epochs : int
+        look_at_slots : bool
+            Whether to look in the end if the optimiser's state is finite, as every `CHECK` seconds.
 
         Returns
         -------
@@ -252,7 +283,7 @@ class Training:
             out[done : done + together] = self._run_epochs(together)
             out[done] += before if self.steps_per_epoch == 1 else (before + self._penalty()) / 2
             done += together
-        if not (self.executor.all_finite("parameters") and self.executor.all_finite("slots")):
+        if not (self.executor.all_finite("parameters") and (not look_at_slots or self.executor.all_finite("slots"))):
             self._check_parameters(self.epoch)
         return out
 
@@ -306,7 +337,7 @@ class Training:
         sums = np.zeros(len(steps))
         if self.plan.random:
             for k in range(epochs):
-                key = np.random.SeedSequence(self.seed, spawn_key=(2, self._epochs_before + self.epoch + k))
+                key = np.random.SeedSequence(self.seed, spawn_key=(2, self.epochs_before + self.epoch + k))
                 keys = np.random.Generator(np.random.Philox(key)).integers(0, 2**63 - 1, n_batches)
                 steps[k * n_batches : (k + 1) * n_batches, R.STEP_KEY] = keys
         self.executor.bind(steps, order, scalars, sums)
@@ -341,7 +372,7 @@ class Training:
 
     def _mixtures(self, mixing, epoch: int) -> np.ndarray:
         """The numbers of each batch of an epoch, counted from the present one, of a layer that mixes rows."""
-        key = np.random.SeedSequence(self.seed, spawn_key=(3, self._epochs_before + self.epoch + epoch))
+        key = np.random.SeedSequence(self.seed, spawn_key=(3, self.epochs_before + self.epoch + epoch))
         return mixing.draw(np.random.Generator(np.random.Philox(key)), self.steps_per_epoch)
 
     def _run_steps(self, steps: np.ndarray, epochs: int) -> None:
@@ -391,7 +422,7 @@ class Training:
         order = np.empty((epochs, self._batches.n), np.int64)
         key = int(np.random.SeedSequence(self.seed, spawn_key=(1,)).generate_state(1, np.uint64).view(np.int64)[0])
         for k in range(epochs):
-            permute(order[k].ctypes.data, self._batches.n, key, self._epochs_before + first + k)
+            permute(order[k].ctypes.data, self._batches.n, key, self.epochs_before + first + k)
         return order
 
     def _draw_ahead(self, first: int, epochs: int) -> None:

@@ -1,0 +1,261 @@
+"""`Sequential.train_on_batch`: steps one by one, with an optimiser that remembers."""
+
+import copy
+import gc
+import pickle
+import weakref
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from fastmlp import (
+    SGD,
+    Adam,
+    AdamW,
+    BatchNorm,
+    CosineDecay,
+    Dense,
+    DivergenceError,
+    Dropout,
+    GaussianNoise,
+    ReLU,
+    Sequential,
+    StepDecay,
+    Tanh,
+)
+
+LOSS = "softmax_cross_entropy"
+
+
+def data(n=96, columns=6, seed=0, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, columns)).astype(dtype), rng.integers(0, 3, n)
+
+
+def network(*between, dtype="float32"):
+    return Sequential(Dense(10), Tanh(), *between, Dense(3), dtype=dtype)
+
+
+def assert_same(one, other, **tolerance):
+    for name, array in one.parameters.items():
+        if tolerance:
+            np.testing.assert_allclose(array, other.parameters[name], **tolerance)
+        else:
+            np.testing.assert_array_equal(array, other.parameters[name])
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        Adam(0.01),
+        SGD(0.1, momentum=0.9),
+        AdamW(StepDecay(0.01, 0.5, steps=3), clip_norm=0.5),
+        Adam(0.01, ema_decay=0.9),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("between", [(), (BatchNorm(),)], ids=["plain", "BatchNorm"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_batches_one_by_one_are_the_bits_of_a_fit(optimizer, between, weighted):
+    (X, y), size = data(), 24
+    weights = np.arange(len(X)) % 3 / 2 if weighted else None
+    whole, single = network(*between), network(*between)
+    history = whole.fit(X, y, loss=LOSS, optimizer=optimizer, batch_size=size, shuffle=False, sample_weight=weights)
+    total, weight = 0.0, 0.0
+    for start in range(0, len(X), size):
+        rows = slice(start, start + size)
+        own = None if weights is None else weights[rows]
+        loss = single.train_on_batch(X[rows], y[rows], loss=LOSS, optimizer=optimizer, sample_weight=own)
+        share = size if own is None else own.sum()
+        total, weight = total + loss * share, weight + share
+    assert_same(whole, single)
+    np.testing.assert_allclose(total / weight, history["loss"][-1], rtol=1e-6)
+
+
+def adam(p, g, m, v, t, rate=0.01):
+    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+    return p - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8), m, v
+
+
+def test_batches_of_any_size_and_kind_go_on_with_the_same_moments():
+    """Against Adam by hand, on the gradients of the same batches."""
+    model, judge = (network(dtype="float64").build(6) for _ in range(2))
+    kinds = [
+        lambda X: X,
+        lambda X: X.astype(np.float32),
+        scipy.sparse.csr_array,
+        lambda X: X.tolist(),
+        lambda X: np.repeat(X, 2, axis=1)[:, ::2],
+    ]
+    state = dict.fromkeys(judge.parameters, (0.0, 0.0))
+    for t, n in enumerate([8, 3, 8, 20, 1, 20, 40, 7, 7, 41], start=1):
+        X, y = data(n, seed=t, dtype=np.float32)
+        X, weights = kinds[t % 5](X.astype(np.float64)), np.linspace(1, 2, n) if t % 3 else None
+        expected, gradients = judge.gradients(X, y, LOSS, weights)
+        new = {}
+        for name, p in judge.parameters.items():
+            new[name], *state[name] = adam(p, gradients[name], *state[name], t)
+        judge.set_parameters(new)
+        loss = model.train_on_batch(X, y, loss=LOSS, optimizer=Adam(0.01), sample_weight=weights)
+        np.testing.assert_allclose(loss, expected, rtol=1e-9)
+        assert_same(model, judge, rtol=1e-7, atol=1e-9)
+
+
+def test_everything_sees_the_last_step():
+    X, y = data()
+    model, other, losses = network(), network(), []
+    for _ in range(3):
+        losses.append(model.train_on_batch(X, y, loss=LOSS, optimizer="adam"))
+        other.train_on_batch(X, y, loss=LOSS, optimizer="adam")
+        p = model.parameters
+        expected = np.tanh(X @ p["dense_0.weight"] + p["dense_0.bias"]) @ p["dense_1.weight"] + p["dense_1.bias"]
+        np.testing.assert_allclose(other.logits(X), expected, rtol=1e-4, atol=1e-5)
+        twins = copy.copy(other), copy.deepcopy(other), pickle.loads(pickle.dumps(other)), other[:]
+        for twin in twins:
+            assert_same(model, twin)
+            twin.train_on_batch(-X, y, loss=LOSS, optimizer=SGD(1.0))
+        assert_same(model, other)
+    assert model.loss.name == LOSS
+    assert model.evaluate(X, y)["loss"] < losses[2] < losses[1] < losses[0]
+
+
+def test_parameters_may_be_set_in_between():
+    X, y = data()
+    model, other = network().build(6), network().build(6)
+    for k in range(3):
+        for one in (model, other):
+            one.train_on_batch(X, y, loss=LOSS, optimizer=SGD(0.1))
+        bias = [0.1 * k, 0.2, 0.3]
+        model.set_parameters({"dense_1.bias": bias})
+        other.set_parameters({**other.parameters, "dense_1.bias": np.array(bias)})
+        assert_same(model, other)
+
+
+def test_loss_and_optimiser_are_those_of_the_last_call():
+    X, y = data()
+    one, other = network(), network()
+    for k in range(4):
+        one.train_on_batch(X, y, loss=LOSS, optimizer=Adam(0.02), seed=3)
+        other.train_on_batch(X, y, **({} if k else {"loss": LOSS, "optimizer": Adam(0.02), "seed": 3}))
+    assert_same(one, other)
+
+
+@pytest.mark.parametrize("what", ["optimizer", "fit", "build", "loss"])
+def test_what_begins_anew(what):
+    """Adam's first step moves every number that has a gradient by the rate, whatever the gradient."""
+    (X, y), model, options = data(), network(dtype="float64"), {"loss": LOSS, "optimizer": Adam(0.01)}
+    for _ in range(20):
+        model.train_on_batch(X, y, **options)
+    before = model.parameters
+    model.train_on_batch(X[:5], y[:5], **options)
+    assert not np.allclose(abs(model.parameters["dense_1.bias"] - before["dense_1.bias"]), 0.01, rtol=1e-3)
+    if what == "optimizer":
+        options["optimizer"] = Adam(0.02)
+    elif what == "loss":
+        options["loss"] = "softmax_focal"
+    elif what == "fit":
+        model.fit(X, y, loss=LOSS, optimizer=SGD(1e-9), verbose=0)
+    else:
+        model.build(6, seed=4)
+    before = model.parameters
+    model.train_on_batch(X[:5], y[:5], **options)
+    moved = abs(model.parameters["dense_1.bias"] - before["dense_1.bias"])
+    np.testing.assert_allclose(moved, options["optimizer"].learning_rate, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_masks_and_noise_are_new_in_every_call_and_equal_for_a_seed(n_threads):
+    X, y = data()
+    layers = GaussianNoise(0.1), Dense(10), ReLU(), Dropout(0.5), Dense(3)
+    still = {"loss": LOSS, "optimizer": SGD(0.0), "seed": 1}
+    one, other = (Sequential(*layers) for _ in range(2))
+    losses = [one.train_on_batch(X, y, **still) for _ in range(4)]
+    assert len(set(losses)) == 4
+    assert losses == [other.train_on_batch(X, y, n_threads=n_threads, **still) for _ in range(4)]
+    assert other.train_on_batch(X, y, **(still | {"seed": 2})) not in losses
+
+
+def test_a_schedule_counts_the_calls():
+    X, y = data()
+    model = Sequential(Dense(3), dtype="float64").build(6)
+    rate = CosineDecay(0.5, epochs=4)
+    for k in range(6):
+        before, (_, gradients) = model.parameters, model.gradients(X, y, LOSS)
+        model.train_on_batch(X, y, loss=LOSS, optimizer=SGD(rate, momentum=0.0))
+        step = rate(np.array([float(k)]), 1)[0]
+        expected = before["dense_0.bias"] - step * gradients["dense_0.bias"]
+        np.testing.assert_allclose(model.parameters["dense_0.bias"], expected, rtol=1e-9, atol=1e-15)
+
+
+def test_rows_are_not_kept_alive():
+    X, y = data()
+    model = network()
+    model.train_on_batch(X, y, loss=LOSS)
+    alive = weakref.ref(X)
+    del X
+    gc.collect()
+    assert alive() is None
+
+
+def test_divergence_leaves_finite_parameters_and_may_be_followed_by_more():
+    X, y = data()
+    model = Sequential(Dense(10), ReLU(), Dense(3))
+    options = {"loss": "squared_error", "optimizer": SGD(1e6)}
+    with pytest.raises(DivergenceError, match="is no longer finite"):
+        for _ in range(100):
+            model.train_on_batch(X, np.eye(3)[y], **options)
+    assert all(np.isfinite(array).all() for array in model.parameters.values())
+    model.build(6)
+    assert np.isfinite(model.train_on_batch(X, np.eye(3)[y], loss="squared_error", optimizer=SGD(0.01)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"X": np.full((4, 6), np.nan)}, "`X` must be finite; got NaN in row 0, column 0"),
+        ({"X": np.ones((4, 5))}, "`X` must have n_features=6 columns; got 5"),
+        ({"y": np.arange(3)}, "`y` must be .*, for 4 rows and K=3 outputs; got shape"),
+        ({"loss": "hinge_"}, "`loss` must be one of .*got 'hinge_'"),
+        ({"optimizer": "adma"}, "Did you mean 'adam'"),
+        ({"seed": -1}, "`seed` must be"),
+        ({"n_threads": 0}, "`n_threads` must be"),
+        ({"sample_weight": [1.0, -1.0, 1.0, 1.0]}, "`sample_weight` must"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_bad_input_changes_nothing(change, words):
+    X, y = data(4)
+    model = network()
+    model.train_on_batch(X, y, loss=LOSS, optimizer="adam")
+    twin = network()
+    twin.train_on_batch(X, y, loss=LOSS, optimizer="adam")
+    arguments = {"X": X, "y": y} | change
+    with pytest.raises(ValueError, match=words):
+        model.train_on_batch(arguments.pop("X"), arguments.pop("y"), **arguments)
+    for one in (model, twin):
+        one.train_on_batch(X, y)
+    assert_same(model, twin)
+
+
+def test_what_it_needs_first():
+    X, y = data()
+    with pytest.raises(ValueError, match="`loss` must be one of .*; got None"):
+        network().train_on_batch(X, y)
+    with pytest.raises(ValueError, match="at least 2, with as many rows, for BatchNorm; got 1"):
+        network(BatchNorm()).train_on_batch(X[:1], y[:1], loss=LOSS)
+
+
+def test_queries_and_losses_across_rows():
+    X, relevance = data(30)[0], np.arange(30) % 4
+    model = Sequential(Dense(1))
+    for groups in (np.arange(30) // 10, np.arange(30) // 5):
+        first = model.train_on_batch(X, relevance, loss="listnet", optimizer=Adam(0.05), groups=groups)
+        for _ in range(20):
+            last = model.train_on_batch(X, relevance, groups=groups)
+        assert last < first
+    embedding = Sequential(Dense(2))
+    first = embedding.train_on_batch(X, relevance, loss="contrastive", optimizer=Adam(0.05))
+    for n in (30, 17, 30, 29) * 5:
+        last = embedding.train_on_batch(X[:n], relevance[:n])
+    assert last < first
