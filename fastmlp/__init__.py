@@ -72,6 +72,7 @@ _HOME = {  # and in __init__.pyi, for editors
     "RankNet": "losses",
     "ListNet": "losses",
     "Gaussian": "losses",
+    "GivenGradient": "losses",
     "CustomLoss": "losses",
     "SGD": "optimizers",
     "Adam": "optimizers",

@@ -49,6 +49,7 @@ from .losses import (
     CustomLoss as CustomLoss,
     Focal as Focal,
     Gaussian as Gaussian,
+    GivenGradient as GivenGradient,
     Hinge as Hinge,
     Huber as Huber,
     ListNet as ListNet,

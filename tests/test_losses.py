@@ -16,6 +16,7 @@ from fastmlp.losses import (
     BinaryCrossEntropy,
     Focal,
     Gaussian,
+    GivenGradient,
     Hinge,
     Huber,
     NegativeBinomial,
@@ -43,6 +44,7 @@ VARIANTS = [
     SoftmaxFocal(),
     SoftmaxFocal(0.5),
     Ordinal(),
+    GivenGradient(),
 ]
 SMOOTH = [SoftmaxCrossEntropy(0.1), SoftmaxCrossEntropy(1.0), BinaryCrossEntropy(0.2)]
 

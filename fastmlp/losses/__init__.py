@@ -10,6 +10,7 @@ from .base import Loss, sigmoid
 from .classification import BinaryCrossEntropy, Focal, Hinge, Ordinal, SoftmaxCrossEntropy, SoftmaxFocal
 from .custom import CustomLoss
 from .embedding import BLOCK, Contrastive, Triplet
+from .given import GivenGradient
 from .ranking import ListNet, RankNet
 from .registry import LOSSES
 from .regression import AbsoluteError, Gaussian, Huber, NegativeBinomial, Poisson, QuantileLoss, SquaredError
@@ -23,6 +24,7 @@ __all__ = [
     "CustomLoss",
     "Focal",
     "Gaussian",
+    "GivenGradient",
     "Hinge",
     "Huber",
     "ListNet",

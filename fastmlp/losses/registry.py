@@ -5,6 +5,7 @@ from __future__ import annotations
 from .base import Loss
 from .classification import BinaryCrossEntropy, Focal, Hinge, Ordinal, SoftmaxCrossEntropy, SoftmaxFocal
 from .embedding import Contrastive, Triplet
+from .given import GivenGradient
 from .ranking import ListNet, RankNet
 from .regression import (
     AbsoluteError,
@@ -36,5 +37,6 @@ LOSSES: dict[str, type[Loss]] = {
         RankNet,
         ListNet,
         Gaussian,
+        GivenGradient,
     )
 }
