@@ -11,12 +11,18 @@ import numpy as np
 
 from ._arrays import is_sparse
 from .activations import Activation
-from .augmentation import AUGMENTATIONS
+from .augmentation import AUGMENTATIONS, GaussianNoise
 from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Rescaling, Softmax, Switch
+from .normalization import BatchNorm
+from .schedules import rates
 
 
 def numpy_forward(
-    layers: Iterable[tuple[str, Layer | Mark]], arrays: dict[str, np.ndarray], X, dtype: np.dtype
+    layers: Iterable[tuple[str, Layer | Mark]],
+    arrays: dict[str, np.ndarray],
+    X,
+    dtype: np.dtype,
+    draw: np.random.Generator | None = None,
 ) -> np.ndarray:
     """What the layers make of X, (n, width), as a prediction: nothing is dropped or augmented.
 
@@ -29,13 +35,20 @@ def numpy_forward(
     X : array (n, n_features) or CSR
     dtype : dtype
         Of the parameters and of all arithmetic.
+    draw : Generator, optional
+        Then as in training: dropout and noise are drawn, and the rows are a batch whose statistics norms take.
 
     Returns
     -------
     array
+
+    Raises
+    ------
+    NotImplementedError
+        With `draw`, layers that move or mix images, which the engine knows alone.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # as the engine
-        return forward(layers, arrays, _of_dtype(X, dtype), dtype)
+        return forward(layers, arrays, _of_dtype(X, dtype), dtype, draw=draw)
 
 
 _LEFT_OUT = (Dropout, *AUGMENTATIONS)  # of a prediction
@@ -69,7 +82,9 @@ class Passed(NamedTuple):
     skip: np.ndarray | None
 
 
-def forward(layers, arrays: dict[str, np.ndarray], value, dtype: np.dtype, passed: list[Passed] | None = None):
+def forward(
+    layers, arrays: dict[str, np.ndarray], value, dtype: np.dtype, passed: list[Passed] | None = None, draw=None
+):
     """The same for whatever acts as an array of this dtype does: `onnx_export` notes down what happens to one. Where
     there is a list, each layer is appended to it.
     """
@@ -94,10 +109,32 @@ def forward(layers, arrays: dict[str, np.ndarray], value, dtype: np.dtype, passe
         elif isinstance(layer, Multiply):
             value = value * skips.pop()
         elif isinstance(layer, Join):
-            value = value + skips.pop()
+            kept = value if draw is None else _dropped(value, layer.drop_rate, draw, (len(value), 1))
+            value = kept + skips.pop()
         elif not isinstance(layer, _LEFT_OUT):
-            value = layer.forward(value, _own(name, layer, arrays, value))
+            own = _own(name, layer, arrays, value)
+            if draw is not None and isinstance(layer, BatchNorm):
+                own |= {"running_mean": value.mean(axis=0), "running_var": value.var(axis=0)}
+            value = layer.forward(value, own)
+        elif draw is not None:
+            value, sparse = _disturbed(layer, _dense(value, dtype), draw), False
     return _dense(value, dtype)
+
+
+def _disturbed(layer, value, draw: np.random.Generator):
+    """As in training, by what a prediction leaves out."""
+    if isinstance(layer, Dropout):
+        return _dropped(value, rates(layer.rate, np.zeros(1), 1)[0], draw, value.shape)
+    if isinstance(layer, GaussianNoise):
+        return value + value.dtype.type(layer.stddev) * draw.standard_normal(value.shape, value.dtype)
+    raise NotImplementedError(f"training=True is for dropout, noise and norms; the model has {layer!r}.")
+
+
+def _dropped(value, rate: float, draw: np.random.Generator, shape: tuple):
+    """Inverted dropout, of elements or of rows."""
+    if rate == 0:
+        return value
+    return np.where(draw.random(shape) < rate, 0, value / value.dtype.type(1 - rate))
 
 
 def input_gradients(

@@ -564,7 +564,7 @@ class Sequential:
 
     # Looking at it ---------------------------------------------------------------------------------------------------
 
-    def logits(self, X, n_threads: int | None = None) -> np.ndarray:
+    def logits(self, X, n_threads: int | None = None, *, training: bool = False, seed: int = 0) -> np.ndarray:
         """The last layer's values, before the loss makes probabilities or the like of them.
 
         Parameters
@@ -573,6 +573,11 @@ class Sequential:
             Rows of finite numbers; not changed.
         n_threads : int, optional
             Chosen by measuring where not given. The result is the same to the bit.
+        training : bool
+            Whether dropout, stochastic depth and noise act, and `BatchNorm` takes the statistics of these rows, as one
+            batch in training. A rate that follows a schedule is that of the first step.
+        seed : int
+            Of what is drawn then: other masks for another seed, though not those of a fit.
 
         Returns
         -------
@@ -583,6 +588,8 @@ class Sequential:
         ------
         ValueError, TypeError
             No parameters yet, X of another number of columns, not numbers, or not finite, or a bad `n_threads`.
+        NotImplementedError
+            `training=True` with layers that move or mix images.
 
         Examples
         --------
@@ -595,10 +602,11 @@ class Sequential:
         self._need_parameters()
         n_threads = _check_threads(n_threads)
         X = check_X(X, n_features=self.n_features, finite=False)
-        if is_few(X, sum([a.size for a in self._arrays.values()]), self._first_units):
+        draw = _draw(training, seed)
+        if draw or is_few(X, sum([a.size for a in self._arrays.values()]), self._first_units):
             if isinstance(X, np.ndarray):
                 check_finite(X, "X")
-            logits = numpy_forward(self._flat, self._arrays, X, self.dtype)
+            logits = numpy_forward(self._flat, self._arrays, X, self.dtype, draw)
         else:
             from .evaluation import logits as by_engine
 
@@ -608,7 +616,7 @@ class Sequential:
             check_fits(X, self.dtype)
         return logits
 
-    def activations(self, X, layer: int | str = -1) -> np.ndarray:
+    def activations(self, X, layer: int | str = -1, *, training: bool = False, seed: int = 0) -> np.ndarray:
         """The values behind one layer, (n, width), in the model's dtype: what the layers up to it make of X.
 
         Parameters
@@ -618,6 +626,8 @@ class Sequential:
         layer : int or str
             Its index in `layers` (negative: from the end), or its name as `summary` prints it, such as "dense_1" or
             "ReLU()", unless it occurs twice. A `Residual` or a gated layer by its index; those within it have none.
+        training, seed : bool, int
+            As of `logits`.
 
         Raises
         ------
@@ -637,9 +647,11 @@ class Sequential:
         self._need_parameters()
         index = self._layer_index(layer)
         X = check_X(X, n_features=self.n_features)
-        blocks = [X[start : start + _ROWS] for start in range(0, X.shape[0], _ROWS)]
+        draw = _draw(training, seed)
+        together = X.shape[0] if draw else _ROWS
+        blocks = [X[start : start + together] for start in range(0, X.shape[0], together)]
         layers = list(named(self.layers[: index + 1]))
-        return np.concatenate([numpy_forward(layers, self._arrays, block, self.dtype) for block in blocks])
+        return np.concatenate([numpy_forward(layers, self._arrays, block, self.dtype, draw) for block in blocks])
 
     def _layer_index(self, layer: int | str) -> int:
         n = len(self.layers)
@@ -710,7 +722,7 @@ class Sequential:
         )
         return self
 
-    def predict(self, X, n_threads: int | None = None) -> np.ndarray:
+    def predict(self, X, n_threads: int | None = None, *, training: bool = False, seed: int = 0) -> np.ndarray:
         """What the loss means, (n, K): probabilities for the cross-entropies, values for "squared_error",
         rates for "poisson", quantiles, means and variances: see each loss.
 
@@ -723,6 +735,9 @@ class Sequential:
             Rows of finite numbers; not changed.
         n_threads : int, optional
             Chosen by measuring where not given. The result is the same to the bit.
+        training, seed : bool, int
+            As of `logits`: `np.std([model.predict(X, training=True, seed=k) for k in range(50)], axis=0)` is how unsure
+            a network with dropout is (Gal and Ghahramani, 2016).
 
         Returns
         -------
@@ -743,7 +758,7 @@ class Sequential:
         >>> model.predict([[0.0], [2.0]]).round(4).tolist()
         [[0.5], [0.8808]]
         """
-        z = self.logits(X, n_threads)
+        z = self.logits(X, n_threads, training=training, seed=seed)
         return z if self.loss is None else self.loss.output(z)
 
     def evaluate(self, X, y, sample_weight=None, n_threads: int | None = None, *, groups=None) -> dict[str, float]:
@@ -1040,6 +1055,13 @@ def _initial(name: str, layer: Dense, after: Layer | None, shapes: dict, rng) ->
     if layer.use_bias:
         arrays[f"{name}.bias"] = initializers.initialize(layer.bias_initializer, rng, fan_in, fan_out)[0]
     return arrays
+
+
+def _draw(training: bool, seed: int) -> np.random.Generator | None:
+    """What draws masks and noise, where a forward pass is to be as in training."""
+    check_flag("training", training)
+    seed = check_count(seed, "seed", least=0)
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(4,)))) if training else None
 
 
 def _check_threads(n_threads) -> int | None:

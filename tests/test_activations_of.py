@@ -4,7 +4,23 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from fastmlp import GLU, BatchNorm, Dense, Logistic, PReLU, ReLU, Rescaling, Residual, Sequential, Softmax, Tanh
+from fastmlp import (
+    GLU,
+    BatchNorm,
+    Dense,
+    Dropout,
+    GaussianNoise,
+    Logistic,
+    PReLU,
+    RandomAffine,
+    ReLU,
+    Rescaling,
+    Residual,
+    Sequential,
+    Softmax,
+    StepDecay,
+    Tanh,
+)
 
 
 def network(dtype="float64", seed=1):
@@ -182,3 +198,66 @@ def test_what_makes_no_part():
         model[1:]
     with pytest.raises(ValueError, match="needs at least one Dense"):
         model[5:]
+
+
+# As in training
+
+
+def test_dropout_acts_with_training_and_by_its_seed(rng):
+    X = rng.normal(size=(40, 6))
+    model = Sequential(Dense(50, use_bias=False), Dropout(0.4), Dense(3), dtype="float64").build(6)
+    hidden = model.activations(X, 0)
+    masked = model.activations(X, 1, training=True, seed=5)
+    kept = masked != 0
+    assert abs(kept.mean() - 0.6) < 0.03
+    np.testing.assert_allclose(masked[kept], hidden[kept] / 0.6, rtol=1e-12)
+    p = model.parameters
+    expected = masked @ p["dense_1.weight"] + p["dense_1.bias"]
+    np.testing.assert_allclose(model.logits(X, training=True, seed=5), expected, rtol=1e-12)
+    assert np.array_equal(model.predict(X, training=True, seed=5), model.logits(X, training=True, seed=5))
+    assert not np.array_equal(model.logits(X, training=True, seed=6), model.logits(X, training=True, seed=5))
+    assert np.array_equal(model.activations(X, 1), hidden)
+    mean = np.mean([model.logits(X, training=True, seed=k) for k in range(2000)], axis=0)
+    np.testing.assert_allclose(mean, model.logits(X), atol=0.15 * np.abs(model.logits(X)).max())
+
+
+def test_many_rows_and_sparse_ones_too(rng):
+    X = rng.normal(size=(5000, 40)) * (rng.uniform(size=(5000, 40)) < 0.05)
+    model = Sequential(Dropout(0.5), Dense(30), ReLU(), Dense(2), dtype="float64").build(40)
+    dense = model.logits(X, training=True, seed=1)
+    np.testing.assert_allclose(model.logits(scipy.sparse.csr_array(X), training=True, seed=1), dense, rtol=1e-12)
+    first = model.activations(X, 0, training=True)
+    assert 0.45 < (first != 0).sum() / (X != 0).sum() < 0.55
+
+
+def test_noise_stochastic_depth_and_the_statistics_of_the_batch(rng):
+    X = rng.normal(size=(4000, 5)).astype(np.float32)
+    model = Sequential(GaussianNoise(0.25), Dense(5), BatchNorm(), Residual(Dense(5), drop_rate=0.3), Dense(2)).build(5)
+    noise = model.activations(X, 0, training=True) - X
+    assert noise.dtype == np.float32 and abs(noise.std() - 0.25) < 0.01 and abs(noise.mean()) < 0.01
+    normed = model.activations(X, 2, training=True)
+    np.testing.assert_allclose(normed.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(normed.std(axis=0), 1, atol=1e-3)
+    assert model.activations(X, 2).std(axis=0).max() != pytest.approx(1, abs=1e-3)
+    p = model.parameters
+    branch = (normed @ p["dense_1.weight"] + p["dense_1.bias"]) / 0.7
+    added = model.activations(X, 3, training=True) - normed
+    left_out = (added == 0).all(axis=1)
+    assert abs(left_out.mean() - 0.3) < 0.03
+    np.testing.assert_allclose(added[~left_out], branch[~left_out], rtol=1e-2, atol=1e-4)
+    assert (model.parameters["batch_norm_0.running_mean"] == 0).all()
+
+
+def test_what_cannot_be_drawn_in_numpy():
+    model = Sequential(RandomAffine((2, 2), degrees=10), Dense(2)).build(4)
+    with pytest.raises(NotImplementedError, match="is for dropout, noise and norms; the model has RandomAffine"):
+        model.logits(np.ones((2, 4)), training=True)
+    for wrong in ({"training": 1}, {"training": True, "seed": -1}, {"seed": 0.5}):
+        with pytest.raises((ValueError, TypeError), match=r"`(training|seed)` must be"):
+            model.logits(np.ones((2, 4)), **wrong)
+
+
+def test_a_rate_by_a_schedule_is_that_of_the_first_step():
+    model = Sequential(Dropout(StepDecay(0.25, 0.1, steps=1)), Dense(2)).build(10_000)
+    masked = model.activations(np.ones((1, 10_000)), 0, training=True)
+    assert abs((masked == 0).mean() - 0.25) < 0.02
