@@ -93,6 +93,8 @@ _HOME = {  # and in __init__.pyi, for editors
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
     "Perceptron": "estimators",
+    "SKLearnClassifier": "estimators",
+    "SKLearnRegressor": "estimators",
     "History": "history",
     "Callback": "callbacks",
     "EarlyStopping": "callbacks",

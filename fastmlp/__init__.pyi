@@ -28,7 +28,13 @@ from .callbacks import (
 )
 from .diagnosis import diagnose as diagnose, diagnose_history as diagnose_history
 from .errors import DivergenceError as DivergenceError
-from .estimators import MLPClassifier as MLPClassifier, MLPRegressor as MLPRegressor, Perceptron as Perceptron
+from .estimators import (
+    MLPClassifier as MLPClassifier,
+    MLPRegressor as MLPRegressor,
+    Perceptron as Perceptron,
+    SKLearnClassifier as SKLearnClassifier,
+    SKLearnRegressor as SKLearnRegressor,
+)
 from .history import History as History
 from .layers import (
     GEGLU as GEGLU,
