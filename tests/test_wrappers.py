@@ -119,7 +119,7 @@ def test_several_labels():
     assert wrapped.predict(X).shape == y.shape == wrapped.predict_proba(X).shape
     assert (wrapped.predict(X) == y).mean() > 0.85 and set(np.unique(wrapped.predict(X))) == {0, 1}
     with pytest.raises(ValueError, match="`y` with several columns must hold 0 and 1 only"):
-        wrapped.fit(X, y * 2)
+        wrapped.fit(X, y + y[:, :1])
 
 
 def test_callbacks_validation_data_and_sparse_rows(iris):
