@@ -218,6 +218,7 @@ class Chooser:
     TRIAL, FIRST_TRIALS = 0.002, 3  # seconds of a trial slice, and how many of them at first
     STALE = 1.0
     PRICE = 0.01  # of the time is what trials that lost may cost
+    LONG = 2e7  # operations of a step from which on all cores are tried first: a short fit may have no other step
 
     def __init__(self, n_threads: int | None, flops_per_step: float):
         most = available_cores()
@@ -229,6 +230,7 @@ class Chooser:
             self.candidates = [1]
         else:
             self.candidates = sorted({1, most, *(2**k for k in range(1, most.bit_length()) if 2**k <= most)})
+        self._order = self.candidates[:: -1 if flops_per_step > self.LONG else 1]
         self.cost = dict.fromkeys(self.candidates, 0.0)  # seconds per row, recent; 0 before it was measured
         self.trials = dict.fromkeys(self.candidates, 0)
         self.least = dict.fromkeys(self.candidates, float("inf"))  # seconds of a slice
@@ -244,7 +246,7 @@ class Chooser:
         """(workers, whether this is a trial): a trial's slice should take about `TRIAL` seconds."""
         if len(self.candidates) == 1:
             return self.candidates[0], False
-        for candidate in self.candidates:
+        for candidate in self._order:
             enough = 2 if self.least[candidate] > self.FIRST_TRIALS * self.TRIAL else self.FIRST_TRIALS
             if self.trials[candidate] < enough:
                 return candidate, True

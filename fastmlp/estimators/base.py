@@ -290,13 +290,16 @@ class BaseMLP(BaseEstimator, ABC):
         solvers.forget(self)
 
     def _network(self):
-        """`coefs_` and `intercepts_` as a `Sequential`."""
+        """`coefs_` and `intercepts_` as a `Sequential`, which does not copy them: a fit gives it others."""
         network = Sequential(*self._layers(), dtype=self._network_dtype())
-        n_features, none = self.coefs_[0].shape[0], network.dtype.type(0)
-        shapes = parameter_shapes(network.layers, n_features)
-        network._adopt(n_features, {name: np.broadcast_to(none, shape) for name, shape in shapes.items()})
-        network.set_parameters(self._named_parameters())
-        return network
+        n_features, parameters = self.coefs_[0].shape[0], self._named_parameters()
+        for name, shape in parameter_shapes(network.layers, n_features).items():
+            value = parameters[name] = np.asarray(parameters[name], network.dtype)
+            if value.shape != shape:
+                raise ValueError(f"`{name}` must have shape {shape}; got {value.shape}.")
+            if not np.isfinite(value).all():
+                raise ValueError(f"`{name}` must be finite; it holds NaN or infinity.")
+        return network._adopt(n_features, parameters)
 
     def _layers(self) -> tuple:
         return _layers(tuple(self._units()[1:]), activations.get(self.activation))
@@ -312,8 +315,8 @@ class BaseMLP(BaseEstimator, ABC):
         return parameters
 
     def _keep(self, network) -> None:
-        """Take the parameters of the trained network."""
-        parameters = network.parameters
+        """Take the parameters of the trained network, which nobody else has."""
+        parameters = network._arrays
         self.coefs_ = [parameters[f"dense_{i}.weight"] for i in range(self.n_layers_ - 1)]
         self.intercepts_ = [parameters[f"dense_{i}.bias"] for i in range(self.n_layers_ - 1)]
 

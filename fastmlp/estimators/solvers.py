@@ -73,47 +73,52 @@ def prepare_stochastic(estimator, X, targets, sample_weight, validation, increme
 
 
 def _train(estimator, network, training, validation, epochs: int, incremental: bool, total_weight: float, X) -> None:
+    try:
+        with training:
+            _train_within(estimator, training, validation, epochs, incremental, total_weight)
+    except DivergenceError:
+        check_fits(X, network.dtype)
+        raise
+    finally:
+        estimator._keep(network)
+        estimator._training_state = {"rule": training.optimizer.rule, **training.state}
+
+
+def _train_within(estimator, training, validation, epochs: int, incremental: bool, total_weight: float) -> None:
     n_samples, n_batches = training.n_samples, training.steps_per_epoch
-    with training:
-        best = training.snapshot() if validation is not None else None
-        squares = training.weight_squares()
-        try:
-            if validation is not None and estimator.t_:  # it goes on: other rows may have another record
-                estimator.best_validation_score_ = _validation_score(estimator, training, validation)
-            for _ in range(epochs):
-                training.learning_rate = _learning_rate(estimator)
-                squares = _count_epoch(estimator, training, squares, n_batches, total_weight)
-                estimator.t_ += n_samples
-                if validation is None:
-                    _watch_loss(estimator)
-                elif _watch_validation(estimator, training, validation):
-                    best = training.snapshot()
-                if estimator._no_improvement_count > estimator.n_iter_no_change and _patience_is_over(estimator):
-                    break
-            else:
-                if not incremental:
-                    warnings.warn(
-                        f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the optimization "
-                        "hasn't converged yet.",
-                        ConvergenceWarning,
-                        stacklevel=5,
-                    )
-            if validation is not None and estimator.best_validation_score_ == -np.inf:
+    best = training.snapshot() if validation is not None else None
+    squares = training.weight_squares()
+    try:
+        if validation is not None and estimator.t_:  # it goes on: other rows may have another record
+            estimator.best_validation_score_ = _validation_score(estimator, training, validation)
+        for _ in range(epochs):
+            training.learning_rate = _learning_rate(estimator)
+            squares = _count_epoch(estimator, training, squares, n_batches, total_weight)
+            estimator.t_ += n_samples
+            if validation is None:
+                _watch_loss(estimator)
+            elif _watch_validation(estimator, training, validation):
+                best = training.snapshot()
+            if estimator._no_improvement_count > estimator.n_iter_no_change and _patience_is_over(estimator):
+                break
+        else:
+            if not incremental:
                 warnings.warn(
-                    "No validation score was a number, so the network is as it was before the fit: look at X_val and "
-                    "y_val, or at the learning rate.",
+                    f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the optimization "
+                    "hasn't converged yet.",
                     ConvergenceWarning,
-                    stacklevel=5,
+                    stacklevel=6,
                 )
-        except DivergenceError:
-            check_fits(X, network.dtype)
-            raise
-        finally:
-            if best is not None:
-                training.restore(best)
-            training.save_parameters()
-            estimator._keep(network)
-            estimator._training_state = {"rule": training.optimizer.rule, **training.state}
+        if validation is not None and estimator.best_validation_score_ == -np.inf:
+            warnings.warn(
+                "No validation score was a number, so the network is as it was before the fit: look at X_val and "
+                "y_val, or at the learning rate.",
+                ConvergenceWarning,
+                stacklevel=6,
+            )
+    finally:
+        if best is not None:
+            training.restore(best)
 
 
 def split(estimator, X, targets, sample_weight):
