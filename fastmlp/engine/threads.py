@@ -130,14 +130,14 @@ class Team:
             self._helpers[k].start()
 
     def close(self) -> None:
-        """Leave the threads to others, or let them end."""
-        for helper in self._helpers:
+        """Leave the threads to others, or let them end. Whenever Ctrl-C comes, none is left to others and kept."""
+        while self._helpers:
+            helper = self._helpers.pop()
             helper.let_go()
             if helper.is_alive():
                 _IDLE.append(helper)
             else:
                 helper.jobs.put(None)
-        self._helpers = []
 
 
 LINGER = 1.0  # seconds that a thread without a team waits for another: starting one takes 0.1 ms
