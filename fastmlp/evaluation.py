@@ -155,7 +155,7 @@ def logits(
     found = next((p for p in kept if p.layers is layers and p.key == key), None)
     if found is None:
         found = Predictor(layers, key, places, most_entries(X, ROWS))
-    else:
+    elif found in kept:  # a signal's handler may have predicted meanwhile
         kept.remove(found)  # it comes back as the last one, unless it fails
     if not found.run(arrays, places, X.shape[0], n_threads):
         refuse(X)
@@ -197,6 +197,7 @@ class Predictor:
             self._executor.pack(arrays)
             self._packed = arrays
         self._executor.take(places)
+        self._executor.all_were_finite = True
         if n != self._n:
             self._n, self._steps = n, Steps(self._executor, RowBatches(n, self._plan.batch_size))
         few = self._plan.flops * n < ALONE * self._plan.batch_size

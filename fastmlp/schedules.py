@@ -21,7 +21,7 @@ from . import configs
 from .errors import check_count, check_range
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one of your own that is no dataclass is equal to itself only
 class Schedule:
     """A learning rate as a function of the step; override `__call__` in a frozen dataclass for one of your own."""
 

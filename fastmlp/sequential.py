@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -81,6 +82,7 @@ class Sequential:
         self._loss = None
         self.n_features = None
         self._stored: dict[str, np.ndarray] = {}
+        self._one_at_a_time = threading.Lock()
 
     def __repr__(self):
         return f"Sequential({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"
@@ -113,9 +115,14 @@ class Sequential:
 
     @property
     def _arrays(self) -> dict[str, np.ndarray]:
-        """The parameters by name. Nobody writes into them: other ones are another dictionary."""
-        if self._behind:
-            self._trainer.save_parameters()  # sets them
+        """The parameters by name. Nobody writes into them: other ones are another dictionary. While another thread is
+        in the middle of a step, those of an earlier one.
+        """
+        if self._behind and self._one_at_a_time.acquire(blocking=False):
+            try:
+                self._trainer.save_parameters()  # sets them
+            finally:
+                self._one_at_a_time.release()
         return self._stored
 
     @_arrays.setter
@@ -493,6 +500,10 @@ class Sequential:
             Bad input, named, with what is accepted.
         DivergenceError
             Loss or parameters became infinite or NaN; the last finite parameters are kept.
+        RuntimeError
+            Another thread is in the middle of a step of this model.
+        KeyboardInterrupt
+            Ctrl-C: the parameters are those of the last whole step.
 
         Examples
         --------
@@ -505,8 +516,16 @@ class Sequential:
         >>> loss < 1e-6
         True
         """
-        from .training import Training
+        if not self._one_at_a_time.acquire(blocking=False):
+            raise RuntimeError("another thread is in the middle of `train_on_batch` of this model.")
+        try:
+            return self._train_on_batch(X, y, loss, optimizer, sample_weight, groups, seed, n_threads)
+        finally:
+            if self._trainer is not None:
+                self._trainer.let_go()
+            self._one_at_a_time.release()
 
+    def _train_on_batch(self, X, y, loss, optimizer, sample_weight, groups, seed, n_threads) -> float:
         kept = self._trainer
         loss = losses.get(loss if loss is not None else kept.loss if kept else self.loss)
         optimizer = optimizers.get(optimizer if optimizer is not None else kept.optimizer if kept else "adam")
@@ -518,27 +537,42 @@ class Sequential:
         sample_weight = check_weights(sample_weight, n)
         groups = check_groups(groups, n, loss, sample_weight)
         self._check_batch_norm(n, n)
-        if not self.built:
-            self.build(X.shape[1], seed)
-        self.loss = loss
-        same = kept and (kept.loss, kept.optimizer, kept.seed, kept.n_threads) == (loss, optimizer, seed, n_threads)
-        if not (same and kept.feed(X, y, sample_weight, groups)):
-            options = {"loss": loss, "optimizer": optimizer, "batch_size": n, "sample_weight": sample_weight}
-            options |= {"groups": groups, "seed": seed, "n_threads": n_threads, "epochs_before": self._epochs}
-            if same:
-                options |= {"state": kept.state, "epochs_before": kept.epochs_before}
-            self._arrays, self._trainer = self._arrays, None
-            kept = self._trainer = Training(self, X, y, **options)
+        new, before = not self.built, self.loss
         try:
-            value = float(kept.run(1, look_at_slots=False)[0])
-            self._behind = True
+            if new:
+                self.build(X.shape[1], seed)
+            self.loss = loss
+            trainer = self._fed(kept, loss, optimizer, seed, n_threads, (X, y, sample_weight, groups))
+        except BaseException:  # before the step: it is what it was
+            self.loss = before
+            if new:
+                self._arrays, self.n_features = {}, None
+            raise
+        self._behind = True  # even if Ctrl-C comes right after the step
+        try:
+            value = float(trainer.run(1, look_at_slots=False)[0])
         except DivergenceError:
             check_fits(X, self.dtype)
             raise
-        finally:
-            kept.let_go()
         self._epochs += 1
         return value
+
+    def _fed(self, kept, loss, optimizer, seed: int, n_threads: int | None, rows: tuple):
+        """The `Training` that goes on with these rows."""
+        from .training import Training
+
+        same = kept and (kept.loss, kept.optimizer, kept.seed, kept.n_threads) == (loss, optimizer, seed, n_threads)
+        if same and kept.feed(*rows):
+            return kept
+        X, y, sample_weight, groups = rows
+        options = {"loss": loss, "optimizer": optimizer, "batch_size": X.shape[0], "sample_weight": sample_weight}
+        options |= {"groups": groups, "seed": seed, "n_threads": n_threads, "epochs_before": self._epochs}
+        if kept is not None:
+            kept.save_parameters()
+        if same:
+            options |= {"state": kept.state, "epochs_before": kept.epochs_before}
+        self._trainer = Training(self, X, y, **options)
+        return self._trainer
 
     def _check_batch_norm(self, n: int, batch_size: int) -> None:
         if min(batch_size, n) == 1 and any(isinstance(layer, BatchNorm) for layer in flatten(self.layers)):
@@ -547,7 +581,11 @@ class Sequential:
     def __getstate__(self):
         """Without what `train_on_batch` keeps: a copy begins with an optimiser of its own."""
         self._arrays = self._arrays
-        return {name: value for name, value in self.__dict__.items() if name != "_trainer"}
+        return {k: value for k, value in self.__dict__.items() if k not in ("_trainer", "_one_at_a_time")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._one_at_a_time = threading.Lock()
 
     def _validation(self, data, n_features: int, loss):
         if data is None:

@@ -176,11 +176,12 @@ class Training:
 
     def feed(self, X, y, sample_weight=None, groups=None) -> bool:
         """Go on with these rows, all in one batch, on the CPU; False where the plan does not fit them: they are stored
-        otherwise, or there are more of them than of any before.
+        otherwise, there are more of them than of any before, or they are sparse ones that are multiplied as they are,
+        whose last bits depend on the most entries that the plan has room for.
         """
         kind, entries, externals = self._read(X, y, sample_weight, groups, X.shape[0])
         fits = self._batches.most_rows <= self.plan.batch_size and not self.loss.queries
-        if kind != self._kind or not fits or entries > self.plan.entries or (entries == 0) != (self.plan.entries == 0):
+        if kind != self._kind or not fits or entries or self.plan.entries:
             return False
         self.executor.take(externals)
         self._prepared = self._drawn = None
@@ -585,5 +586,7 @@ class Training:
         return self
 
     def __exit__(self, *exc):
-        self.save_parameters()
-        self.close()
+        try:
+            self.save_parameters()
+        finally:
+            self.close()

@@ -2,6 +2,8 @@
 
 import copy
 import gc
+import os
+import sys
 import threading
 import time
 import weakref
@@ -11,7 +13,17 @@ import numpy as np
 import pytest
 import reference
 
-from fastmlp import CustomActivation, Dense, MLPClassifier, MLPRegressor, ReLU, Sequential, Tanh, evaluation
+from fastmlp import (
+    CustomActivation,
+    Dense,
+    MLPClassifier,
+    MLPRegressor,
+    ReLU,
+    Sequential,
+    Tanh,
+    evaluation,
+    records as R,
+)
 from fastmlp.engine import threads
 from fastmlp.estimators.base import WORTH_PACKING
 from fastmlp.lowering import forward_plan
@@ -88,6 +100,32 @@ def test_equal_layers_of_another_model_are_another_network(X):
     for model in (one, other, one, other):
         assert_right(model, X, model.logits(X))
     assert len(kept()) == 2
+
+
+def test_the_same_layers_in_another_dtype(X):
+    single = network()
+    double = Sequential(*single.layers, dtype="float64").build(SHAPE[1])
+    double._layers = single.layers
+    for model in (single, double, single, double):
+        assert model.logits(X).dtype == model.dtype
+        assert_right(model, X, model.logits(X))
+
+
+def test_what_is_not_finite_is_found_in_every_slice(monkeypatch, rng):
+    monkeypatch.setattr(evaluation, "AT_ONCE", 0)
+    X = rng.normal(size=(40_000, SHAPE[1]))
+    X[0, 0] = np.nan
+    model = network()
+    with pytest.raises(ValueError, match="got NaN in row 0, column 0"):
+        model.logits(X)
+    X[0, 0] = 0.0
+    assert_right(model, X, model.logits(X))
+
+
+def test_threads_are_left_to_others_after_a_prediction(X):
+    threads._IDLE.clear()
+    network().logits(X, n_threads=2)
+    assert len(threads._IDLE) == min(1, threads.usable_cores() - 1)
 
 
 def test_a_copy_goes_its_own_way(X):
@@ -265,6 +303,69 @@ def test_a_thread_is_used_again_and_ends_when_nobody_comes():
     other.close()
     helper.join(5 * threads.LINGER)
     assert not helper.is_alive() and helper not in threads._IDLE
+
+
+def test_an_error_before_a_run_begins_leaves_no_thread_reserved(X, monkeypatch):
+    model = network()
+    for _ in range(3):
+        model.logits(X, n_threads=2)
+    call, made = threads._Helper.call, []
+
+    def failing(self, *args):
+        made.append(self)
+        call(self, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threads._Helper, "call", failing)
+        with pytest.raises(KeyboardInterrupt):
+            model.logits(X, n_threads=2)
+    if made:  # with two cores
+        assert made[0]._mailbox[R.STATE] != R.RESERVED
+    assert_right(model, X, model.logits(X, n_threads=2))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_starts_threads_of_its_own(X):
+    model = network()
+    expected = model.logits(X, n_threads=2)
+    pid = os.fork()
+    if pid == 0:
+        right = np.array_equal(model.logits(X, n_threads=2), expected)
+        os._exit(0 if right and all(helper.is_alive() for helper in threads._IDLE) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_ctrl_c_while_a_team_closes_gives_no_thread_two_owners():
+    """At every line of `close`."""
+    lines = range(1, 12)
+    for at in lines:
+        team = threads.Team()
+        team.prepare(3)
+        own, seen = set(team._helpers), 0
+
+        def trace(frame, event, argument, at=at):
+            nonlocal seen
+            if frame.f_code is threads.Team.close.__code__:
+                seen += event == "line"
+                if seen == at and event == "line":
+                    raise KeyboardInterrupt
+                return trace
+            return None
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            team.close()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        owners = [helper for helper in threads._IDLE if helper in own] + team._helpers
+        assert len(owners) == len(set(owners)) == 2, at
+        team.close()
+        assert len(set(threads._IDLE)) == len(threads._IDLE) and not team._helpers
 
 
 def test_two_teams_never_share_a_thread():

@@ -423,3 +423,15 @@ def test_a_time_budget_counts_from_the_beginning(monkeypatch):
     for _ in range(2):
         assert len(fit(callbacks=[Tick(), budget])[0]) == 3
         assert budget.stopped_epoch_ == 3
+
+
+def test_schedules_of_ones_own_that_are_no_dataclass_are_equal_to_themselves_only():
+    class Mine(Schedule):
+        def __init__(self, value):
+            object.__setattr__(self, "value", value)
+
+        def __call__(self, step, steps_per_epoch):
+            return np.full(len(step), self.value)
+
+    one = Mine(0.1)
+    assert one == one and one != Mine(0.9)

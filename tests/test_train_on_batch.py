@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import threading
 import weakref
 
 import numpy as np
@@ -24,6 +25,7 @@ from fastmlp import (
     StepDecay,
     Tanh,
 )
+from fastmlp.training import Training
 
 LOSS = "softmax_cross_entropy"
 
@@ -236,6 +238,122 @@ def test_bad_input_changes_nothing(change, words):
     for one in (model, twin):
         one.train_on_batch(X, y)
     assert_same(model, twin)
+
+
+def test_a_batch_that_is_refused_later_changes_nothing_either():
+    X, y = data()
+    model = Sequential(Dense(1))
+    with pytest.raises(ValueError, match="holds numbers beyond float32"):
+        model.train_on_batch(X, np.full((len(X), 1), 1e300), loss="squared_error")
+    assert not model.built and model.loss is None and model.n_features is None
+    model = network()
+    model.train_on_batch(X, y, loss=LOSS)
+    alive = weakref.ref(X)
+    with pytest.raises(ValueError, match="holds numbers beyond float32"):
+        model.train_on_batch(X, np.full((len(X), 3), 1e300), loss="squared_error")
+    assert model.loss.name == LOSS
+    del X
+    gc.collect()
+    assert alive() is None
+
+
+def test_one_thread_at_a_time():
+    """The others are refused, and see parameters of a whole step."""
+    X, y = data(2000, 40)
+    model = network()
+    model.train_on_batch(X, y, loss=LOSS, optimizer=SGD(0.5))
+    seen, refused, stop = [], [], threading.Event()
+
+    def intrude():
+        while not stop.is_set():
+            seen.append(model.parameters)
+            try:
+                model.train_on_batch(-X, y)
+            except RuntimeError as error:
+                refused.append(str(error))
+
+    thread = threading.Thread(target=intrude)
+    thread.start()
+    for _ in range(200):
+        try:
+            model.train_on_batch(X, y)
+        except RuntimeError as error:
+            refused.append(str(error))
+    stop.set()
+    thread.join()
+    assert set(refused) <= {"another thread is in the middle of `train_on_batch` of this model."}
+    assert all(np.isfinite(array).all() for parameters in seen for array in parameters.values())
+    assert model._one_at_a_time.acquire(blocking=False)
+
+
+def test_ctrl_c_right_after_a_step_leaves_the_step_in_the_model(monkeypatch):
+    X, y = data()
+    model, twin = network(), network()
+    for one in (model, twin):
+        one.train_on_batch(X, y, loss=LOSS, optimizer="adam")
+    twin.train_on_batch(X, y)
+    run = Training.run
+
+    def interrupted(self, *args, **options):
+        run(self, *args, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.train_on_batch(X, y)
+    assert_same(model, twin)
+    for one in (model, twin):
+        one.train_on_batch(X, y)
+    assert_same(model, twin)
+
+
+def test_a_copy_right_after_a_step_has_it():
+    X, y = data()
+    model = network()
+    model.train_on_batch(X, y, loss=LOSS)
+    before = model.build(6).parameters
+    model.train_on_batch(X, y, loss=LOSS)
+    twin = copy.copy(model)
+    assert not np.array_equal(twin.parameters["dense_0.weight"], before["dense_0.weight"])
+    assert_same(twin, model)
+
+
+def test_masks_do_not_depend_on_earlier_sizes_and_epochs_are_counted():
+    X, y = data()
+    layers, still = (Dropout(0.5), Dense(3)), {"loss": LOSS, "optimizer": SGD(0.0)}
+    one, other = (Sequential(*layers) for _ in range(2))
+    for model, sizes in ((one, (10, 50, 20)), (other, (50, 10, 20))):
+        losses = [model.train_on_batch(X[:n], y[:n], **still) for n in sizes]
+        assert model._epochs == 3
+        model.last = losses[-1]
+    assert one.last == other.last
+
+
+def test_sparse_rows_have_the_same_bits_whatever_came_before():
+    rng = np.random.default_rng(0)
+    thin, thick = (scipy.sparse.random(60, 300, share, "csr", random_state=rng) for share in (0.005, 0.08))
+    y = np.arange(60) % 3
+    one, other = network(dtype="float64"), network(dtype="float64")
+    options = {"loss": LOSS, "optimizer": SGD(0.0, momentum=0.0)}
+    one.train_on_batch(thick, y, **options)
+    for model in (one, other):
+        model.train_on_batch(thin, y, **options)
+        model.train_on_batch(thin, y, loss=LOSS, optimizer=SGD(0.1, momentum=0.0))
+        model.train_on_batch(thick, y, loss=LOSS, optimizer=SGD(0.1, momentum=0.0))
+    assert_same(one, other)
+
+
+@pytest.mark.parametrize("change", [{"seed": 5}, {"n_threads": 2}])
+def test_another_seed_or_number_of_threads_is_another_training(change):
+    (X, y), model = data(), network(Dropout(0.5))
+    model.train_on_batch(X, y, loss=LOSS, seed=1, n_threads=1)
+    before = model._trainer
+    model.train_on_batch(X, y)
+    assert (model._trainer is before) == (model._trainer.n_threads == 1)
+    kept = model._trainer
+    model.train_on_batch(X, y, n_threads=kept.n_threads, **({} if "n_threads" in change else change))
+    assert (model._trainer is kept) == ("seed" not in change)
 
 
 def test_what_it_needs_first():

@@ -42,11 +42,11 @@ def serve(dtype: str, simd: Simd):
     @njit(**INLINE)
     def wait(mailbox, give_way):
         """Whether a run was posted."""
-        m, turns, begun = int64_at(mailbox), 0, cycles()
+        turns, begun = 0, cycles()
         atomic_store(mailbox, R.WAITING)
         while atomic_load(mailbox) != R.POSTED:
             turns += 1
-            tired = turns > PAUSES + m[R.PATIENCE] or cycles() - begun > MOST_CYCLES
+            tired = turns > PAUSES + atomic_load(mailbox + 8 * R.PATIENCE) or cycles() - begun > MOST_CYCLES
             if tired or atomic_load(mailbox + 8 * R.QUEUED) != 0:
                 if atomic_exchange(mailbox, R.WAITING, R.ASLEEP) == R.WAITING:
                     return False
@@ -61,7 +61,7 @@ def serve(dtype: str, simd: Simd):
         m = int64_at(mailbox)
         atomic_store(mailbox, R.RUNNING)
         call(function, arguments, 0, 0, 0)
-        while m[R.PATIENCE] != 0 and wait(mailbox, give_way):
+        while atomic_load(mailbox + 8 * R.PATIENCE) != 0 and wait(mailbox, give_way):
             call(m[R.MAIL_FUNCTION], m[R.MAIL_ARGUMENTS], 0, 0, 0)
         atomic_store(mailbox, R.ASLEEP)
 

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import deque
 from functools import lru_cache, partial
+from itertools import repeat
 from queue import Empty, SimpleQueue
 from time import perf_counter
 
@@ -130,14 +131,14 @@ class Team:
             self._helpers[k].start()
 
     def close(self) -> None:
-        """Leave the threads to others, or let them end. Whenever Ctrl-C comes, none is left to others and kept."""
-        while self._helpers:
-            helper = self._helpers.pop()
+        """Leave the threads to others, or let them end. Whenever Ctrl-C comes, each has one owner."""
+        for helper in self._helpers:
             helper.let_go()
-            if helper.is_alive():
-                _IDLE.append(helper)
-            else:
-                helper.jobs.put(None)
+        dead = [helper for helper in self._helpers if not helper.is_alive()]
+        for helper in dead:
+            helper.jobs.put(None)
+        self._helpers = [helper for helper in self._helpers if helper not in dead]
+        _IDLE.extend(map(self._helpers.pop, repeat(-1, len(self._helpers))))  # no bytecode between pop and append
 
 
 LINGER = 1.0  # seconds that a thread without a team waits for another: starting one takes 0.1 ms
