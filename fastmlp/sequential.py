@@ -640,7 +640,7 @@ class Sequential:
         self._need_parameters()
         n_threads = _check_threads(n_threads)
         X = check_X(X, n_features=self.n_features, finite=False)
-        draw = _draw(training, seed)
+        draw = None if training is False else _draw(training, seed)
         if draw or is_few(X, sum([a.size for a in self._arrays.values()]), self._first_units):
             if isinstance(X, np.ndarray):
                 check_finite(X, "X")
@@ -685,7 +685,7 @@ class Sequential:
         self._need_parameters()
         index = self._layer_index(layer)
         X = check_X(X, n_features=self.n_features)
-        draw = _draw(training, seed)
+        draw = None if training is False else _draw(training, seed)
         together = X.shape[0] if draw else _ROWS
         blocks = [X[start : start + together] for start in range(0, X.shape[0], together)]
         layers = list(named(self.layers[: index + 1]))

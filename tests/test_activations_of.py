@@ -252,7 +252,7 @@ def test_what_cannot_be_drawn_in_numpy():
     model = Sequential(RandomAffine((2, 2), degrees=10), Dense(2)).build(4)
     with pytest.raises(NotImplementedError, match="is for dropout, noise and norms; the model has RandomAffine"):
         model.logits(np.ones((2, 4)), training=True)
-    for wrong in ({"training": 1}, {"training": True, "seed": -1}, {"seed": 0.5}):
+    for wrong in ({"training": 1}, {"training": True, "seed": -1}, {"training": True, "seed": 0.5}):
         with pytest.raises((ValueError, TypeError), match=r"`(training|seed)` must be"):
             model.logits(np.ones((2, 4)), **wrong)
 
