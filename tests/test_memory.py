@@ -15,7 +15,7 @@ from cases import Case, as_engine, as_targets, cases, examples
 from hypothesis import example, given, strategies as st
 from sklearn.exceptions import ConvergenceWarning
 
-from fastmlp import Adam, Dense, MLPClassifier, ReLU, Rescaling, Sequential
+from fastmlp import Adam, Dense, MLPClassifier, ReLU, Rescaling, Sequential, records as R
 from fastmlp.evaluation import Evaluation
 from fastmlp.losses import get as get_loss
 from fastmlp.training import AHEAD, Training
@@ -39,7 +39,7 @@ def poison(executor):
 def scratch_tails(executor, n_workers):
     """What lies behind each worker's scratch block."""
     panel = executor.plan.simd.panel(executor.plan.dtype)
-    used = 1024 + panel * panel * executor.plan.item
+    used = 1024 + max(panel * panel * executor.plan.item, R.LEAST_SCRATCH)
     return [executor._worker(rank)[2][used:] for rank in range(n_workers)]
 
 

@@ -150,7 +150,8 @@ class Executor(NamedParameters):
         """
         while len(self._workers) <= rank:
             panel = self.plan.simd.panel(self.plan.dtype)
-            memory = _arena(2 * 8 * 64 + panel * panel * self.plan.item + 4096, "a worker")
+            scratch = max(panel * panel * self.plan.item, R.LEAST_SCRATCH)
+            memory = _arena(2 * 8 * 64 + scratch + 4096, "a worker")
             record, a = memory[:512].view(np.int64), memory[512:1024].view(np.int64)
             record[R.SCRATCH] = memory.ctypes.data + 1024
             record[R.CONTROL] = self.control.ctypes.data
