@@ -119,8 +119,7 @@ class Steps:
 # Predictions ---------------------------------------------------------------------------------------------------------
 
 MOST_KEPT, KEPT_BYTES = 4, 2**25  # networks that each thread keeps set up, and their memory
-ALONE = 2e7  # operations that one worker has done before the others are awake
-AT_ONCE = 8e9  # ... and that all have done before a trial of fewer would pay: some 0.04 s
+AT_ONCE = 8e9  # operations that all workers have done before a trial of fewer would pay: some 0.04 s
 _of_this_thread = threading.local()
 
 
@@ -200,7 +199,7 @@ class Predictor:
         self._executor.all_were_finite = True
         if n != self._n:
             self._n, self._steps = n, Steps(self._executor, RowBatches(n, self._plan.batch_size))
-        few = self._plan.flops * n < ALONE * self._plan.batch_size
+        few = self._plan.flops * n < Chooser.LONG * self._plan.batch_size  # the others would not be awake in time
         chooser = Chooser(1 if few and n_threads is None else n_threads, self._plan.flops)
         try:
             self._steps.run(chooser, at_once=max(1, int(AT_ONCE / self._plan.flops)))

@@ -246,11 +246,16 @@ class Plan:
         return self.sizes["parameters"] * (1 + self.n_slots) + self.sizes["transposed"] + self.sizes["workspace"]
 
     @property
+    def kernels(self) -> set[str]:
+        """The names of all kernels that its steps call."""
+        steps = [step for phase in self.phases for step in phase.steps]
+        within = {value.name for step in steps for value in step.fields.values() if isinstance(value, Kernel)}
+        return within | {step.kernel for step in steps}
+
+    @property
     def has_own_functions(self) -> bool:
         """Whether a kernel is made of a user's functions."""
-        steps = [step for phase in self.phases for step in phase.steps]
-        values = [value for step in steps for value in step.fields.values() if isinstance(value, Kernel)]
-        return any(name.startswith("custom.") for name in [s.kernel for s in steps] + [v.name for v in values])
+        return any(name.startswith("custom.") for name in self.kernels)
 
     def __str__(self):
         lines = [

@@ -110,10 +110,7 @@ class Executor(NamedParameters):
 
     def _bind(self, externals: dict) -> None:
         steps = [step for phase in self.plan.phases for step in phase.steps]
-        kernels = {step.kernel for step in steps} | {
-            value.name for step in steps for value in step.fields.values() if isinstance(value, Kernel)
-        }
-        compiling.prepare([*((name, self.plan.dtype) for name in {"run", *kernels}), *OF_THREADS])
+        compiling.prepare([*((name, self.plan.dtype) for name in {"run", *self.plan.kernels}), *OF_THREADS])
         self._program = np.zeros((len(steps), R.RECORD), np.int64)
         self._references: list[tuple[int, int, Ref]] = []  # record, field, to what the plan does not own
         for i, (row, step) in enumerate(zip(self._program, steps, strict=True)):

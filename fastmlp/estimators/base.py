@@ -347,12 +347,12 @@ class BaseMLP(BaseEstimator, ABC):
         """By the engine, which finds what in X is not finite."""
         from ..evaluation import logits
 
-        units, parameters = self._units(), self._named_parameters()
-        shapes = parameter_shapes(self._layers(), units[0])
+        layers, n_features, parameters = self._layers(), self.coefs_[0].shape[0], self._named_parameters()
+        shapes = parameter_shapes(layers, n_features)
         if any(parameters[name].shape != shape for name, shape in shapes.items()):
             self._network()  # says which does not fit
         refuse = partial(check_finite, name="X", estimator=self)
-        return logits(self._layers(), units[0], parameters, X, self._network_dtype(), self.n_threads, refuse=refuse)
+        return logits(layers, n_features, parameters, X, self._network_dtype(), self.n_threads, refuse=refuse)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "coefs_")

@@ -56,7 +56,7 @@ class _Wrapper(BaseEstimator):
             The loss or the weights became infinite or NaN.
         """
         with unless_it_fails(self):
-            X = check_features(self, X, reset=True)
+            X = check_features(self, X, reset=True, finite=False)  # the network looks
             y = check_targets(y, X, self, numeric=self._numeric_targets)
             sample_weight = check_weights(sample_weight, X)
             y = self._encode(y)
@@ -95,7 +95,7 @@ class _Wrapper(BaseEstimator):
 
     def _rows(self, X):
         check_is_fitted(self, "model_")
-        return check_features(self, X, reset=False)
+        return check_features(self, X, reset=False, finite=False)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")
