@@ -406,11 +406,8 @@ class Sequential:
         seed = check_count(seed, "seed", least=0)
         check_flag("shuffle", shuffle)
         _warn_of_logits(self.layers[-1], loss)
-        X = check_X(X, n_features=self.n_features)
+        X, y, sample_weight, groups = self._checked(X, y, loss, sample_weight, groups)
         n = X.shape[0]
-        y = check_targets(y, n, self.n_outputs, loss)
-        sample_weight = check_weights(sample_weight, n)
-        groups = check_groups(groups, n, loss, sample_weight)
         if class_weight is not None:
             of_class = class_weights(class_weight, y, loss, self.n_outputs)
             of_class = check_weights(of_class, n, "class_weight")
@@ -531,18 +528,15 @@ class Sequential:
         optimizer = optimizers.get(optimizer if optimizer is not None else kept.optimizer if kept else "adam")
         seed = check_count(seed if seed is not None else kept.seed if kept else 0, "seed", least=0)
         n_threads = _check_threads(n_threads)
-        X = check_X(X, n_features=self.n_features)
-        n = X.shape[0]
-        y = check_targets(y, n, self.n_outputs, loss)
-        sample_weight = check_weights(sample_weight, n)
-        groups = check_groups(groups, n, loss, sample_weight)
-        self._check_batch_norm(n, n)
+        rows = self._checked(X, y, loss, sample_weight, groups)
+        X = rows[0]
+        self._check_batch_norm(X.shape[0], X.shape[0])
         new, before = not self.built, self.loss
         try:
             if new:
                 self.build(X.shape[1], seed)
             self.loss = loss
-            trainer = self._fed(kept, loss, optimizer, seed, n_threads, (X, y, sample_weight, groups))
+            trainer = self._fed(kept, loss, optimizer, seed, n_threads, rows)
         except BaseException:  # before the step: it is what it was
             self.loss = before
             if new:
@@ -564,6 +558,7 @@ class Sequential:
         same = kept and (kept.loss, kept.optimizer, kept.seed, kept.n_threads) == (loss, optimizer, seed, n_threads)
         if same and kept.feed(*rows):
             return kept
+        _warn_of_logits(self.layers[-1], loss, stacklevel=5)
         X, y, sample_weight, groups = rows
         options = {"loss": loss, "optimizer": optimizer, "batch_size": X.shape[0], "sample_weight": sample_weight}
         options |= {"groups": groups, "seed": seed, "n_threads": n_threads, "epochs_before": self._epochs}
@@ -573,6 +568,14 @@ class Sequential:
             options |= {"state": kept.state, "epochs_before": kept.epochs_before}
         self._trainer = Training(self, X, y, **options)
         return self._trainer
+
+    def _checked(self, X, y, loss, sample_weight, groups, finite: bool = True) -> tuple:
+        """Rows of data as all that trains or measures takes them; without `finite`, X is not searched for NaN."""
+        X = check_X(X, n_features=self.n_features, finite=finite)
+        n = X.shape[0]
+        y = check_targets(y, n, self.n_outputs, loss)
+        sample_weight = check_weights(sample_weight, n)
+        return X, y, sample_weight, check_groups(groups, n, loss, sample_weight)
 
     def _check_batch_norm(self, n: int, batch_size: int) -> None:
         if min(batch_size, n) == 1 and any(isinstance(layer, BatchNorm) for layer in flatten(self.layers)):
@@ -838,10 +841,8 @@ class Sequential:
         self._need_parameters()
         if self.loss is None:
             raise ValueError("this model has no loss yet; call `fit` first or set `model.loss`.")
-        X = check_X(X, n_features=self.n_features, finite=False)  # `logits` looks
-        y = check_targets(y, X.shape[0], self.n_outputs, self.loss)
-        sample_weight = check_weights(sample_weight, X.shape[0])
-        groups = check_groups(groups, X.shape[0], self.loss, sample_weight)
+        rows = self._checked(X, y, self.loss, sample_weight, groups, finite=False)  # `logits` looks
+        X, y, sample_weight, groups = rows
         z = self.logits(X, n_threads)
         dense = [(name, layer) for name, layer in named(self.layers) if isinstance(layer, Dense)]
         penalties = [layer.penalty(self._arrays[f"{name}.weight"]) for name, layer in dense]
@@ -895,10 +896,8 @@ class Sequential:
 
         self._need_parameters()
         loss = losses.get(self.loss if loss is None else loss)
-        X = check_X(X, n_features=self.n_features)
-        y = check_targets(y, X.shape[0], self.n_outputs, loss)
-        sample_weight = check_weights(sample_weight, X.shape[0])
-        return batch_gradients(self, X, y, loss, sample_weight, check_groups(groups, X.shape[0], loss, sample_weight))
+        X, y, sample_weight, groups = self._checked(X, y, loss, sample_weight, groups)
+        return batch_gradients(self, X, y, loss, sample_weight, groups)
 
     def input_gradients(self, X, y=None, loss=None, *, output: int | None = None) -> np.ndarray:
         """Gradient of each row's loss, or of one of its logits, with respect to the row: dl_i / dx_i or dz_ik / dx_i.
@@ -1106,7 +1105,7 @@ def _check_threads(n_threads) -> int | None:
     return None if n_threads is None else check_count(n_threads, "n_threads")
 
 
-def _warn_of_logits(last: Layer, loss) -> None:
+def _warn_of_logits(last: Layer, loss, stacklevel: int = 3) -> None:
     """Warn where the last layer does what the loss does itself, or changes the logits that it takes."""
     if type(last).__name__ == loss.own_layer:
         own = f" and has its own {last!r}"
@@ -1114,4 +1113,4 @@ def _warn_of_logits(last: Layer, loss) -> None:
         own = f", numbers of any size and sign, and here {last!r} comes before it"
     else:
         return
-    warnings.warn(f"`loss`={loss.name!r} takes logits{own}; leave out the last layer.", stacklevel=3)
+    warnings.warn(f"`loss`={loss.name!r} takes logits{own}; leave out the last layer.", stacklevel=stacklevel)

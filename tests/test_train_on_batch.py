@@ -22,6 +22,7 @@ from fastmlp import (
     GaussianNoise,
     ReLU,
     Sequential,
+    Softmax,
     StepDecay,
     Tanh,
 )
@@ -363,6 +364,15 @@ def test_what_it_needs_first():
         network().train_on_batch(X, y)
     with pytest.raises(ValueError, match="at least 2, with as many rows, for BatchNorm; got 1"):
         network(BatchNorm()).train_on_batch(X[:1], y[:1], loss=LOSS)
+
+
+def test_a_last_layer_that_the_loss_has_itself_is_warned_of_as_in_a_fit():
+    X, y = data()
+    model = Sequential(Dense(3), Softmax())
+    with pytest.warns(UserWarning, match="takes logits and has its own Softmax.*leave out the last layer") as caught:
+        model.train_on_batch(X, y, loss=LOSS)
+    assert caught[0].filename == __file__
+    model.train_on_batch(X, y)  # once is enough
 
 
 def test_queries_and_losses_across_rows():
