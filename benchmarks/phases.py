@@ -17,7 +17,7 @@ from benchmarks.processes import ROOT
 from benchmarks.report import machine, versions, write_into
 
 NAMES = ("784-128-64-10", "784-512-512-10", "100-1024-1024-1024-10")
-PRODUCTS = ("product", "weight_gradient")
+PRODUCTS = ("product", "product_panels", "weight_gradient")
 
 
 def flop(step, rows):

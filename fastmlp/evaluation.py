@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -11,11 +10,11 @@ from . import records as R
 from .batches import QueryBatches, RowBatches
 from .devices import executor_of
 from .engine.executor import Executor
-from .engine.threads import Chooser, available_cores
+from .engine.threads import Chooser, ShortRuns, available_cores
 from .inputs import engine_data, engine_targets, engine_weights, most_entries, source_of
-from .layers import n_outputs
 from .losses import BLOCK
 from .lowering import forward_plan, loss_plan
+from .prediction import KEPT_BYTES
 from .simd import host_simd
 
 ROWS, BYTES = 1024, 2**26  # of a step: fewer rows where they are long
@@ -89,17 +88,17 @@ class Steps:
     def __init__(self, executor, batches):
         self._executor = executor
         order, starts, sizes, _ = batches.epochs(None, 1)
-        self._steps = np.zeros((len(starts), R.STEP), np.int64)
-        self._steps[:, R.STEP_ROWS] = sizes
-        self._steps[:, R.STEP_FIRST if order is None else R.STEP_INDEX] = starts
+        self.all = np.zeros((len(starts), R.STEP), np.int64)
+        self.all[:, R.STEP_ROWS] = sizes
+        self.all[:, R.STEP_FIRST if order is None else R.STEP_INDEX] = starts
         self._bound = order, np.ones((len(starts), 1, R.N_SCALARS)), np.zeros(len(starts))  # they stay alive
-        executor.bind(self._steps, *self._bound)
+        executor.bind(self.all, *self._bound)
 
     def run(self, chooser: Chooser, at_once: int = 0) -> np.ndarray:
         """The sum of the rows' losses of each step; NaN of one that was stopped. So many steps first are run at once,
         by as many workers as there may be: what is soon over has no time for trials.
         """
-        steps, sums, at = self._steps, self._bound[2], 0
+        steps, sums, at = self.all, self._bound[2], 0
         at_once = min(at_once, len(steps))
         while at < len(steps):
             if at < at_once:
@@ -118,9 +117,10 @@ class Steps:
 
 # Predictions ---------------------------------------------------------------------------------------------------------
 
-MOST_KEPT, KEPT_BYTES = 4, 2**25  # networks that each thread keeps set up, and their memory
+FEW_ROWS = 32  # a plan of its own: where a network is large, its products are shared out by columns
+MOST_KEPT = 32  # networks that are kept set up
 AT_ONCE = 8e9  # operations that all workers have done before a trial of fewer would pay: some 0.04 s
-_of_this_thread = threading.local()
+_kept: list[Predictor] = []  # nobody uses them just now; `append`, `remove` and `pop` are atomic
 
 
 def logits(
@@ -147,22 +147,39 @@ def logits(
     -------
     array (n, K)
     """
-    X, kept = engine_data(X), _of_this_thread.__dict__.setdefault("predictors", [])
+    X = engine_data(X)
     source, places = source_of(X)
-    key = n_features, source, dtype, host_simd()
-    output = places["output"] = np.empty((X.shape[0], n_outputs(layers)), dtype)
-    found = next((p for p in kept if p.layers is layers and p.key == key), None)
-    if found is None:
-        found = Predictor(layers, key, places, most_entries(X, ROWS))
-    elif found in kept:  # a signal's handler may have predicted meanwhile
-        kept.remove(found)  # it comes back as the last one, unless it fails
-    if not found.run(arrays, places, X.shape[0], n_threads):
+    n = X.shape[0]
+    key = n_features, source, dtype, n <= FEW_ROWS, host_simd()
+    predictor = _taken(layers, key) or Predictor(layers, key, most_entries(X, ROWS))
+    output = places["output"] = np.empty((n, predictor.n_outputs), dtype)
+    if not predictor.run(arrays, places, n, n_threads):
         refuse(X)
-    if found.lasts:
-        kept.append(found)
-        while len(kept) > MOST_KEPT or sum(p.n_bytes for p in kept) > KEPT_BYTES:
-            del kept[0]
+    if predictor.lasts:
+        _keep(predictor)
     return output
+
+
+def _taken(layers, key: tuple) -> Predictor | None:
+    """One that nobody else gets until it is kept again; what fails is not."""
+    for predictor in tuple(_kept):
+        if predictor.layers is layers and predictor.key == key:
+            try:
+                _kept.remove(predictor)
+            except ValueError:  # another thread, or a signal's handler, has just taken it
+                continue
+            return predictor
+    return None
+
+
+def _keep(predictor: Predictor) -> None:
+    """For the next rows, unless it is too large; those that were used longest ago make room for it."""
+    _kept.append(predictor)
+    while len(_kept) > MOST_KEPT or sum([p.n_bytes for p in _kept]) > KEPT_BYTES:
+        try:
+            _kept.pop(0)
+        except IndexError:  # another thread makes room, too
+            return
 
 
 class Predictor:
@@ -171,7 +188,9 @@ class Predictor:
     Attributes
     ----------
     layers, key : tuple
-        The network; columns of X, how its rows are stored, the dtype of the parameters, the host's vectors.
+        The network; columns of X, how its rows are stored, the dtype of the parameters, whether rows are `FEW_ROWS` at
+        most, the host's vectors.
+    n_outputs : int
     n_bytes : int
         Its memory, with the model's arrays, which it knows again.
     lasts : bool
@@ -179,30 +198,41 @@ class Predictor:
         function refers to.
     """
 
-    def __init__(self, layers, key: tuple, places: dict, entries: int):
-        self.layers, self.key, (n_features, source, dtype, simd) = layers, key, key
-        rows = max(1, min(ROWS, BYTES // (dtype.itemsize * n_features)))
+    def __init__(self, layers, key: tuple, entries: int):
+        self.layers, self.key, (n_features, source, dtype, self._few, simd) = layers, key, key
+        rows = FEW_ROWS if self._few else max(1, min(ROWS, BYTES // (dtype.itemsize * n_features)))
         common = {"n_features": n_features, "batch_size": rows, "source": source, "dtype": dtype.name, "simd": simd}
         self._plan = forward_plan(layers, entries=entries, n_workers=available_cores(), check=True, **common)
+        self.n_outputs = self._plan.n_outputs
         self.n_bytes = self._plan.n_bytes + self._plan.sizes["parameters"]
         self.lasts = not (self._plan.has_own_functions or source.startswith("csr"))
-        self._executor = Executor(self._plan, places)
+        self._executor: Executor | None = None
         self._packed: dict | None = None
         self._n, self._steps = 0, None
+        self._chooser, self._short, self._known = None, None, None
 
     def run(self, arrays: dict, places: dict, n: int, n_threads: int | None) -> bool:
         """Fill the "output" of `places`, for the n rows there; whether they were finite."""
+        if self._executor is None:
+            self._executor = Executor(self._plan, places)
+        else:
+            self._executor.take(places)
         if arrays is not self._packed:
             self._executor.pack(arrays)
             self._packed = arrays
-        self._executor.take(places)
         self._executor.all_were_finite = True
         if n != self._n:
             self._n, self._steps = n, Steps(self._executor, RowBatches(n, self._plan.batch_size))
-        few = self._plan.flops * n < Chooser.LONG * self._plan.batch_size  # the others would not be awake in time
-        chooser = Chooser(1 if few and n_threads is None else n_threads, self._plan.flops)
+        # what was measured for as many rows holds for the next ones; a few are one step, however many
+        known = n_threads, available_cores(), 0 if self._few else n
+        if known != self._known:
+            self._chooser, self._known = Chooser(n_threads, self._plan.flops), known
+            self._short = ShortRuns(self._chooser)
         try:
-            self._steps.run(chooser, at_once=max(1, int(AT_ONCE / self._plan.flops)))
+            if self._plan.flops * n < Chooser.LONG * self._plan.batch_size:
+                self._short.measured(self._executor.run(self._steps.all, self._short.next())[1])
+            else:
+                self._steps.run(self._chooser, at_once=max(1, int(AT_ONCE / self._plan.flops)))
         finally:
             self._executor.close()
             self._executor.let_go()

@@ -52,18 +52,22 @@ def numpy_forward(
 
 
 _LEFT_OUT = (Dropout, *AUGMENTATIONS)  # of a prediction
-# Below this many multiply-adds NumPy predicts sooner than workers start, and needs no kernels
-FEW = 2_000_000
+# Up to so many multiply-adds NumPy predicts sooner than the engine is called, and needs no kernels
+FEW = 600_000
+# Rows from which it pays to copy the weights for them alone: between 400 and 1000, of 10-64-64-3 and of 784-512-512-10
+# alike
+WORTH_PACKING = 500
+KEPT_BYTES = 2**27  # memory of all networks that are kept set up, their own parameters included
 
 
-def is_few(X, n_weights: int, units: int | None) -> bool:
-    """Whether X is so little that NumPy should predict it. Of sparse rows a first Dense, of so many units (None: there
-    is none), multiplies the entries only, so copying its weights for the engine, some eight multiply-adds each, may
-    be most of the work.
+def is_few(X, n_weights: int, units: int | None, packed: bool = True) -> bool:
+    """Whether X is so little that NumPy should predict it; `packed` is whether the engine may have the weights from
+    another time. Of sparse rows it never has, and a first Dense, of so many units (None: there is none), multiplies
+    the entries only, so copying its weights, some eight multiply-adds each, may be most of the work.
     """
     n, columns = X.shape
     if units is None or not is_sparse(X):
-        return n * n_weights <= FEW
+        return n * n_weights <= FEW or not packed and n < WORTH_PACKING
     return X.nnz * units + n * (n_weights - columns * units) <= max(FEW, 8 * n_weights)
 
 

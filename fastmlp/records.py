@@ -18,6 +18,9 @@ B, DEPTH = 6, 7
 C, C_PANEL_BYTES, N_PANELS, LAST_WIDTH = 8, 9, 10, 11
 INIT, EPILOGUE, OTHER = 12, 13, 14
 
+# product_panels: the same with the kernel PRODUCT, by columns: unit u is panel u of C, for all rows of the batch
+PRODUCT = 15
+
 # weight_gradient: unit u is the block (p, j) of W: panel p of inputs, panel j of outputs. Uses A, A_PANEL_BYTES,
 # A_STRIDE_LAST (rows of the batch), DEPTH (number of inputs), N_PANELS, LAST_WIDTH (of outputs) and C, C_PANEL_BYTES
 # (dz) as above.
@@ -93,6 +96,7 @@ NEXT_X, NEXT_STRIDE, NEXT_INDEX, NEXT_FIRST, NEXT_ROW, NEXT_END = range(8, 14)  
 NEXT_OFFSET = 17  # bytes of row NEXT_ROW that have been asked for
 KEY = 15  # 64 random bits of the step
 EPILOGUE_NUMBER = 14  # NUMBER of the record that is being run, for its epilogue
+OWN_RECORD = 18  # where a kernel puts a record for another one
 AVERAGE_BYTES = 16  # from a parameter to its moving average, the last slot
 CLAIMED = (32, 48)  # how many pieces of its tiles have been claimed, by anyone; alternating from phase to phase
 WORKER = 64

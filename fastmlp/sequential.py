@@ -11,14 +11,14 @@ import numpy as np
 
 from . import devices, initializers, losses, optimizers
 from ._arrays import check_finite, check_fits, check_groups, check_targets, check_weights, check_X, class_weights
-from .activations import Activation, Identity
+from .activations import Activation, CustomActivation, Identity
 from .epochs import check_callbacks, run_epochs
 from .errors import DivergenceError, check_count, check_flag, unknown_name
 from .history import History
 from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Softmax, Switch, flatten, n_outputs, named
 from .lowering import check_layers, parameter_shapes
 from .normalization import BatchNorm, Norm
-from .prediction import first_units, input_gradients, is_few, numpy_forward
+from .prediction import KEPT_BYTES, first_units, input_gradients, is_few, numpy_forward
 
 _ROWS = 4096  # that NumPy looks at together: what lies between the layers stays small
 
@@ -79,6 +79,7 @@ class Sequential:
         self._layers = layers
         self._flat = tuple(named(layers))
         self._first_units = first_units(self._flat)
+        self._has_own_functions = any(isinstance(layer, CustomActivation) for _, layer in self._flat)
         self._loss = None
         self.n_features = None
         self._stored: dict[str, np.ndarray] = {}
@@ -644,7 +645,9 @@ class Sequential:
         n_threads = _check_threads(n_threads)
         X = check_X(X, n_features=self.n_features, finite=False)
         draw = None if training is False else _draw(training, seed)
-        if draw or is_few(X, sum([a.size for a in self._arrays.values()]), self._first_units):
+        n_weights = sum([a.size for a in self._arrays.values()])
+        kept = 2 * n_weights * self.dtype.itemsize <= KEPT_BYTES and not self._has_own_functions
+        if draw or is_few(X, n_weights, self._first_units, kept):
             if isinstance(X, np.ndarray):
                 check_finite(X, "X")
             logits = numpy_forward(self._flat, self._arrays, X, self.dtype, draw)

@@ -39,8 +39,11 @@ def poison(executor):
 def scratch_tails(executor, n_workers):
     """What lies behind each worker's scratch block."""
     panel = executor.plan.simd.panel(executor.plan.dtype)
-    used = 1024 + max(panel * panel * executor.plan.item, R.LEAST_SCRATCH)
-    return [executor._worker(rank)[2][used:] for rank in range(n_workers)]
+    used, tails = max(panel * panel * executor.plan.item, R.LEAST_SCRATCH), []
+    for rank in range(n_workers):
+        record, _, memory, _ = executor._worker(rank)
+        tails.append(memory[record[R.SCRATCH] - memory.ctypes.data + used :])
+    return tails
 
 
 def padding_is_zero(executor):

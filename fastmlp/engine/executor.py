@@ -85,6 +85,7 @@ class Executor(NamedParameters):
             "numbers": self._numbers.ctypes.data,
         }
         self._workers: list[tuple] = []
+        self._known: tuple | None = None  # what the workers' arguments say of the last run
         self._externals: dict = {}
         self._bind(externals)
         self.team = Team()
@@ -148,9 +149,10 @@ class Executor(NamedParameters):
         while len(self._workers) <= rank:
             panel = self.plan.simd.panel(self.plan.dtype)
             scratch = max(panel * panel * self.plan.item, R.LEAST_SCRATCH)
-            memory = _arena(2 * 8 * 64 + scratch + 4096, "a worker")
+            memory = _arena(2 * 8 * 64 + 8 * R.RECORD + scratch + 4096, "a worker")
             record, a = memory[:512].view(np.int64), memory[512:1024].view(np.int64)
-            record[R.SCRATCH] = memory.ctypes.data + 1024
+            record[R.OWN_RECORD] = memory.ctypes.data + 1024
+            record[R.SCRATCH] = record[R.OWN_RECORD] + 8 * R.RECORD
             record[R.CONTROL] = self.control.ctypes.data
             self._point(record)
             record[R.SLOT_BYTES] = self.plan.sizes["parameters"]
@@ -193,15 +195,19 @@ class Executor(NamedParameters):
         n_workers = self.team.prepare(n_workers)
         self.control[R.NOT_FINITE], before = 0, self.steps_done
         workers = [self._worker(rank) for rank in range(n_workers)]
-        records = np.array([a[R.RUN_WORKER] for _, a, _, _ in workers])
-        first, arrived, left = steps.ctypes.data, self.control[R.ARRIVED], self.control[R.LEFT]
-        for rank, (record, a, _, _) in enumerate(workers):
+        known = steps.ctypes.data, len(steps), n_workers, self._profile is not None
+        if known != self._known:  # a run like the last one costs a few stores
+            self._records = np.array([a[R.RUN_WORKER] for _, a, _, _ in workers])
+            for rank, (_, a, _, _) in enumerate(workers):
+                a[R.WORKERS], a[R.N_WORKERS] = self._records.ctypes.data, n_workers
+                a[R.STEPS], a[R.N_STEPS] = known[:2]
+                timed = self._profile is not None and rank < len(self._profile)
+                a[R.PROFILE] = self._profile[rank].ctypes.data if timed else 0
+            self._known = known
+        counts = self.control[R.ARRIVED], self.control[R.LEFT], before
+        for record, a, _, _ in workers:
             record[R.CLAIMED[0]] = record[R.CLAIMED[1]] = 0
-            a[R.WORKERS], a[R.N_WORKERS] = records.ctypes.data, n_workers
-            a[R.STEPS], a[R.N_STEPS] = first, len(steps)
-            timed = self._profile is not None and rank < len(self._profile)
-            a[R.PROFILE] = self._profile[rank].ctypes.data if timed else 0
-            a[R.ARRIVED_BEFORE], a[R.LEFT_BEFORE], a[R.DONE_BEFORE] = arrived, left, before
+            a[R.ARRIVED_BEFORE : R.DONE_BEFORE + 1] = counts
         started = time.perf_counter()
         if n_workers == 1:
             self._run(workers[0][3], 0, 0, 0)

@@ -41,7 +41,7 @@ from .optimizer_kernels import (
     update_kernel,
 )
 from .permutation import permutation
-from .products import bias_gradient, product, weight_gradient
+from .products import bias_gradient, product, product_panels, weight_gradient
 from .rows import finite_kernel, gather_csr_kernel, gather_kernel, scatter
 from .rules import RULES
 from .softmax_layer import softmax_backward, softmax_forward
@@ -55,6 +55,7 @@ _OF_CSR = {
 }
 KERNELS = {
     "product": product,
+    "product_panels": product_panels,
     "weight_gradient": weight_gradient,
     "bias_gradient": bias_gradient,
     "elementwise": elementwise,

@@ -101,6 +101,30 @@ def product(dtype: str, simd: Simd):
     return product
 
 
+def product_panels(dtype: str, simd: Simd):
+    """Units lo..hi: panels of C of a product, for all rows of the batch. Where rows are few, workers have some columns
+    each, and their part of B stays in their caches.
+    """
+    item, panel_width = ITEMSIZE[dtype], simd.panel(dtype)
+
+    def product_panels(record, lo, hi, worker):
+        r, w = int64_at(record), int64_at(worker)
+        own = int64_at(w[R.OWN_RECORD])
+        for k in range(R.RECORD):
+            own[k] = r[k]
+        own[R.B] += lo * panel_width * r[R.DEPTH] * item
+        own[R.C] += lo * r[R.C_PANEL_BYTES]
+        own[R.OTHER] += lo * r[R.C_PANEL_BYTES]
+        if r[R.INIT] != 0:
+            own[R.INIT] += lo * panel_width * item
+        own[R.N_PANELS] = hi - lo
+        if hi < r[R.N_PANELS]:
+            own[R.LAST_WIDTH] = panel_width
+        call(r[R.PRODUCT], w[R.OWN_RECORD], 0, w[R.ROWS], worker)
+
+    return product_panels
+
+
 @njit(**INLINE)
 def update_block(r, worker, weights, gradient, n):
     """What a record does with `n` parameters whose gradient was just computed, with the numbers of its group."""

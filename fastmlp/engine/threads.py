@@ -286,3 +286,27 @@ class Chooser:
             slower = self.cost[workers] / self.cost[self.best]
             # by the least slice: one in which the process was stopped for a while would put the next trial off for good
             self.wait[workers] = max(min(4.0, 0.25 * slower**2), self.least[workers] * (1 - 1 / slower) / self.PRICE)
+
+
+class ShortRuns:
+    """Chooses for runs that are much shorter than a trial: some in a row are a trial, for threads that have slept since
+    the last one make the first run longer than those that follow.
+    """
+
+    def __init__(self, chooser: Chooser):
+        self._chooser, self._workers = chooser, chooser.next()[0]
+        self._seconds: list[float] = []
+        self._total = 0.0
+
+    def next(self) -> int:
+        """How many workers."""
+        return self._workers
+
+    def measured(self, seconds: float) -> None:
+        """Take note of a run."""
+        self._seconds.append(seconds)
+        self._total += seconds
+        n = len(self._seconds)
+        if n >= 5 and self._total >= Chooser.TRIAL:  # the median, for the process may have been stopped for a while
+            self._chooser.measured(self._workers, n * sorted(self._seconds)[n // 2], n)
+            self.__init__(self._chooser)

@@ -9,7 +9,6 @@ from numbers import Integral, Real
 from typing import TypeVar
 
 import numpy as np
-from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
@@ -27,9 +26,6 @@ from .validation import DTYPES, check_features, check_finite, check_targets, che
 
 _Estimator = TypeVar("_Estimator", bound="BaseMLP")
 ACTIVATIONS = [*activations.ACTIVATIONS, *activations.ALIASES]
-# Rows from which on the engine predicts sooner than NumPy, although weights that anyone may have changed are packed
-# every time: between 400 and 1000, of 10-64-64-3 and of 784-512-512-10 alike
-WORTH_PACKING = 500
 LEARNING_RATES = ["constant", "invscaling", "adaptive"]
 
 
@@ -324,8 +320,8 @@ class BaseMLP(BaseEstimator, ABC):
         """The last layer's outputs, before `out_activation_`, for X as a user passes it: (n_samples, n_outputs)."""
         check_is_fitted(self, "coefs_")
         X = check_features(self, X, reset=False, finite=False)
-        few = X.shape[0] < WORTH_PACKING and not issparse(X)
-        if few or is_few(X, sum(coef.size for coef in self.coefs_), self.coefs_[0].shape[1]):
+        n_weights = sum(coef.size for coef in self.coefs_)
+        if is_few(X, n_weights, self.coefs_[0].shape[1], packed=False):  # anyone may have changed them
             check_finite(X, "X", self)
             values = self._few_logits(X)
         else:
