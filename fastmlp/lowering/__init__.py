@@ -40,9 +40,9 @@ __all__ = ["check_layers", "forward_plan", "loss_plan", "parameter_shapes", "tra
 
 
 MOST_REMEMBERED = 64
-# By columns are shared out: products so much wider than the batch is high (784-512 at 128 rows took 0.95 of the time, a
-# step of 784-256-128-10, whose batch is half as wide, 1.05), of so many weights ...
-COLUMNS_A_ROW, WORTH_A_BARRIER = 4, 2**15
+# By columns are shared out: products so many times wider than the batch is high (steps of 784-512-512-10 took 0.82 of
+# the time at 64 rows, 0.95 to 1.02 at 128), of so many multiply-adds (784-256 for one row was not worth its barrier) ...
+COLUMNS_A_ROW, WORTH_A_BARRIER = 6, 225_000
 # ... and in predictions, in a network of so many bytes: a core's second-level cache does not hold it from call to call
 CACHE_BYTES = 3 * 2**19
 
@@ -203,12 +203,12 @@ def _by_columns(plan: Plan, step: Step, training: bool) -> Step:
     if step.kernel != "product" or not plan.simd.by_columns:
         return step
     panel, n_panels, depth = plan.simd.panel(plan.dtype), step.fields[R.N_PANELS], step.fields[R.DEPTH]
-    columns = panel * n_panels
-    if columns < COLUMNS_A_ROW * plan.batch_size or depth * columns < WORTH_A_BARRIER:
+    rows, columns = plan.batch_size, panel * n_panels
+    if columns < COLUMNS_A_ROW * rows or rows * depth * columns < WORTH_A_BARRIER:
         return step
     if not training and plan.sizes["parameters"] < CACHE_BYTES:
         return step
-    cost = max(1, panel * depth * plan.batch_size // 64)
+    cost = max(1, panel * depth * rows // 64)
     return Step("product_panels", step.fields | {R.PRODUCT: Kernel(step.kernel)}, step.text, n_panels, cost)
 
 
