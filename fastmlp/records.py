@@ -21,10 +21,11 @@ INIT, EPILOGUE, OTHER = 12, 13, 14
 # product_panels: the same with the kernel PRODUCT, by columns: unit u is panel u of C, for all rows of the batch
 PRODUCT = 15
 
-# weight_gradient: unit u is the block (p, j) of W: panel p of inputs, panel j of outputs. Uses A, A_PANEL_BYTES,
+# weight_gradient: unit u is the block (p, j) of W: panel p of inputs, panel j of outputs; all of a p follow each other,
+# or with OF_COLUMNS, all of a j. Uses A, A_PANEL_BYTES,
 # A_STRIDE_LAST (rows of the batch), DEPTH (number of inputs), N_PANELS, LAST_WIDTH (of outputs) and C, C_PANEL_BYTES
 # (dz) as above.
-N_BLOCKS = 6
+OF_COLUMNS, N_BLOCKS = 3, 6
 W, WT, WT_LAST_WIDTH, N_OUT, PENALTY, OPTIMIZER, SLOTS, A_AHEAD, GATHERS = range(15, 24)
 CLIP_KERNEL, DECAY_KERNEL = 24, 25  # 0 or kernels: of the gradient before the optimiser, and of the weights
 GROUP = 26  # bytes from a step's scalars to those of the layer's group

@@ -109,18 +109,29 @@ def run(dtype: str, simd: Simd):
         return int64_at(workers)[owner] + 8 * (R.CLAIMED[0] + turn * (R.CLAIMED[1] - R.CLAIMED[0]))
 
     @njit(**INLINE)
-    def run_tiles(record, n_records, begin, finish, worker, profile, timed):
-        """The units of the phase's records that start between two costs."""
+    def cost_of(record, n_records, owner, n_workers):
+        """Of a worker's own units: a share of those of each record, so that they are the same in every step."""
+        total = 0
+        for k in range(n_records):
+            f = int64_at(record + k * R.RECORD * 8)
+            units = f[R.UNITS]
+            total += (units * (owner + 1) // n_workers - units * owner // n_workers) * f[R.COST]
+        return total
+
+    @njit(**INLINE)
+    def run_tiles(record, n_records, owner, n_workers, begin, finish, worker, profile, timed):
+        """Of the units that a worker owns, those that start between two costs."""
         before = 0
         for k in range(n_records):
             this = record + k * R.RECORD * 8
             f = int64_at(this)
-            units, cost = f[R.UNITS], f[R.COST]
+            own, cost = f[R.UNITS] * owner // n_workers, f[R.COST]
+            units = f[R.UNITS] * (owner + 1) // n_workers - own
             first = min(units, max(0, (begin - before + cost - 1) // cost))
             last = min(units, max(0, (finish - before + cost - 1) // cost))
             begun = cycles() if timed else 0
             if first < last:
-                call(f[R.ADDRESS], this, first, last, worker)
+                call(f[R.ADDRESS], this, own + first, own + last, worker)
             if timed:
                 int64_at(profile)[k] += cycles() - begun
             before += units * cost
@@ -179,18 +190,17 @@ def run(dtype: str, simd: Simd):
                 else:
                     total, here = phases[at + R.TOTAL_COST], a[R.PROFILE] + 8 * number
                     if n_workers == 1:
-                        run_tiles(record, n_records, 0, total, worker, here, timed)
+                        run_tiles(record, n_records, 0, 1, 0, total, worker, here, timed)
                     else:
                         # first the worker's own tiles, whose state is in its cache; then what others have not begun
                         pieces = n_pieces(total, n_workers)
-                        parts = pieces * n_workers
                         for k in range(n_workers):
                             owner = (rank + k) % n_workers
+                            cost = cost_of(record, n_records, owner, n_workers)
                             piece = atomic_add(claimed(a[R.WORKERS], owner, turn), 1)
                             while piece < pieces:
-                                part = owner * pieces + piece
-                                begin, finish = total * part // parts, total * (part + 1) // parts
-                                run_tiles(record, n_records, begin, finish, worker, here, timed)
+                                begin, finish = cost * piece // pieces, cost * (piece + 1) // pieces
+                                run_tiles(record, n_records, owner, n_workers, begin, finish, worker, here, timed)
                                 piece = atomic_add(claimed(a[R.WORKERS], owner, turn), 1)
                 number += n_records
                 if n_workers > 1:

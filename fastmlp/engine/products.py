@@ -241,14 +241,15 @@ def weight_gradient(dtype: str, simd: Simd):
         r, w = int64_at(record), int64_at(worker)
         rows, depth, n_blocks, n_panels, scratch = w[R.ROWS], r[R.DEPTH], r[R.N_BLOCKS], r[R.N_PANELS], w[R.SCRATCH]
         n_out, slots, slot_bytes, ahead = r[R.N_OUT], r[R.SLOTS], w[R.SLOT_BYTES], r[R.A_AHEAD]
+        of_columns = r[R.OF_COLUMNS] != 0
         share, row_bytes = 0, min(w[R.NEXT_STRIDE], depth * 8)
         if r[R.GATHERS] != 0:  # evenly over the tiles, which each ask for a part of one row: many reads from memory at
             # a time would hold up all others
             parts = max(1, r[R.GATHERS] * ((rows + BATCH_CHUNK - 1) // BATCH_CHUNK) // rows)
             share = ((row_bytes + LINE - 1) // LINE + parts - 1) // parts
         for unit in range(lo, hi):
-            # a block of A, whose rows lie far apart, stays in L1 for all panels
-            p, j = unit // n_panels, unit % n_panels
+            # a block of A, whose rows lie far apart, stays in L1 for all panels, unless columns are to stay in L2
+            p, j = (unit % n_blocks, unit // n_blocks) if of_columns else (unit // n_panels, unit % n_panels)
             width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
             n = min(panel_width, depth - p * panel_width)
             a = r[R.A] + p * r[R.A_PANEL_BYTES]

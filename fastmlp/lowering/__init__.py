@@ -40,11 +40,6 @@ __all__ = ["check_layers", "forward_plan", "loss_plan", "parameter_shapes", "tra
 
 
 MOST_REMEMBERED = 64
-# By columns are shared out: products so many times wider than the batch is high (steps of 784-512-512-10 took 0.82 of
-# the time at 64 rows, 0.95 to 1.02 at 128), of so many multiply-adds (784-256 for one row was not worth its barrier) ...
-COLUMNS_A_ROW, WORTH_A_BARRIER = 6, 225_000
-# ... and in predictions, in a network of so many bytes: a core's second-level cache does not hold it from call to call
-CACHE_BYTES = 3 * 2**19
 
 
 def _remembered(make: Callable[..., Plan]) -> Callable[..., Plan]:
@@ -149,7 +144,7 @@ def training_plan(
     backward.run()
     total = Step("sum_losses", {R.ROW_LOSS: row_losses}, "loss of the step = sum over rows", 1, batch_size)
     last = Phase(R.TILE_PHASE, (*backward.tiles, total))
-    plan.phases = [*_phases(plan, steps + backward.steps, training=True), last, *updates.phases()]
+    plan.phases = [*_phases(steps + backward.steps), last, *updates.phases()]
     plan.flops = sum(
         _flops(plan, op) * (1 + op.learns + (op.weight.transposed is not None))
         for op in ops
@@ -172,7 +167,7 @@ def forward_plan(
     fields = {**panels(z), R.N_OUT: z.columns, R.OUT: Ref("output", 0), R.OUT_STRIDE: z.columns * plan.item}
     scatter = Step("scatter", fields, "output = logits, row-major")
     checks = [finite_step(plan)] if check and source in ("float32", "float64") else []
-    plan.phases = _phases(plan, [*checks, *input_steps(plan, plan.input), *forward_steps(plan, ops), scatter])
+    plan.phases = _phases([*checks, *input_steps(plan, plan.input), *forward_steps(plan, ops), scatter])
     plan.flops = sum(_flops(plan, op) for op in ops if isinstance(op.layer, Dense))
     return plan
 
@@ -188,33 +183,14 @@ def loss_plan(
         step, row_losses = loss_step(plan, ops[-1].target, loss, targets, weighted, with_gradient=False)
         loss_steps = [step]
     total = Step("sum_losses", {R.ROW_LOSS: row_losses}, "loss of the step = sum over rows", 1, 1)
-    plan.phases = _phases(plan, [*input_steps(plan, plan.input), *forward_steps(plan, ops), *loss_steps, total])
+    plan.phases = _phases([*input_steps(plan, plan.input), *forward_steps(plan, ops), *loss_steps, total])
     plan.flops = sum(_flops(plan, op) for op in ops if isinstance(op.layer, Dense))
     return plan
 
 
-def _by_columns(plan: Plan, step: Step, training: bool) -> Step:
-    """The same product, shared out by its columns where that moves less between caches: the weights of a wide layer
-    are read by one worker each and not by all, for the price of a barrier.
-
-    A training step changes the weights, so half of them, or more, lie in another core's cache; a prediction finds them
-    in its own, unless they are too many.
-    """
-    if step.kernel != "product" or not plan.simd.by_columns:
-        return step
-    panel, n_panels, depth = plan.simd.panel(plan.dtype), step.fields[R.N_PANELS], step.fields[R.DEPTH]
-    rows, columns = plan.batch_size, panel * n_panels
-    if columns < COLUMNS_A_ROW * rows or rows * depth * columns < WORTH_A_BARRIER:
-        return step
-    if not training and plan.sizes["parameters"] < CACHE_BYTES:
-        return step
-    cost = max(1, panel * depth * rows // 64)
-    return Step("product_panels", step.fields | {R.PRODUCT: Kernel(step.kernel)}, step.text, n_panels, cost)
-
-
-def _phases(plan: Plan, steps: list[Step], training: bool = False) -> list[Phase]:
+def _phases(steps: list[Step]) -> list[Phase]:
     """Steps in their order: those over rows together, each over tiles between barriers of its own."""
-    phases, steps = [], [_by_columns(plan, step, training) for step in steps]
+    phases = []
     for tiled, together in groupby(steps, lambda step: step.units > 0):
         if tiled:
             phases += [Phase(R.TILE_PHASE, (step,)) for step in together]

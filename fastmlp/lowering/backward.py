@@ -7,7 +7,19 @@ from ..activations import Activation
 from ..layers import Dense, Dropout, Fork, Join, Multiply, PReLU, Softmax, Switch
 from ..normalization import BatchNorm, Norm
 from ..plan import Kernel, Matrix, Plan, Ref, Step
-from .steps import Op, bits, derivative, dropout_step, drops, elementwise, norm_fields, operand, panels
+from .steps import (
+    Op,
+    bits,
+    by_columns,
+    derivative,
+    dropout_step,
+    drops,
+    elementwise,
+    norm_fields,
+    operand,
+    panels,
+    product_step,
+)
 from .updates import Updates
 
 
@@ -101,7 +113,7 @@ class Backward:
             R.OTHER: other.at,
         }
         text = f"{weight.shape[1]} -> {weight.shape[0]}: dz = (dz {weight.name}^T){text}"
-        self.steps.append(Step("product", fields, text))
+        self.steps.append(product_step(self.plan, dz, fields, text, training=True))
         self.gradient, self.shared = dz, False
         return done
 
@@ -161,8 +173,11 @@ def _update_steps(plan: Plan, op: Op, gradient: Matrix, updates: Updates) -> lis
         fields |= plan.by_columns
     else:
         kernel, rows = "weight_gradient", plan.batch_size
+        # what a worker updates is what it multiplies by next: columns of W; or where there is W^T, columns of that
+        of_columns = weight.transposed is None and by_columns(plan, n_in, n_out, training=True)
         fields |= {
             **operand(op.source),
+            R.OF_COLUMNS: int(of_columns),
             # tiles among which the prefetches of the next step's rows are shared out
             R.GATHERS: units * (panel // plan.simd.rows) if op.source is plan.input else 0,
             # the next panel; 0 where nothing need be asked for ahead

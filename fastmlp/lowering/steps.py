@@ -92,6 +92,35 @@ def panels(value: Matrix) -> dict[int, int | Ref]:
     }
 
 
+# Shared out by columns are products so many times wider than the batch is high (steps of 784-512-512-10 took 0.82 of
+# the time at 64 rows, 0.95 to 1.02 at 128), of so many multiply-adds (784-256 for one row was not worth its barrier) ...
+COLUMNS_A_ROW, WORTH_A_BARRIER = 6, 225_000
+# ... and in predictions, in a network of so many bytes: a core's second-level cache does not hold it from call to call
+CACHE_BYTES = 3 * 2**19
+
+
+def by_columns(plan: Plan, depth: int, columns: int, training: bool) -> bool:
+    """Whether workers share out a product by its columns, for the price of a barrier. The weights of a wide layer are
+    read by one of them each then, not by all.
+
+    A training step changes the weights, so half of them, or more, lie in another core's cache; a prediction finds them
+    in its own, unless they are too many.
+    """
+    rows = plan.batch_size
+    if not plan.simd.by_columns or columns < COLUMNS_A_ROW * rows or rows * depth * columns < WORTH_A_BARRIER:
+        return False
+    return training or plan.sizes["parameters"] >= CACHE_BYTES
+
+
+def product_step(plan: Plan, target: Matrix, fields: dict, text: str, training: bool) -> Step:
+    """The product that these fields describe, into `target`."""
+    depth, panel = fields[R.DEPTH], plan.simd.panel(plan.dtype)
+    if not by_columns(plan, depth, target.columns, training):
+        return Step("product", fields, text)
+    fields = {**fields, R.PRODUCT: Kernel("product")}
+    return Step("product_panels", fields, text, target.n_panels, max(1, depth * panel * plan.batch_size // 64))
+
+
 def forward_steps(plan: Plan, ops: list[Op], training: bool = False) -> list[Step]:
     steps, fused = [], None
     for i, op in enumerate(ops):
@@ -103,7 +132,7 @@ def forward_steps(plan: Plan, ops: list[Op], training: bool = False) -> list[Ste
             fused = None if after is None or drops(after) else after
             epilogue, name = _epilogue(op, fused)
             if isinstance(layer, Dense):
-                steps.append(_product_step(plan, op, epilogue, name))
+                steps.append(_dense_step(plan, op, epilogue, name, training))
             else:
                 steps.append(_norm_step(plan, op, epilogue, name, training))
         elif isinstance(layer, Dropout) or drops(op):
@@ -143,7 +172,7 @@ def _epilogue(op: Op, after: Op | None) -> tuple[dict, str]:
     return {R.EPILOGUE: kernel, R.OTHER: after.target.at, R.NUMBER: _number(after.layer)}, after.layer.name
 
 
-def _product_step(plan: Plan, op: Op, epilogue: dict, name: str) -> Step:
+def _dense_step(plan: Plan, op: Op, epilogue: dict, name: str, training: bool) -> Step:
     weight, bias = op.parameters["weight"], op.parameters.get("bias")
     n_in, units = weight.shape
     sparse = plan.multiplies_sparse(op.source)
@@ -157,8 +186,10 @@ def _product_step(plan: Plan, op: Op, epilogue: dict, name: str) -> Step:
     }
     k = weight.name.removeprefix("dense_").removesuffix(".weight")
     product = f"{'x' if op.source is plan.input else 'a'} W{k} + b{k}" if bias else f"a W{k}"
-    kernel = f"sparse_product.{plan.source}" if sparse else "product"
-    return Step(kernel, fields, f"{n_in} -> {units}: {name}({product})")
+    text = f"{n_in} -> {units}: {name}({product})"
+    if sparse:
+        return Step(f"sparse_product.{plan.source}", fields, text)
+    return product_step(plan, op.target, fields, text, training)
 
 
 def norm_fields(plan: Plan, op: Op) -> dict:
