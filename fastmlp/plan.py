@@ -138,10 +138,6 @@ class Phase:
     steps: tuple[Step, ...]
 
     @property
-    def total_cost(self) -> int:
-        return sum(s.units * s.cost for s in self.steps)
-
-    @property
     def has_loss(self) -> bool:
         return any(s.has_loss for s in self.steps)
 

@@ -128,12 +128,13 @@ STEP_ROWS, STEP_INDEX, STEP_FIRST, STEP_SCALARS, STEP_LOSS_AT, STEP_KEY = 0, 1, 
 STEP = 6
 
 # phases of a program (int64 rows)
-KIND, FIRST_RECORD, N_RECORDS, TOTAL_COST, HAS_LOSS = 0, 1, 2, 3, 4
+KIND, FIRST_RECORD, N_RECORDS, HAS_LOSS = 0, 1, 2, 3
 ROW_PHASE, TILE_PHASE = 0, 1
-PHASE = 5
+PHASE = 4
 
 # arguments of `run`
 RANK, N_WORKERS, PROGRAM, PHASES, N_PHASES, RUN_WORKER, STEPS, N_STEPS, RUN_CONTROL, YIELD, CHUNK = range(11)
 ARRIVED_BEFORE, LEFT_BEFORE, DONE_BEFORE = 11, 12, 13  # counters of the control block before this run: never reset
 PROFILE = 14  # 0, or where each record's cycles are added up, the barriers' last
 WORKERS = 15  # addresses of all workers' records
+SHARES, SHARE_BYTES = 16, 17  # what each worker owns (see `engine.sharing`), and the bytes from one's to the next's

@@ -28,7 +28,7 @@ from fastmlp import (
     Tanh,
 )
 from fastmlp.engine import threads
-from fastmlp.engine.loop import pieces_of
+from fastmlp.engine.sharing import shares_of
 from fastmlp.training import Training
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals to a child and fork are POSIX's")
@@ -120,8 +120,8 @@ def test_the_same_bits_where_a_phase_is_claimed_in_many_pieces(rng):
         model = Sequential(Dense(600), ReLU(), Dense(601), ReLU(), Dense(5)).build(300, seed=1)
         options = {"loss": "softmax_cross_entropy", "optimizer": Adam(0.01), "batch_size": 128}
         with Training(model, X, y, n_threads=n_threads, **options) as training:
-            total = max(phase.total_cost for phase in training.plan.phases)
-            assert pieces_of(total, 2) > pieces_of(total, 3) > pieces_of(0, 1)
+            most = [shares_of(training.plan, n)[:, -len(training.plan.phases) :].max() for n in (2, 3, 20)]
+            assert most[0] > most[1] > most[2] == 8
             training.run(epochs=2)
             training.save_parameters()
         return dict(model.parameters)

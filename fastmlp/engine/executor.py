@@ -11,6 +11,7 @@ from .. import records as R
 from ..plan import Kernel, Plan, Ref
 from . import compiling, jit
 from .layout import NamedParameters
+from .sharing import shares_of
 from .threads import OF_THREADS, Team, yield_address
 
 GUARD = 0x5EED_FEED_5EED_FEED  # what is written between buffers in tests
@@ -85,6 +86,7 @@ class Executor(NamedParameters):
             "numbers": self._numbers.ctypes.data,
         }
         self._workers: list[tuple] = []
+        self._shares: dict[int, np.ndarray] = {}  # by the number of workers
         self._known: tuple | None = None  # what the workers' arguments say of the last run
         self._externals: dict = {}
         self._bind(externals)
@@ -126,7 +128,7 @@ class Executor(NamedParameters):
         ends = np.cumsum([len(phase.steps) for phase in self.plan.phases])
         self._phases = np.array(
             [
-                (phase.kind, end - len(phase.steps), len(phase.steps), phase.total_cost, phase.has_loss)
+                (phase.kind, end - len(phase.steps), len(phase.steps), phase.has_loss)
                 for phase, end in zip(self.plan.phases, ends, strict=True)
             ],
             np.int64,
@@ -198,7 +200,11 @@ class Executor(NamedParameters):
         known = steps.ctypes.data, len(steps), n_workers, self._profile is not None
         if known != self._known:  # a run like the last one costs a few stores
             self._records = np.array([a[R.RUN_WORKER] for _, a, _, _ in workers])
+            if n_workers not in self._shares:
+                self._shares[n_workers] = shares_of(self.plan, n_workers)
+            shares = self._shares[n_workers]
             for rank, (_, a, _, _) in enumerate(workers):
+                a[R.SHARES], a[R.SHARE_BYTES] = shares.ctypes.data, shares.strides[0]
                 a[R.WORKERS], a[R.N_WORKERS] = self._records.ctypes.data, n_workers
                 a[R.STEPS], a[R.N_STEPS] = known[:2]
                 timed = self._profile is not None and rank < len(self._profile)

@@ -21,13 +21,6 @@ from .ir import (
     restore_float_mode,
 )
 
-
-def pieces_of(total, n_workers):
-    """In how many pieces a worker's tiles of a phase of that cost are claimed: more where they are long, so that nobody
-    waits long for the last."""
-    return min(32, max(8, total // (n_workers * 25_000)))
-
-
 PAUSES, MOST_CYCLES = 1000, 2_500_000  # of a thread that waits for the next run before it goes to sleep
 
 
@@ -85,8 +78,7 @@ def run(dtype: str, simd: Simd):
     another worker has not begun. A barrier ends each phase. What a kernel computes does not depend on who calls it, so
     neither do the bits.
     """
-    unit, n_pieces = simd.rows, njit(**INLINE)(pieces_of)
-    spins = 1000
+    unit, spins = simd.rows, 1000
 
     @njit(**INLINE)
     def wait_for(counter, value, give_way):
@@ -109,29 +101,18 @@ def run(dtype: str, simd: Simd):
         return int64_at(workers)[owner] + 8 * (R.CLAIMED[0] + turn * (R.CLAIMED[1] - R.CLAIMED[0]))
 
     @njit(**INLINE)
-    def cost_of(record, n_records, owner, n_workers):
-        """Of a worker's own units: a share of those of each record, so that they are the same in every step."""
-        total = 0
-        for k in range(n_records):
-            f = int64_at(record + k * R.RECORD * 8)
-            units = f[R.UNITS]
-            total += (units * (owner + 1) // n_workers - units * owner // n_workers) * f[R.COST]
-        return total
-
-    @njit(**INLINE)
-    def run_tiles(record, n_records, owner, n_workers, begin, finish, worker, profile, timed):
-        """Of the units that a worker owns, those that start between two costs."""
-        before = 0
+    def run_tiles(record, n_records, own, total_records, begin, finish, worker, profile, timed):
+        """Of the units that a worker owns of each of the phase's records, those that start between two costs."""
+        before, shares = 0, int64_at(own)
         for k in range(n_records):
             this = record + k * R.RECORD * 8
             f = int64_at(this)
-            own, cost = f[R.UNITS] * owner // n_workers, f[R.COST]
-            units = f[R.UNITS] * (owner + 1) // n_workers - own
+            start, units, cost = shares[k], shares[total_records + k], f[R.COST]
             first = min(units, max(0, (begin - before + cost - 1) // cost))
             last = min(units, max(0, (finish - before + cost - 1) // cost))
             begun = cycles() if timed else 0
             if first < last:
-                call(f[R.ADDRESS], this, own + first, own + last, worker)
+                call(f[R.ADDRESS], this, start + first, start + last, worker)
             if timed:
                 int64_at(profile)[k] += cycles() - begun
             before += units * cost
@@ -188,19 +169,21 @@ def run(dtype: str, simd: Simd):
                                 profile[number + k] += cycles() - begun
                         low = high
                 else:
-                    total, here = phases[at + R.TOTAL_COST], a[R.PROFILE] + 8 * number
-                    if n_workers == 1:
-                        run_tiles(record, n_records, 0, 1, 0, total, worker, here, timed)
-                    else:
-                        # first the worker's own tiles, whose state is in its cache; then what others have not begun
-                        pieces = n_pieces(total, n_workers)
-                        for k in range(n_workers):
-                            owner = (rank + k) % n_workers
-                            cost = cost_of(record, n_records, owner, n_workers)
+                    # first the worker's own tiles, whose state is in its cache; then what others have not begun
+                    here = a[R.PROFILE] + 8 * number
+                    for k in range(n_workers):
+                        owner = (rank + k) % n_workers
+                        own = a[R.SHARES] + owner * a[R.SHARE_BYTES]
+                        of_phase = 2 * total_records + phase
+                        cost, pieces = int64_at(own)[of_phase], int64_at(own)[of_phase + a[R.N_PHASES]]
+                        own += 8 * number
+                        if n_workers == 1:
+                            run_tiles(record, n_records, own, total_records, 0, cost, worker, here, timed)
+                        else:
                             piece = atomic_add(claimed(a[R.WORKERS], owner, turn), 1)
                             while piece < pieces:
                                 begin, finish = cost * piece // pieces, cost * (piece + 1) // pieces
-                                run_tiles(record, n_records, owner, n_workers, begin, finish, worker, here, timed)
+                                run_tiles(record, n_records, own, total_records, begin, finish, worker, here, timed)
                                 piece = atomic_add(claimed(a[R.WORKERS], owner, turn), 1)
                 number += n_records
                 if n_workers > 1:

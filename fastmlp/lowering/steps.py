@@ -92,9 +92,9 @@ def panels(value: Matrix) -> dict[int, int | Ref]:
     }
 
 
-# Shared out by columns are products so many times wider than the batch is high (steps of 784-512-512-10 took 0.82 of
-# the time at 64 rows, 0.95 to 1.02 at 128), of so many multiply-adds (784-256 for one row was not worth its barrier) ...
-COLUMNS_A_ROW, WORTH_A_BARRIER = 6, 225_000
+# Shared out by columns are products so many times wider than the batch is high (a step of 784-512-512-10 took 0.94 of
+# the time at 128 rows), of so many multiply-adds (a step of 20-128-64-10 at 8 rows took 1.5 times as long) ...
+COLUMNS_A_ROW, WORTH_A_BARRIER = 3, 90_000
 # ... and in predictions, in a network of so many bytes: a core's second-level cache does not hold it from call to call
 CACHE_BYTES = 3 * 2**19
 
