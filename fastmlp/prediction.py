@@ -52,8 +52,9 @@ def numpy_forward(
 
 
 _LEFT_OUT = (Dropout, *AUGMENTATIONS)  # of a prediction
-# Up to so many multiply-adds NumPy predicts sooner than the engine is called, and needs no kernels
-FEW = 600_000
+# Up to so many multiply-adds NumPy predicts sooner than the engine, which has the weights from another time; or than
+# the engine is set up, for sparse rows. NumPy needs no kernels, too
+FEW, FEW_SPARSE = 600_000, 2_000_000
 # Rows from which it pays to copy the weights for them alone: between 400 and 1000, of 10-64-64-3 and of 784-512-512-10
 # alike
 WORTH_PACKING = 500
@@ -66,9 +67,11 @@ def is_few(X, n_weights: int, units: int | None, packed: bool = True) -> bool:
     the entries only, so copying its weights, some eight multiply-adds each, may be most of the work.
     """
     n, columns = X.shape
-    if units is None or not is_sparse(X):
-        return n * n_weights <= FEW or not packed and n < WORTH_PACKING
-    return X.nnz * units + n * (n_weights - columns * units) <= max(FEW, 8 * n_weights)
+    if not is_sparse(X):
+        return n * n_weights <= FEW or (not packed and n < WORTH_PACKING)
+    if units is None:
+        return n * n_weights <= FEW_SPARSE
+    return X.nnz * units + n * (n_weights - columns * units) <= max(FEW_SPARSE, 8 * n_weights)
 
 
 def first_units(layers: Iterable[tuple[str, Layer | Mark]]) -> int | None:

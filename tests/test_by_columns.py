@@ -6,11 +6,11 @@ import reference
 from cases import cases, examples, layer_of, train
 from hypothesis import given, strategies as st
 
-from fastmlp import SGD, Adam, Dense, GELUTanh, ReLU, Residual, Sequential, evaluation, lowering, records as R, training
+from fastmlp import SGD, Adam, Dense, GELUTanh, ReLU, Residual, Sequential, evaluation, records as R, training
 from fastmlp.cuda.device import SIMD as CUDA
 from fastmlp.engine.threads import Chooser, ShortRuns
 from fastmlp.losses import get as loss_of
-from fastmlp.lowering import forward_plan, training_plan
+from fastmlp.lowering import forward_plan, steps, training_plan
 from fastmlp.prediction import KEPT_BYTES, numpy_forward
 
 
@@ -22,9 +22,9 @@ class Sharing:
 
     def __enter__(self):
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(lowering, "COLUMNS_A_ROW", self.columns_a_row)
-        self.patch.setattr(lowering, "WORTH_A_BARRIER", 0)
-        self.patch.setattr(lowering, "CACHE_BYTES", 0)
+        self.patch.setattr(steps, "COLUMNS_A_ROW", self.columns_a_row)
+        self.patch.setattr(steps, "WORTH_A_BARRIER", 0)
+        self.patch.setattr(steps, "CACHE_BYTES", 0)
         self.patch.setattr(training, "training_plan", training_plan.__wrapped__)  # which are remembered
 
     def __exit__(self, *_):
@@ -72,7 +72,7 @@ def test_beside_every_kind_of_layer(name, n_threads, rng):
 def test_which_products_are():
     """Those that are far wider than the batch is high, and large enough for a barrier: on the way forward and back."""
     of_training, of_prediction = map(kernels, plan_of((784, 512, 512, 10), 64))
-    assert of_training.count("product_panels") == 3 and of_training.count("product") == 2  # the last layer's are small
+    assert of_training.count("product_panels") == 4 and of_training.count("product") == 1  # that of ten columns
     assert of_prediction.count("product_panels") == 2
     for widths, batch_size in [((784, 512, 512, 10), 256), ((784, 128, 64, 10), 64), ((20, 64, 64, 10), 1)]:
         for plan in plan_of(widths, batch_size):
