@@ -83,7 +83,7 @@ class Evaluation:
 
 
 class Steps:
-    """The steps that take an executor through a data set once."""
+    """The steps that take an executor through a data set once: `all`, a row each, as its `run` takes them."""
 
     def __init__(self, executor, batches):
         self._executor = executor

@@ -8,6 +8,7 @@ from hypothesis import given, strategies as st
 
 from fastmlp import SGD, Adam, Dense, GELUTanh, ReLU, Residual, Sequential, evaluation, records as R, training
 from fastmlp.cuda.device import SIMD as CUDA
+from fastmlp.engine.sharing import shares_of
 from fastmlp.engine.threads import Chooser, ShortRuns
 from fastmlp.losses import get as loss_of
 from fastmlp.lowering import forward_plan, steps, training_plan
@@ -133,3 +134,37 @@ def test_short_runs_are_tried_in_a_row():
         first = len(chosen) == 1 or chosen[-2] != chosen[-1]
         runs.measured(6e-5 if chosen[-1] == 1 else 9e-4 if first else 0.05 if len(chosen) == 150 else 3e-5)
     assert chosen[0] == 1 and chosen.count(1) < 150 and set(chosen[300:]) == {2}
+
+
+# Who owns what
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 3, 5, 16, 70])
+def test_every_unit_has_one_owner_and_nobody_has_much_more_than_others(n_workers):
+    plan, _ = plan_of((30, *[70] * 12, 3), 40)
+    steps = [(number, step) for number, phase in enumerate(plan.phases) for step in phase.steps]
+    firsts, counts, costs, pieces = np.split(
+        shares_of(plan, n_workers), np.cumsum([len(steps), len(steps), len(plan.phases)]), axis=1
+    )
+    for k, (_, step) in enumerate(steps):
+        owned = [u for first, n in zip(firsts[:, k], counts[:, k], strict=True) for u in range(first, first + n)]
+        assert owned == list(range(step.units))
+        assert counts[:, k].max() - counts[:, k].min() <= 1
+    for number in range(len(plan.phases)):
+        of_phase = [(k, step) for k, (phase, step) in enumerate(steps) if phase == number]
+        assert np.array_equal(costs[:, number], sum(counts[:, k] * step.cost for k, step in of_phase))
+        assert np.ptp(costs[:, number]) <= max(step.cost for _, step in of_phase)
+        assert (pieces[:, number] <= sum(counts[:, k] for k, _ in of_phase)).all()
+
+
+def test_a_worker_updates_the_columns_that_it_multiplies_by():
+    plan, _ = plan_of((784, 512, 10), 16)
+    steps = [step for phase in plan.phases for step in phase.steps]
+    product = next(k for k, step in enumerate(steps) if step.kernel == "product_panels")
+    update = next(k for k, step in enumerate(steps) if step.text.startswith("dense_0.weight"))
+    assert steps[update].fields[R.OF_COLUMNS]
+    shares = shares_of(plan, 2)
+    blocks = steps[update].fields[R.N_BLOCKS]
+    for worker in (0, 1):
+        first, n = shares[worker, product], shares[worker, len(steps) + product]
+        assert (shares[worker, update], shares[worker, len(steps) + update]) == (first * blocks, n * blocks)

@@ -197,7 +197,7 @@ class Executor(NamedParameters):
         n_workers = self.team.prepare(n_workers)
         self.control[R.NOT_FINITE], before = 0, self.steps_done
         workers = [self._worker(rank) for rank in range(n_workers)]
-        known = steps.ctypes.data, len(steps), n_workers, self._profile is not None
+        known = steps.ctypes.data, len(steps), n_workers
         if known != self._known:  # a run like the last one costs a few stores
             self._records = np.array([a[R.RUN_WORKER] for _, a, _, _ in workers])
             if n_workers not in self._shares:
@@ -234,6 +234,7 @@ class Executor(NamedParameters):
     def start_profile(self, n_workers: int) -> None:
         """From now on, add up the cycles that each record takes on each worker."""
         self._profile = np.zeros((n_workers, len(self._program) + 1), np.int64)
+        self._known = None
 
     def profile(self) -> str:
         """Since `start_profile`: the share of time of each record and of the barriers, mean of the workers."""

@@ -294,7 +294,11 @@ class ShortRuns:
     """
 
     def __init__(self, chooser: Chooser):
-        self._chooser, self._workers = chooser, chooser.next()[0]
+        self._chooser = chooser
+        self._begin()
+
+    def _begin(self) -> None:
+        self._workers, _ = self._chooser.next()
         self._seconds: list[float] = []
         self._total = 0.0
 
@@ -309,4 +313,4 @@ class ShortRuns:
         n = len(self._seconds)
         if n >= 5 and self._total >= Chooser.TRIAL:  # the median, for the process may have been stopped for a while
             self._chooser.measured(self._workers, n * sorted(self._seconds)[n // 2], n)
-            self.__init__(self._chooser)
+            self._begin()
