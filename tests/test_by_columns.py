@@ -123,17 +123,17 @@ def test_a_network_too_large_to_be_kept_predicts_few_rows_in_numpy(monkeypatch, 
 
 
 def test_short_runs_are_tried_in_a_row():
-    """One that follows others is shorter than the first after a break, and one that was held up is forgotten."""
-    runs = ShortRuns(Chooser(None, 1e6))
-    runs._chooser.candidates = runs._chooser._order = [1, 2]
+    """Those that follow others are shorter than the first after a break, and one that was held up is forgotten."""
+    chooser = Chooser(1, 1e6)
+    chooser.candidates = chooser._order = [1, 2]
     for field in ("cost", "least", "wait", "last", "trials"):
-        setattr(runs._chooser, field, {1: getattr(runs._chooser, field)[1], 2: getattr(runs._chooser, field)[1]})
-    chosen = []
-    for _ in range(1000):
+        setattr(chooser, field, dict.fromkeys((1, 2), getattr(chooser, field)[1]))
+    runs, chosen, since = ShortRuns(chooser), [], 0
+    for i in range(2000):
         chosen.append(runs.next())
-        first = len(chosen) == 1 or chosen[-2] != chosen[-1]
-        runs.measured(6e-5 if chosen[-1] == 1 else 9e-4 if first else 0.05 if len(chosen) == 150 else 3e-5)
-    assert chosen[0] == 1 and chosen.count(1) < 150 and set(chosen[300:]) == {2}
+        since = since + 1 if i and chosen[-2] == chosen[-1] else 0
+        runs.measured(6e-5 if chosen[-1] == 1 else 1.8e-4 if since < 20 else 0.05 if i == 700 else 3e-5)
+    assert chosen[0] == 1 and chosen.count(1) < 600 and set(chosen[1000:]) == {2}
 
 
 # Who owns what

@@ -290,8 +290,10 @@ class Chooser:
 
 class ShortRuns:
     """Chooses for runs that are much shorter than a trial: some in a row are a trial, for threads that have slept since
-    the last one make the first run longer than those that follow.
+    the last one make the first runs longer than those that follow.
     """
+
+    TRIAL = 0.01  # seconds: a thread that was woken may share the caller's core for six milliseconds
 
     def __init__(self, chooser: Chooser):
         self._chooser = chooser
@@ -311,6 +313,6 @@ class ShortRuns:
         self._seconds.append(seconds)
         self._total += seconds
         n = len(self._seconds)
-        if n >= 5 and self._total >= Chooser.TRIAL:  # the median, for the process may have been stopped for a while
+        if n >= 5 and self._total >= self.TRIAL:  # the median, for the process may have been stopped for a while
             self._chooser.measured(self._workers, n * sorted(self._seconds)[n // 2], n)
             self._begin()
