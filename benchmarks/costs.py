@@ -16,9 +16,12 @@ from benchmarks.report import machine, versions, write_into
 from fastmlp import (
     GEGLU,
     SGD,
+    AdaDelta,
     AdaGrad,
     Adam,
+    AdaMax,
     AdamW,
+    AMSGrad,
     BatchNorm,
     Dense,
     Dropout,
@@ -58,7 +61,7 @@ def variants():
     found["AdamW, clipped by the global norm"] = network(), AdamW(1e-3, clip_norm=1.0), "clipping"
     found["Adam with an average of the weights"] = network(), Adam(1e-3, ema_decay=0.99), None
     found["SGD with momentum"] = network(), SGD(0.01, momentum=0.9), None
-    for cls in (SGD, AdaGrad, RMSprop, AdamW, NAdam, Lion):
+    for cls in (SGD, AdaGrad, RMSprop, AdaDelta, AdamW, AMSGrad, AdaMax, NAdam, Lion):
         found[cls.__name__] = network(), cls(1e-4), None
     return found
 

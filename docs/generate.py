@@ -13,14 +13,30 @@ from pathlib import Path
 from fastmlp import initializers
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.backup import BackupAndRestore
-from fastmlp.callbacks import Callback, EarlyStopping, GradientNorms, ReduceLROnPlateau, TimeBudget, TrainingAccuracy
+from fastmlp.callbacks import (
+    Callback,
+    EarlyStopping,
+    GradientNorms,
+    ModelCheckpoint,
+    ReduceLROnPlateau,
+    TimeBudget,
+    TrainingAccuracy,
+)
 from fastmlp.initializers import INITIALIZERS
 from fastmlp.layers import LAYERS, PReLU, pre_norm_block
 from fastmlp.losses import LOSSES
 from fastmlp.optimizers import OPTIMIZERS
 from fastmlp.schedules import SCHEDULES
 
-CALLBACKS = (EarlyStopping, ReduceLROnPlateau, TimeBudget, TrainingAccuracy, GradientNorms, BackupAndRestore)
+CALLBACKS = (
+    EarlyStopping,
+    ModelCheckpoint,
+    ReduceLROnPlateau,
+    TimeBudget,
+    TrainingAccuracy,
+    GradientNorms,
+    BackupAndRestore,
+)
 FOLDER = Path(__file__).parent
 CITED = r"[A-Z][\w-]+(?: et al\.|(?:, [A-Z][\w-]+)* and [A-Z][\w-]+)?, (?:19|20)\d\d"
 DERIVATIVE = r"(?:f'|dl(?:_i)?/dz)\S*(?: =|:) .+?(?=[.;] |[.;]?$| \([A-Z])"

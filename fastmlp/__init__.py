@@ -17,6 +17,7 @@ Declarations: `layers`, `normalization`, `augmentation`, `activations`, `losses`
 first use, so that `import fastmlp` costs nothing.
 """
 
+import sys
 from importlib import import_module
 
 __version__ = "0.1.0.dev0"
@@ -77,8 +78,11 @@ _HOME = {  # and in __init__.pyi, for editors
     "SGD": "optimizers",
     "Adam": "optimizers",
     "AdamW": "optimizers",
+    "AMSGrad": "optimizers",
+    "AdaMax": "optimizers",
     "NAdam": "optimizers",
     "AdaGrad": "optimizers",
+    "AdaDelta": "optimizers",
     "RMSprop": "optimizers",
     "Lion": "optimizers",
     "Constant": "schedules",
@@ -98,6 +102,7 @@ _HOME = {  # and in __init__.pyi, for editors
     "History": "history",
     "Callback": "callbacks",
     "EarlyStopping": "callbacks",
+    "ModelCheckpoint": "callbacks",
     "ReduceLROnPlateau": "callbacks",
     "TimeBudget": "callbacks",
     "GradientNorms": "callbacks",
@@ -120,7 +125,8 @@ def __getattr__(name):
         value = getattr(import_module(f".{_HOME[name]}", __name__), name)
         globals()[name] = value
         return value
-    raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
+    # with both, Python names what is spelled alike
+    raise AttributeError(f"module 'fastmlp' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
 
 
 def __dir__():

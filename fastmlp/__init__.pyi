@@ -22,6 +22,7 @@ from .callbacks import (
     Callback as Callback,
     EarlyStopping as EarlyStopping,
     GradientNorms as GradientNorms,
+    ModelCheckpoint as ModelCheckpoint,
     ReduceLROnPlateau as ReduceLROnPlateau,
     TimeBudget as TimeBudget,
     TrainingAccuracy as TrainingAccuracy,
@@ -73,9 +74,12 @@ from .normalization import BatchNorm as BatchNorm, GroupNorm as GroupNorm, Layer
 from .onnx_export import export_onnx as export_onnx
 from .optimizers import (
     SGD as SGD,
+    AdaDelta as AdaDelta,
     AdaGrad as AdaGrad,
     Adam as Adam,
+    AdaMax as AdaMax,
     AdamW as AdamW,
+    AMSGrad as AMSGrad,
     Lion as Lion,
     NAdam as NAdam,
     RMSprop as RMSprop,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import time
 
@@ -269,6 +270,90 @@ class ReduceLROnPlateau(_Watching):
             if lower < rate:
                 training.learning_rate = lower
                 self.reduced_epochs_.append(epoch)
+
+
+class ModelCheckpoint(_Watching):
+    """Save the model after every epoch, or after each that is better than all before it.
+
+    The file has the network's parameters after that epoch, as `Sequential.save` writes them (with `ema_decay` their
+    average), and is replaced at once or not at all; `load_model` reads it. To go on with a fit that was stopped, take
+    `BackupAndRestore`, which keeps the optimiser's state too.
+
+    Parameters
+    ----------
+    path : str or path
+        The file, whose folder must exist. "epoch" and the names of metrics in braces become their values, for a file of
+        each epoch: "{epoch:03d}-{val_loss:.3f}.safetensors".
+    monitor : str
+        The metric, one of the fit's logs.
+    save_best_only : bool
+        Save only after an epoch whose metric is better than that of each before it, as `EarlyStopping` compares them.
+    min_delta : float
+        The least change that counts, at least 0.
+    mode : {"auto", "min", "max"}
+        Whether smaller or larger is better, as in `EarlyStopping`.
+
+    Attributes
+    ----------
+    best_ : float or None
+        The best value; None before the first epoch that was not NaN, and without `save_best_only`.
+    saved_ : str or None
+        The file written last in this fit.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A parameter out of its range; at the end of the first epoch, when the fit does not report what `monitor`, or a
+        name in the path, asks for.
+    OSError
+        When the fit begins, there is no such folder; later, the file cannot be written.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from fastmlp import Dense, Sequential
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     best = ModelCheckpoint(os.path.join(folder, "best.safetensors"), monitor="loss", save_best_only=True)
+    ...     _ = Sequential(Dense(1)).fit(
+    ...         [[1.0], [2.0]], [1.0, 2.0], loss="squared_error", epochs=3, callbacks=[best], verbose=0
+    ...     )
+    ...     os.listdir(folder)
+    ['best.safetensors']
+    """
+
+    _saved = ("best_",)
+
+    def __init__(self, path, monitor="val_loss", save_best_only=False, min_delta=0.0, mode="auto"):
+        super().__init__(monitor, 1, min_delta, mode)
+        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+            raise TypeError(f"`path` must be the name of a file; got {path!r}.")
+        check_flag("save_best_only", save_best_only)
+        self.path, self.save_best_only = os.path.abspath(path), save_best_only  # the same, should the folder change
+        self.best_ = self.saved_ = None
+
+    def __repr__(self):
+        names = ("monitor", "save_best_only", "min_delta", "mode")
+        return f"ModelCheckpoint({self.path!r}, {', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+    def on_fit_begin(self, training):
+        folder = os.path.dirname(self.path)
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(f"`path`={self.path!r} of ModelCheckpoint: there is no folder {folder!r}.")
+        self.best_ = self.saved_ = None
+
+    def on_epoch_end(self, training, epoch, logs):
+        if self.save_best_only:
+            value = self._value(logs)
+            if not self._improved(value):
+                return
+            self.best_ = value
+        try:
+            path = self.path.format(epoch=epoch, **logs)
+        except (KeyError, IndexError, ValueError) as error:
+            known = ", ".join(map(repr, ["epoch", *logs]))
+            raise ValueError(f"`path`={self.path!r} of ModelCheckpoint: {error!r}; it may name {known}.") from None
+        training.model.save(path)
+        self.saved_ = path
 
 
 class GradientNorms(Callback):

@@ -246,6 +246,98 @@ class AdamW(Adam):
 
 
 @dataclass(frozen=True)
+class AMSGrad(Adam):
+    """As Adam, with the largest v of all steps so far in place of v.
+
+    When to use: where Adam's steps grow again late in a fit. Its rate for a parameter never grows.
+
+    Epsilon and the correction of v as in PyTorch's `Adam(amsgrad=True)`: the largest v is found before the correction.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        lr, at least 0, or a rate for each step (`fastmlp.schedules`).
+    beta_1, beta_2 : float or Schedule
+        b1 and b2 of Adam, in [0, 1).
+    epsilon : float
+        eps of Adam, at least 1e-30.
+    clip_value, clip_norm, ema_decay : float, optional
+        Bounds of the gradient, by component or by norm, and a moving average of the parameters: see `Optimizer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range.
+
+    References
+    ----------
+    Reddi, Kale and Kumar, On the Convergence of Adam and Beyond, 2018.
+
+    Examples
+    --------
+    >>> AMSGrad(1e-3).n_slots
+    3
+    """
+
+    name: ClassVar[str] = "amsgrad"
+    rule: ClassVar[str] = "amsgrad"
+    n_slots: ClassVar[int] = 3
+
+
+@dataclass(frozen=True)
+class AdaMax(Optimizer):
+    """m = b1 m + (1-b1) g; u = max(b2 u, |g| + eps); p -= lr m / ((1-b1^t) u).
+
+    When to use: gradients that are mostly small or 0 and now and then large; Adam with the largest gradient, slowly
+    forgotten, in place of their mean square.
+
+    Epsilon is added to |g|, as PyTorch does; Keras adds it to u.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        lr, at least 0, or a rate for each step (`fastmlp.schedules`).
+    beta_1, beta_2 : float or Schedule
+        b1 and b2, in [0, 1).
+    epsilon : float
+        eps, at least 1e-30.
+    clip_value, clip_norm, ema_decay : float, optional
+        Bounds of the gradient, by component or by norm, and a moving average of the parameters: see `Optimizer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range.
+
+    References
+    ----------
+    Kingma and Ba, Adam: A Method for Stochastic Optimization, 2015, algorithm 2.
+
+    Examples
+    --------
+    >>> AdaMax(0.01).beta_2
+    0.999
+    """
+
+    name: ClassVar[str] = "adamax"
+    rule: ClassVar[str] = "adamax"
+    n_slots: ClassVar[int] = 2
+    learning_rate: float | Schedule = 0.002
+    beta_1: float | Schedule = 0.9
+    beta_2: float | Schedule = 0.999
+    epsilon: float = 1e-8
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_number("beta_1", self.beta_1, 0, 1)
+        _check_number("beta_2", self.beta_2, 0, 1)
+        check_epsilon(self.epsilon)
+
+    def scalars(self, learning_rate, step):
+        return _table(step, learning_rate / (1 - self.beta_1**step), 1 - self.beta_1, self.beta_2, self.epsilon)
+
+
+@dataclass(frozen=True)
 class NAdam(Adam):
     """Adam with Nesterov's momentum: p -= lr (mu' m / (1 - M mu') + (1 - mu) g / (1 - M)) / (sqrt(v/(1-b2^t)) + eps).
 
@@ -356,6 +448,55 @@ class AdaGrad(Optimizer):
 
     def scalars(self, learning_rate, step):
         return _table(step, learning_rate, self.epsilon)
+
+
+@dataclass(frozen=True)
+class AdaDelta(Optimizer):
+    """v = rho v + (1-rho) g^2; c = g sqrt((d + eps) / (v + eps)); d = rho d + (1-rho) c^2; p -= lr c.
+
+    When to use: to study what a rate in the parameters' own units does. None has to be chosen; it is slow at first, as
+    d begins at 0.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        lr, at least 0, or a rate for each step (`fastmlp.schedules`); the paper has none, which is 1.
+    rho : float
+        Decay of v and d, in [0, 1).
+    epsilon : float
+        eps, at least 1e-30.
+    clip_value, clip_norm, ema_decay : float, optional
+        Bounds of the gradient, by component or by norm, and a moving average of the parameters: see `Optimizer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range.
+
+    References
+    ----------
+    Zeiler, ADADELTA: An Adaptive Learning Rate Method, 2012. The defaults are PyTorch's.
+
+    Examples
+    --------
+    >>> AdaDelta(rho=0.95).learning_rate
+    1.0
+    """
+
+    name: ClassVar[str] = "adadelta"
+    rule: ClassVar[str] = "adadelta"
+    n_slots: ClassVar[int] = 2
+    learning_rate: float | Schedule = 1.0
+    rho: float = 0.9
+    epsilon: float = 1e-6
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("rho", self.rho, 0, 1)
+        check_epsilon(self.epsilon)
+
+    def scalars(self, learning_rate, step):
+        return _table(step, learning_rate, 1 - self.rho, self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -476,7 +617,9 @@ class Lion(Optimizer):
         return _table(step, learning_rate, 1 - self.beta_1, 1 - self.beta_2)
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (SGD, Adam, AdamW, NAdam, AdaGrad, RMSprop, Lion)}
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    cls.name: cls for cls in (SGD, Adam, AdamW, AMSGrad, AdaMax, NAdam, AdaGrad, AdaDelta, RMSprop, Lion)
+}
 
 
 def get(optimizer: str | Optimizer, argument: str = "optimizer") -> Optimizer:

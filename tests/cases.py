@@ -12,9 +12,12 @@ from hypothesis import settings, strategies as st
 
 from fastmlp import (
     SGD,
+    AdaDelta,
     AdaGrad,
     Adam,
+    AdaMax,
     AdamW,
+    AMSGrad,
     CutMix,
     Dense,
     Dropout,
@@ -50,6 +53,9 @@ OPTIMIZERS = [
     AdamW(0.01, epsilon=1e-2, weight_decay=0.1, clip_norm=0.5),
     NAdam(0.01, epsilon=1e-2),
     AdaGrad(0.02, epsilon=1e-2),
+    AMSGrad(0.01, epsilon=1e-2),
+    AdaMax(0.01, epsilon=1e-2),
+    AdaDelta(0.1, epsilon=1e-2),
     RMSprop(0.003, rho=0.9, momentum=0.5, epsilon=1e-2),
     RMSprop(0.003, rho=0.9, epsilon=1e-2),
 ]
@@ -74,6 +80,9 @@ def torch_optimizer(torch, optimizer, weights, biases):
         "sgd": lambda: torch.optim.SGD(groups, o.learning_rate, o.momentum, nesterov=o.nesterov),
         "adam": lambda: torch.optim.Adam(groups, o.learning_rate, **adam),
         "adamw": lambda: torch.optim.AdamW(groups, o.learning_rate, weight_decay=o.weight_decay, **adam),
+        "amsgrad": lambda: torch.optim.Adam(groups, o.learning_rate, amsgrad=True, **adam),
+        "adamax": lambda: torch.optim.Adamax(groups, o.learning_rate, **adam),
+        "adadelta": lambda: torch.optim.Adadelta(groups, o.learning_rate, o.rho, o.epsilon),
         "nadam": lambda: torch.optim.NAdam(groups, o.learning_rate, momentum_decay=o.momentum_decay, **adam),
         "adagrad": lambda: torch.optim.Adagrad(groups, o.learning_rate, eps=o.epsilon),
         "rmsprop": lambda: torch.optim.RMSprop(

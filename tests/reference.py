@@ -266,6 +266,36 @@ def adam(p, g, slots, t, learning_rate, beta_1, beta_2, epsilon):
     return p - learning_rate * m_hat / (np.sqrt(v_hat) + epsilon)
 
 
+def amsgrad(p, g, slots, t, learning_rate, beta_1, beta_2, epsilon):
+    """Reddi, Kale and Kumar, with Adam's corrections, as PyTorch."""
+    if not slots:
+        slots += [np.zeros_like(p)] * 3
+    slots[0] = beta_1 * slots[0] + (1 - beta_1) * g
+    slots[1] = beta_2 * slots[1] + (1 - beta_2) * g**2
+    slots[2] = np.maximum(slots[1], slots[2])
+    m_hat, v_hat = slots[0] / (1 - beta_1**t), slots[2] / (1 - beta_2**t)
+    return p - learning_rate * m_hat / (np.sqrt(v_hat) + epsilon)
+
+
+def adamax(p, g, slots, t, learning_rate, beta_1, beta_2, epsilon):
+    """Kingma and Ba, algorithm 2, with PyTorch's epsilon."""
+    if not slots:
+        slots += [np.zeros_like(p)] * 2
+    slots[0] = beta_1 * slots[0] + (1 - beta_1) * g
+    slots[1] = np.maximum(beta_2 * slots[1], np.abs(g) + epsilon)
+    return p - learning_rate / (1 - beta_1**t) * slots[0] / slots[1]
+
+
+def adadelta(p, g, slots, t, learning_rate, rho, epsilon):
+    """Zeiler, algorithm 1."""
+    if not slots:
+        slots += [np.zeros_like(p)] * 2
+    slots[0] = rho * slots[0] + (1 - rho) * g**2
+    change = np.sqrt(slots[1] + epsilon) / np.sqrt(slots[0] + epsilon) * g
+    slots[1] = rho * slots[1] + (1 - rho) * change**2
+    return p - learning_rate * change
+
+
 def nadam(p, g, slots, t, learning_rate, beta_1, beta_2, epsilon, momentum_decay):
     """Dozat, with PyTorch's decaying momentum."""
     if not slots:
@@ -311,7 +341,10 @@ OPTIMIZERS = {
     "sgd": sgd,
     "adam": adam,
     "adamw": adam,
+    "amsgrad": amsgrad,
+    "adamax": adamax,
     "nadam": nadam,
+    "adadelta": adadelta,
     "adagrad": adagrad,
     "rmsprop": rmsprop,
     "lion": lion,

@@ -15,9 +15,11 @@ from fastmlp import (
     EarlyStopping,
     GradientNorms,
     History,
+    ModelCheckpoint,
     ReLU,
     Sequential,
     TrainingAccuracy,
+    load_model,
 )
 
 NAN = math.nan
@@ -523,3 +525,74 @@ def test_the_learning_rate_may_be_set(problem):
     )
     assert history["learning_rate"] == [0.01, 0.0, 0.0]
     assert history["loss"][1] == history["loss"][2]
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_a_checkpoint_of_each_epoch(problem, tmp_path, ema_decay):
+    look, model = Look(problem[0]), Sequential(Dense(4), ReLU(), Dense(3))
+    checkpoint = ModelCheckpoint(tmp_path / "{epoch:02d}-{val_loss:.4f}.safetensors")
+    options = {"loss": "softmax_cross_entropy", "optimizer": SGD(0.1, ema_decay=ema_decay), "validation_data": problem}
+    history = model.fit(*problem, epochs=3, callbacks=[look, checkpoint], verbose=0, **options)
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == [
+        f"{epoch:02d}-{loss:.4f}.safetensors" for epoch, loss in enumerate(history["val_loss"], 1)
+    ]
+    for file, logits in zip(files, look.seen, strict=True):
+        np.testing.assert_array_equal(load_model(file).logits(problem[0]), logits)
+    assert checkpoint.saved_ == str(files[-1]) and checkpoint.best_ is None
+
+
+@pytest.mark.parametrize(
+    "monitor, values, kept",
+    [
+        ("val_loss", [3.0, 2.0, 2.5, NAN, 1.95, 1.0], [1, 2, 6]),
+        ("val_accuracy", [NAN, 0.5, 0.5, 0.55, 0.9], [2, 5]),
+    ],
+)
+def test_a_checkpoint_of_the_best(monitor, values, kept, tmp_path):
+    saved, training = [], FakeTraining()
+    training.model = type("Model", (), {"save": lambda self, path: saved.append((training.parameters, path))})()
+    checkpoint = ModelCheckpoint(tmp_path / "best", monitor, save_best_only=True, min_delta=0.1)
+    for _ in range(2):  # another fit begins anew
+        checkpoint.on_fit_begin(training)
+        for epoch, value in enumerate(values, 1):
+            training.parameters = epoch
+            checkpoint.on_epoch_end(training, epoch, {monitor: value})
+        assert checkpoint.best_ == values[kept[-1] - 1]
+    assert saved == [(epoch, str(tmp_path / "best")) for epoch in kept] * 2
+
+
+def test_a_checkpoint_goes_on_with_its_best_after_a_resume(problem, tmp_path):
+    from fastmlp import BackupAndRestore, TimeBudget
+
+    options = {"loss": "softmax_cross_entropy", "validation_data": problem, "epochs": 6, "verbose": 0, "seed": 1}
+
+    def fit(*callbacks):
+        best = ModelCheckpoint(tmp_path / "best", save_best_only=True)
+        model = Sequential(Dense(4), ReLU(), Dense(3))
+        model.fit(*problem, callbacks=[best, *callbacks], **options)
+        return best.best_
+
+    expected = fit()
+    backup = BackupAndRestore(tmp_path / "backup", seconds=0)
+    assert fit(backup, TimeBudget(1e-9)) > expected
+    assert fit(backup) == expected
+
+
+def test_bad_checkpoints(problem, tmp_path):
+    options = {"loss": "softmax_cross_entropy", "epochs": 1, "verbose": 0}
+    for path in ("", 3, None):
+        with pytest.raises(TypeError, match=f"`path` must be the name of a file; got {path!r}"):
+            ModelCheckpoint(path)
+    with pytest.raises(TypeError, match="`save_best_only`.*got 'yes'"):
+        ModelCheckpoint("a", save_best_only="yes")
+    with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere"):
+        small_model().fit(*problem, callbacks=[ModelCheckpoint(tmp_path / "nowhere" / "a")], **options)
+    with pytest.raises(ValueError, match="KeyError.*'val_loss'.*it may name 'epoch', 'loss'"):
+        small_model().fit(*problem, callbacks=[ModelCheckpoint(tmp_path / "{val_loss}")], **options)
+    with pytest.raises(ValueError, match="needs `validation_data`"):
+        small_model().fit(*problem, callbacks=[ModelCheckpoint(tmp_path / "a", save_best_only=True)], **options)
+    assert not list(tmp_path.iterdir())

@@ -28,7 +28,7 @@ from fastmlp.activations import ACTIVATIONS, ELU, LeakyReLU
 from fastmlp.initializers import INITIALIZERS, Constant, Orthogonal, Scaled, VarianceScaling
 from fastmlp.layers import LAYERS
 from fastmlp.losses import LOSSES
-from fastmlp.optimizers import OPTIMIZERS, SGD, AdaGrad, Adam, AdamW, Lion, NAdam, RMSprop
+from fastmlp.optimizers import OPTIMIZERS, SGD, AdaDelta, AdaGrad, Adam, AdaMax, AdamW, AMSGrad, Lion, NAdam, RMSprop
 
 # Each optimiser in the variants that take a different path.
 OPTIMIZER_VARIANTS = [
@@ -41,6 +41,9 @@ OPTIMIZER_VARIANTS = [
     NAdam(0.01),
     NAdam(0.01, beta_1=0.5, beta_2=0.9, epsilon=1e-3, momentum_decay=0.0),
     AdaGrad(0.05),
+    AMSGrad(0.01, beta_2=0.5),
+    AdaMax(0.01, beta_1=0.5, beta_2=0.7),
+    AdaDelta(0.5, rho=0.8, epsilon=1e-4),
     RMSprop(0.01),
     RMSprop(0.01, momentum=0.9),
     RMSprop(0.01, rho=0.9, centered=True),

@@ -14,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 
 from fastmlp import BatchNorm, Dense, DivergenceError, ReLU, Sequential, load_model, optimizers, records, save_model
 from fastmlp.engine import jit
-from fastmlp.optimizers import OPTIMIZERS, SGD, AdaGrad, Adam, AdamW, Lion, NAdam, RMSprop
+from fastmlp.optimizers import OPTIMIZERS, SGD, AdaDelta, AdaGrad, Adam, AdaMax, AdamW, AMSGrad, Lion, NAdam, RMSprop
 from fastmlp.schedules import CosineDecay, Warmup
 from fastmlp.serialization import load_model_with_extra
 from fastmlp.training import Training
@@ -30,6 +30,9 @@ VARIANTS = [
     NAdam(0.01),
     NAdam(0.01, beta_1=0.7, momentum_decay=0.1),
     AdaGrad(0.05),
+    AMSGrad(0.01, beta_2=0.5),
+    AdaMax(0.01, beta_2=0.5),
+    AdaDelta(0.5),
     RMSprop(0.01),
     RMSprop(0.01, momentum=0.9),
     RMSprop(0.01, centered=True, epsilon=1e-4),
@@ -341,6 +344,9 @@ def test_other_numbers_compile_nothing():
         Adam(clip_norm=1.0, ema_decay=0.5),
         NAdam(),
         AdaGrad(),
+        AMSGrad(),
+        AdaMax(),
+        AdaDelta(),
         RMSprop(),
         RMSprop(momentum=0.5),
         Lion(),
@@ -351,6 +357,9 @@ def test_other_numbers_compile_nothing():
         Adam(clip_norm=0.3, ema_decay=0.9),
         NAdam(0.5, momentum_decay=0.1),
         AdaGrad(0.3, epsilon=1e-3),
+        AMSGrad(0.3, beta_2=0.9),
+        AdaMax(0.3, beta_1=CosineDecay(0.9, steps=3)),
+        AdaDelta(0.3, rho=0.8),
         RMSprop(0.2, rho=0.5),
         RMSprop(0.2, momentum=0.7),
         Lion(0.3, weight_decay=0.1),
@@ -438,7 +447,7 @@ def test_layers_with_numpys_numbers_are_saved(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"type": "Adma"}, "Did you mean 'Adam'"),
+        ({"type": "RMSprob"}, "Did you mean 'RMSprop'"),
         ({"type": 3}, "`type` must be one of"),
         ({}, "`type` must be one of"),
         ({"type": "Adam", "beta1": 0.9}, "Did you mean 'beta_1'"),
@@ -471,7 +480,7 @@ def test_a_model_so_trained_is_saved_to_the_bit(optimizer, tmp_path):
     assert all(np.array_equal(value, again[name]) for name, value in model.parameters.items())
 
 
-@pytest.mark.parametrize("optimizer", [Adam, AdamW, NAdam, AdaGrad, RMSprop])
+@pytest.mark.parametrize("optimizer", [Adam, AdamW, AMSGrad, AdaMax, NAdam, AdaGrad, AdaDelta, RMSprop])
 def test_the_least_epsilon_still_divides_in_float32(optimizer, rng):
     X, y = np.c_[rng.normal(size=40), np.zeros(40)], rng.normal(size=40)
     model = Sequential(Dense(1))

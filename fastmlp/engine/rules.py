@@ -69,6 +69,35 @@ def adam(p, g, m, v, s, tiny):
     return p - s[0] * m / (sqrt(v) + s[3]), m, v
 
 
+def amsgrad(p, g, m, v, most, s, tiny):
+    """As Adam, with the largest v so far in its place."""
+    m = m + s[1] * (g - m)
+    v = v + s[2] * (g * g - v)
+    m = 0.0 if abs(m) < tiny else m
+    v = 0.0 if v < tiny else v
+    most = v if v > most else most
+    return p - s[0] * m / (sqrt(most) + s[3]), m, v, most
+
+
+def adamax(p, g, m, u, s, tiny):
+    """m += b1 (g - m); u = max(b2 u, |g| + eps); p -= rate m / u."""
+    m = m + s[1] * (g - m)
+    m = 0.0 if abs(m) < tiny else m
+    size, u = abs(g) + s[3], s[2] * u
+    u = u if u > size else size
+    return p - s[0] * (m / u), m, u
+
+
+def adadelta(p, g, v, d, s, tiny):
+    """v += a (g^2 - v); c = g sqrt((d + eps) / (v + eps)); d += a (c^2 - d); p -= rate c."""
+    v = v + s[1] * (g * g - v)
+    v = 0.0 if v < tiny else v
+    change = g * sqrt((d + s[2]) / (v + s[2]))
+    d = d + s[1] * (change * change - d)
+    d = 0.0 if d < tiny else d
+    return p - s[0] * change, v, d
+
+
 def nadam(p, g, m, v, s, tiny):
     """As Adam; p -= (rate_g g + rate_m m) / (sqrt(v) + eps)."""
     m = m + s[1] * (g - m)
@@ -147,7 +176,10 @@ RULES = {
     "momentum": Rule(momentum, 1),
     "nesterov": Rule(nesterov, 1),
     "adam": Rule(adam, 2),
+    "amsgrad": Rule(amsgrad, 3),
+    "adamax": Rule(adamax, 2),
     "nadam": Rule(nadam, 2),
+    "adadelta": Rule(adadelta, 2),
     "adagrad": Rule(adagrad, 1),
     "lion": Rule(lion, 1),
     "rmsprop": Rule(rmsprop, 1),
