@@ -18,7 +18,10 @@ import test_custom
 from fastmlp import (
     GELU,
     SGD,
+    AdaDelta,
+    AdaMax,
     AdamW,
+    AMSGrad,
     BatchNorm,
     CustomActivation,
     CutMix,
@@ -154,6 +157,10 @@ FITS = {
         ],
         {"optimizer": RMSprop(1e-3, momentum=0.9, centered=True, clip_norm=1.0, ema_decay=0.9)},
     ),
+    "three slots": ([Dense(200), ReLU(), Dense(10)], {"optimizer": AMSGrad(1e-3, ema_decay=0.9)}),
+    "narrow, three slots": ([Dense(64), ReLU(), Dense(10)], {"optimizer": AMSGrad(1e-3), "X": 20}),
+    "narrow, AdaMax": ([Dense(64), ReLU(), Dense(10)], {"optimizer": AdaMax(1e-3), "X": 20}),
+    "narrow, AdaDelta": ([Dense(64), ReLU(), Dense(10)], {"optimizer": AdaDelta(), "X": 20}),
     "augmented": (
         [GaussianNoise(0.1), RandomAffine((15, 20), degrees=9), CutMix(), Dense(200), ReLU(), Dense(10)],
         {"sample_weight": np.ones(5000)},

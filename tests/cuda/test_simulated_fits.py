@@ -11,8 +11,11 @@ import test_custom
 from fastmlp import (
     GELU,
     SGD,
+    AdaDelta,
     Adam,
+    AdaMax,
     AdamW,
+    AMSGrad,
     BatchNorm,
     Dense,
     Dropout,
@@ -145,6 +148,13 @@ CASES = {
         {"optimizer": SGD(0.3, momentum=0.9, clip_norm=0.2)},
     ),
     "RMSprop with momentum": ([Dense(4), ReLU(), Dense(3)], "codes", {"optimizer": RMSprop(0.01, momentum=0.9)}),
+    "AMSGrad, average": (
+        [Dense(9), ReLU(), Dense(3)],
+        "codes",
+        {"optimizer": AMSGrad(0.01, beta_2=0.5, ema_decay=0.5)},
+    ),
+    "AdaMax": ([Dense(9), Tanh(), Dense(3)], "codes", {"optimizer": AdaMax(0.01, beta_2=0.7)}),
+    "AdaDelta, clipped by the norm": ([Dense(9), ReLU(), Dense(3)], "codes", {"optimizer": AdaDelta(clip_norm=0.3)}),
     "RMSprop, centered": ([Dense(4), ReLU(), Dense(3)], "codes", {"optimizer": RMSprop(0.01, centered=True)}),
 }
 
