@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -124,7 +126,7 @@ _kept: list[Predictor] = []  # nobody uses them just now; `append`, `remove` and
 
 
 def logits(
-    layers, n_features: int, arrays: dict, X, dtype: np.dtype, n_threads: int | None = None, *, refuse: Callable
+    layers, n_features: int, arrays: dict, X, dtype: np.dtype, n_threads: int | None = None, *, refuse: Callable, owner
 ) -> np.ndarray:
     """The logits of any rows by the engine, on the CPU; what was set up for a network is kept for its next rows.
 
@@ -142,6 +144,8 @@ def logits(
     n_threads : int, optional
     refuse : function
         Called with such an X, raises.
+    owner : object
+        The model: what is kept for it goes when it does.
 
     Returns
     -------
@@ -151,11 +155,11 @@ def logits(
     source, places = source_of(X)
     n = X.shape[0]
     key = n_features, source, dtype, n <= FEW_ROWS, host_simd()
-    predictor = _taken(layers, key) or Predictor(layers, key, most_entries(X, ROWS))
+    predictor = _taken(layers, key) or Predictor(layers, key, most_entries(X, ROWS), owner)
     output = places["output"] = np.empty((n, predictor.n_outputs), dtype)
     if not predictor.run(arrays, places, n, n_threads):
         refuse(X)
-    if predictor.lasts:
+    if predictor.lasts and predictor.owner() is not None:
         _keep(predictor)
     return output
 
@@ -182,6 +186,14 @@ def _keep(predictor: Predictor) -> None:
             return
 
 
+def _forget(owner: weakref.ref) -> None:
+    """What was kept for a model that is no more; what is in use now is not kept again."""
+    for predictor in tuple(_kept):
+        if predictor.owner is owner:
+            with contextlib.suppress(ValueError):  # another thread has taken it
+                _kept.remove(predictor)
+
+
 class Predictor:
     """A network set up for the logits of any rows that are stored alike.
 
@@ -193,13 +205,16 @@ class Predictor:
     n_outputs : int
     n_bytes : int
         Its memory, with the model's arrays, which it knows again.
+    owner : weakref
+        To the model that it was made for.
     lasts : bool
         Whether it may serve other rows: its plan depends neither on the entries of sparse ones, nor on what a user's
         function refers to.
     """
 
-    def __init__(self, layers, key: tuple, entries: int):
+    def __init__(self, layers, key: tuple, entries: int, owner):
         self.layers, self.key, (n_features, source, dtype, self._few, simd) = layers, key, key
+        self.owner = weakref.ref(owner, _forget)
         rows = FEW_ROWS if self._few else max(1, min(ROWS, BYTES // (dtype.itemsize * n_features)))
         common = {"n_features": n_features, "batch_size": rows, "source": source, "dtype": dtype.name, "simd": simd}
         self._plan = forward_plan(layers, entries=entries, n_workers=available_cores(), check=True, **common)

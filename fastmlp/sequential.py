@@ -655,7 +655,8 @@ class Sequential:
             from .evaluation import logits as by_engine
 
             refuse = partial(check_finite, argument="X")
-            logits = by_engine(self.layers, self.n_features, self._arrays, X, self.dtype, n_threads, refuse=refuse)
+            network = self.layers, self.n_features, self._arrays
+            logits = by_engine(*network, X, self.dtype, n_threads, refuse=refuse, owner=self)
         if X.dtype.itemsize > self.dtype.itemsize and not np.isfinite(logits).all():
             check_fits(X, self.dtype)
         return logits

@@ -164,17 +164,32 @@ def test_neither_rows_nor_predictions_are_kept_alive():
     assert [reference() for reference in alive] == [None, None]
 
 
+def test_what_is_kept_for_a_model_goes_with_it(X):
+    model, other = network(), network(seed=1)
+    for one in (model, other):
+        one.logits(X)
+        one.logits(X.astype(np.float64))
+    parameters = weakref.ref(model._arrays["dense_0.weight"])
+    assert len(kept()) == 4
+    del model
+    one = other
+    gc.collect()
+    assert [p.layers for p in kept()] == [other.layers] * 2 and parameters() is None
+    assert_right(other, X, one.logits(X))
+
+
 def test_no_more_memory_than_a_bound_is_kept(rng, monkeypatch):
     X = rng.normal(size=(2000, 64)).astype(np.float32)
+    models = [Sequential(Dense(width), Dense(1)).build(64) for width in range(100, 108)]
     monkeypatch.setattr(evaluation, "MOST_KEPT", 4)
-    for width in range(100, 108):
-        Sequential(Dense(width), Dense(1)).build(64).logits(X)
-    assert [p.layers[0].units for p in kept()] == [104, 105, 106, 107]  # those used last
+    for model in models:
+        model.logits(X)
+    assert [p.layers for p in kept()] == [model.layers for model in models[4:]]  # those used last
     monkeypatch.setattr(evaluation, "KEPT_BYTES", kept()[-1].n_bytes + kept()[-2].n_bytes)
-    Sequential(Dense(100), Dense(1)).build(64).logits(X)
-    assert [p.layers[0].units for p in kept()] == [107, 100]
+    models[0].logits(X)
+    assert [p.layers for p in kept()] == [models[-1].layers, models[0].layers]
     monkeypatch.setattr(evaluation, "KEPT_BYTES", 1000)
-    Sequential(Dense(100), Dense(1)).build(64).logits(X)
+    models[0].logits(X)
     assert not kept()
 
 

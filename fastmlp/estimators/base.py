@@ -348,7 +348,8 @@ class BaseMLP(BaseEstimator, ABC):
         if any(parameters[name].shape != shape for name, shape in shapes.items()):
             self._network()  # says which does not fit
         refuse = partial(check_finite, name="X", estimator=self)
-        return logits(layers, n_features, parameters, X, self._network_dtype(), self.n_threads, refuse=refuse)
+        options = {"n_threads": self.n_threads, "refuse": refuse, "owner": self}
+        return logits(layers, n_features, parameters, X, self._network_dtype(), **options)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "coefs_")
