@@ -27,9 +27,10 @@ THRESHOLD = SLOWDOWN**0.5  # a round votes for the nearer of "as fast" and "slow
 SLOWER, FINE = 8, 4  # if a fifth of all rounds were wrong: one false alarm in 65 000 cases
 TURNS, SECONDS = 20, 0.003  # runs of each case in a round, and about how long one is
 
-NETWORKS = {  # name in networks.py -> numbers of threads; 0 stands for all
+NETWORKS = {  # as `network_of` reads them -> numbers of threads; 0 stands for all
     "784-128-64-10": (1, 0),
     "784-512-512-10": (0,),
+    "784-512-512-10/32": (0,),
     "20-256-128-10": (1,),
     "10-64-64-2": (1,),
     "4-32-16-4": (1, 0),
@@ -54,7 +55,7 @@ def cases():
     import numpy as np
 
     from benchmarks import sparse
-    from benchmarks.networks import BY_NAME
+    from benchmarks.networks import BY_NAME, network_of
     from benchmarks.peers import FastMLP
     from fastmlp.engine.threads import available_cores
 
@@ -67,7 +68,7 @@ def cases():
     found = {}
     for name, threads in NETWORKS.items():
         for n_threads in dict.fromkeys(n or available_cores() for n in threads):
-            found[f"step {name}, {n_threads} threads"] = training(BY_NAME[name], n_threads)
+            found[f"step {name}, {n_threads} threads"] = training(network_of(name), n_threads)
     of_sparse_rows = sparse.training(*sparse.problem(2000, 1000, 20), n_threads=1)
     found["step of sparse rows, 1 threads"] = lambda: of_sparse_rows.run(1)
     network = BY_NAME["20-256-128-10"]
