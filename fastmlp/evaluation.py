@@ -178,6 +178,8 @@ def _taken(layers, key: tuple) -> Predictor | None:
 
 def _keep(predictor: Predictor) -> None:
     """For the next rows, unless it is too large; those that were used longest ago make room for it."""
+    if predictor.n_bytes > KEPT_BYTES:
+        return
     _kept.append(predictor)
     while len(_kept) > MOST_KEPT or sum([p.n_bytes for p in _kept]) > KEPT_BYTES:
         try:
@@ -224,7 +226,7 @@ class Predictor:
         self._executor: Executor | None = None
         self._packed: dict | None = None
         self._n, self._steps = 0, None
-        self._chooser, self._short, self._known = None, None, None
+        self._chooser, self._short, self._chosen_for = None, None, None
 
     def run(self, arrays: dict, places: dict, n: int, n_threads: int | None) -> bool:
         """Fill the "output" of `places`, for the n rows there; whether they were finite."""
@@ -237,11 +239,15 @@ class Predictor:
             self._packed = arrays
         self._executor.all_were_finite = True
         if n != self._n:
-            self._n, self._steps = n, Steps(self._executor, RowBatches(n, self._plan.batch_size))
-        # what was measured for as many rows holds for the next ones; a few are one step, however many
-        known = n_threads, available_cores(), 0 if self._few else n
-        if known != self._known:
-            self._chooser, self._known = Chooser(n_threads, self._plan.flops), known
+            if self._n and max(n, self._n) <= self._plan.batch_size:
+                self._steps.all[0, R.STEP_ROWS] = n
+            else:
+                self._steps = Steps(self._executor, RowBatches(n, self._plan.batch_size))
+            self._n = n
+        # what was measured holds for about as many rows; a few are one step, however many
+        chosen_for = n_threads, available_cores(), 0 if self._few else n.bit_length()
+        if chosen_for != self._chosen_for:
+            self._chooser, self._chosen_for = Chooser(n_threads, self._plan.flops), chosen_for
             self._short = ShortRuns(self._chooser)
         try:
             if self._plan.flops * n < Chooser.LONG * self._plan.batch_size:

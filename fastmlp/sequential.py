@@ -119,11 +119,10 @@ class Sequential:
         """The parameters by name. Nobody writes into them: other ones are another dictionary. While another thread is
         in the middle of a step, those of an earlier one.
         """
-        if self._behind and self._one_at_a_time.acquire(blocking=False):
-            try:
-                self._trainer.save_parameters()  # sets them
-            finally:
-                self._one_at_a_time.release()
+        if self._behind and not self._one_at_a_time.locked():
+            with self._one_at_a_time:
+                if self._behind:  # nobody was faster
+                    self._trainer.save_parameters()  # sets them
         return self._stored
 
     @_arrays.setter
@@ -514,14 +513,14 @@ class Sequential:
         >>> loss < 1e-6
         True
         """
-        if not self._one_at_a_time.acquire(blocking=False):
+        if self._one_at_a_time.locked():
             raise RuntimeError("another thread is in the middle of `train_on_batch` of this model.")
-        try:
-            return self._train_on_batch(X, y, loss, optimizer, sample_weight, groups, seed, n_threads)
-        finally:
-            if self._trainer is not None:
-                self._trainer.let_go()
-            self._one_at_a_time.release()
+        with self._one_at_a_time:  # which Ctrl-C cannot leave taken; `acquire` and `try` it can
+            try:
+                return self._train_on_batch(X, y, loss, optimizer, sample_weight, groups, seed, n_threads)
+            finally:
+                if self._trainer is not None:
+                    self._trainer.let_go()
 
     def _train_on_batch(self, X, y, loss, optimizer, sample_weight, groups, seed, n_threads) -> float:
         kept = self._trainer

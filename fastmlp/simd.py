@@ -15,14 +15,14 @@ class Simd:
     """A vector instruction set and the register tile chosen for it.
 
     A tile of `rows` x 2 vectors holds 2 * rows accumulators in registers: 16 of 32 for AVX-512, 12 of 16 for AVX2. On
-    AVX-512 8 x 2 was measured at the FMA peak of a Zen 4; larger ones gain nothing there and on a Xeon. `by_columns` is
-    whether cores may share out a product by its columns.
+    AVX-512 8 x 2 was measured at the FMA peak of a Zen 4; larger ones gain nothing there and on a Xeon. With
+    `shares_columns`, cores may share out a product by its columns.
     """
 
     name: str
     vector_bytes: int
     rows: int
-    by_columns: bool = True
+    shares_columns: bool = True
 
     def panel(self, dtype: str) -> int:
         """Columns of a full panel: two vectors."""

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import reference
+import scipy.sparse
 
 from fastmlp import (
     CustomActivation,
@@ -190,7 +191,7 @@ def test_no_more_memory_than_a_bound_is_kept(rng, monkeypatch):
     assert [p.layers for p in kept()] == [models[-1].layers, models[0].layers]
     monkeypatch.setattr(evaluation, "KEPT_BYTES", 1000)
     models[0].logits(X)
-    assert not kept()
+    assert [p.layers for p in kept()] == [models[-1].layers]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -302,6 +303,75 @@ def test_a_very_wide_row_and_a_short_step(rng):
     by_numpy = numpy_forward(model._flat, model._arrays, X, model.dtype)
     for rows in (slice(None), slice(evaluation.FEW_ROWS), slice(3, 4)):
         np.testing.assert_allclose(model.logits(X[rows]), by_numpy[rows], rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def workers(monkeypatch):
+    """The numbers of workers of the runs of predictions."""
+    monkeypatch.setenv("FASTMLP_OVERSUBSCRIBE", "1")
+    found, run = [], evaluation.Executor.run
+    monkeypatch.setattr(evaluation.Executor, "run", lambda self, steps, n: found.append(n) or run(self, steps, n))
+    return found
+
+
+def test_another_number_of_threads_is_another_choice(X, workers):
+    model = network()
+    for n_threads in (2, 1, 3, 2):
+        workers.clear()
+        model.logits(X, n_threads=n_threads)
+        assert set(workers) == {n_threads}
+
+
+def test_fewer_cores_from_now_on_are_respected(X, workers, monkeypatch):
+    model, many = network(), np.concatenate([X] * 40)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    model.logits(many)
+    assert 2 in workers
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    workers.clear()
+    model.logits(many)
+    assert set(workers) == {1}
+
+
+def test_sparse_rows_and_users_functions_are_not_kept(X, monkeypatch):
+    sparse = scipy.sparse.random(9000, SHAPE[1], 0.05, "csr", np.float32, random_state=0)
+    model = Sequential(Dense(400), ReLU(), Dense(3)).build(SHAPE[1])
+    assert_right(model, sparse.toarray(), model.logits(sparse))
+    own = CustomActivation(lambda z: 2 * z, lambda z: 2.0, name="double")
+    model = Sequential(Dense(400), own, Dense(300), ReLU(), Dense(3)).build(SHAPE[1])
+    model.logits(X)
+    assert not kept()
+    monkeypatch.delattr("fastmlp.evaluation.logits")  # the weights would be packed for a few rows alone
+    assert model.logits(X[:400]).shape == (400, 3)
+
+
+def test_who_is_late_does_not_get_what_another_took(X, monkeypatch):
+    class Raced(list):
+        def remove(self, value):
+            super().remove(value)
+            raise ValueError("another thread took it")
+
+    model = network()
+    model.logits(X)
+    (first,) = kept()
+    monkeypatch.setattr(evaluation, "_kept", Raced(kept()))
+    model.logits(X)
+    assert len(evaluation._kept) == 1 and evaluation._kept[0] is not first
+
+
+def test_one_that_is_too_large_drives_nobody_out(X, monkeypatch):
+    small, large = network(), Sequential(Dense(3000), ReLU(), Dense(3)).build(SHAPE[1])
+    small.logits(X)
+    monkeypatch.setattr(evaluation, "KEPT_BYTES", kept()[0].n_bytes)
+    large.logits(X)
+    assert [p.layers for p in kept()] == [small.layers]
+
+
+def test_numbers_of_rows_that_vary(rng):
+    model = network()
+    X = rng.normal(size=(5000, SHAPE[1])).astype(np.float32)
+    for n in (600, 1024, 601, 1025, 600, 5000, 1000, 2048, 999):
+        assert_right(model, X[:n], model.logits(X[:n]))
 
 
 # Threads that wait for the next fit or prediction

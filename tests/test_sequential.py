@@ -474,7 +474,7 @@ def test_values_in_y_that_are_not_finite_are_named(value, word):
         ({"seed": -1}, ["seed", "got -1"]),
         ({"loss": "softmax_crossentropy"}, ["loss", "Did you mean 'softmax_cross_entropy'", "'squared_error'"]),
         ({"loss": None}, ["loss", "'softmax_cross_entropy'"]),
-        ({"optimizer": "adma"}, ["optimizer", "Did you mean 'adam'", "'sgd'"]),
+        ({"optimizer": "rmsprob"}, ["optimizer", "Did you mean 'rmsprop'", "'sgd'"]),
         ({"validation_data": np.zeros((3, 5))}, ["validation_data", "(X, y)"]),
         ({"validation_data": (np.zeros((3, 4)), np.zeros(3, int))}, ["validation_data[0]", "5", "4"]),
         ({"validation_data": (np.zeros((3, 5)), np.zeros(2, int))}, ["validation_data[1]", "3 rows"]),

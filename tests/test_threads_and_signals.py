@@ -26,8 +26,10 @@ from fastmlp import (
     Rescaling,
     Sequential,
     Tanh,
+    records as R,
 )
 from fastmlp.engine import threads
+from fastmlp.engine.executor import Executor
 from fastmlp.engine.sharing import shares_of
 from fastmlp.training import Training
 
@@ -632,3 +634,60 @@ def test_after_a_break_what_was_measured_before_it_does_not_decide(monkeypatch):
         machine.now += 5
         shares.append(machine.run(0.2))
     assert min(shares) > 0.75
+
+
+# Arguments of a run that are those of the last one
+
+
+@pytest.fixture
+def an_epoch(rng):
+    """An executor and the four steps of an epoch."""
+    X, y = rng.normal(size=(64, 50)).astype(np.float32), rng.integers(0, 3, 64)
+    model = Sequential(Dense(64), ReLU(), Dense(3)).build(50)
+    with Training(model, X, y, loss="softmax_cross_entropy", optimizer=Adam(0.01), batch_size=16) as training:
+        prepared = training._prepare(1)  # arrays that the steps refer to
+        yield training.executor, prepared.steps
+
+
+def test_runs_may_differ_in_any_way_from_the_last_one(an_epoch):
+    executor, steps = an_epoch
+    for n_workers, n_steps in [(1, 2), (1, 4), (2, 4), (1, 4), (3, 1), (2, 1), (2, 1), (2, 3), (1, 3)]:
+        done, _ = executor.run(steps[:n_steps], n_workers)
+        assert done == n_steps
+        assert [a[R.N_WORKERS] for _, a, _, _ in executor._workers[:n_workers]] == [n_workers] * n_workers
+
+
+def test_a_profile_may_begin_between_equal_runs(an_epoch):
+    executor, steps = an_epoch
+    executor.run(steps, 2)
+    for _ in range(2):
+        executor.start_profile(2)
+        executor.run(steps, 2)
+        assert (executor._profile.sum(axis=1) > 0).all()
+
+
+def test_an_interrupt_while_arguments_are_written(an_epoch):
+    """Before each line of it; what is then run as before does not take what was left there."""
+    (executor, steps), last, n_lines = an_epoch, sys.gettrace(), 0
+
+    def count(frame, event, argument):
+        nonlocal left
+        if event == "line":
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+        return count
+
+    while True:
+        left = n_lines
+        executor.run(steps, 1)
+        sys.settrace(lambda frame, event, argument: count if frame.f_code is Executor.run.__code__ else None)
+        try:
+            executor.run(steps, 2)
+            break
+        except KeyboardInterrupt:
+            n_lines += 1
+        finally:
+            sys.settrace(last)
+        assert executor.run(steps, 1)[0] == len(steps)
+    assert n_lines > 20

@@ -199,6 +199,7 @@ class Executor(NamedParameters):
         workers = [self._worker(rank) for rank in range(n_workers)]
         known = steps.ctypes.data, len(steps), n_workers
         if known != self._known:  # a run like the last one costs a few stores
+            self._known = None  # until all is written: Ctrl-C may come at any point
             self._records = np.array([a[R.RUN_WORKER] for _, a, _, _ in workers])
             if n_workers not in self._shares:
                 self._shares[n_workers] = shares_of(self.plan, n_workers)

@@ -74,9 +74,9 @@ def run(dtype: str, simd: Simd):
     """Walk the phases of a program for so many steps, as worker RANK of N_WORKERS; the same function on every worker.
 
     A row phase gives each worker its rows of the batch, a few at a time through all of the phase's kernels. A tile
-    phase gives it a share of all units by cost, in pieces that it claims one by one, and when they are done those that
-    another worker has not begun. A barrier ends each phase. What a kernel computes does not depend on who calls it, so
-    neither do the bits.
+    phase gives it a share of each record's units (`sharing.py`), in pieces that it claims one by one, and when they are
+    done those that another worker has not begun. A barrier ends each phase. What a kernel computes does not depend on
+    who calls it, so neither do the bits.
     """
     unit, spins = simd.rows, 1000
 

@@ -10,7 +10,6 @@ from ..plan import Kernel, Matrix, Plan, Ref, Step
 from .steps import (
     Op,
     bits,
-    by_columns,
     derivative,
     dropout_step,
     drops,
@@ -19,6 +18,7 @@ from .steps import (
     operand,
     panels,
     product_step,
+    shares_columns,
 )
 from .updates import Updates
 
@@ -174,7 +174,7 @@ def _update_steps(plan: Plan, op: Op, gradient: Matrix, updates: Updates) -> lis
     else:
         kernel, rows = "weight_gradient", plan.batch_size
         # what a worker updates is what it multiplies by next: columns of W; or where there is W^T, columns of that
-        of_columns = weight.transposed is None and by_columns(plan, n_in, n_out, training=True)
+        of_columns = weight.transposed is None and shares_columns(plan, n_in, n_out, training=True)
         fields |= {
             **operand(op.source),
             R.OF_COLUMNS: int(of_columns),

@@ -99,7 +99,7 @@ COLUMNS_A_ROW, WORTH_A_BARRIER = 3, 90_000
 CACHE_BYTES = 3 * 2**19
 
 
-def by_columns(plan: Plan, depth: int, columns: int, training: bool) -> bool:
+def shares_columns(plan: Plan, depth: int, columns: int, training: bool) -> bool:
     """Whether workers share out a product by its columns, for the price of a barrier. The weights of a wide layer are
     read by one of them each then, not by all.
 
@@ -107,7 +107,7 @@ def by_columns(plan: Plan, depth: int, columns: int, training: bool) -> bool:
     in its own, unless they are too many.
     """
     rows = plan.batch_size
-    if not plan.simd.by_columns or columns < COLUMNS_A_ROW * rows or rows * depth * columns < WORTH_A_BARRIER:
+    if not plan.simd.shares_columns or columns < COLUMNS_A_ROW * rows or rows * depth * columns < WORTH_A_BARRIER:
         return False
     return training or plan.sizes["parameters"] >= CACHE_BYTES
 
@@ -115,7 +115,7 @@ def by_columns(plan: Plan, depth: int, columns: int, training: bool) -> bool:
 def product_step(plan: Plan, target: Matrix, fields: dict, text: str, training: bool) -> Step:
     """The product that these fields describe, into `target`."""
     depth, panel = fields[R.DEPTH], plan.simd.panel(plan.dtype)
-    if not by_columns(plan, depth, target.columns, training):
+    if not shares_columns(plan, depth, target.columns, training):
         return Step("product", fields, text)
     fields = {**fields, R.PRODUCT: Kernel("product")}
     return Step("product_panels", fields, text, target.n_panels, max(1, depth * panel * plan.batch_size // 64))
