@@ -413,6 +413,7 @@ def test_an_error_before_a_run_begins_leaves_no_thread_reserved(X, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork")  # by JAX, where another test has imported it
 def test_a_forked_child_starts_threads_of_its_own(X):
     model = network()
     expected = model.logits(X, n_threads=2)
