@@ -424,6 +424,23 @@ def test_a_forked_child_starts_threads_of_its_own(X):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
+def test_a_thread_that_ctrl_c_left_without_an_owner_ends(monkeypatch):
+    """It was taken from those that are idle, and not yet listed; or its team is no more."""
+    monkeypatch.setattr(threads, "LINGER", 0.05)
+    kept, forgotten, lost = threads.Team(), threads.Team(), threads.Team()
+    for team in (kept, forgotten, lost):
+        team.prepare(2)
+    (mine,), (one,), (other,) = (team._helpers for team in (kept, forgotten, lost))
+    lost.close()
+    assert threads._IDLE.pop() is other
+    del forgotten, team
+    for helper in (one, other):
+        helper.join(5)
+        assert not helper.is_alive()
+    assert mine.is_alive()
+    kept.close()
+
+
 def test_ctrl_c_while_a_team_closes_gives_no_thread_two_owners():
     """At every line of `close`."""
     lines = range(1, 12)

@@ -11,6 +11,7 @@ import ctypes
 import os
 import sys
 import threading
+import weakref
 from collections import deque
 from functools import lru_cache, partial
 from itertools import repeat
@@ -87,6 +88,10 @@ class Team:
     def __init__(self):
         self._helpers: list[_Helper] = []
         self._pid = os.getpid()
+        _TEAMS.add(self)
+
+    def has(self, helper: _Helper) -> bool:
+        return helper in self._helpers
 
     def prepare(self, n_workers: int) -> int:
         """Have the threads for so many workers running; fewer where the system gives no more. Returns for how many."""
@@ -141,7 +146,9 @@ class Team:
         _IDLE.extend(map(self._helpers.pop, repeat(-1, len(self._helpers))))  # no bytecode between pop and append
 
 
+_TEAMS: weakref.WeakSet[Team] = weakref.WeakSet()
 LINGER = 1.0  # seconds that a thread without a team waits for another: starting one takes 0.1 ms
+LOST = 3  # times in a row that a thread has waited so long and belonged to nobody: Ctrl-C came while it changed hands
 
 
 class _Helper(threading.Thread):
@@ -172,6 +179,12 @@ class _Helper(threading.Thread):
         box[R.QUEUED] = 1
         return partial(self.jobs.put, (self._at, function, arguments, yield_address()))
 
+    def _has_a_team(self) -> bool:
+        try:
+            return any(team.has(self) for team in tuple(_TEAMS))
+        except RuntimeError:  # one was made meanwhile: the next look will tell
+            return True
+
     def let_go(self) -> None:
         """Nothing is going to be posted."""
         self._exchange(self._at, R.RESERVED, R.WAITING, 0)
@@ -188,6 +201,7 @@ class _Helper(threading.Thread):
                 return helper
 
     def run(self) -> None:
+        lost = 0
         while True:
             try:
                 job = self.jobs.get(timeout=LINGER)
@@ -195,8 +209,11 @@ class _Helper(threading.Thread):
                 try:
                     _IDLE.remove(self)
                 except ValueError:  # it has a team
-                    continue
+                    lost = 0 if self._has_a_team() else lost + 1
+                    if lost < LOST:
+                        continue
                 return
+            lost = 0
             if job is None:
                 return
             self._mailbox[R.QUEUED] = 0
