@@ -16,7 +16,7 @@ from . import model_file, schedules
 from ._arrays import is_sparse
 from .activations import CustomActivation
 from .callbacks import Callback, TimeBudget
-from .errors import check_range
+from .errors import check_path, check_range
 from .layers import flatten
 from .losses import CustomLoss
 from .serialization import load_model_with_extra, save_model
@@ -89,8 +89,7 @@ class BackupAndRestore(Callback):
     """
 
     def __init__(self, path, seconds=10.0):
-        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-            raise TypeError(f"`path` must be the name of a file; got {path!r}.")
+        check_path(path)
         check_range("seconds", seconds, 0, math.inf)
         self.path, self.seconds = os.path.realpath(path), seconds  # the same, should the current folder change
         self.restored_epoch_ = self._found = self._latest = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import re
 import time
 
-from .errors import check_count, check_flag, check_range, unknown_name
+from .errors import check_count, check_flag, check_path, check_range, unknown_name
 
 _LARGER_IS_BETTER = {"acc", "accuracy", "score", "auc", "auroc", "r2", "f1", "precision", "recall", "ndcg"}
 _SMALLER_IS_BETTER = {"loss", "error", "mse", "rmse", "mae", "deviance", "entropy", "distance", "norm", "seconds"}
@@ -71,6 +72,10 @@ class _Watching(Callback):
         if mode not in ("auto", "min", "max"):
             raise unknown_name("mode", mode, ["auto", "min", "max"])
         self.monitor, self.patience, self.min_delta, self.mode = monitor, patience, min_delta, mode
+
+    def __repr__(self):
+        names = inspect.signature(type(self)).parameters
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     def _value(self, logs) -> float:
         if self.monitor not in logs:
@@ -161,10 +166,6 @@ class EarlyStopping(_Watching):
         self._best_parameters = None
         self._waited = 0
 
-    def __repr__(self):
-        names = ("monitor", "patience", "min_delta", "restore_best", "mode")
-        return f"EarlyStopping({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
-
     def on_fit_begin(self, training):
         self._forget()
 
@@ -246,10 +247,6 @@ class ReduceLROnPlateau(_Watching):
     def _forget(self):
         self.best_, self.reduced_epochs_, self._waited = None, [], 0
 
-    def __repr__(self):
-        names = ("monitor", "factor", "patience", "min_lr", "min_delta", "mode")
-        return f"ReduceLROnPlateau({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
-
     def on_fit_begin(self, training):
         if training.schedule is not None:
             raise ValueError(
@@ -325,15 +322,10 @@ class ModelCheckpoint(_Watching):
 
     def __init__(self, path, monitor="val_loss", save_best_only=False, min_delta=0.0, mode="auto"):
         super().__init__(monitor, 1, min_delta, mode)
-        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-            raise TypeError(f"`path` must be the name of a file; got {path!r}.")
+        check_path(path)
         check_flag("save_best_only", save_best_only)
         self.path, self.save_best_only = os.path.abspath(path), save_best_only  # the same, should the folder change
         self.best_ = self.saved_ = None
-
-    def __repr__(self):
-        names = ("monitor", "save_best_only", "min_delta", "mode")
-        return f"ModelCheckpoint({self.path!r}, {', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     def on_fit_begin(self, training):
         folder = os.path.dirname(self.path)

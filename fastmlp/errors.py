@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 import numpy as np
@@ -49,6 +50,12 @@ def unknown_name(argument: str, value: object, accepted: Iterable[str | None]) -
     meant = _MEANT.get(given, "") if _MEANT.get(given) in names else given
     nearest = difflib.get_close_matches(meant, names, n=1)
     return ValueError(message + (f" Did you mean {names[nearest[0]]!r}?" if nearest else ""))
+
+
+def check_path(path) -> None:
+    """Raise TypeError unless it is the name of a file."""
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise TypeError(f"`path` must be the name of a file; got {path!r}.")
 
 
 def check_flag(argument: str, value: bool) -> None:

@@ -285,7 +285,7 @@ class AMSGrad(Adam):
 
 
 @dataclass(frozen=True)
-class AdaMax(Optimizer):
+class AdaMax(Adam):
     """m = b1 m + (1-b1) g; u = max(b2 u, |g| + eps); p -= lr m / ((1-b1^t) u).
 
     When to use: gradients that are mostly small or 0 and now and then large; Adam with the largest gradient, slowly
@@ -321,17 +321,7 @@ class AdaMax(Optimizer):
 
     name: ClassVar[str] = "adamax"
     rule: ClassVar[str] = "adamax"
-    n_slots: ClassVar[int] = 2
     learning_rate: float | Schedule = 0.002
-    beta_1: float | Schedule = 0.9
-    beta_2: float | Schedule = 0.999
-    epsilon: float = 1e-8
-
-    def __post_init__(self):
-        super().__post_init__()
-        _check_number("beta_1", self.beta_1, 0, 1)
-        _check_number("beta_2", self.beta_2, 0, 1)
-        check_epsilon(self.epsilon)
 
     def scalars(self, learning_rate, step):
         return _table(step, learning_rate / (1 - self.beta_1**step), 1 - self.beta_1, self.beta_2, self.epsilon)
