@@ -691,3 +691,46 @@ def test_an_interrupt_while_arguments_are_written(an_epoch):
             sys.settrace(last)
         assert executor.run(steps, 1)[0] == len(steps)
     assert n_lines > 20
+
+
+def test_an_interrupt_while_a_thread_starts(an_epoch, monkeypatch):
+    """Before each line by which Python waits for it; there, one turns into a RuntimeError."""
+    (executor, steps), last, n_lines, hidden = an_epoch, sys.gettrace(), 0, 0
+    waiting = {
+        f.__code__ for f in (threading.Event.wait, threading.Condition.wait, threading.Condition._acquire_restore)
+    }
+
+    def start(helper):
+        nonlocal hidden
+        try:
+            threading.Thread.start(helper)
+        except RuntimeError:
+            hidden += 1
+            raise
+
+    monkeypatch.setattr(threads._Helper, "start", start)
+    monkeypatch.setattr(threads._Helper, "idle", lambda: None)
+
+    def count(frame, event, argument):
+        nonlocal left
+        if event == "line":
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+        return count
+
+    for _ in range(100):
+        executor.close()
+        left, before = n_lines, executor.steps_done
+        sys.settrace(lambda frame, event, argument: count if frame.f_code in waiting else None)
+        try:
+            executor.run(steps, 2)
+            assert left >= 0  # or an interrupt was lost
+            break
+        except KeyboardInterrupt:
+            n_lines += 1
+        finally:
+            sys.settrace(last)
+        assert executor.steps_done == before
+        assert executor.run(steps, 2)[0] == len(steps)
+    assert n_lines > 5 and hidden

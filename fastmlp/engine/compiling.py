@@ -20,7 +20,7 @@ from pathlib import Path
 from ..errors import unknown_name
 from ..simd import ITEMSIZE
 from . import jit
-from .threads import available_cores
+from .threads import available_cores, starts
 
 SECONDS = 3.0  # of compiling that are worth a process, which takes half of that to start
 PATIENCE = 10.0  # seconds, and three times those that this process compiled, for a child's last kernel
@@ -111,13 +111,11 @@ def _start(waiting: deque[Key], report) -> tuple[subprocess.Popen, threading.Thr
     except (OSError, ValueError):  # no right to, no memory, a path with a zero in it
         return None
     feeder = threading.Thread(target=_feed, args=(child, waiting, report), daemon=True)
-    try:
-        feeder.start()
-    except RuntimeError:  # no more threads
-        child.kill()
-        child.communicate()
-        return None
-    return child, feeder
+    if starts(feeder):
+        return child, feeder
+    child.kill()
+    child.communicate()
+    return None
 
 
 def _child() -> subprocess.Popen:

@@ -79,6 +79,22 @@ def yield_address() -> int:
         return 0
 
 
+def starts(thread: threading.Thread) -> bool:
+    """Start a thread; whether the system had one to give.
+
+    Whoever starts a thread waits for it with a lock. Ctrl-C there makes Python release that lock once too often: the
+    RuntimeError of that would hide it.
+    """
+    handled = sys.exc_info()[1]
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if error.__context__ is not handled:
+            raise error.__context__ from None
+        return False
+    return True
+
+
 _call = partial.__call__
 
 
@@ -98,9 +114,7 @@ class Team:
         if self._pid != os.getpid():  # threads do not survive a fork
             self._helpers, self._pid = [], os.getpid()
         for k in range(n_workers - 1):
-            try:
-                self._make_helper(k)
-            except RuntimeError:  # can't start new thread
+            if not self._has_helper(k):
                 self._helpers[k:] = []
                 return k + 1
         return n_workers
@@ -123,17 +137,16 @@ class Team:
                 helper.let_go()
             raise
 
-    def _make_helper(self, k: int) -> None:
-        """Have helper k running. It is listed before it starts: Ctrl-C may come at any point, and `close` must find
-        it.
+    def _has_helper(self, k: int) -> bool:
+        """Have helper k running, if the system allows. It is listed before it starts: Ctrl-C may come at any point, and
+        `close` must find it.
         """
         if k < len(self._helpers):
             if self._helpers[k].is_alive():
-                return
+                return True
             self._helpers[k].jobs.put(None)  # its start was interrupted: if it starts after all, it ends at once
         self._helpers[k : k + 1] = [_Helper.idle() or _Helper()]
-        if not self._helpers[k].is_alive():
-            self._helpers[k].start()
+        return self._helpers[k].is_alive() or starts(self._helpers[k])
 
     def close(self) -> None:
         """Leave the threads to others, or let them end. Whenever Ctrl-C comes, each has one owner."""
