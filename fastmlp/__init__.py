@@ -36,6 +36,7 @@ _HOME = {  # and in __init__.pyi, for editors
     "GEGLU": "layers",
     "SwiGLU": "layers",
     "PReLU": "layers",
+    "Embedding": "embedding",
     "BatchNorm": "normalization",
     "LayerNorm": "normalization",
     "RMSNorm": "normalization",

@@ -28,6 +28,7 @@ from .callbacks import (
     TrainingAccuracy as TrainingAccuracy,
 )
 from .diagnosis import diagnose as diagnose, diagnose_history as diagnose_history
+from .embedding import Embedding as Embedding
 from .errors import DivergenceError as DivergenceError
 from .estimators import (
     MLPClassifier as MLPClassifier,

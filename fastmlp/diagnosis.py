@@ -13,6 +13,7 @@ import numpy as np
 from . import losses, sequential
 from ._arrays import check_targets, check_X, is_sparse
 from .activations import Logistic, ReLU, Tanh
+from .embedding import Embedding
 from .errors import DivergenceError, unknown_name
 from .layers import Dense, Rescaling, named
 from .optimizers import Adam
@@ -300,14 +301,20 @@ def _saturation(model, X) -> Finding | None:
 
 def _inputs(model, X) -> list[Finding]:
     X = np.asarray(X.toarray() if is_sparse(X) else X, np.float64)
-    if isinstance(model.layers[0], Rescaling):
-        X = X * model.layers[0].scale + model.layers[0].offset
+    first, columns = model.layers[0], range(X.shape[1])
+    if isinstance(first, Rescaling):
+        X = X * first.scale + first.offset
+    elif isinstance(first, Embedding):  # codes may have any size
+        columns = first.others(X.shape[1])
+        if not columns:
+            return []
+        X = X[:, columns]
     mean, spread = X.mean(axis=0), X.std(axis=0)
     size = np.hypot(mean, spread)
     constant = spread <= 1e-7 * np.abs(mean)
     column = int(size.argmax())
     advice = "StandardScaler, or Rescaling as the first layer (1 / 255 for images)"
-    measured = f"largest column is {column}: mean {mean[column]:.3g}, spread {spread[column]:.3g}"
+    measured = f"largest column is {columns[column]}: mean {mean[column]:.3g}, spread {spread[column]:.3g}"
     scale = _finding("inputs", size[column], 10, 1000, measured, advice)  # initialisers assume sizes about 1
     if scale.verdict == OK and 0 < size[column] < 0.01:
         scale = Finding("inputs", WARNING, measured, advice)

@@ -11,6 +11,7 @@ import numpy as np
 from . import configs, initializers, schedules, user_functions
 from .activations import ACTIVATIONS, GELU, Activation, CustomActivation, Logistic, SiLU
 from .augmentation import CutMix, GaussianNoise, MixUp, RandomAffine
+from .embedding import Embedding
 from .errors import check_count, check_flag, check_range
 from .initializers import Initializer
 from .normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
@@ -91,6 +92,10 @@ class Dense:
             if self.l2:
                 value += self.l2 * float(np.square(weight, dtype=np.float64).sum())
         return value
+
+    def output_width(self, width: int | None) -> int:
+        """How many values a row has behind it, of however many columns."""
+        return self.units
 
     def parameter_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
         """W and, where there is one, b, behind a value of so many columns."""
@@ -403,7 +408,7 @@ def pre_norm_block(
 
 Layer = (
     Dense
-    | (Dropout | Rescaling)
+    | (Dropout | Rescaling | Embedding)
     | (GaussianNoise | RandomAffine | MixUp | CutMix)
     | (BatchNorm | LayerNorm | RMSNorm | GroupNorm)
     | (Residual | GLU | GEGLU | SwiGLU)
@@ -458,6 +463,15 @@ def flatten(layers: Sequence[Layer]) -> Iterator[Layer | Mark]:
             yield Multiply()
         else:
             yield layer
+
+
+def width_behind(layer: Layer | Mark, width: int | None) -> int | None:
+    """How many values a row of so many columns (None: not known) has behind a flat layer.
+
+    >>> width_behind(Dense(2), None), width_behind(GELU(), 3)
+    (2, 3)
+    """
+    return layer.output_width(width) if hasattr(layer, "output_width") else width
 
 
 def n_outputs(layers: Sequence[Layer]) -> int:

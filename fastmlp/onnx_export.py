@@ -372,9 +372,15 @@ def _take(array: np.ndarray, indices: _Value) -> _Value:
     return indices.noted("Gather", array[indices.sample], indices.graph.constant(array), indices.name, axis=0)
 
 
+def _rows_of(table: np.ndarray, indices: _Value, axis: int) -> _Value:
+    sample = np.take(table, indices.sample, axis)
+    return indices.noted("Gather", sample, indices.graph.constant(table), indices.name, axis=axis)
+
+
 # What takes more than an operator's name
 _FUNCTIONS: dict[Callable, Callable] = {
     np.where: _where,
+    np.take: _rows_of,
     np.hstack: _hstack,
     np.cumsum: _cumsum,
     np.sort: _sort,

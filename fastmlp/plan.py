@@ -172,6 +172,7 @@ class Plan:
     guards: list[Ref] = field(default_factory=list)
     scaling: tuple[float, float] | None = None
     numbers: tuple[float, ...] = ()  # the loss's own
+    coded: tuple[int, ...] = ()  # which columns hold codes, for an embedding; the others follow
     input: Matrix | None = None  # the rows that the first layer reads
     chunk: int = 64
     source: str = ""  # how rows of X are stored: what their kernels' names end with

@@ -65,6 +65,13 @@ COLUMNS, COLUMN_STRIDE, LABELS, WEIGHTS, DZ, CHOSEN, SLOPES, QUERIES = 13, 14, 6
 # sparse_gradient: as weight_gradient, without A, from those; unit u is the block (u % N_BLOCKS, u // N_BLOCKS)
 STARTS, ENTRY_ROWS, ENTRY_VALUES, ROW_SHARES = 12, 13, 14, 2
 
+# embedding: rows of the table W (DEPTH rows, N_OUT columns) that codes in columns of A choose, side by side, and A's
+# other columns (N_FEATURES in all) -> C. CODED: for each of N_CODES its column, how many categories it has and their
+# first row of the table, then the N_OTHERS columns (int64). The rows chosen (int64, those of a row of the batch
+# together) lie at ROW_CODES. embedding.gradient: C (da) -> DZ, N_OUT columns, a row for each of them (DEPTH in all).
+# embedding.codes: one unit: from ROW_CODES what batch_columns makes of entries
+N_CODES, N_OTHERS, CODED, ROW_CODES, TABLE_LAST_WIDTH = 4, 6, 13, 16, 17
+
 # scatter: logits out of their panels into OUT, row-major (OUT_STRIDE in bytes)
 OUT, OUT_STRIDE = 1, 2
 

@@ -12,10 +12,25 @@ import numpy as np
 from . import devices, initializers, losses, optimizers
 from ._arrays import check_finite, check_fits, check_groups, check_targets, check_weights, check_X, class_weights
 from .activations import Activation, CustomActivation, Identity
+from .embedding import Embedding
 from .epochs import check_callbacks, run_epochs
 from .errors import DivergenceError, check_count, check_flag, unknown_name
 from .history import History
-from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Softmax, Switch, flatten, n_outputs, named
+from .layers import (
+    Dense,
+    Dropout,
+    Fork,
+    Join,
+    Layer,
+    Mark,
+    Multiply,
+    Softmax,
+    Switch,
+    flatten,
+    n_outputs,
+    named,
+    width_behind,
+)
 from .lowering import check_layers, parameter_shapes
 from .normalization import BatchNorm, Norm
 from .prediction import KEPT_BYTES, first_units, input_gradients, is_few, numpy_forward
@@ -29,8 +44,8 @@ class Sequential:
     Parameters
     ----------
     *layers : Layer
-        `Dense`, activations such as `ReLU()`, norms such as `BatchNorm()`, `Dropout`, `Residual`, and `Rescaling` as
-        the first; or one sequence of them.
+        `Dense`, activations such as `ReLU()`, norms such as `BatchNorm()`, `Dropout`, `Residual`, and `Rescaling` or
+        `Embedding` as the first; or one sequence of them.
     dtype : {"float32", "float64"}
         Type of the parameters and of all arithmetic.
 
@@ -48,8 +63,8 @@ class Sequential:
     Raises
     ------
     ValueError, TypeError
-        No `Dense`, something that is no layer, a `Rescaling` or an augmentation that does not stand first, another
-        dtype.
+        No `Dense`, something that is no layer, a `Rescaling`, an `Embedding` or an augmentation that does not stand
+        first, another dtype.
 
     Examples
     --------
@@ -174,6 +189,9 @@ class Sequential:
             if isinstance(layer, Dense):
                 after = next((a for _, a in flat[i + 1 :] if not isinstance(a, (Norm, Dropout))), None)
                 arrays |= _initial(name, layer, after, shapes, rng)
+            elif isinstance(layer, Embedding):
+                key = f"{name}.weight"
+                arrays[key] = initializers.initialize(layer.embeddings_initializer, rng, *shapes[key])
             else:
                 own = [key for key in shapes if key.startswith(f"{name}.")]
                 first = getattr(layer, "initial", 1.0)  # of what scales; what shifts starts at 0
@@ -215,8 +233,9 @@ class Sequential:
         if stop == len(self.layers):
             part._loss = self._loss
         if self.built:
-            before = list(flatten(self.layers[:first]))
-            width = n_outputs(before) if any(isinstance(layer, Dense) for layer in before) else self.n_features
+            before, width = list(flatten(self.layers[:first])), self.n_features
+            for layer in before:
+                width = width_behind(layer, width)
             names = zip(self._flat[len(before) :], part._flat, strict=False)  # of the same layers, here and there
             new = {name: old for (old, _), (name, _) in names}
             shapes = parameter_shapes(part.layers, width)
@@ -571,11 +590,19 @@ class Sequential:
 
     def _checked(self, X, y, loss, sample_weight, groups, finite: bool = True) -> tuple:
         """Rows of data as all that trains or measures takes them; without `finite`, X is not searched for NaN."""
-        X = check_X(X, n_features=self.n_features, finite=finite)
+        X = self._rows(X, finite=finite)
         n = X.shape[0]
         y = check_targets(y, n, self.n_outputs, loss)
         sample_weight = check_weights(sample_weight, n)
         return X, y, sample_weight, check_groups(groups, n, loss, sample_weight)
+
+    def _rows(self, X, argument: str = "X", n_features: int | None = None, finite: bool = True):
+        """X as `check_X` has it, with codes that an embedding has rows for."""
+        embeds = isinstance(self.layers[0], Embedding)
+        X = check_X(X, argument, self.n_features if n_features is None else n_features, finite or embeds)
+        if embeds:
+            self.layers[0].check(X, argument)
+        return X
 
     def _check_batch_norm(self, n: int, batch_size: int) -> None:
         if min(batch_size, n) == 1 and any(isinstance(layer, BatchNorm) for layer in flatten(self.layers)):
@@ -596,7 +623,7 @@ class Sequential:
         third = "groups" if loss.queries else "sample_weight"
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
             raise ValueError(f"`validation_data` must be (X, y) or (X, y, {third}); got {type(data).__name__}.")
-        X = check_X(data[0], "validation_data[0]", n_features)
+        X = self._rows(data[0], "validation_data[0]", n_features)
         y = check_targets(data[1], X.shape[0], self.n_outputs, loss, "validation_data[1]")
         third = data[2] if len(data) == 3 else None
         if loss.queries:
@@ -642,10 +669,12 @@ class Sequential:
         """
         self._need_parameters()
         n_threads = _check_threads(n_threads)
-        X = check_X(X, n_features=self.n_features, finite=False)
+        X = self._rows(X, finite=False)
         draw = None if training is False else _draw(training, seed)
         n_weights = sum([a.size for a in self._arrays.values()])
         kept = 2 * n_weights * self.dtype.itemsize <= KEPT_BYTES and not self._has_own_functions
+        if isinstance(self.layers[0], Embedding):  # it multiplies nothing
+            n_weights -= next(iter(self._arrays.values())).size
         if draw or is_few(X, n_weights, self._first_units, kept):
             if isinstance(X, np.ndarray):
                 check_finite(X, "X")
@@ -690,7 +719,7 @@ class Sequential:
         """
         self._need_parameters()
         index = self._layer_index(layer)
-        X = check_X(X, n_features=self.n_features)
+        X = self._rows(X)
         draw = None if training is False else _draw(training, seed)
         together = X.shape[0] if draw else _ROWS
         blocks = [X[start : start + together] for start in range(0, X.shape[0], together)]
@@ -754,8 +783,7 @@ class Sequential:
         most = min(len(self.layers), len(other.layers))
         layers = check_count(len(other.layers) if layers is None else layers, "layers", most)
         for i, (mine, its) in enumerate(zip(self.layers[:layers], other.layers, strict=False)):
-            same = type(mine) is type(its) and isinstance(mine, Dense)
-            if not (mine == its or (same and (mine.units, mine.use_bias) == (its.units, its.use_bias))):
+            if not (mine == its or _alike(mine, its)):
                 raise ValueError(f"`layers`={layers} must be layers that both models share; {i} is {mine} and {its}.")
         if self.built and self.n_features != other.n_features:
             raise ValueError(f"`other` must have n_features={self.n_features}; got {other.n_features}.")
@@ -928,7 +956,8 @@ class Sequential:
         Raises
         ------
         ValueError, TypeError
-            No parameters yet; both or neither of `y` and `output`; bad input, named, with what is accepted.
+            No parameters yet; both or neither of `y` and `output`; an `Embedding`, whose codes have no gradient; bad
+            input, named, with what is accepted.
 
         Examples
         --------
@@ -941,6 +970,11 @@ class Sequential:
         [[0.5, -2.0]]
         """
         self._need_parameters()
+        if isinstance(self.layers[0], Embedding):
+            raise ValueError(
+                "codes of categories have no gradient. For that of their vectors, take "
+                "`model[1:].input_gradients(model.activations(X, 0), ...)`."
+            )
         X = check_X(X, n_features=self.n_features)
         if (y is None) == (output is None):
             raise ValueError(
@@ -1004,8 +1038,9 @@ class Sequential:
             title = f"{type(layer).__name__} ({name})" if hasattr(layer, "prefix") else name
             if isinstance(layer, Mark):
                 title = f"{layer.name}(" if isinstance(layer, Fork) else "," if isinstance(layer, Switch) else ")"
-            arrow = f"{'?' if width is None else width} -> {layer.units}" if isinstance(layer, Dense) else ""
-            width = layer.units if isinstance(layer, Dense) else width
+            before, width = width, width_behind(layer, width)
+            sizes = ["?" if size is None else str(size) for size in (before, width)]
+            arrow = " -> ".join(sizes) if isinstance(layer, (Dense, Embedding)) else ""
             numbers = f"{count:,}" if own else "?" if hasattr(layer, "prefix") else ""
             rows.append(("  " * depth + title, arrow, numbers))
             total += count
@@ -1083,6 +1118,14 @@ class Sequential:
         if not isinstance(model, cls):
             raise ValueError(f"{path} holds a {type(model).__name__}, not a Sequential; use fastmlp.load_model.")
         return model
+
+
+def _alike(mine: Layer, its: Layer) -> bool:
+    """Whether the layers have the same parameters, though another initialiser, rate or penalty."""
+    if type(mine) is not type(its) or not isinstance(mine, (Dense, Embedding)):
+        return False
+    sizes = ("units", "use_bias") if isinstance(mine, Dense) else ("input_dim", "output_dim", "columns")
+    return all(getattr(mine, size) == getattr(its, size) for size in sizes)
 
 
 def _initial(name: str, layer: Dense, after: Layer | None, shapes: dict, rng) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from .engine.threads import Chooser
 from .errors import DivergenceError, check_range
 from .evaluation import Evaluation
 from .inputs import engine_data, engine_targets, engine_weights, most_entries, source_of
-from .layers import Dense, flatten
+from .layers import Dense, named
 from .lowering import training_plan
 
 MOST_ROWS_AHEAD = 2**21  # whose order is drawn while a device is busy: some 10 ms
@@ -140,9 +140,9 @@ class Training:
             simd=simd,
             precision=precision if device == "cuda" else None,
         )
-        matrices = [p.matrix for p in self.plan.parameters if len(p.shape) == 2]
-        dense = [layer for layer in flatten(model.layers) if isinstance(layer, Dense)]
-        self._penalised = [(d, m) for d, m in zip(dense, matrices, strict=True) if d.l1 or d.l2]
+        matrices = {p.name: p.matrix for p in self.plan.parameters}
+        dense = [(name, layer) for name, layer in named(model.layers) if isinstance(layer, Dense)]
+        self._penalised = [(layer, matrices[f"{name}.weight"]) for name, layer in dense if layer.l1 or layer.l2]
         self.executor = make_executor(self.plan, externals)
         self._take(model._arrays)
         self._chooser = Chooser(1 if device == "cuda" else n_threads, self.plan.flops)
@@ -565,8 +565,8 @@ class Training:
         self.epoch, self._steps_before = state["epoch"], state["step"]
         if state["learning_rate"] is not None:
             self.learning_rate = state["learning_rate"]
-        for slot, named in zip(self.executor.slots, state["slots"], strict=True):
-            self.executor.pack_into(slot, named)
+        for slot, arrays in zip(self.executor.slots, state["slots"], strict=True):
+            self.executor.pack_into(slot, arrays)
         self.executor.refresh()
         if self._average is not None:
             self.executor.pack(state["parameters"])

@@ -75,6 +75,7 @@ class Executor(NamedParameters):
         self.workspace = _arena(plan.sizes["workspace"], f"a batch of {plan.batch_size} rows")
         self._constants = np.array([*(plan.scaling or (1.0, 0.0)), 0.0])
         self._numbers = np.array([*plan.numbers, 0.0, 0.0])  # of the loss; kernels read two at least
+        self._coded = np.array([*self.plan.coded, 0], np.int64)
         self._ones = np.ones(64 // plan.item, plan.dtype)
         self.control = np.zeros(R.N_CONTROL, np.int64)
         self._address = {
@@ -84,6 +85,7 @@ class Executor(NamedParameters):
             "scaling": self._constants.ctypes.data,
             "ones": self._ones.ctypes.data,
             "numbers": self._numbers.ctypes.data,
+            "coded": self._coded.ctypes.data,
         }
         self._workers: list[tuple] = []
         self._shares: dict[int, np.ndarray] = {}  # by the number of workers

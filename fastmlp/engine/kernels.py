@@ -21,6 +21,7 @@ from .elementwise import (
     prelu,
     prelu_gradient,
 )
+from .embedding_kernels import embedding, embedding_codes, embedding_gradient
 from .loop import exchange, run, serve
 from .loss_kernels import row_kernel, separable_kernel, softmax_kernel, sum_losses
 from .norm_kernels import (
@@ -100,6 +101,9 @@ KERNELS = {
     "ranknet": ranknet,
     "listnet": listnet,
     "sparse_gradient": sparse_gradient,
+    "embedding": embedding,
+    "embedding.gradient": embedding_gradient,
+    "embedding.codes": embedding_codes,
     "run": run,
     "serve": serve,
     "exchange": exchange,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from .. import records as R
 from ..activations import Activation
+from ..embedding import Embedding
 from ..layers import Dense, Dropout, Fork, Join, Multiply, PReLU, Softmax, Switch
 from ..normalization import BatchNorm, Norm
-from ..plan import Kernel, Matrix, Plan, Ref, Step
+from ..plan import Kernel, Matrix, Parameter, Plan, Ref, Step
 from .steps import (
     Op,
     bits,
@@ -14,6 +15,7 @@ from .steps import (
     dropout_step,
     drops,
     elementwise,
+    embedding_fields,
     norm_fields,
     operand,
     panels,
@@ -47,6 +49,8 @@ class Backward:
                     self.tiles += _update_steps(self.plan, op, self.gradient, self.updates)
                 if op.weight.transposed:
                     i -= self._input_gradient(op, self.ops[i - 1])
+            elif isinstance(op.layer, Embedding):
+                self._embedding(op)
             elif isinstance(op.layer, Norm):
                 self._norm(op)
             elif isinstance(op.layer, PReLU):
@@ -117,6 +121,28 @@ class Backward:
         self.gradient, self.shared = dz, False
         return done
 
+    def _embedding(self, op: Op) -> None:
+        """The table's gradient: sums of rows, one for each code of the batch, when these are sorted."""
+        plan, weight = self.plan, op.weight
+        common = embedding_fields(plan, op)
+        n_rows = plan.batch_size * common[R.N_CODES]
+        rows = plan.matrix("workspace", n_rows, weight.matrix.columns)
+        fields = {**common, **panels(self.gradient), R.DZ: rows.at, R.DEPTH: n_rows}
+        self.steps.append(Step("embedding.gradient", fields, "a row of da for each code"))
+        by_codes = {
+            R.STARTS: plan.place("workspace", 8 * (weight.matrix.rows + 2)),
+            R.ENTRY_ROWS: plan.place("workspace", 8 * n_rows),
+            R.ENTRY_VALUES: plan.place("workspace", plan.item * n_rows),
+        }
+        self.steps.append(Step("embedding.codes", common | by_codes, "codes of the batch in their order", 1, 1))
+        following, text = self.updates.fields(weight, op.layer, weight=True)
+        n_blocks = -(-weight.matrix.rows // weight.matrix.panel)
+        fields = {**panels(rows), **following, **by_codes, R.ROW_SHARES: 1, R.W: weight.matrix.at}
+        fields |= {R.DEPTH: weight.matrix.rows, R.N_BLOCKS: n_blocks, R.N_OUT: weight.matrix.columns}
+        cost = _block_cost(weight, rows, -(-n_rows // weight.matrix.rows))
+        text = f"{weight.name} {weight.shape}: {text}"
+        self.tiles.append(Step("sparse_gradient", fields, text, n_blocks * rows.n_panels, cost))
+
     def _prelu(self, op: Op) -> None:
         """dz, and da z where z < 0, whose sums over the rows are the slopes' gradient."""
         dz = self.plan.values(op.source.columns)
@@ -183,15 +209,20 @@ def _update_steps(plan: Plan, op: Op, gradient: Matrix, updates: Updates) -> lis
             # the next panel; 0 where nothing need be asked for ahead
             R.A_AHEAD: 0 if _fits_the_caches(plan) else op.source.panel_bytes,
         }
-    width = gradient.last_width if gradient.n_panels == 1 else panel
-    # relative time of a unit, as measured: the product, 16 rows' worth of Adam, 6 of writing W^T; narrow panels cost
-    # more
-    extra = 22 if weight.transposed else 16
-    cost = max(1, min(n_in, panel) * (width + 2) * (rows + extra) // 64)
+    cost = _block_cost(weight, gradient, rows)
     steps = [Step(kernel, fields, f"{weight.name} {weight.shape}: {text}", units, cost)]
     if "bias" in op.parameters:
         steps.append(_vector_update_step(plan, op, "bias", gradient, updates))
     return steps
+
+
+def _block_cost(weight: Parameter, gradient: Matrix, rows: int) -> int:
+    """Relative time of a unit, as measured: the product of so many rows, 16 rows' worth of Adam, 6 of writing W^T;
+    narrow panels cost more.
+    """
+    width = gradient.last_width if gradient.n_panels == 1 else gradient.panel
+    extra = 22 if weight.transposed else 16
+    return max(1, min(weight.matrix.rows, gradient.panel) * (width + 2) * (rows + extra) // 64)
 
 
 def _vector_update_step(plan: Plan, op: Op, name: str, gradient: Matrix, updates: Updates) -> Step:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
 from ..activations import ACTIVATIONS, Activation, CustomActivation
 from ..augmentation import AUGMENTATIONS, CutMix, Mixing, RandomAffine
+from ..embedding import Embedding
 from ..layers import (
     LAYERS,
     Dense,
@@ -23,6 +25,7 @@ from ..layers import (
     flatten,
     n_outputs,
     named,
+    width_behind,
 )
 from ..normalization import BatchNorm, Norm
 from ..plan import Matrix, Parameter, Plan
@@ -37,7 +40,8 @@ def check_layers(layers: Sequence[Layer]) -> None:
             if not isinstance(inner, (*LAYERS.values(), Activation, Mark)):
                 raise TypeError(
                     f"layer {i} must be a Dense, an activation such as ReLU(), a Dropout, a norm such as BatchNorm(), "
-                    f"a Softmax, a Residual, a Rescaling or an augmentation such as MixUp(); got {inner!r}"
+                    "a Softmax, a Residual, a Rescaling, an Embedding or an augmentation such as MixUp(); got "
+                    f"{inner!r}"
                     f"{', the class: did you forget ()?' if isinstance(inner, type) else '.'}"
                 )
             if isinstance(inner, Activation) and type(inner) not in (*ACTIVATIONS.values(), CustomActivation):
@@ -45,8 +49,8 @@ def check_layers(layers: Sequence[Layer]) -> None:
                 raise TypeError(
                     f"layer {i} must be a CustomActivation, or one of the activations {names}; got {inner!r}."
                 )
-            if isinstance(inner, Rescaling) and (i or inner is not layer):
-                raise ValueError(f"Rescaling must be the first layer; got it as layer {i}.")
+            if isinstance(inner, (Rescaling, Embedding)) and (i or inner is not layer):
+                raise ValueError(f"{type(inner).__name__} must be the first layer; got it as layer {i}.")
             first = inner is layer and all(isinstance(before, (Rescaling, *AUGMENTATIONS)) for before in layers[:i])
             if isinstance(inner, AUGMENTATIONS) and not first:
                 raise ValueError(f"{inner!r} must stand before all layers but a Rescaling; got it in layer {i}.")
@@ -82,7 +86,7 @@ def parameter_shapes(layers: Sequence[Layer], n_features: int) -> dict[str, tupl
                 raise ValueError(f"a Residual must end as wide as it begins; got {width} units after {entry}.")
         elif hasattr(layer, "parameter_shapes"):
             shapes |= {f"{name}.{key}": shape for key, shape in layer.parameter_shapes(width).items()}
-            width = layer.units if isinstance(layer, Dense) else width
+            width = width_behind(layer, width)
     return shapes
 
 
@@ -106,7 +110,6 @@ def place_network(
     """
     check_layers(layers)
     simd = simd or host_simd()
-    units = [layer.units for layer in flatten(layers) if isinstance(layer, Dense)]
     plan = Plan(dtype, simd, n_features, n_outputs(layers), batch_size, n_slots, guard, source=source)
     if isinstance(layers[0], Rescaling):
         plan.scaling = (layers[0].scale, layers[0].offset)
@@ -116,7 +119,8 @@ def place_network(
     augmented = dropout and any(isinstance(layer, AUGMENTATIONS) for layer in layers)
     if isinstance(acting[0][1], Dense) and plan.scaling is None and not augmented:
         plan.entries = entries
-    row_bytes = plan.item * ((0 if plan.entries else n_features) + 2 * sum(units))
+    widths = [width_behind(layer, n_features) for _, layer in acting if isinstance(layer, (Dense, Embedding))]
+    row_bytes = plan.item * ((0 if plan.entries else n_features) + 2 * sum(widths))
     # a chunk's values stay in a second-level cache; but each chunk reads all weights, which is worth 128 rows at least
     rows = max(128, min(1024, 2**18 // row_bytes))
     plan.chunk = -(-rows // simd.rows) * simd.rows
@@ -146,6 +150,8 @@ def place_network(
             weight = _parameter(plan, f"{name}.weight", (value.columns,))
             normed = plan.values(value.columns) if training else None
             ops.append(Op(layer, value, plan.values(value.columns), {"weight": weight}, normed=normed, learns=True))
+        elif isinstance(layer, Embedding):
+            ops.append(_embedding_op(plan, name, layer, training and (layer.trainable or study)))
         elif isinstance(layer, Softmax):
             ops.append(Op(layer, value, plan.values(value.columns)))
         elif isinstance(layer, Dropout):
@@ -170,6 +176,15 @@ def place_network(
             ops.append(Op(layer, value, value if layer.from_output and fresh else plan.values(value.columns)))
         value = ops[-1].target
     return plan, ops
+
+
+def _embedding_op(plan: Plan, name: str, layer: Embedding, learns: bool) -> Op:
+    """An embedding of the input, with room for the batch's codes."""
+    coded, width = layer.coded(plan.n_features), layer.output_width(plan.n_features)
+    plan.coded = (*itertools.chain(*coded), *layer.others(plan.n_features))
+    weight = _parameter(plan, f"{name}.weight", layer.parameter_shapes(plan.n_features)["weight"])
+    codes = plan.place("workspace", 8 * plan.batch_size * len(coded))
+    return Op(layer, plan.input, plan.values(width), {"weight": weight}, codes=codes, learns=learns)
 
 
 def _norm_op(plan: Plan, layer: Norm, source: Matrix, normed: Matrix, target: Matrix, parameters: dict) -> Op:

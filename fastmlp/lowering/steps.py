@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import records as R
 from ..activations import Activation
+from ..embedding import Embedding
 from ..layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, PReLU, Softmax, Switch
 from ..losses import Loss
 from ..normalization import BatchNorm, Norm
@@ -20,7 +21,7 @@ class Op:
     """A layer with the values around it: `source` and `target` are the plan's matrices.
 
     `parameters` by the layer's own names; `skip` is the other branch, which a `Join` adds; `normed` and `sums` are the
-    workspace of a norm.
+    workspace of a norm, `codes` that of an embedding.
     """
 
     layer: Layer | Mark
@@ -30,6 +31,7 @@ class Op:
     skip: Matrix | None = None
     normed: Matrix | None = None
     sums: Ref | None = None
+    codes: Ref | None = None
     learns: bool = False
 
     @property
@@ -142,6 +144,8 @@ def forward_steps(plan: Plan, ops: list[Op], training: bool = False) -> list[Ste
         elif isinstance(layer, Multiply):
             kernel = {R.EPILOGUE: Kernel("multiply")}
             steps.append(elementwise(op.source, op.target, kernel, op.skip, "a = a * gate"))
+        elif isinstance(layer, Embedding):
+            steps.append(_embedding_step(plan, op))
         elif isinstance(layer, Softmax):
             fields = {**panels(op.target), R.IN: op.source.at, R.N_OUT: op.target.columns}
             steps.append(Step("softmax.forward", fields, "a = softmax(z) of every row"))
@@ -190,6 +194,32 @@ def _dense_step(plan: Plan, op: Op, epilogue: dict, name: str, training: bool) -
     if sparse:
         return Step(f"sparse_product.{plan.source}", fields, text)
     return product_step(plan, op.target, fields, text, training)
+
+
+def embedding_fields(plan: Plan, op: Op) -> dict:
+    """What the records of an embedding have in common."""
+    table = op.weight.matrix
+    return {
+        R.N_CODES: len(op.layer.coded(plan.n_features)),
+        R.DEPTH: table.rows,
+        R.N_OUT: table.columns,
+        R.TABLE_LAST_WIDTH: table.last_width,
+        R.ROW_CODES: op.codes,
+    }
+
+
+def _embedding_step(plan: Plan, op: Op) -> Step:
+    fields = {
+        **embedding_fields(plan, op),
+        **operand(op.source),
+        **panels(op.target),
+        R.N_FEATURES: plan.n_features,
+        R.N_OTHERS: len(op.layer.others(plan.n_features)),
+        R.CODED: Ref("coded", 0),
+        R.W: op.weight.matrix.at,
+    }
+    text = f"{plan.n_features} -> {op.target.columns}: {op.weight.name}[x]"
+    return Step("embedding", fields, text)
 
 
 def norm_fields(plan: Plan, op: Op) -> dict:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .. import records as R
+from ..embedding import Embedding
 from ..layers import Dense, Layer
 from ..optimizers import Optimizer
 from ..plan import Group, Kernel, Parameter, Phase, Plan, Step
@@ -37,12 +38,13 @@ class Updates:
     def fields(self, parameter: Parameter, layer: Layer, *, weight: bool) -> tuple[dict, str]:
         """Fields for the record that computes a gradient in blocks of panel x panel, and what they say.
 
-        Penalties, decay and `max_norm` are for the matrices of dense layers; vectors have none.
+        Decay is for matrices, penalties and `max_norm` for those of dense layers; vectors have none.
         """
         plan, optimizer, copy = self.plan, self.optimizer, parameter.transposed
         clip = optimizer.clip_value is not None
         decay, limited = weight and optimizer.weight_decay != 0, weight and layer.max_norm is not None
-        group = Group(layer.l1, layer.l2, layer.learning_rate_multiplier) if isinstance(layer, Dense) else Group()
+        own = isinstance(layer, (Dense, Embedding))
+        group = Group(layer.l1, layer.l2, layer.learning_rate_multiplier) if own else Group()
         penalised = weight and (self.l2 or layer.l1 or layer.l2)
         before = {
             R.GROUP: plan.group(group),
