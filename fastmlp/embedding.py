@@ -14,7 +14,7 @@ import numpy as np
 
 from . import configs, initializers
 from .errors import check_count, check_flag, check_range
-from .initializers import Initializer
+from .initializers import Initializer, Normal
 
 MOST_ROWS = 2**24  # codes up to here are exact in float32
 _BLOCK = 4096  # rows looked at together
@@ -41,7 +41,8 @@ class Embedding:
     columns : sequence of int, optional
         Columns of X that hold codes, from 0 on; all of them where not given.
     embeddings_initializer : str or Initializer
-        A name or an object of `fastmlp.initializers`.
+        A name or an object of `fastmlp.initializers`. The vectors' numbers are of size 1 where it is not given, as the
+        next layer's initialiser takes inputs to be.
     learning_rate_multiplier : float
         Factor of this layer's learning rate, at least 0.
     trainable : bool
@@ -69,7 +70,7 @@ class Embedding:
     input_dim: int | Sequence[int]
     output_dim: int
     columns: Sequence[int] | None = None
-    embeddings_initializer: str | Initializer = "uniform"
+    embeddings_initializer: str | Initializer = Normal(1.0)
     learning_rate_multiplier: float = field(default=1.0, kw_only=True)
     trainable: bool = field(default=True, kw_only=True)
     prefix: ClassVar[str] = "embedding"
@@ -145,10 +146,14 @@ class Embedding:
                     f"for {self!r}; got {codes[row, k].item()!r} in row {start + row}."
                 )
 
+    def rows(self, table: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """The rows of the table, one for each code: (..., output_dim)."""
+        return np.take(table, codes, axis=0)
+
     def forward(self, x: np.ndarray, p: dict[str, np.ndarray]) -> np.ndarray:
         """a, (n, k output_dim + others)."""
         columns, _, firsts = np.array(self.coded(x.shape[1])).T
         codes = x[:, columns].astype(np.int64) + firsts
-        vectors = np.take(p["weight"], codes, axis=0).reshape(-1, len(columns) * self.output_dim)
+        vectors = self.rows(p["weight"], codes).reshape(-1, len(columns) * self.output_dim)
         others = self.others(x.shape[1])
         return np.hstack([vectors, x[:, others]]) if others else vectors

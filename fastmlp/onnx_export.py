@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
@@ -18,6 +18,7 @@ from scipy import special
 
 from . import activations, layers, losses, model_file, prediction
 from .activations import Activation
+from .embedding import Embedding
 
 OPSET = 18  # of 2022: the first in which all reductions take their axes the same way
 MOST_BYTES = 2**31 - 2**20  # of a protobuf, and some for all but the parameters
@@ -149,6 +150,13 @@ class _Operator(Activation):
         return value.noted(self.operator, getattr(self.of, "output", self.of)(value.sample), value.name)
 
 
+class _Embedding(Embedding):
+    """An embedding whose codes are a value of the graph."""
+
+    def rows(self, table: np.ndarray, codes: _Value) -> _Value:
+        return codes.noted("Gather", table[codes.sample], codes.graph.constant(table), codes.name, axis=0)
+
+
 class _Graph:
     """The operators so far, and the arrays that they need."""
 
@@ -164,6 +172,8 @@ class _Graph:
 
     def standard(self, layer):
         """The layer, or loss, as one operator where it is one."""
+        if isinstance(layer, Embedding):
+            return _Embedding(**{field.name: getattr(layer, field.name) for field in fields(layer)})
         operator = (_STANDARD_IN_FLOAT32 if self.dtype == np.float32 else _STANDARD).get(type(layer))
         return layer if operator is None else _Operator(layer, operator)
 
@@ -372,15 +382,9 @@ def _take(array: np.ndarray, indices: _Value) -> _Value:
     return indices.noted("Gather", array[indices.sample], indices.graph.constant(array), indices.name, axis=0)
 
 
-def _rows_of(table: np.ndarray, indices: _Value, axis: int) -> _Value:
-    sample = np.take(table, indices.sample, axis)
-    return indices.noted("Gather", sample, indices.graph.constant(table), indices.name, axis=axis)
-
-
 # What takes more than an operator's name
 _FUNCTIONS: dict[Callable, Callable] = {
     np.where: _where,
-    np.take: _rows_of,
     np.hstack: _hstack,
     np.cumsum: _cumsum,
     np.sort: _sort,

@@ -21,6 +21,7 @@ from fastmlp import (
     CutMix,
     Dense,
     Dropout,
+    Embedding,
     GaussianNoise,
     GroupNorm,
     MixUp,
@@ -232,11 +233,21 @@ FIRST = {
     "RandomAffine": lambda: RandomAffine((2, 3)),
     "MixUp": lambda: MixUp(0.2),
     "CutMix": lambda: CutMix(1.0),
+    "Embedding": lambda: Embedding([3, 4], 2, columns=[4, 1]),
 }
 
 
 def layer_of(name):
     return {**WITH_ARGUMENTS, **FIRST}.get(name, LAYERS[name])()
+
+
+def with_codes(layers, X):
+    """X, with codes in the columns where an embedding among the layers takes them."""
+    X, rng = np.array(X), np.random.default_rng(3)
+    if isinstance(layers[0], Embedding):
+        for column, count, _ in layers[0].coded(X.shape[1]):
+            X[:, column] = rng.integers(0, count, len(X))
+    return X
 
 
 def drawn(model, n_features=6):

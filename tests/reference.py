@@ -393,6 +393,21 @@ def dense_backward(X, W, dz):
     return np.einsum("ij,kj->ik", dz, W), np.einsum("ik,ij->kj", X, dz), dz.sum(0)
 
 
+def one_hot(layer, X):
+    """The columns of codes as rows of 0 and 1, one matrix (n, rows of the table) for each, and the other columns."""
+    n, width = X.shape
+    columns = range(width) if layer.columns is None else layer.columns
+    shared = isinstance(layer.input_dim, int)
+    rows = layer.input_dim if shared else sum(layer.input_dim)
+    chosen, first = [], 0
+    for k, column in enumerate(columns):
+        choice = np.zeros((n, rows))
+        choice[np.arange(n), X[:, column].astype(int) + first] = 1
+        chosen.append(choice)
+        first += 0 if shared else layer.input_dim[k]
+    return chosen, X[:, [column for column in range(width) if column not in columns]]
+
+
 def forward(layers, parameters, X):
     """Logits, and the input of every layer.
 
@@ -406,6 +421,9 @@ def forward(layers, parameters, X):
             W = parameters[f"dense_{n_dense}.weight"]
             a = dense_forward(a, W, parameters.get(f"dense_{n_dense}.bias", np.zeros(W.shape[1])))
             n_dense += 1
+        elif kind == "Embedding":
+            chosen, others = one_hot(layer, a)
+            a = np.hstack([choice @ parameters["embedding_0.weight"] for choice in chosen] + [others])
         elif kind == "Rescaling":
             a = a * layer.scale + layer.offset
         else:
@@ -440,6 +458,10 @@ def loss_and_gradients(layers, parameters, X, y, loss, sample_weight=None, l2=0.
             gradients[f"{name}.weight"] = dW + (l2 / total * W if total > 0 else 0)
             if f"{name}.bias" in parameters:
                 gradients[f"{name}.bias"] = db
+        elif kind == "Embedding":
+            parts, d = np.split(d, np.arange(1, 1 + len(one_hot(layer, a)[0])) * layer.output_dim, axis=1), None
+            pairs = zip(one_hot(layer, a)[0], parts, strict=False)
+            gradients["embedding_0.weight"] = sum(choice.T @ part for choice, part in pairs)
         elif kind == "Rescaling":
             d = d * layer.scale
         else:
@@ -476,8 +498,9 @@ class Twin:
         """One update from all the rows given; returns their mean loss before it."""
         self.t += 1
         loss, gradients = loss_and_gradients(self.layers, self.parameters, X, y, self.loss, sample_weight, self.l2)
-        dense = [layer for layer in self.layers if type(layer).__name__ == "Dense"]
-        layer_of = {name: dense[int(name[len("dense_") : name.index(".")])] for name in gradients}
+        kinds = {name: name.split("_")[0].capitalize() for name in gradients}  # "dense_0.bias"
+        of_kind = {kind: [x for x in self.layers if type(x).__name__ == kind] for kind in kinds.values()}
+        layer_of = {name: of_kind[kind][int(name.split(".")[0].split("_")[1])] for name, kind in kinds.items()}
         gradients = {name: g for name, g in gradients.items() if layer_of[name].trainable}
         if self.optimizer.clip_norm is not None:
             norm = np.sqrt(sum((g**2).sum() for g in gradients.values()))

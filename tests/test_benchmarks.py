@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from benchmarks import costs, gate, measure, phases, predictions, report, sparse, tasks, time_to_accuracy
+from benchmarks import costs, embedding, gate, measure, phases, predictions, report, sparse, tasks, time_to_accuracy
 from benchmarks.networks import BY_NAME, Network, loss_of, network_of
 from benchmarks.peers import CONTENDERS, NumPy
 
@@ -267,6 +267,28 @@ def test_costs_are_written_between_the_marks_of_the_page(tmp_path, monkeypatch):
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert text.count("| Dropout(0.5)") == 1 and "| +10% |" in text
+
+
+def test_embeddings_beside_peers_are_written_into_the_page(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(embedding, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "docs" / "performance.md"
+    page.write_text("before\n<!-- embedding:begin -->\n<!-- embedding:end -->\nafter\n")
+    embedding.main(["--smoke", "--docs", "--peers", "PyTorch"])
+    row = next(line for line in page.read_text().splitlines() if line.startswith("| 27 x 10"))
+    assert len([float(time) for time in row.split("|")[2:-1]]) == 2
+
+
+def test_embeddings_that_do_other_work_are_not_timed(monkeypatch):
+    class Other(embedding.FastMLP):
+        def parameters(self):
+            table, *others = super().parameters()
+            return [table[::-1], *others]
+
+    monkeypatch.setitem(embedding.COLUMNS, "PyTorch", [Other])
+    with pytest.raises(AssertionError, match="PyTorch: not the same work"):
+        embedding.measure(embedding.NETWORKS[0], ["fastmlp", "PyTorch"], rounds=1, steps=3)
 
 
 def test_sparse_rows_beside_scikit_learn_are_written_into_the_page(tmp_path, monkeypatch):

@@ -470,14 +470,14 @@ def test_declarations_are_frozen_documented_data(cls):
 
     needed = {"Rescaling": (2.0,), "Dropout": (0.5,), "Residual": (layer_module.Softmax(),)}
     needed |= {"GaussianNoise": (0.5,), "RandomAffine": ((2, 3),)}
-    needed |= dict.fromkeys(("Dense", "GroupNorm", "GLU", "GEGLU", "SwiGLU"), (3,))
+    needed |= dict.fromkeys(("Dense", "GroupNorm", "GLU", "GEGLU", "SwiGLU"), (3,)) | {"Embedding": (5, 3)}
     arguments = needed.get(cls.__name__, ())
     instance = cls(*arguments)
     assert cls.__doc__
     assert instance == cls(*arguments)
     assert hash(instance) == hash(cls(*arguments))
     assert pickle.loads(pickle.dumps(instance)) == instance
-    assert eval(repr(instance), vars(layer_module) | {cls.__name__: cls}) == instance
+    assert eval(repr(instance), vars(initializer_module) | vars(layer_module) | {cls.__name__: cls}) == instance
     for field in dataclasses.fields(cls):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(instance, field.name, 1)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx.reference
 import onnxruntime
 import pytest
-from cases import FIRST, drawn, layer_of
+from cases import FIRST, drawn, layer_of, with_codes
 from scipy import special
 
 from fastmlp import (
@@ -57,7 +57,7 @@ def assert_the_same(found, expected, dtype, precision=None):
 def test_every_layer(tmp_path, name, dtype):
     layers = [layer_of(name), Dense(6)] if name in FIRST else [Dense(6), layer_of(name)]
     model = drawn(Sequential(*layers, Dense(3), dtype=dtype))
-    X = numbers(dtype)
+    X = with_codes(layers, numbers(dtype))
     found = run(tmp_path / "model.onnx", model, X)
     precision = 1e-6 if name in ("GELU", "GEGLU") else None  # the error function of float32
     assert_the_same(found["predictions"], model.predict(X), dtype, precision)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from ..embedding import Embedding
 from ..layers import Dense, flatten
 
 
+def check_layers(layers) -> None:
+    """Raise NotImplementedError for an embedding. All other layers, losses and optimisers run on the device."""
+    if isinstance(layers[0], Embedding):
+        raise NotImplementedError(
+            f"{layers[0]!r} does not run on device='cuda' yet; it runs on the CPU: use device='cpu'."
+        )
+
+
 def check_X(X) -> None:
-    """Raise NotImplementedError for a sparse X. Everything else of the catalogue runs on the device."""
+    """Raise NotImplementedError for a sparse X."""
     if not hasattr(X, "__array_interface__"):
         raise NotImplementedError("a sparse X does not run on device='cuda' yet; it runs on the CPU: use device='cpu'.")
 
