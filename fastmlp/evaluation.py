@@ -12,7 +12,7 @@ from . import records as R
 from .batches import QueryBatches, RowBatches
 from .devices import executor_of
 from .engine.executor import Executor
-from .engine.threads import Chooser, ShortRuns, available_cores
+from .engine.threads import Chooser, ShortRuns, available_cores, cores_of_late
 from .inputs import engine_data, engine_targets, engine_weights, most_entries, source_of
 from .losses import BLOCK
 from .lowering import forward_plan, loss_plan
@@ -245,15 +245,18 @@ class Predictor:
                 self._steps = Steps(self._executor, RowBatches(n, self._plan.batch_size))
             self._n = n
         # what was measured holds for about as many rows; a few are one step, however many
-        chosen_for = n_threads, available_cores(), 0 if self._few else n.bit_length()
+        chosen_for = n_threads, cores_of_late(), 0 if self._few else n.bit_length()
         if chosen_for != self._chosen_for:
             self._chooser, self._chosen_for = Chooser(n_threads, self._plan.flops), chosen_for
             self._short = ShortRuns(self._chooser)
+        steps, at_once = self._steps.all, max(1, int(AT_ONCE / self._plan.flops))
         try:
             if self._plan.flops * n < Chooser.LONG * self._plan.batch_size:
-                self._short.measured(self._executor.run(self._steps.all, self._short.next())[1])
+                self._short.measured(self._executor.run(steps, self._short.next())[1])
+            elif len(steps) <= at_once:  # all workers, and soon over
+                self._executor.run(steps, self._chooser.candidates[-1])
             else:
-                self._steps.run(self._chooser, at_once=max(1, int(AT_ONCE / self._plan.flops)))
+                self._steps.run(self._chooser, at_once)
         finally:
             self._executor.close()
             self._executor.let_go()

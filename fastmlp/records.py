@@ -106,7 +106,8 @@ KEY = 15  # 64 random bits of the step
 EPILOGUE_NUMBER = 14  # NUMBER of the record that is being run, for its epilogue
 OWN_RECORD = 18  # where a kernel puts a record for another one
 AVERAGE_BYTES = 16  # from a parameter to its moving average, the last slot
-CLAIMED = (32, 48)  # how many pieces of its tiles have been claimed, by anyone; alternating from phase to phase
+CLAIMED = (32, 48)  # how many pieces of its tiles have been claimed, by anyone; alternating from phase to phase; 0
+# between runs
 WORKER = 64
 LEAST_SCRATCH = (
     4096  # bytes at SCRATCH: a block of a panel's width, squared, or this: for rows of losses, sparse entries
@@ -122,6 +123,7 @@ SHARE, CUT_TOP, CUT_BOTTOM, CUT_LEFT, CUT_RIGHT = range(7, 12)
 
 # control block (int64, shared by the workers of a run): fields on cache lines of their own (128 bytes for Apple's)
 ARRIVED, NOT_FINITE, DONE, LEFT = 0, 16, 32, 48
+ARRIVED_BEFORE, LEFT_BEFORE = 33, 34  # what the counters, which are never reset, were before this run
 N_CONTROL = 64
 
 # mailbox of a worker's thread (STATE first): what it does, the next run's function and arguments, whether that comes by
@@ -141,7 +143,6 @@ PHASE = 4
 
 # arguments of `run`
 RANK, N_WORKERS, PROGRAM, PHASES, N_PHASES, RUN_WORKER, STEPS, N_STEPS, RUN_CONTROL, YIELD, CHUNK = range(11)
-ARRIVED_BEFORE, LEFT_BEFORE, DONE_BEFORE = 11, 12, 13  # counters of the control block before this run: never reset
-PROFILE = 14  # 0, or where each record's cycles are added up, the barriers' last
-WORKERS = 15  # addresses of all workers' records
-SHARES, SHARE_BYTES = 16, 17  # what each worker owns (see `engine.sharing`), and the bytes from one's to the next's
+PROFILE = 11  # 0, or where each record's cycles are added up, the barriers' last
+WORKERS = 12  # addresses of all workers' records
+SHARES, SHARE_BYTES = 13, 14  # what each worker owns (see `engine.sharing`), and the bytes from one's to the next's

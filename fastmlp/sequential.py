@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -143,6 +143,10 @@ class Sequential:
     @_arrays.setter
     def _arrays(self, arrays: dict[str, np.ndarray]) -> None:
         self._stored, self._behind = arrays, False
+        sizes = [array.size for array in arrays.values()]
+        self._can_be_kept = 2 * sum(sizes) * self.dtype.itemsize <= KEPT_BYTES and not self._has_own_functions
+        # that multiply something: not an embedding's table, which is the first of all
+        self._n_weights = sum(sizes[1:] if isinstance(self.layers[0], Embedding) else sizes)
 
     @property
     def n_outputs(self) -> int:
@@ -616,6 +620,7 @@ class Sequential:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._one_at_a_time = threading.Lock()
+        self._arrays = self._stored
 
     def _validation(self, data, n_features: int, loss):
         if data is None:
@@ -671,20 +676,14 @@ class Sequential:
         n_threads = _check_threads(n_threads)
         X = self._rows(X, finite=False)
         draw = None if training is False else _draw(training, seed)
-        n_weights = sum([a.size for a in self._arrays.values()])
-        kept = 2 * n_weights * self.dtype.itemsize <= KEPT_BYTES and not self._has_own_functions
-        if isinstance(self.layers[0], Embedding):  # it multiplies nothing
-            n_weights -= next(iter(self._arrays.values())).size
-        if draw or is_few(X, n_weights, self._first_units, kept):
+        arrays = self._arrays
+        if draw or is_few(X, self._n_weights, self._first_units, self._can_be_kept):
             if isinstance(X, np.ndarray):
                 check_finite(X, "X")
-            logits = numpy_forward(self._flat, self._arrays, X, self.dtype, draw)
+            logits = numpy_forward(self._flat, arrays, X, self.dtype, draw)
         else:
-            from .evaluation import logits as by_engine
-
-            refuse = partial(check_finite, argument="X")
-            network = self.layers, self.n_features, self._arrays
-            logits = by_engine(*network, X, self.dtype, n_threads, refuse=refuse, owner=self)
+            network = self._layers, self.n_features, arrays
+            logits = _evaluation().logits(*network, X, self.dtype, n_threads, refuse=_refuse, owner=self)
         if X.dtype.itemsize > self.dtype.itemsize and not np.isfinite(logits).all():
             check_fits(X, self.dtype)
         return logits
@@ -1145,6 +1144,17 @@ def _draw(training: bool, seed: int) -> np.random.Generator | None:
     check_flag("training", training)
     seed = check_count(seed, "seed", least=0)
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(4,)))) if training else None
+
+
+_refuse = partial(check_finite, argument="X")
+
+
+@lru_cache
+def _evaluation():
+    """The module, imported when it is first needed: with the engine it takes longer than all before it."""
+    from . import evaluation
+
+    return evaluation
 
 
 def _check_threads(n_threads) -> int | None:

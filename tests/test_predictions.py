@@ -325,9 +325,11 @@ def test_another_number_of_threads_is_another_choice(X, workers):
 def test_fewer_cores_from_now_on_are_respected(X, workers, monkeypatch):
     model, many = network(), np.concatenate([X] * 40)
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    monkeypatch.setattr(threads, "_seen", (0.0, 0))
     model.logits(many)
     assert 2 in workers
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    time.sleep(1.1 * threads.LOOK)
     workers.clear()
     model.logits(many)
     assert set(workers) == {1}

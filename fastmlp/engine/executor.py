@@ -89,7 +89,9 @@ class Executor(NamedParameters):
         }
         self._workers: list[tuple] = []
         self._shares: dict[int, np.ndarray] = {}  # by the number of workers
-        self._known: tuple | None = None  # what the workers' arguments say of the last run
+        # of the last run: where its steps are, how many, how many workers, and their arguments, which say so
+        self._known: tuple[int, int, int] | None = None
+        self._arguments: list[int] = []
         self._externals: dict = {}
         self._bind(externals)
         self.team = Team()
@@ -99,9 +101,11 @@ class Executor(NamedParameters):
     def take(self, externals: dict) -> None:
         """Let steps refer to these from now on, for some or all of the places that the plan does not own."""
         self._externals |= externals
-        self._address |= {k: v.ctypes.data if isinstance(v, np.ndarray) else int(v) for k, v in externals.items()}
+        address = self._address
+        for name, value in externals.items():
+            address[name] = value.ctypes.data if isinstance(value, np.ndarray) else int(value)
         for row, index, ref in self._references:
-            self._program[row, index] = self._resolve(ref)
+            self._program[row, index] = address[ref.buffer] + ref.offset
         for record, _, _, _ in self._workers:
             self._point(record)
 
@@ -135,7 +139,7 @@ class Executor(NamedParameters):
             ],
             np.int64,
         )
-        self._run = jit.function("run", self.plan.dtype)
+        self._run, self._run_address = jit.function("run", self.plan.dtype), jit.address("run", self.plan.dtype)
 
     def _resolve(self, value) -> int:
         if isinstance(value, Ref):
@@ -196,34 +200,38 @@ class Executor(NamedParameters):
             Whole steps done: fewer than given where a loss was not finite.
         seconds : float
         """
-        n_workers = self.team.prepare(n_workers)
-        self.control[R.NOT_FINITE], before = 0, self.steps_done
-        workers = [self._worker(rank) for rank in range(n_workers)]
+        control, n_workers = self.control, self.team.prepare(n_workers)
+        control[R.NOT_FINITE], before = 0, control[R.DONE]
         known = steps.ctypes.data, len(steps), n_workers
-        if known != self._known:  # a run like the last one costs a few stores
+        if known != self._known:  # a run like the last one writes nothing
             self._known = None  # until all is written: Ctrl-C may come at any point
-            self._records = np.array([a[R.RUN_WORKER] for _, a, _, _ in workers])
-            if n_workers not in self._shares:
-                self._shares[n_workers] = shares_of(self.plan, n_workers)
-            shares = self._shares[n_workers]
-            for rank, (_, a, _, _) in enumerate(workers):
-                a[R.SHARES], a[R.SHARE_BYTES] = shares.ctypes.data, shares.strides[0]
-                a[R.WORKERS], a[R.N_WORKERS] = self._records.ctypes.data, n_workers
-                a[R.STEPS], a[R.N_STEPS] = known[:2]
-                timed = self._profile is not None and rank < len(self._profile)
-                a[R.PROFILE] = self._profile[rank].ctypes.data if timed else 0
+            self._arguments = self._written(*known)
             self._known = known
-        counts = self.control[R.ARRIVED], self.control[R.LEFT], before
-        for record, a, _, _ in workers:
-            record[R.CLAIMED[0]] = record[R.CLAIMED[1]] = 0
-            a[R.ARRIVED_BEFORE : R.DONE_BEFORE + 1] = counts
+        arguments = self._arguments
         started = time.perf_counter()
         if n_workers == 1:
-            self._run(workers[0][3], 0, 0, 0)
+            self._run(arguments[0], 0, 0, 0)
         else:
-            self.team.run("run", self.plan.dtype, [arguments for _, _, _, arguments in workers])
-        self.all_were_finite &= self.control[R.NOT_FINITE] == 0
-        return self.steps_done - before, time.perf_counter() - started
+            self.team.run(self._run_address, self._run, arguments)
+        seconds = time.perf_counter() - started
+        if control[R.NOT_FINITE]:
+            self.all_were_finite = False
+        return int(control[R.DONE] - before), seconds
+
+    def _written(self, steps: int, n_steps: int, n_workers: int) -> list[int]:
+        """Where the workers' arguments are, which now say what to run."""
+        workers = [self._worker(rank) for rank in range(n_workers)]
+        self._records = np.array([a[R.RUN_WORKER] for _, a, _, _ in workers])
+        if n_workers not in self._shares:
+            self._shares[n_workers] = shares_of(self.plan, n_workers)
+        shares = self._shares[n_workers]
+        for rank, (_, a, _, _) in enumerate(workers):
+            a[R.SHARES], a[R.SHARE_BYTES] = shares.ctypes.data, shares.strides[0]
+            a[R.WORKERS], a[R.N_WORKERS] = self._records.ctypes.data, n_workers
+            a[R.STEPS], a[R.N_STEPS] = steps, n_steps
+            timed = self._profile is not None and rank < len(self._profile)
+            a[R.PROFILE] = self._profile[rank].ctypes.data if timed else 0
+        return [arguments for _, _, _, arguments in workers]
 
     def shared(self, slot: int | None) -> np.ndarray:
         """The parameters, or what lies in a slot, as the `state` of another executor."""

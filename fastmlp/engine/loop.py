@@ -127,7 +127,7 @@ def run(dtype: str, simd: Simd):
             a[R.CHUNK],
         )
         w, phases = int64_at(worker), int64_at(a[R.PHASES])
-        passed, stopped = a[R.ARRIVED_BEFORE], False
+        passed, done, stopped = int64_at(control)[R.ARRIVED_BEFORE], int64_at(control)[R.DONE], False
         profile, timed = int64_at(a[R.PROFILE]), a[R.PROFILE] != 0
         last_phase = (a[R.N_PHASES] - 1) * R.PHASE
         float_mode = flush_denormals()
@@ -198,11 +198,18 @@ def run(dtype: str, simd: Simd):
             if stopped:
                 break
             if rank == 0:
-                atomic_store(control + 8 * R.DONE, a[R.DONE_BEFORE] + step + 1)
+                atomic_store(control + 8 * R.DONE, done + step + 1)
         restore_float_mode(float_mode)
         if n_workers > 1:  # the caller may free or change everything as soon as worker 0 returns
             atomic_add(control + 8 * R.LEFT, 1)
             if rank == 0:
-                wait_for(control + 8 * R.LEFT, a[R.LEFT_BEFORE] + n_workers, a[R.YIELD])
+                left = int64_at(control)[R.LEFT_BEFORE] + n_workers
+                wait_for(control + 8 * R.LEFT, left, a[R.YIELD])
+                # all of them are gone: nobody reads these before the next run
+                atomic_store(control + 8 * R.ARRIVED_BEFORE, passed)
+                atomic_store(control + 8 * R.LEFT_BEFORE, left)
+                for owner in range(n_workers):
+                    atomic_store(claimed(a[R.WORKERS], owner, 0), 0)
+                    atomic_store(claimed(a[R.WORKERS], owner, 1), 0)
 
     return run

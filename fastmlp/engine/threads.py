@@ -49,6 +49,21 @@ def available_cores() -> int:
     return cores
 
 
+LOOK = 0.1  # seconds
+_seen = -LOOK, 0
+
+
+def cores_of_late() -> int:
+    """`available_cores`, of which a look costs as much as a tenth of a small prediction: as they were in the last tenth
+    of a second.
+    """
+    global _seen
+    now = perf_counter()
+    if now - _seen[0] > LOOK:
+        _seen = now, available_cores()
+    return _seen[1]
+
+
 @lru_cache
 def _quota() -> int:
     """Whole cores of the control group's CPU quota (version 2 or 1), rounded up; many without one."""
@@ -99,11 +114,11 @@ _call = partial.__call__
 
 
 class Team:
-    """Runs one function on several workers at once: `team.run(function, arguments)`, worker 0 on the calling thread."""
+    """Runs one kernel on several workers at once, worker 0 on the calling thread."""
 
     def __init__(self):
         self._helpers: list[_Helper] = []
-        self._pid = os.getpid()
+        self._pid, self._cores = os.getpid(), usable_cores()
         _TEAMS.add(self)
 
     def has(self, helper: _Helper) -> bool:
@@ -119,16 +134,16 @@ class Team:
                 return k + 1
         return n_workers
 
-    def run(self, name: str, dtype: str, arguments: list[int]) -> None:
-        """The kernel of that name, with arguments[k] on worker k; returns when worker 0 does, which waits for the
-        others by itself.
+    def run(self, address: int, function, arguments: list[int]) -> None:
+        """A kernel, given by its address and as `jit.function`, with arguments[k] on worker k; returns when worker 0
+        does, which waits for the others by itself.
         """
-        address, calls = jit.address(name, dtype), []
-        patience = PATIENCE if len(arguments) <= usable_cores() else 0
+        calls = []
+        patience = PATIENCE if len(arguments) <= self._cores else 0
         try:
             for helper, own in zip(self._helpers, arguments[1:], strict=False):
                 calls.append(helper.call(address, own, patience))
-            calls.append(partial(jit.function(name, dtype), arguments[0], 0, 0, 0))
+            calls.append(partial(function, arguments[0], 0, 0, 0))
             # Signals are handled between bytecodes. This line has none between its calls, so Ctrl-C cannot start some
             # workers and keep worker 0 from joining them at the barrier.
             deque(map(_call, calls), maxlen=0)
@@ -183,10 +198,11 @@ class _Helper(threading.Thread):
         box = self._mailbox
         for _ in range(100):
             self._exchange(self._at, R.WAITING, R.RESERVED, 0)
-            if box[R.STATE] in (R.RESERVED, R.ASLEEP):
+            state = box[R.STATE]
+            if state == R.RESERVED or state == R.ASLEEP:
                 break  # else it is just about to wait
         box[R.PATIENCE] = patience
-        if box[R.STATE] == R.RESERVED:
+        if state == R.RESERVED:
             box[R.MAIL_FUNCTION], box[R.MAIL_ARGUMENTS] = function, arguments
             return partial(self._exchange, self._at, R.RESERVED, R.POSTED, 0)
         box[R.QUEUED] = 1
@@ -200,7 +216,8 @@ class _Helper(threading.Thread):
 
     def let_go(self) -> None:
         """Nothing is going to be posted."""
-        self._exchange(self._at, R.RESERVED, R.WAITING, 0)
+        if self._mailbox[R.STATE] == R.RESERVED:  # by its owner, who calls this
+            self._exchange(self._at, R.RESERVED, R.WAITING, 0)
 
     @staticmethod
     def idle() -> _Helper | None:
