@@ -88,7 +88,7 @@ class BackupAndRestore(Callback):
     True
     """
 
-    def __init__(self, path, seconds=10.0):
+    def __init__(self, path: str | os.PathLike[str], seconds: float = 10.0):
         check_path(path)
         check_range("seconds", seconds, 0, math.inf)
         self.path, self.seconds = os.path.realpath(path), seconds  # the same, should the current folder change

@@ -7,8 +7,14 @@ import math
 import os
 import re
 import time
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 from .errors import check_count, check_flag, check_path, check_range, unknown_name
+
+if TYPE_CHECKING:
+    from .history import History
+    from .training import Training
 
 _LARGER_IS_BETTER = {"acc", "accuracy", "score", "auc", "auroc", "r2", "f1", "precision", "recall", "ndcg"}
 _SMALLER_IS_BETTER = {"loss", "error", "mse", "rmse", "mae", "deviance", "entropy", "distance", "norm", "seconds"}
@@ -27,35 +33,35 @@ class Callback:
     Examples
     --------
     >>> class Halve(Callback):
-    ...     def on_epoch_end(self, training, epoch, logs):
+    ...     def on_epoch_end(self, training: Training, epoch: int, logs: dict[str, float]) -> None:
     ...         training.learning_rate /= 2
     >>> class SaveBest(Callback):
-    ...     def on_fit_begin(self, training):
+    ...     def on_fit_begin(self, training: Training) -> None:
     ...         self.best = float("inf")
     ...
-    ...     def on_epoch_end(self, training, epoch, logs):
+    ...     def on_epoch_end(self, training: Training, epoch: int, logs: dict[str, float]) -> None:
     ...         if logs["val_loss"] < self.best:
     ...             self.best = logs["val_loss"]
     ...             training.model.save("best.safetensors")
     """
 
-    def on_fit_begin(self, training):
+    def on_fit_begin(self, training: Training) -> None:
         """Before the first epoch."""
 
-    def on_epoch_end(self, training, epoch, logs):
+    def on_epoch_end(self, training: Training, epoch: int, logs: dict[str, float]) -> None:
         """After each epoch, counted from 1, with its metrics by name: `logs["loss"]`, `logs["val_loss"]`, ...
 
         What a callback adds to `logs` is a metric, too: of the `History`, and for the callbacks after it.
         """
 
-    def on_fit_end(self, training, history):
+    def on_fit_end(self, training: Training, history: History) -> None:
         """After the last epoch, with the `History` of the fit."""
 
-    def state(self, training) -> dict:
+    def state(self, training: Training) -> dict[str, Any]:
         """What `BackupAndRestore` keeps of this callback after an epoch: numbers, strings, arrays, lists of those."""
         return {}
 
-    def resume(self, training, state) -> None:
+    def resume(self, training: Training, state: dict[str, Any]) -> None:
         """Go on from what `state` gave; called after `on_fit_begin`."""
 
 
@@ -105,10 +111,10 @@ class _Watching(Callback):
             raise ValueError(f"`mode` must be 'min' or 'max' for monitor={self.monitor!r}, whose name does not tell.")
         return known[-1] in _LARGER_IS_BETTER
 
-    def state(self, training):
+    def state(self, training: Training) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._saved}
 
-    def resume(self, training, state):
+    def resume(self, training: Training, state: dict[str, Any]) -> None:
         for name in self._saved:
             setattr(self, name, state[name])
 
@@ -155,7 +161,14 @@ class EarlyStopping(_Watching):
 
     _saved = ("best_", "best_epoch_", "_waited")
 
-    def __init__(self, monitor="val_loss", patience=10, min_delta=0.0, restore_best=True, mode="auto"):
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 10,
+        min_delta: float = 0.0,
+        restore_best: bool = True,
+        mode: str = "auto",
+    ):
         super().__init__(monitor, patience, min_delta, mode)
         check_flag("restore_best", restore_best)
         self.restore_best = restore_best
@@ -166,10 +179,10 @@ class EarlyStopping(_Watching):
         self._best_parameters = None
         self._waited = 0
 
-    def on_fit_begin(self, training):
+    def on_fit_begin(self, training: Training) -> None:
         self._forget()
 
-    def on_epoch_end(self, training, epoch, logs):
+    def on_epoch_end(self, training: Training, epoch: int, logs: dict[str, float]) -> None:
         value = self._value(logs)
         if self._improved(value):
             self.best_, self.best_epoch_, self._waited = value, epoch, 0
@@ -181,16 +194,16 @@ class EarlyStopping(_Watching):
             self.stopped_epoch_ = epoch
             training.stop = True
 
-    def on_fit_end(self, training, history):
+    def on_fit_end(self, training: Training, history: History) -> None:
         if self._best_parameters is not None:
             training.restore(self._best_parameters)
             self._best_parameters = None  # the callback may live on in someone's list; the arrays need not
 
-    def state(self, training):
+    def state(self, training: Training) -> dict[str, Any]:
         best = self._best_parameters
         return super().state(training) | {"best_parameters": None if best is None else training.by_name(best)}
 
-    def resume(self, training, state):
+    def resume(self, training: Training, state: dict[str, Any]) -> None:
         super().resume(training, state)
         best = state["best_parameters"]
         self._best_parameters = None if best is None else training.from_names(best)
@@ -237,7 +250,15 @@ class ReduceLROnPlateau(_Watching):
 
     _saved = ("best_", "reduced_epochs_", "_waited")
 
-    def __init__(self, monitor="val_loss", factor=0.1, patience=10, min_lr=0.0, min_delta=0.0, mode="auto"):
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        min_lr: float = 0.0,
+        min_delta: float = 0.0,
+        mode: str = "auto",
+    ):
         super().__init__(monitor, patience, min_delta, mode)
         check_range("factor", factor, 0, 1, low_open=True)
         check_range("min_lr", min_lr, 0, math.inf)
@@ -247,14 +268,14 @@ class ReduceLROnPlateau(_Watching):
     def _forget(self):
         self.best_, self.reduced_epochs_, self._waited = None, [], 0
 
-    def on_fit_begin(self, training):
+    def on_fit_begin(self, training: Training) -> None:
         if training.schedule is not None:
             raise ValueError(
                 f"ReduceLROnPlateau needs an optimizer whose `learning_rate` is a number; got {training.schedule!r}."
             )
         self._forget()
 
-    def on_epoch_end(self, training, epoch, logs):
+    def on_epoch_end(self, training: Training, epoch: int, logs: dict[str, float]) -> None:
         value = self._value(logs)
         if self._improved(value):
             self.best_, self._waited = value, 0
@@ -320,20 +341,27 @@ class ModelCheckpoint(_Watching):
 
     _saved = ("best_",)
 
-    def __init__(self, path, monitor="val_loss", save_best_only=False, min_delta=0.0, mode="auto"):
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        monitor: str = "val_loss",
+        save_best_only: bool = False,
+        min_delta: float = 0.0,
+        mode: str = "auto",
+    ):
         super().__init__(monitor, 1, min_delta, mode)
         check_path(path)
         check_flag("save_best_only", save_best_only)
         self.path, self.save_best_only = os.path.abspath(path), save_best_only  # the same, should the folder change
         self.best_ = self.saved_ = None
 
-    def on_fit_begin(self, training):
+    def on_fit_begin(self, training: Training) -> None:
         folder = os.path.dirname(self.path)
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"`path`={self.path!r} of ModelCheckpoint: there is no folder {folder!r}.")
         self.best_ = self.saved_ = None
 
-    def on_epoch_end(self, training, epoch, logs):
+    def on_epoch_end(self, training: Training, epoch: int, logs: dict[str, float]) -> None:
         if self.save_best_only:
             value = self._value(logs)
             if not self._improved(value):
@@ -376,14 +404,14 @@ class GradientNorms(Callback):
     3
     """
 
-    def __init__(self, n_rows=256):
+    def __init__(self, n_rows: int = 256):
         check_count(n_rows, "n_rows")
         self.n_rows = n_rows
 
     def __repr__(self):
         return f"GradientNorms(n_rows={self.n_rows!r})"
 
-    def on_epoch_end(self, training, epoch, logs):
+    def on_epoch_end(self, training: Training, epoch: int, logs: dict[str, float]) -> None:
         from .gradients import batch_gradients, weight_norms
 
         X, y, *rest = training.sample(self.n_rows)
@@ -418,23 +446,23 @@ class TrainingAccuracy(Callback):
     3
     """
 
-    def __init__(self, n_rows=2048):
+    def __init__(self, n_rows: int = 2048):
         check_count(n_rows, "n_rows")
         self.n_rows = n_rows
 
     def __repr__(self):
         return f"TrainingAccuracy(n_rows={self.n_rows!r})"
 
-    def on_fit_begin(self, training):
+    def on_fit_begin(self, training: Training) -> None:
         if not training.loss.classification:
             raise ValueError(f"`callbacks`: TrainingAccuracy needs a loss of classes; got loss={training.loss.name!r}.")
         self._rows = training.sample(self.n_rows)[:3]
 
-    def on_epoch_end(self, training, epoch, logs):
+    def on_epoch_end(self, training: Training, epoch: int, logs: dict[str, float]) -> None:
         X, y, weights = self._rows
         logs["accuracy"] = training.loss.accuracy(training.logits(X), y, weights)
 
-    def on_fit_end(self, training, history):
+    def on_fit_end(self, training: Training, history: History) -> None:
         self._rows = None
 
 
@@ -462,7 +490,7 @@ class TimeBudget(Callback):
     TimeBudget(seconds=60)
     """
 
-    def __init__(self, seconds):
+    def __init__(self, seconds: float):
         check_range("seconds", seconds, 0, math.inf, low_open=True)
         self.seconds = seconds
         self.stopped_epoch_ = None
@@ -470,10 +498,10 @@ class TimeBudget(Callback):
     def __repr__(self):
         return f"TimeBudget(seconds={self.seconds!r})"
 
-    def on_fit_begin(self, training):
+    def on_fit_begin(self, training: Training) -> None:
         self.stopped_epoch_, self._end = None, time.monotonic() + self.seconds
 
-    def on_epoch_end(self, training, epoch, logs):
+    def on_epoch_end(self, training: Training, epoch: int, logs: dict[str, float]) -> None:
         if time.monotonic() >= self._end:
             self.stopped_epoch_ = epoch
             training.stop = True

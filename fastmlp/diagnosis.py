@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from ._arrays import check_targets, check_X, is_sparse
 from .activations import Logistic, ReLU, Tanh
 from .embedding import Embedding
 from .errors import DivergenceError, unknown_name
+from .history import History
 from .layers import Dense, Rescaling, named
 from .optimizers import Adam
 
@@ -86,7 +88,9 @@ def _finding(name, size, warning, problem, measured, advice) -> Finding:
     return Finding(name, verdict, measured, "" if verdict == OK else advice)
 
 
-def diagnose(model, X, y, *, loss=None, seed: int = 0) -> Report:
+def diagnose(
+    model: sequential.Sequential, X: Any, y: Any, *, loss: str | losses.Loss | None = None, seed: int = 0
+) -> Report:
     """Look for what keeps a network from learning; the model and its parameters stay as they are.
 
     Parameters
@@ -340,7 +344,7 @@ def _class_balance(y, n_outputs, loss) -> Finding | None:
     return _finding("class_balance", even / max(rarest, _TINY), 5, np.inf, measured, advice)
 
 
-def diagnose_history(history) -> Report:
+def diagnose_history(history: History) -> Report:
     """Read a training curve: its learning rate, and whether it fits too little or too much.
 
     Parameters

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass, field
+from typing import Any
 
 from .errors import unknown_name
 
@@ -64,18 +65,18 @@ class History:
             raise KeyError(str(unknown_name("metric", name, self.metrics)))
         return self.metrics[name]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self.metrics)
 
-    def keys(self):
+    def keys(self) -> KeysView[str]:
         """The metrics' names: `dict(history)` has their lists."""
         return self.metrics.keys()
 
-    def items(self):
+    def items(self) -> ItemsView[str, list[float]]:
         """The metrics' names and lists."""
         return self.metrics.items()
 
-    def values(self):
+    def values(self) -> ValuesView[list[float]]:
         """The metrics' lists."""
         return self.metrics.values()
 
@@ -110,7 +111,7 @@ class History:
         lines = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
         return "\n".join([title, *lines])
 
-    def plot(self, *names: str, ax=None, label: str = ""):
+    def plot(self, *names: str, ax: Any = None, label: str = "") -> Any:
         """Draw metrics over the epochs: by default the loss, of training and of validation where there is one.
 
         Parameters
@@ -148,7 +149,7 @@ class History:
             ax.legend()
         return ax
 
-    def to_frame(self):
+    def to_frame(self) -> Any:
         """A pandas DataFrame: one row per epoch, one column per metric.
 
         Raises

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -53,7 +54,7 @@ _UFUNCS_OF_FLOAT32 = {
 }  # fmt: skip
 
 
-def export_onnx(path: str | os.PathLike, model) -> None:
+def export_onnx(path: str | os.PathLike, model: Any) -> None:
     """Write what a fitted model predicts as an ONNX file (operator set 18), which ONNX Runtime and others run.
 
     Its input is "X", (n, n_features), in the model's dtype. A `Sequential` and an `MLPRegressor` have one output,

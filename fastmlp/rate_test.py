@@ -6,6 +6,7 @@ L. N. Smith, "Cyclical learning rates for training neural networks", 2017, secti
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,7 @@ class RateTest:
         end = ", but the loss is least at an end: try other rates" if best in (0, n - 1) else ""
         return f"RateTest: {n} steps at rates from {ends}; suggestion {self.suggestion:.2g}{end}"
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Any:
         """Draw the losses over the rates, with the suggestion.
 
         Parameters
@@ -113,18 +114,18 @@ class RateTest:
 
 
 def find_learning_rate(
-    model,
-    X,
-    y,
+    model: sequential.Sequential,
+    X: Any,
+    y: Any,
     *,
-    loss=None,
-    optimizer="adam",
+    loss: str | losses.Loss | None = None,
+    optimizer: str | optimizers.Optimizer = "adam",
     batch_size: int = 32,
     low: float = 1e-6,
     high: float = 1.0,
     steps: int = 200,
-    sample_weight=None,
-    groups=None,
+    sample_weight: Any = None,
+    groups: Any = None,
     seed: int = 0,
     n_threads: int | None = None,
 ) -> RateTest:

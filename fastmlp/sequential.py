@@ -6,6 +6,8 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
+from os import PathLike
+from typing import Any
 
 import numpy as np
 
@@ -79,12 +81,12 @@ class Sequential:
     [0.0, 1.0, 1.0, 0.0]
     """
 
-    history = None
+    history: History | None = None
     _epochs = 0  # that its parameters were trained for
     _trainer = None  # the `Training` of `train_on_batch`
     _behind = False  # whether that has newer parameters than `_stored`
 
-    def __init__(self, *layers: Layer, dtype: str = "float32"):
+    def __init__(self, *layers: Any, dtype: Any = "float32"):
         layers = tuple(layers[0]) if len(layers) == 1 and isinstance(layers[0], Sequence) else layers
         check_layers(layers)
         name = dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", None))
@@ -116,7 +118,7 @@ class Sequential:
         )
 
     @property
-    def loss(self):
+    def loss(self) -> Any:
         """The loss of the last fit, a `Loss`, or None; may be set, by a name too."""
         return self._loss
 
@@ -270,7 +272,7 @@ class Sequential:
         self._need_parameters()
         return {name: array.copy() for name, array in self._arrays.items()}
 
-    def set_parameters(self, parameters: dict[str, np.ndarray]) -> None:
+    def set_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Set some or all parameters by name; they are copied, in the model's dtype.
 
         Parameters
@@ -314,20 +316,20 @@ class Sequential:
 
     def fit(
         self,
-        X,
-        y,
+        X: Any,
+        y: Any,
         *,
-        loss=None,
-        optimizer="adam",
+        loss: str | losses.Loss | None = None,
+        optimizer: str | optimizers.Optimizer = "adam",
         epochs: int = 1,
         batch_size: int = 32,
         validation_data: tuple | None = None,
-        sample_weight=None,
+        sample_weight: Any = None,
         class_weight: dict | str | None = None,
-        groups=None,
+        groups: Any = None,
         seed: int = 0,
         n_threads: int | None = None,
-        callbacks: Sequence = (),
+        callbacks: Sequence[Any] = (),
         verbose: str | int = "auto",
         shuffle: bool = True,
         device: str = "cpu",
@@ -476,13 +478,13 @@ class Sequential:
 
     def train_on_batch(
         self,
-        X,
-        y,
+        X: Any,
+        y: Any,
         *,
-        loss=None,
-        optimizer=None,
-        sample_weight=None,
-        groups=None,
+        loss: str | losses.Loss | None = None,
+        optimizer: str | optimizers.Optimizer | None = None,
+        sample_weight: Any = None,
+        groups: Any = None,
         seed: int | None = None,
         n_threads: int | None = None,
     ) -> float:
@@ -637,7 +639,7 @@ class Sequential:
 
     # Looking at it ---------------------------------------------------------------------------------------------------
 
-    def logits(self, X, n_threads: int | None = None, *, training: bool = False, seed: int = 0) -> np.ndarray:
+    def logits(self, X: Any, n_threads: int | None = None, *, training: bool = False, seed: int = 0) -> np.ndarray:
         """The last layer's values, before the loss makes probabilities or the like of them.
 
         Parameters
@@ -688,7 +690,7 @@ class Sequential:
             check_fits(X, self.dtype)
         return logits
 
-    def activations(self, X, layer: int | str = -1, *, training: bool = False, seed: int = 0) -> np.ndarray:
+    def activations(self, X: Any, layer: int | str = -1, *, training: bool = False, seed: int = 0) -> np.ndarray:
         """The values behind one layer, (n, width), in the model's dtype: what the layers up to it make of X.
 
         Parameters
@@ -793,7 +795,7 @@ class Sequential:
         )
         return self
 
-    def predict(self, X, n_threads: int | None = None, *, training: bool = False, seed: int = 0) -> np.ndarray:
+    def predict(self, X: Any, n_threads: int | None = None, *, training: bool = False, seed: int = 0) -> np.ndarray:
         """What the loss means, (n, K): probabilities for the cross-entropies, values for "squared_error",
         rates for "poisson", quantiles, means and variances: see each loss.
 
@@ -832,7 +834,9 @@ class Sequential:
         z = self.logits(X, n_threads, training=training, seed=seed)
         return z if self.loss is None else self.loss.output(z)
 
-    def evaluate(self, X, y, sample_weight=None, n_threads: int | None = None, *, groups=None) -> dict[str, float]:
+    def evaluate(
+        self, X: Any, y: Any, sample_weight: Any = None, n_threads: int | None = None, *, groups: Any = None
+    ) -> dict[str, float]:
         """{"loss": ..., "accuracy": ...} on these rows: the loss with the layers' penalties and, for classification,
         the share of rows predicted rightly. With several labels, a row is right if all its labels are.
 
@@ -881,7 +885,15 @@ class Sequential:
             logs["accuracy"] = self.loss.accuracy(z, y, sample_weight)
         return logs
 
-    def gradients(self, X, y, loss=None, sample_weight=None, *, groups=None) -> tuple[float, dict[str, np.ndarray]]:
+    def gradients(
+        self,
+        X: Any,
+        y: Any,
+        loss: str | losses.Loss | None = None,
+        sample_weight: Any = None,
+        *,
+        groups: Any = None,
+    ) -> tuple[float, dict[str, np.ndarray]]:
         """Loss and gradients of one batch made of all these rows: (loss, {name: array of the parameter's shape}).
 
         Dropout and augmentation are left out, penalties of layers are included, and frozen layers have gradients too.
@@ -929,7 +941,9 @@ class Sequential:
         X, y, sample_weight, groups = self._checked(X, y, loss, sample_weight, groups)
         return batch_gradients(self, X, y, loss, sample_weight, groups)
 
-    def input_gradients(self, X, y=None, loss=None, *, output: int | None = None) -> np.ndarray:
+    def input_gradients(
+        self, X: Any, y: Any = None, loss: str | losses.Loss | None = None, *, output: int | None = None
+    ) -> np.ndarray:
         """Gradient of each row's loss, or of one of its logits, with respect to the row: dl_i / dx_i or dz_ik / dx_i.
 
         How much each feature counts, near this row: a saliency map (Simonyan, Vedaldi and Zisserman, 2014). Rows moved
@@ -1049,7 +1063,7 @@ class Sequential:
         print(text)
         return text
 
-    def save(self, path) -> None:
+    def save(self, path: str | PathLike[str]) -> None:
         """Write layers, parameters and loss to a safetensors file, which is replaced at once or not at all.
 
         Parameters
@@ -1076,7 +1090,7 @@ class Sequential:
         save_model(path, self)
 
     @classmethod
-    def load(cls, path, custom_objects: dict | None = None) -> Sequential:
+    def load(cls, path: str | PathLike[str], custom_objects: dict | None = None) -> Sequential:
         """A model from a file that `save` wrote; it predicts the same bits.
 
         Parameters

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ _NOT_SAVED = ("_metadata_request",)  # scikit-learn's routing of metadata: objec
 _MAX_TEXT_BYTES = 1 << 28  # an array of strings has the width of its longest: a small file could ask for a huge one
 
 
-def save_model(path: str | os.PathLike, model, *, extra: dict | None = None) -> None:
+def save_model(path: str | os.PathLike, model: Any, *, extra: dict | None = None) -> None:
     """Save a `Sequential`, an `MLPClassifier` or an `MLPRegressor`, fitted or not, as a safetensors file.
 
     The file is replaced at once or not at all. Saving the same model twice gives the same bytes.
@@ -76,7 +77,7 @@ def save_model(path: str | os.PathLike, model, *, extra: dict | None = None) -> 
     model_file.write(path, {**config, "fastmlp": _version()}, tensors)
 
 
-def load_model(path: str | os.PathLike, custom_objects: dict | None = None):
+def load_model(path: str | os.PathLike, custom_objects: dict | None = None) -> Any:
     """The model that `save_model` saved; it predicts the same bits, and loading it compiles nothing.
 
     Parameters

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from numbers import Integral, Real
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -110,7 +110,14 @@ class BaseMLP(BaseEstimator, ABC):
         return sample_weight
 
     def fit(
-        self: _Estimator, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None
+        self: _Estimator,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
     ) -> _Estimator:
         """Fit the network to X and y.
 

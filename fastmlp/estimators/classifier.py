@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils._param_validation import StrOptions
@@ -143,34 +145,34 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     def __init__(
         self,
-        hidden_layer_sizes=(100,),
-        activation="relu",
+        hidden_layer_sizes: Any = (100,),
+        activation: str = "relu",
         *,
-        solver="adam",
-        alpha=0.0001,
-        batch_size="auto",
-        learning_rate="constant",
-        learning_rate_init=0.001,
-        power_t=0.5,
-        max_iter=200,
-        shuffle=True,
-        random_state=None,
-        tol=1e-4,
-        verbose=False,
-        warm_start=False,
-        momentum=0.9,
-        nesterovs_momentum=True,
-        early_stopping=False,
-        validation_fraction=0.1,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        n_iter_no_change=10,
-        max_fun=15000,
-        class_weight=None,
-        n_threads=None,
-        device="cpu",
-        precision=None,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        class_weight: Any = None,
+        n_threads: int | None = None,
+        device: str = "cpu",
+        precision: str | None = None,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -201,7 +203,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self.precision = precision
 
     @available_if(has_epochs)
-    def partial_fit(self, X, y, sample_weight=None, classes=None) -> MLPClassifier:
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> MLPClassifier:
         """Train one epoch on X and y, from where the last call stopped.
 
         Parameters
@@ -345,7 +347,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         right = self._codes(logits) == targets
         return np.average(right.all(axis=1) if self._multilabel else right, weights=sample_weight)
 
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X: Any) -> np.ndarray:
         """The most probable class of each row.
 
         Parameters
@@ -376,7 +378,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         codes = self._codes(self._logits(X))
         return codes if self._multilabel else self.classes_[np.minimum(codes, len(self.classes_) - 1)]
 
-    def predict_proba(self, X) -> np.ndarray:
+    def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each class, or of each label.
 
         Parameters
@@ -415,7 +417,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             return np.ones_like(probabilities)
         return np.hstack([1 - probabilities, probabilities])
 
-    def predict_log_proba(self, X) -> np.ndarray:
+    def predict_log_proba(self, X: Any) -> np.ndarray:
         """The logarithm of `predict_proba`, exact also where that is 0 by rounding; parameters and errors are the same.
 
         Examples

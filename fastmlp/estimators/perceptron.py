@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -79,14 +80,22 @@ class Perceptron(ClassifierMixin, BaseEstimator):
         "random_state": ["random_state"],
     }
 
-    def __init__(self, *, fit_intercept=True, max_iter=1000, shuffle=True, eta0=1.0, random_state=0):
+    def __init__(
+        self,
+        *,
+        fit_intercept: bool = True,
+        max_iter: int = 1000,
+        shuffle: bool = True,
+        eta0: float = 1.0,
+        random_state: Any = 0,
+    ):
         self.fit_intercept = fit_intercept
         self.max_iter = max_iter
         self.shuffle = shuffle
         self.eta0 = eta0
         self.random_state = random_state
 
-    def fit(self, X, y) -> Perceptron:
+    def fit(self, X: Any, y: Any) -> Perceptron:
         """Learn from zero weights until an epoch passes without a mistake.
 
         Parameters
@@ -156,7 +165,7 @@ class Perceptron(ClassifierMixin, BaseEstimator):
             )
         return self
 
-    def decision_function(self, X) -> np.ndarray:
+    def decision_function(self, X: Any) -> np.ndarray:
         """w x + b of each row.
 
         Parameters
@@ -187,7 +196,7 @@ class Perceptron(ClassifierMixin, BaseEstimator):
         scores = self._features(X, reset=False) @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X: Any) -> np.ndarray:
         """The class of each row, (n_samples,); parameters and errors are those of `decision_function`.
 
         Examples

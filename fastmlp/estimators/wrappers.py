@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -16,11 +17,20 @@ from ..sequential import Sequential
 from .base import unless_it_fails
 from .validation import check_features, check_targets, check_weights
 
+_Fitted = TypeVar("_Fitted", bound="_Wrapper")
+
 
 class _Wrapper(BaseEstimator):
     """What both share: making the network, and the order of a fit."""
 
-    def __init__(self, model, *, model_kwargs=None, fit_kwargs=None, random_state=None):
+    def __init__(
+        self,
+        model: Sequential | Callable[..., Sequential],
+        *,
+        model_kwargs: dict[str, Any] | None = None,
+        fit_kwargs: dict[str, Any] | None = None,
+        random_state: Any = None,
+    ):
         self.model = model
         self.model_kwargs = model_kwargs
         self.fit_kwargs = fit_kwargs
@@ -34,7 +44,7 @@ class _Wrapper(BaseEstimator):
     def _loss_of(self, network: Sequential):
         """The loss where `fit_kwargs` name none."""
 
-    def fit(self, X, y, sample_weight=None):
+    def fit(self: _Fitted, X: Any, y: Any, sample_weight: Any = None) -> _Fitted:
         """Fit a new network to X and y.
 
         Parameters
@@ -184,7 +194,7 @@ class SKLearnClassifier(ClassifierMixin, _Wrapper):
         one_each = self._multilabel or network.n_outputs == 1
         return "binary_cross_entropy" if one_each else "softmax_cross_entropy"
 
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of each row, or the indicators (n_samples, n_labels) of several labels.
 
         Parameters
@@ -202,7 +212,7 @@ class SKLearnClassifier(ClassifierMixin, _Wrapper):
         return self.classes_[codes]
 
     @available_if(_has_probabilities)
-    def predict_proba(self, X) -> np.ndarray:
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the classes, in the order of `classes_`.
 
         Parameters
@@ -268,7 +278,7 @@ class SKLearnRegressor(RegressorMixin, _Wrapper):
     def _loss_of(self, network):
         return "squared_error"
 
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X: Any) -> np.ndarray:
         """What the loss means for each row: values, rates, quantiles...
 
         Parameters
