@@ -7,7 +7,7 @@ import pytest
 import reference
 from cases import OPTIMIZERS, Case, float64_by_default, torch_optimizer, train
 
-from fastmlp import SGD, Adam
+from fastmlp import SGD, Adam, BatchNorm, Dense, Sequential, initializers, losses
 from fastmlp.training import Training
 
 
@@ -107,3 +107,63 @@ def test_against_scikit_learn(loss, activation, solver, weighted):
     for i in range(2):
         assert reference.relative_error(model.parameters[f"dense_{i}.weight"], theirs.coefs_[i]) < tolerance
         assert reference.relative_error(model.parameters[f"dense_{i}.bias"], theirs.intercepts_[i]) < tolerance
+
+
+# What docs/pytorch.md says of differences ----------------------------------------------------------------------------
+
+
+def test_losses_beside_pytorch_s(rng):
+    torch = pytest.importorskip("torch")
+    z, y, codes = rng.normal(size=(7, 3)), rng.normal(size=(7, 3)), rng.integers(0, 3, 7)
+    t, share = torch.tensor(z), torch.tensor(1 / (1 + np.exp(-y)))
+    F, smooth = torch.nn.functional, losses.SoftmaxCrossEntropy(label_smoothing=0.1)
+    same = {
+        smooth.value(z, codes): F.cross_entropy(t, torch.tensor(codes), label_smoothing=0.1),
+        losses.get("squared_error").value(z, y): 3 / 2 * F.mse_loss(t, torch.tensor(y)),
+        losses.get("absolute_error").value(z, y): 3 * F.l1_loss(t, torch.tensor(y)),
+        losses.get("binary_cross_entropy").value(z, share.numpy()): 3 * F.binary_cross_entropy_with_logits(t, share),
+        losses.Huber(0.7).value(z, y): 3 * F.huber_loss(t, torch.tensor(y), delta=0.7),
+    }
+    for ours, theirs in same.items():
+        np.testing.assert_allclose(ours, theirs.item(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_an_l2_penalty_is_half_of_pytorch_s_weight_decay(momentum, rng):
+    torch = pytest.importorskip("torch")
+    X, y = rng.normal(size=(20, 4)), rng.normal(size=(20, 1))
+    model = Sequential(Dense(1, l2=0.3 / 2), dtype="float64").build(4, seed=1)
+    linear = torch.nn.Linear(4, 1, dtype=torch.float64)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor(model.parameters["dense_0.weight"].T))
+        linear.bias.zero_()
+    groups = [{"params": [linear.weight], "weight_decay": 0.3}, {"params": [linear.bias]}]
+    optimizer = torch.optim.SGD(groups, 0.05, momentum)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (0.5 * torch.nn.functional.mse_loss(linear(torch.tensor(X)), torch.tensor(y))).backward()
+        optimizer.step()
+    options = {"batch_size": 20, "epochs": 5, "shuffle": False, "verbose": 0}
+    model.fit(X, y, loss="squared_error", optimizer=SGD(0.05, momentum=momentum), **options)
+    np.testing.assert_allclose(model.parameters["dense_0.weight"].T, linear.weight.detach().numpy(), rtol=1e-10)
+
+
+def test_first_weights_like_pytorch_s():
+    torch = pytest.importorskip("torch")
+    own = initializers.VarianceScaling(1 / 3, "fan_in", "uniform")(np.random.default_rng(0), 400, 300)
+    linear = torch.nn.Linear(400, 300)
+    for weights in (own, linear.weight.detach().numpy()):
+        assert 0.049 < np.abs(weights).max() <= 400**-0.5 + 1e-7
+        np.testing.assert_allclose(weights.std(), 0.05 / np.sqrt(3), rtol=0.02)
+
+
+def test_running_averages_of_batch_norm_beside_pytorch_s(rng):
+    torch = pytest.importorskip("torch")
+    X, n = rng.normal(size=(10, 3)), 10
+    model = Sequential(BatchNorm(momentum=0.9), Dense(1), dtype="float64").build(3)
+    model.fit(X, np.zeros(n), loss="squared_error", batch_size=n, verbose=0)
+    norm = torch.nn.BatchNorm1d(3, momentum=0.1, dtype=torch.float64)
+    norm(torch.tensor(X))
+    np.testing.assert_allclose(model.parameters["batch_norm_0.running_mean"], norm.running_mean, rtol=1e-10)
+    of_n = 0.9 + (norm.running_var - 0.9) * (n - 1) / n
+    np.testing.assert_allclose(model.parameters["batch_norm_0.running_var"], of_n, rtol=1e-10)

@@ -56,13 +56,25 @@ def test_links_lead_somewhere(path):
         assert (path.parent / target).exists(), target
 
 
-def test_names_for_those_who_come_from_keras():
-    """What the second column of that page calls, there is."""
-    rows = [line.split("|")[2] for line in (ROOT / "docs" / "keras.md").read_text().splitlines() if line[:3] == "| `"]
+@pytest.mark.parametrize("page", ["keras.md", "pytorch.md"])
+def test_names_for_those_who_come_from_elsewhere(page):
+    """What the second column of these pages calls, there is."""
+    rows = [line.split("|")[2] for line in (ROOT / "docs" / page).read_text().splitlines() if line[:3] == "| `"]
     known = {*fastmlp.__all__, *dir(fastmlp.Sequential), *dir(fastmlp.MLPClassifier), *fastmlp.losses.LOSSES}
+    known |= {*fastmlp.initializers.CLASSES, *fastmlp.initializers.INITIALIZERS}
     for code in re.findall(r"`([^`]+)`", " ".join(rows)):
         called = re.findall(r"(?:^|[ .])([A-Za-z_]+)\(", code) or re.findall(r'^"([a-z_]+)"$', code)
         assert {*called} <= known, code
+
+
+def test_a_network_that_pytorch_has_trained(rng):
+    torch = pytest.importorskip("torch")
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pytorch.md").read_text(), re.DOTALL)
+    exec(compile(code, "pytorch.md", "exec"), found := {})
+    X = rng.normal(size=(50, 20)).astype(np.float32)
+    with torch.no_grad():
+        expected = found["theirs"](torch.from_numpy(X)).numpy()
+    np.testing.assert_allclose(found["ours"].logits(X), expected, atol=1e-5)
 
 
 def test_the_speeds_have_their_place():
