@@ -85,6 +85,7 @@ _HOME = {  # and in __init__.pyi, for editors
     "AdaGrad": "optimizers",
     "AdaDelta": "optimizers",
     "RMSprop": "optimizers",
+    "Rprop": "optimizers",
     "Lion": "optimizers",
     "Constant": "schedules",
     "StepDecay": "schedules",

@@ -84,6 +84,7 @@ from .optimizers import (
     Lion as Lion,
     NAdam as NAdam,
     RMSprop as RMSprop,
+    Rprop as Rprop,
 )
 from .rate_test import find_learning_rate as find_learning_rate
 from .schedules import (

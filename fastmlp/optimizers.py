@@ -607,8 +607,66 @@ class Lion(Optimizer):
         return _table(step, learning_rate, 1 - self.beta_1, 1 - self.beta_2)
 
 
+@dataclass(frozen=True)
+class Rprop(Optimizer):
+    """s *= eta_plus where g has the sign it had, eta_minus where it has not, and g = 0 there; p -= sign(g) s.
+
+    When to use: batches of all rows, where a gradient's sign is no accident; needs no tuned rate. RMSprop is what came
+    of it for small batches.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        s in the first step, at least 0; of a schedule, that step's. Later ones count only where they are 0: nothing
+        moves then.
+    eta_minus, eta_plus : float
+        Factors of s: in (0, 1) and above 1.
+    min_step, max_step : float
+        Bounds of s, above 0.
+    clip_value, clip_norm, ema_decay : float, optional
+        Bounds of the gradient, by component or by norm, and a moving average of the parameters: see `Optimizer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range, or `min_step` above `max_step`.
+
+    References
+    ----------
+    Riedmiller and Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm, 1993; the
+    gradient is forgotten where its sign has changed as in iRprop-, Igel and Huesken, Improving the Rprop learning
+    algorithm, 2000. The defaults are PyTorch's.
+
+    Examples
+    --------
+    >>> Rprop(0.1).eta_plus
+    1.2
+    """
+
+    name: ClassVar[str] = "rprop"
+    rule: ClassVar[str] = "rprop"
+    n_slots: ClassVar[int] = 2
+    learning_rate: float | Schedule = 0.01
+    eta_minus: float = 0.5
+    eta_plus: float = 1.2
+    min_step: float = 1e-6
+    max_step: float = 50.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("eta_minus", self.eta_minus, 0, 1, low_open=True)
+        check_range("eta_plus", self.eta_plus, 1, np.inf, low_open=True)
+        check_range("max_step", self.max_step, 0, np.inf, low_open=True)
+        check_range("min_step", self.min_step, 0, self.max_step, low_open=True, high_closed=True)
+
+    def scalars(self, learning_rate, step):
+        moves = np.asarray(learning_rate) > 0
+        first = np.where(step == 1, learning_rate, 0.0)
+        return _table(step, first, self.eta_plus, self.eta_minus, moves * self.min_step, moves * self.max_step)
+
+
 OPTIMIZERS: dict[str, type[Optimizer]] = {
-    cls.name: cls for cls in (SGD, Adam, AdamW, AMSGrad, AdaMax, NAdam, AdaGrad, AdaDelta, RMSprop, Lion)
+    cls.name: cls for cls in (SGD, Adam, AdamW, AMSGrad, AdaMax, NAdam, AdaGrad, AdaDelta, RMSprop, Rprop, Lion)
 }
 
 

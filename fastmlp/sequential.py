@@ -351,9 +351,10 @@ class Sequential:
         loss : str or Loss, optional
             A name or an object of `fastmlp.losses`; that of the last fit where not given.
         optimizer : str or Optimizer
-            "sgd", "adam", "adamw", "amsgrad", "adamax", "nadam", "adagrad", "adadelta", "rmsprop" or "lion" with its
-            defaults, or an object: its learning_rate may be a schedule (`fastmlp.schedules`), whose steps are counted
-            from the start of this call. With `ema_decay` the model gets the average of its parameters over the steps.
+            "sgd", "adam", "adamw", "amsgrad", "adamax", "nadam", "adagrad", "adadelta", "rmsprop", "rprop" or "lion"
+            with its defaults, or an object: its learning_rate may be a schedule (`fastmlp.schedules`), whose steps are
+            counted from the start of this call. With `ema_decay` the model gets the average of its parameters over the
+            steps.
         epochs, batch_size : int
             The last batch of an epoch is smaller where batch_size does not divide n. A batch_size above n means n.
             For losses of queries, batch_size counts queries, whose rows stay together.

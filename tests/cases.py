@@ -84,6 +84,9 @@ def torch_optimizer(torch, optimizer, weights, biases):
         "amsgrad": lambda: torch.optim.Adam(groups, o.learning_rate, amsgrad=True, **adam),
         "adamax": lambda: torch.optim.Adamax(groups, o.learning_rate, **adam),
         "adadelta": lambda: torch.optim.Adadelta(groups, o.learning_rate, o.rho, o.epsilon),
+        "rprop": lambda: torch.optim.Rprop(
+            [*weights, *biases], o.learning_rate, (o.eta_minus, o.eta_plus), (o.min_step, o.max_step)
+        ),
         "nadam": lambda: torch.optim.NAdam(groups, o.learning_rate, momentum_decay=o.momentum_decay, **adam),
         "adagrad": lambda: torch.optim.Adagrad(groups, o.learning_rate, eps=o.epsilon),
         "rmsprop": lambda: torch.optim.RMSprop(

@@ -296,6 +296,17 @@ def adadelta(p, g, slots, t, learning_rate, rho, epsilon):
     return p - learning_rate * change
 
 
+def rprop(p, g, slots, t, learning_rate, eta_minus, eta_plus, min_step, max_step):
+    """Riedmiller and Braun, with Igel and Huesken's forgotten gradients."""
+    if not slots:
+        slots += [np.zeros_like(p), np.full_like(p, learning_rate)]
+    agreement = np.sign(g) * np.sign(slots[0])
+    factor = np.select([agreement > 0, agreement < 0], [eta_plus, eta_minus], 1.0)
+    slots[1] = np.clip(slots[1] * factor, min_step, max_step)
+    slots[0] = np.where(agreement < 0, 0.0, g)
+    return p - np.sign(slots[0]) * slots[1]
+
+
 def nadam(p, g, slots, t, learning_rate, beta_1, beta_2, epsilon, momentum_decay):
     """Dozat, with PyTorch's decaying momentum."""
     if not slots:
@@ -347,6 +358,7 @@ OPTIMIZERS = {
     "adadelta": adadelta,
     "adagrad": adagrad,
     "rmsprop": rmsprop,
+    "rprop": rprop,
     "lion": lion,
 }
 

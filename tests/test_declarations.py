@@ -28,7 +28,20 @@ from fastmlp.activations import ACTIVATIONS, ELU, LeakyReLU
 from fastmlp.initializers import INITIALIZERS, Constant, Orthogonal, Scaled, VarianceScaling
 from fastmlp.layers import LAYERS
 from fastmlp.losses import LOSSES
-from fastmlp.optimizers import OPTIMIZERS, SGD, AdaDelta, AdaGrad, Adam, AdaMax, AdamW, AMSGrad, Lion, NAdam, RMSprop
+from fastmlp.optimizers import (
+    OPTIMIZERS,
+    SGD,
+    AdaDelta,
+    AdaGrad,
+    Adam,
+    AdaMax,
+    AdamW,
+    AMSGrad,
+    Lion,
+    NAdam,
+    RMSprop,
+    Rprop,
+)
 
 # Each optimiser in the variants that take a different path.
 OPTIMIZER_VARIANTS = [
@@ -48,6 +61,8 @@ OPTIMIZER_VARIANTS = [
     RMSprop(0.01, momentum=0.9),
     RMSprop(0.01, rho=0.9, centered=True),
     RMSprop(0.01, rho=0.9, momentum=0.5, centered=True),
+    Rprop(0.01),
+    Rprop(0.01, eta_minus=0.2, eta_plus=1.9, min_step=0.004, max_step=0.02),
     Lion(0.001),
     Lion(0.001, beta_1=0.8, beta_2=0.95, weight_decay=0.5),
 ]
@@ -277,6 +292,9 @@ def test_optimizer_scalars_are_a_table(optimizer):
         (lambda: RMSprop(rho=1.0), ["rho", "[0, 1)", "1.0"]),
         (lambda: RMSprop(momentum=1), ["momentum", "[0, 1)"]),
         (lambda: Lion(beta_2=2), ["beta_2", "2"]),
+        (lambda: Rprop(eta_plus=1.0), ["eta_plus", "1.0"]),
+        (lambda: Rprop(eta_minus=1.0), ["eta_minus", "1.0"]),
+        (lambda: Rprop(min_step=2.0, max_step=1.0), ["min_step", "(0, 1]", "2.0"]),
         (lambda: SGD(clip_value=0), ["clip_value", "(0, inf)", "got 0"]),
         (lambda: SGD(clip_value=float("nan")), ["clip_value", "nan"]),
         (lambda: Dense(0), ["units", "at least 1", "got 0"]),

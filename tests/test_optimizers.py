@@ -14,7 +14,20 @@ from hypothesis import given, settings, strategies as st
 
 from fastmlp import BatchNorm, Dense, DivergenceError, ReLU, Sequential, load_model, optimizers, records, save_model
 from fastmlp.engine import jit
-from fastmlp.optimizers import OPTIMIZERS, SGD, AdaDelta, AdaGrad, Adam, AdaMax, AdamW, AMSGrad, Lion, NAdam, RMSprop
+from fastmlp.optimizers import (
+    OPTIMIZERS,
+    SGD,
+    AdaDelta,
+    AdaGrad,
+    Adam,
+    AdaMax,
+    AdamW,
+    AMSGrad,
+    Lion,
+    NAdam,
+    RMSprop,
+    Rprop,
+)
 from fastmlp.schedules import CosineDecay, Warmup
 from fastmlp.serialization import load_model_with_extra
 from fastmlp.training import Training
@@ -37,6 +50,8 @@ VARIANTS = [
     RMSprop(0.01, momentum=0.9),
     RMSprop(0.01, centered=True, epsilon=1e-4),
     RMSprop(0.01, momentum=0.9, centered=True, epsilon=1e-4),
+    Rprop(0.01),
+    Rprop(0.02, eta_minus=0.3, eta_plus=1.5, min_step=0.01, max_step=0.03),
 ]
 LIONS = [Lion(0.001), Lion(0.001, weight_decay=2.0, clip_value=0.1), Lion(0.001, clip_norm=0.1)]
 
@@ -183,8 +198,9 @@ def test_every_optimizer_stops_at_divergence(name, dtype):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(64, 6))
     model = Sequential(Dense(9), ReLU(), Dense(1), dtype=dtype)
+    rate = 1e30 if dtype == "float32" else 1e200
+    optimizer = OPTIMIZERS[name](rate, **({"max_step": rate} if name == "rprop" else {}))
     with pytest.raises(DivergenceError, match="learning_rate"):
-        optimizer = OPTIMIZERS[name](1e30 if dtype == "float32" else 1e200)
         model.fit(X, X[:, 0], loss="squared_error", optimizer=optimizer, epochs=50, batch_size=8, verbose=0)
     assert all(np.isfinite(value).all() for value in model.parameters.values())
 
@@ -349,6 +365,7 @@ def test_other_numbers_compile_nothing():
         AdaDelta(),
         RMSprop(),
         RMSprop(momentum=0.5),
+        Rprop(),
         Lion(),
     )
     before = set(jit._addresses)
@@ -362,6 +379,7 @@ def test_other_numbers_compile_nothing():
         AdaDelta(0.3, rho=0.8),
         RMSprop(0.2, rho=0.5),
         RMSprop(0.2, momentum=0.7),
+        Rprop(0.2, eta_plus=1.5),
         Lion(0.3, weight_decay=0.1),
     )
     assert set(jit._addresses) == before
@@ -488,3 +506,25 @@ def test_the_least_epsilon_still_divides_in_float32(optimizer, rng):
     assert all(np.isfinite(value).all() for value in model.parameters.values())
     with pytest.raises(ValueError, match=r"`epsilon` must be in \[1e-30, inf\); got 1e-38"):
         optimizer(epsilon=1e-38)
+
+
+def test_rprop_moves_nothing_at_a_rate_of_0():
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    model = Sequential(Dense(5, learning_rate_multiplier=0), ReLU(), Dense(1)).build(3)
+    before = model.parameters
+    model.fit(X, X[:, 0], loss="squared_error", optimizer=Rprop(0.01), epochs=5, batch_size=40, verbose=0)
+    moved = {name for name, value in model.parameters.items() if (value != before[name]).any()}
+    assert moved == {"dense_1.weight", "dense_1.bias"}
+
+
+def test_rprop_finds_its_steps():
+    """From rates four powers of ten apart to the same least squares, in batches of all rows."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(60, 4)) * [1, 10, 100, 0.1]
+    y = X @ [1, -2, 0.3, 4] + rng.normal(size=60)
+    best = np.linalg.lstsq(np.c_[X, np.ones(60)], y, rcond=None)[0]
+    for rate in (1e-4, 1.0):
+        model = Sequential(Dense(1), dtype="float64")
+        options = {"loss": "squared_error", "batch_size": 60, "epochs": 500, "verbose": 0}
+        model.fit(X, y, optimizer=Rprop(rate, min_step=1e-9), **options)
+        np.testing.assert_allclose(model.parameters["dense_0.weight"][:, 0], best[:4], atol=1e-6)

@@ -113,6 +113,19 @@ def adagrad(p, g, v, s, tiny):
     return p - s[0] * g / (sqrt(v) + s[1]), v
 
 
+def rprop(p, g, before, size, s, tiny):
+    """size *= eta_plus or eta_minus, within bounds, by whether g has the sign of the one before; p -= sign(g) size."""
+    size = size + s[0]  # the rate, in the first step: nothing has been there
+    same = (g > 0.0 and before > 0.0) or (g < 0.0 and before < 0.0)
+    turned = (g > 0.0 and before < 0.0) or (g < 0.0 and before > 0.0)
+    size = size * s[1] if same else size * s[2] if turned else size
+    size = s[3] if size < s[3] else size
+    size = s[4] if size > s[4] else size
+    g = 0.0 if turned else g
+    sign = 1.0 if g > 0.0 else -1.0 if g < 0.0 else g  # 0 and NaN stay what they are
+    return p - size * sign, g, size
+
+
 def lion(p, g, m, s, tiny):
     """p -= rate sign(m + b1 (g - m)); m += b2 (g - m)."""
     difference = g - m
@@ -181,6 +194,7 @@ RULES = {
     "nadam": Rule(nadam, 2),
     "adadelta": Rule(adadelta, 2),
     "adagrad": Rule(adagrad, 1),
+    "rprop": Rule(rprop, 2),
     "lion": Rule(lion, 1),
     "rmsprop": Rule(rmsprop, 1),
     "rmsprop.momentum": Rule(rmsprop_momentum, 2),

@@ -36,6 +36,7 @@ from fastmlp import (
     Rescaling,
     Residual,
     RMSprop,
+    Rprop,
     Sequential,
     Softmax,
     Tanh,
@@ -160,6 +161,7 @@ FITS = {
     "three slots": ([Dense(200), ReLU(), Dense(10)], {"optimizer": AMSGrad(1e-3, ema_decay=0.9)}),
     "narrow, three slots": ([Dense(64), ReLU(), Dense(10)], {"optimizer": AMSGrad(1e-3), "X": 20}),
     "narrow, AdaMax": ([Dense(64), ReLU(), Dense(10)], {"optimizer": AdaMax(1e-3), "X": 20}),
+    "narrow, Rprop": ([Dense(64), ReLU(), Dense(10)], {"optimizer": Rprop(), "X": 20}),
     "narrow, AdaDelta": ([Dense(64), ReLU(), Dense(10)], {"optimizer": AdaDelta(), "X": 20}),
     "augmented": (
         [GaussianNoise(0.1), RandomAffine((15, 20), degrees=9), CutMix(), Dense(200), ReLU(), Dense(10)],

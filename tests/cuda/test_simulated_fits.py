@@ -32,6 +32,7 @@ from fastmlp import (
     Residual,
     RMSNorm,
     RMSprop,
+    Rprop,
     Sequential,
     Softmax,
     Tanh,
@@ -155,6 +156,7 @@ CASES = {
     ),
     "AdaMax": ([Dense(9), Tanh(), Dense(3)], "codes", {"optimizer": AdaMax(0.01, beta_2=0.7)}),
     "AdaDelta, clipped by the norm": ([Dense(9), ReLU(), Dense(3)], "codes", {"optimizer": AdaDelta(clip_norm=0.3)}),
+    "Rprop": ([Dense(9), Tanh(), Dense(3)], "codes", {"optimizer": Rprop(0.01)}),
     "RMSprop, centered": ([Dense(4), ReLU(), Dense(3)], "codes", {"optimizer": RMSprop(0.01, centered=True)}),
 }
 
