@@ -33,13 +33,13 @@ class Callback:
     Examples
     --------
     >>> class Halve(Callback):
-    ...     def on_epoch_end(self, training: Training, epoch: int, logs: dict[str, float]) -> None:
+    ...     def on_epoch_end(self, training, epoch, logs):
     ...         training.learning_rate /= 2
     >>> class SaveBest(Callback):
-    ...     def on_fit_begin(self, training: Training) -> None:
+    ...     def on_fit_begin(self, training):
     ...         self.best = float("inf")
     ...
-    ...     def on_epoch_end(self, training: Training, epoch: int, logs: dict[str, float]) -> None:
+    ...     def on_epoch_end(self, training, epoch, logs):
     ...         if logs["val_loss"] < self.best:
     ...             self.best = logs["val_loss"]
     ...             training.model.save("best.safetensors")

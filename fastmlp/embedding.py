@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -130,17 +131,20 @@ class Embedding:
 
     def parameter_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
         """The table, (rows, output_dim)."""
-        return {"weight": (int(np.sum(self.input_dim)), self.output_dim)}
+        n_rows = self.input_dim if isinstance(self.input_dim, int) else sum(self.input_dim)
+        return {"weight": (n_rows, self.output_dim)}
 
     def check(self, X, argument: str = "X") -> None:
         """ValueError naming the first code of X, an array or CSR, that is no integer in its range."""
-        columns, counts, _ = np.array(self.coded(X.shape[1])).T
+        columns, counts, _, _ = _arrays(self, X.shape[1])
         for start in range(0, X.shape[0], _BLOCK):
             codes = X[start : start + _BLOCK][:, columns]
             codes = np.asarray(codes if isinstance(codes, np.ndarray) else codes.toarray())
-            bad = ~((codes >= 0) & (codes < counts) & (codes == np.floor(codes)))
-            if bad.any():
-                row, k = np.argwhere(bad)[0]
+            good = (codes >= 0) & (codes < counts)
+            if codes.dtype.kind == "f":
+                good &= codes == np.floor(codes)
+            if not good.all():
+                row, k = np.argwhere(~good)[0]
                 raise ValueError(
                     f"`{argument}` must have codes of categories, integers in [0, {counts[k]}), in column {columns[k]} "
                     f"for {self!r}; got {codes[row, k].item()!r} in row {start + row}."
@@ -152,8 +156,14 @@ class Embedding:
 
     def forward(self, x: np.ndarray, p: dict[str, np.ndarray]) -> np.ndarray:
         """a, (n, k output_dim + others)."""
-        columns, _, firsts = np.array(self.coded(x.shape[1])).T
+        columns, counts, firsts, others = _arrays(self, x.shape[1])
         codes = x[:, columns].astype(np.int64) + firsts
-        vectors = self.rows(p["weight"], codes).reshape(-1, len(columns) * self.output_dim)
-        others = self.others(x.shape[1])
-        return np.hstack([vectors, x[:, others]]) if others else vectors
+        vectors = self.rows(p["weight"], codes).reshape(-1, len(counts) * self.output_dim)
+        return np.hstack([vectors, x[:, others]]) if others.size else vectors
+
+
+@lru_cache
+def _arrays(layer: Embedding, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What `coded` and `others` say: a prediction of a row takes as long as making arrays of it."""
+    columns, counts, firsts = np.array(layer.coded(width)).T
+    return columns, counts, firsts, np.array(layer.others(width), np.int64)
