@@ -318,6 +318,8 @@ def _inputs(model, X) -> list[Finding]:
     constant = spread <= 1e-7 * np.abs(mean)
     column = int(size.argmax())
     advice = "StandardScaler, or Rescaling as the first layer (1 / 255 for images)"
+    if isinstance(first, Embedding):
+        advice = "StandardScaler for the columns without codes"
     measured = f"largest column is {columns[column]}: mean {mean[column]:.3g}, spread {spread[column]:.3g}"
     scale = _finding("inputs", size[column], 10, 1000, measured, advice)  # initialisers assume sizes about 1
     if scale.verdict == OK and 0 < size[column] < 0.01:

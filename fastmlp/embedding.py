@@ -17,7 +17,7 @@ from . import configs, initializers
 from .errors import check_count, check_flag, check_range
 from .initializers import Initializer, Normal
 
-MOST_ROWS = 2**24  # codes up to here are exact in float32
+MOST = 2**24  # categories of a column: codes up to here are exact in float32
 _BLOCK = 4096  # rows looked at together
 
 
@@ -31,7 +31,7 @@ class Embedding:
 
     When to use: words or characters (Bengio et al., 2003), with one table for all columns; categories of a table of
     data, with many values (Guo and Berkhahn, 2016), where each column has rows of its own: scikit-learn's
-    `OrdinalEncoder` makes codes of them. A few values are as well one-hot.
+    `OrdinalEncoder` makes codes of them. With few categories, one-hot columns do as well.
 
     Parameters
     ----------
@@ -53,8 +53,8 @@ class Embedding:
     ------
     ValueError, TypeError
         A number out of its range, no or repeated columns, or another number of them than of `input_dim`; more than
-        2^24 categories, which float32 cannot tell apart; the layer is not the first, when a `Sequential` is made of it;
-        when it meets X: fewer columns, or a code that is no integer in [0, input_dim).
+        2^24 categories of a column, which float32 cannot tell apart; the layer is not the first, when a `Sequential` is
+        made of it; when it meets X: fewer columns, or a code that is no integer in [0, input_dim).
 
     Examples
     --------
@@ -81,23 +81,21 @@ class Embedding:
 
     def __post_init__(self):
         configs.plain_numbers(self)
-        several = isinstance(self.input_dim, (Sequence, np.ndarray)) and not isinstance(self.input_dim, str)
-        counts = [check_count(n, "input_dim") for n in (self.input_dim if several else [self.input_dim])]
-        if sum(counts) > MOST_ROWS:
-            raise ValueError(f"`input_dim` must be {MOST_ROWS} in all at most; got {self.input_dim!r}.")
         if self.columns is not None:
-            if not isinstance(self.columns, (Sequence, np.ndarray)) or isinstance(self.columns, str):
+            if not _is_sequence(self.columns):
                 raise TypeError(f"`columns` must be a sequence of numbers of columns; got {self.columns!r}.")
             columns = tuple(check_count(column, "columns", least=0) for column in self.columns)
             if not columns or len(set(columns)) < len(columns):
                 raise ValueError(f"`columns` must be one column or more, each once; got {self.columns!r}.")
             object.__setattr__(self, "columns", columns)
-        if several:
+        if _is_sequence(self.input_dim):
+            counts = tuple(check_count(n, "input_dim", MOST) for n in self.input_dim)
             if not counts or (self.columns is not None and len(self.columns) != len(counts)):
-                raise ValueError(
-                    f"`input_dim` must have a number for each column of {self.columns}; got {self.input_dim!r}."
-                )
-            object.__setattr__(self, "input_dim", tuple(counts))
+                of = "" if self.columns is None else f" of {self.columns}"
+                raise ValueError(f"`input_dim` must have a number for each column{of}; got {self.input_dim!r}.")
+            object.__setattr__(self, "input_dim", counts)
+        else:
+            object.__setattr__(self, "input_dim", check_count(self.input_dim, "input_dim", MOST))
         object.__setattr__(self, "output_dim", check_count(self.output_dim, "output_dim"))
         initializers.check("embeddings_initializer", self.embeddings_initializer)
         check_range("learning_rate_multiplier", self.learning_rate_multiplier, 0, float("inf"))
@@ -160,6 +158,12 @@ class Embedding:
         codes = x[:, columns].astype(np.int64) + firsts
         vectors = self.rows(p["weight"], codes).reshape(-1, len(counts) * self.output_dim)
         return np.hstack([vectors, x[:, others]]) if others.size else vectors
+
+
+def _is_sequence(value) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim == 1
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
 @lru_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import os
 from collections.abc import Iterable
 
@@ -102,8 +103,12 @@ def check_count(value, argument: str, most: int | None = None, *, least: int = 1
     ValueError: `epochs` must be an integer of at least 1; got 0.
     """
     accepted = f"an integer of at least {least}" if most is None else f"an integer in [{least}, {most}]"
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"`{argument}` must be {accepted}; got {value!r}.")
-    if value.__index__() < least or (most is not None and value.__index__() > most):
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{argument}` must be {accepted}; got {value!r}.") from None
+    if count < least or (most is not None and count > most):
         raise ValueError(f"`{argument}` must be {accepted}; got {value!r}.")
-    return value.__index__()
+    return count

@@ -66,11 +66,11 @@ COLUMNS, COLUMN_STRIDE, LABELS, WEIGHTS, DZ, CHOSEN, SLOPES, QUERIES = 13, 14, 6
 STARTS, ENTRY_ROWS, ENTRY_VALUES, ROW_SHARES = 12, 13, 14, 2
 
 # embedding: rows of the table W (DEPTH rows, N_OUT columns) that codes in columns of A choose, side by side, and A's
-# other columns (N_FEATURES in all) -> C. CODED: for each of N_CODES its column, how many categories it has and their
-# first row of the table, then the N_OTHERS columns (int64). The rows chosen (int64, those of a row of the batch
-# together) lie at ROW_CODES. embedding.gradient: C (da) -> DZ, N_OUT columns, a row for each of them (DEPTH in all).
-# embedding.codes: one unit: from ROW_CODES what batch_columns makes of entries
-N_CODES, N_OTHERS, CODED, ROW_CODES, TABLE_LAST_WIDTH = 4, 6, 13, 16, 17
+# other columns (N_FEATURES in all) -> C. CODED: for each of N_CODED columns which it is, how many categories it has and
+# their first row of the table, then the N_OTHERS columns (int64). Which rows were chosen (int64, those of a row of the
+# batch together) lies at TABLE_ROWS. embedding.gradient: C (da) -> DZ, N_OUT columns, a row for each of those (DZ_ROWS
+# in all). embedding.codes: one unit: from TABLE_ROWS what batch_columns makes of entries
+N_CODED, N_OTHERS, DZ_ROWS, CODED, TABLE_ROWS, TABLE_LAST_WIDTH = 4, 6, 12, 13, 16, 17
 
 # scatter: logits out of their panels into OUT, row-major (OUT_STRIDE in bytes)
 OUT, OUT_STRIDE = 1, 2
@@ -106,8 +106,8 @@ KEY = 15  # 64 random bits of the step
 EPILOGUE_NUMBER = 14  # NUMBER of the record that is being run, for its epilogue
 OWN_RECORD = 18  # where a kernel puts a record for another one
 AVERAGE_BYTES = 16  # from a parameter to its moving average, the last slot
-CLAIMED = (32, 48)  # how many pieces of its tiles have been claimed, by anyone; alternating from phase to phase; 0
-# between runs
+CLAIMED = (32, 48)  # how many pieces of its tiles have been claimed, by anyone; alternating from phase to phase; the
+# first is 0 between runs
 WORKER = 64
 LEAST_SCRATCH = (
     4096  # bytes at SCRATCH: a block of a panel's width, squared, or this: for rows of losses, sparse entries

@@ -145,10 +145,11 @@ class Sequential:
     @_arrays.setter
     def _arrays(self, arrays: dict[str, np.ndarray]) -> None:
         self._stored, self._behind = arrays, False
-        sizes = [array.size for array in arrays.values()]
-        self._can_be_kept = 2 * sum(sizes) * self.dtype.itemsize <= KEPT_BYTES and not self._has_own_functions
-        # that multiply something: not an embedding's table, which is the first of all
-        self._n_weights = sum(sizes[1:] if isinstance(self.layers[0], Embedding) else sizes)
+        sizes = {name: array.size for name, array in arrays.items()}
+        n_bytes = self.dtype.itemsize * sum(sizes.values())
+        self._can_be_kept = 2 * n_bytes <= KEPT_BYTES and not self._has_own_functions
+        # an embedding's table multiplies nothing
+        self._n_weights = sum(size for name, size in sizes.items() if not name.startswith(Embedding.prefix))
 
     @property
     def n_outputs(self) -> int:
@@ -623,7 +624,6 @@ class Sequential:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._one_at_a_time = threading.Lock()
-        self._arrays = self._stored
 
     def _validation(self, data, n_features: int, loss):
         if data is None:
@@ -985,10 +985,9 @@ class Sequential:
         """
         self._need_parameters()
         if isinstance(self.layers[0], Embedding):
-            raise ValueError(
-                "codes of categories have no gradient. For that of their vectors, take "
-                "`model[1:].input_gradients(model.activations(X, 0), ...)`."
-            )
+            alone = not isinstance(self.layers[1], (Activation, Softmax))  # whether the others are a network
+            vectors = " For that of their vectors: `model[1:].input_gradients(model.activations(X, 0), ...)`."
+            raise ValueError(f"codes of categories have no gradient.{vectors if alone else ''}")
         X = check_X(X, n_features=self.n_features)
         if (y is None) == (output is None):
             raise ValueError(

@@ -368,7 +368,7 @@ FAILING = {
     " + compiling._CHILD",
     "cannot start": "compiling.subprocess.Popen = forbidden",
     "no threads": "from types import SimpleNamespace\n"
-    "def no_thread(*_, **__): raise RuntimeError('no threads here')\n"
+    'def no_thread(*_, **__): raise RuntimeError("can\'t start new thread")\n'
     "thread = SimpleNamespace(start=no_thread)\n"
     "compiling.threading = SimpleNamespace(Thread=lambda *_, **__: thread)",
 }

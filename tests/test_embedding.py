@@ -24,6 +24,7 @@ from fastmlp import (
     Dropout,
     Embedding,
     ReLU,
+    Residual,
     Sequential,
     SKLearnClassifier,
     Tanh,
@@ -156,7 +157,7 @@ def test_bits_over_threads_and_a_poisoned_workspace(layer, optimizer, dtype, mon
         assert all(np.array_equal(fits[0][name], other[name]) for name in other)
 
 
-@pytest.mark.parametrize("wrong", [-1.0, 5.0, 1e30, -1e30, 0.5])
+@pytest.mark.parametrize("wrong", [-1.0, -3.0, -1000.0, 5.0, 1e30, -1e30, 0.5])
 def test_whatever_the_codes_the_engine_stays_within_the_table(wrong):
     """They are looked at before; this is about memory alone."""
     layer = Embedding(5, 3)
@@ -214,6 +215,11 @@ def test_a_frozen_table_and_a_rate_of_its_own():
         model.fit(X, y, **options)
         starts[name] = model.parameters["embedding_0.weight"] - before
     assert not starts["frozen"].any()
+    frozen = Sequential(Embedding(9, 4, trainable=False), Dense(3)).build(3)
+    _, gradients = frozen.gradients(X, y, "softmax_cross_entropy")  # a look at them has those of what is frozen, too
+    assert gradients["embedding_0.weight"].any()
+    with pytest.raises(ValueError, match="nothing to train: all layers have trainable=False"):
+        Sequential(Embedding(9, 4, trainable=False), Dense(3, trainable=False)).fit(X, y, **options)
     np.testing.assert_allclose(starts["slow"], 0.5 * starts["plain"], atol=1e-6)
     assert np.abs(starts["plain"]).max() > 1e-3
 
@@ -245,6 +251,10 @@ def test_parts_copies_names_and_the_summary(capsys):
     np.testing.assert_array_equal(other.parameters["embedding_0.weight"], model.parameters["embedding_0.weight"])
     with pytest.raises(ValueError, match="layers that both models share"):
         Sequential(Embedding([4, 3], 2, columns=[4, 1]), Dense(1)).copy_parameters(model, layers=1)
+    with pytest.raises(ValueError, match="layers that both models share"):
+        Sequential(Embedding([3, 4], 2, columns=[4, 2]), Dense(1)).copy_parameters(model, layers=1)
+    with pytest.raises(ValueError, match=r"codes of categories have no gradient\.$"):
+        Sequential(layer, ReLU(), Dense(1)).build(6).input_gradients(X, output=0)
 
 
 def test_files_and_what_stands_in_them(tmp_path):
@@ -280,12 +290,16 @@ def test_a_fit_that_was_stopped_ends_with_the_bits_of_one_that_was_not(tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        ((0, 2), {}, ValueError, "`input_dim` must be an integer of at least 1; got 0"),
-        (("many", 2), {}, TypeError, "`input_dim` must be an integer of at least 1; got 'many'"),
-        (([3, 0], 2), {}, ValueError, "`input_dim` must be an integer of at least 1; got 0"),
-        (([], 2), {}, ValueError, r"`input_dim` must have a number for each column.*got \[\]"),
+        ((0, 2), {}, ValueError, r"`input_dim` must be an integer in \[1, 16777216\]; got 0"),
+        (("many", 2), {}, TypeError, r"`input_dim` must be an integer in \[1, 16777216\]; got 'many'"),
+        (([3, 0], 2), {}, ValueError, r"`input_dim` must be an integer in \[1, 16777216\]; got 0"),
+        (([], 2), {}, ValueError, r"`input_dim` must have a number for each column; got \[\]"),
+        ((b"ab", 2), {}, TypeError, r"`input_dim` must be an integer in \[1, 16777216\]; got b'ab'"),
+        ((np.array([[1, 2]]), 2), {}, TypeError, r"`input_dim` must be an integer in .* got array\(\[\[1, 2\]\]\)"),
+        ((5, 2, np.array([[0, 1]])), {}, TypeError, r"`columns` must be a sequence of numbers.* got array"),
+        (([[1], [2]], 2), {}, TypeError, r"`input_dim` must be an integer in .* got \[1\]"),
         (([3, 4], 2, [0]), {}, ValueError, r"`input_dim` must have a number for each column of \(0,\); got \[3, 4\]"),
-        ((2**24 + 1, 2), {}, ValueError, "`input_dim` must be 16777216 in all at most"),
+        ((2**24 + 1, 2), {}, ValueError, r"`input_dim` must be an integer in \[1, 16777216\]; got 16777217"),
         ((3, 0), {}, ValueError, "`output_dim` must be an integer of at least 1; got 0"),
         ((3, 2, []), {}, ValueError, r"`columns` must be one column or more, each once; got \[\]"),
         ((3, 2, [1, 1]), {}, ValueError, r"`columns` must be one column or more, each once; got \[1, 1\]"),
@@ -324,6 +338,8 @@ def test_it_stands_first():
     for layers in ((Dense(2), Embedding(3, 2)), (Dropout(0.1), Embedding(3, 2))):
         with pytest.raises(ValueError, match="Embedding must be the first layer; got it as layer 1"):
             Sequential(*layers, Dense(1))
+    with pytest.raises(ValueError, match="Embedding must be the first layer; got it within layer 0, a Residual"):
+        Sequential(Residual(Embedding(3, 1)), Dense(1))
 
 
 @pytest.mark.parametrize(
@@ -364,9 +380,9 @@ def test_bad_codes_are_named_and_nothing_is_changed(wrong, said, kind):
 
 def test_the_row_of_a_bad_code_far_down():
     layer = Embedding(5, 2)
-    X = np.zeros((10_000, 2))
-    X[9_000, 1] = 7
-    with pytest.raises(ValueError, match="got 7.0 in row 9000"):
+    X = np.zeros((20_000, 2))
+    X[19_000, 1] = 7
+    with pytest.raises(ValueError, match="got 7.0 in row 19000"):
         Sequential(layer, Dense(1)).build(2).predict(X)
 
 
@@ -378,6 +394,7 @@ def test_diagnose_leaves_codes_out(rng):
         for f in diagnose(Sequential(Embedding(5000, 4, [0, 1]), Dense(2)), X, y, loss="softmax_cross_entropy").findings
     }
     assert "largest column is 3" in findings["inputs"].measured
+    assert findings["inputs"].advice == "StandardScaler for the columns without codes"
     assert findings["constant_columns"].measured.startswith("0 of 2")
     all_codes = diagnose(Sequential(Embedding(5000, 4), Dense(2)), X[:, :2], y, loss="softmax_cross_entropy").findings
     assert not {"inputs", "constant_columns"} & {f.name for f in all_codes}

@@ -475,7 +475,11 @@ def test_configs_are_json():
         (lambda: Rescaling(float("inf")), ValueError, "`scale` must be in"),
         (lambda: Residual(), ValueError, "at least one layer"),
         (lambda: Residual(Dense(3), drop_rate=1.5), ValueError, r"`drop_rate` must be in \[0, 1\); got 1.5"),
-        (lambda: Sequential(Dense(3), Residual(Rescaling(2.0))), ValueError, "Rescaling must be the first layer"),
+        (
+            lambda: Sequential(Dense(3), Residual(Rescaling(2.0))),
+            ValueError,
+            "Rescaling must be the first layer; got it within layer 1, a Residual",
+        ),
         (lambda: Sequential(Residual("relu"), Dense(3)), TypeError, "layer 0 .*got 'relu'"),
         (lambda: Sequential(Residual(ReLU()), ReLU()), ValueError, "at least one Dense"),
         (lambda: Sequential(Dense(4), Residual(Dense(3))).build(2), ValueError, "got 3 units after 4"),

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -735,3 +736,35 @@ def test_an_interrupt_while_a_thread_starts(an_epoch, monkeypatch):
         assert executor.steps_done == before
         assert executor.run(steps, 2)[0] == len(steps)
     assert n_lines > 5 and hidden
+
+
+def test_what_a_signal_s_handler_raises_is_raised(monkeypatch):
+    """Also a RuntimeError; only that of a system without threads is an answer, whatever is being handled."""
+
+    class Timeout(RuntimeError):
+        pass
+
+    def thread(error):
+        def start():
+            raise error
+
+        return SimpleNamespace(start=start)
+
+    with pytest.raises(Timeout):
+        threads.starts(thread(Timeout()))
+    no_thread = thread(RuntimeError("can't start new thread"))
+    assert threads.starts(no_thread) is False
+    try:
+        raise ValueError
+    except ValueError:
+        assert threads.starts(no_thread) is False
+        with pytest.raises(Timeout):
+            threads.starts(thread(Timeout()))
+
+
+def test_a_run_forgets_that_one_before_was_not_finite(an_epoch):
+    executor, steps = an_epoch
+    executor.control[R.NOT_FINITE] = 1
+    for n_workers in (1, 2):
+        assert executor.run(steps, n_workers)[0] == len(steps)
+        executor.control[R.NOT_FINITE] = 1

@@ -42,8 +42,8 @@ def embedding(dtype: str, simd: Simd):
 
     def embedding(record, lo, hi, worker):
         r = int64_at(record)
-        n_codes, n_others, n_out, depth, W, C = r[R.N_CODES], r[R.N_OTHERS], r[R.N_OUT], r[R.DEPTH], r[R.W], r[R.C]
-        coded, codes = int64_at(r[R.CODED]), int64_at(r[R.ROW_CODES])
+        n_codes, n_others, n_out, depth, W, C = r[R.N_CODED], r[R.N_OTHERS], r[R.N_OUT], r[R.DEPTH], r[R.W], r[R.C]
+        coded, codes = int64_at(r[R.CODED]), int64_at(r[R.TABLE_ROWS])
         others = int64_at(r[R.CODED] + 3 * 8 * n_codes)
         a, a_items, a_last_width = items(r[R.A]), r[R.A_PANEL_BYTES] // item, r[R.A_STRIDE_LAST] // item
         a_last = (r[R.N_FEATURES] - 1) // panel_width
@@ -74,7 +74,7 @@ def embedding_gradient(dtype: str, simd: Simd):
 
     def embedding_gradient(record, lo, hi, worker):
         r = int64_at(record)
-        n_codes, n_out, n_rows, C, DZ = r[R.N_CODES], r[R.N_OUT], r[R.DEPTH], r[R.C], r[R.DZ]
+        n_codes, n_out, n_rows, C, DZ = r[R.N_CODED], r[R.N_OUT], r[R.DZ_ROWS], r[R.C], r[R.DZ]
         c_items, c_last, c_width = r[R.C_PANEL_BYTES] // item, r[R.N_PANELS] - 1, r[R.LAST_WIDTH]
         last, width, dz = (n_out - 1) // panel_width, r[R.TABLE_LAST_WIDTH], items(DZ)
         for i in range(lo, hi):
@@ -95,8 +95,8 @@ def embedding_codes(dtype: str, simd: Simd):
 
     def embedding_codes(record, lo, hi, worker):
         r = int64_at(record)
-        n, depth = int64_at(worker)[R.ROWS] * r[R.N_CODES], r[R.DEPTH]
-        codes, starts = int64_at(r[R.ROW_CODES]), int64_at(r[R.STARTS])
+        n, depth = int64_at(worker)[R.ROWS] * r[R.N_CODED], r[R.DEPTH]
+        codes, starts = int64_at(r[R.TABLE_ROWS]), int64_at(r[R.STARTS])
         places, values = int64_at(r[R.ENTRY_ROWS]), items(r[R.ENTRY_VALUES])
         for row in range(depth + 2):
             starts[row] = 0

@@ -208,8 +208,7 @@ def run(dtype: str, simd: Simd):
                 # all of them are gone: nobody reads these before the next run
                 atomic_store(control + 8 * R.ARRIVED_BEFORE, passed)
                 atomic_store(control + 8 * R.LEFT_BEFORE, left)
-                for owner in range(n_workers):
+                for owner in range(n_workers):  # the other turn's is written in the first phase of a run
                     atomic_store(claimed(a[R.WORKERS], owner, 0), 0)
-                    atomic_store(claimed(a[R.WORKERS], owner, 1), 0)
 
     return run

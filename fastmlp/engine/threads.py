@@ -13,6 +13,7 @@ import sys
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import repeat
 from queue import Empty, SimpleQueue
@@ -104,9 +105,11 @@ def starts(thread: threading.Thread) -> bool:
     try:
         thread.start()
     except RuntimeError as error:
-        if error.__context__ is not handled:
-            raise error.__context__ from None
-        return False
+        if error.args == ("can't start new thread",):
+            return False
+        if error.__context__ is handled:  # a signal's handler raised this one
+            raise
+        raise error.__context__ from None
     return True
 
 
@@ -118,8 +121,8 @@ class Team:
 
     def __init__(self):
         self._helpers: list[_Helper] = []
+        self._reference = weakref.ref(self)
         self._pid, self._cores = os.getpid(), usable_cores()
-        _TEAMS.add(self)
 
     def has(self, helper: _Helper) -> bool:
         return helper in self._helpers
@@ -160,8 +163,10 @@ class Team:
             if self._helpers[k].is_alive():
                 return True
             self._helpers[k].jobs.put(None)  # its start was interrupted: if it starts after all, it ends at once
-        self._helpers[k : k + 1] = [_Helper.idle() or _Helper()]
-        return self._helpers[k].is_alive() or starts(self._helpers[k])
+        helper = _Helper.idle() or _Helper()
+        helper.team = self._reference
+        self._helpers[k : k + 1] = [helper]
+        return helper.is_alive() or starts(helper)
 
     def close(self) -> None:
         """Leave the threads to others, or let them end. Whenever Ctrl-C comes, each has one owner."""
@@ -174,9 +179,12 @@ class Team:
         _IDLE.extend(map(self._helpers.pop, repeat(-1, len(self._helpers))))  # no bytecode between pop and append
 
 
-_TEAMS: weakref.WeakSet[Team] = weakref.WeakSet()
 LINGER = 1.0  # seconds that a thread without a team waits for another: starting one takes 0.1 ms
 LOST = 3  # times in a row that a thread has waited so long and belonged to nobody: Ctrl-C came while it changed hands
+
+
+def _nobody() -> None:
+    """No team, as a reference says it."""
 
 
 class _Helper(threading.Thread):
@@ -185,6 +193,7 @@ class _Helper(threading.Thread):
     def __init__(self):
         super().__init__(name="fastmlp-worker", daemon=True)
         self.jobs: SimpleQueue = SimpleQueue()
+        self.team: Callable[[], Team | None] = _nobody
         memory = np.zeros(2 * R.MAILBOX, np.int64)  # the half that has cache lines of its own
         first = -memory.ctypes.data % (8 * R.MAILBOX) // 8
         self._mailbox = memory[first : first + R.MAILBOX]
@@ -209,10 +218,9 @@ class _Helper(threading.Thread):
         return partial(self.jobs.put, (self._at, function, arguments, yield_address()))
 
     def _has_a_team(self) -> bool:
-        try:
-            return any(team.has(self) for team in tuple(_TEAMS))
-        except RuntimeError:  # one was made meanwhile: the next look will tell
-            return True
+        """Whether the last team that took it has it still."""
+        team = self.team()
+        return team is not None and team.has(self)
 
     def let_go(self) -> None:
         """Nothing is going to be posted."""

@@ -117,7 +117,7 @@ def training_plan(
     if precision is not None:
         plan.precision = precision
     if not any(op.learns for op in ops):
-        raise ValueError("there is nothing to train: every Dense has trainable=False.")
+        raise ValueError("there is nothing to train: all layers have trainable=False.")
     updates = Updates(plan, optimizer, l2)
     rows, augmentation, mixed = plan.input, [], {}
     if not study:

@@ -125,9 +125,9 @@ class Backward:
         """The table's gradient: sums of rows, one for each code of the batch, when these are sorted."""
         plan, weight = self.plan, op.weight
         common = embedding_fields(plan, op)
-        n_rows = plan.batch_size * common[R.N_CODES]
+        n_rows = plan.batch_size * common[R.N_CODED]
         rows = plan.matrix("workspace", n_rows, weight.matrix.columns)
-        fields = {**common, **panels(self.gradient), R.DZ: rows.at, R.DEPTH: n_rows}
+        fields = {**common, **panels(self.gradient), R.DZ: rows.at, R.DZ_ROWS: n_rows}
         self.steps.append(Step("embedding.gradient", fields, "a row of da for each code"))
         by_codes = {
             R.STARTS: plan.place("workspace", 8 * (weight.matrix.rows + 2)),

@@ -50,7 +50,8 @@ def check_layers(layers: Sequence[Layer]) -> None:
                     f"layer {i} must be a CustomActivation, or one of the activations {names}; got {inner!r}."
                 )
             if isinstance(inner, (Rescaling, Embedding)) and (i or inner is not layer):
-                raise ValueError(f"{type(inner).__name__} must be the first layer; got it as layer {i}.")
+                where = f"as layer {i}" if inner is layer else f"within layer {i}, a {type(layer).__name__}"
+                raise ValueError(f"{type(inner).__name__} must be the first layer; got it {where}.")
             first = inner is layer and all(isinstance(before, (Rescaling, *AUGMENTATIONS)) for before in layers[:i])
             if isinstance(inner, AUGMENTATIONS) and not first:
                 raise ValueError(f"{inner!r} must stand before all layers but a Rescaling; got it in layer {i}.")

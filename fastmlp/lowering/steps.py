@@ -200,11 +200,11 @@ def embedding_fields(plan: Plan, op: Op) -> dict:
     """What the records of an embedding have in common."""
     table = op.weight.matrix
     return {
-        R.N_CODES: len(op.layer.coded(plan.n_features)),
+        R.N_CODED: len(op.layer.coded(plan.n_features)),
         R.DEPTH: table.rows,
         R.N_OUT: table.columns,
         R.TABLE_LAST_WIDTH: table.last_width,
-        R.ROW_CODES: op.codes,
+        R.TABLE_ROWS: op.codes,
     }
 
 
