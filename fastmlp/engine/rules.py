@@ -115,15 +115,14 @@ def adagrad(p, g, v, s, tiny):
 
 def rprop(p, g, before, size, s, tiny):
     """size *= eta_plus or eta_minus, within bounds, by whether g has the sign of the one before; p -= sign(g) size."""
-    size = size + s[0]  # the rate, in the first step: nothing has been there
-    same = (g > 0.0 and before > 0.0) or (g < 0.0 and before < 0.0)
-    turned = (g > 0.0 and before < 0.0) or (g < 0.0 and before > 0.0)
-    size = size * s[1] if same else size * s[2] if turned else size
+    sign = 1.0 if g > 0.0 else -1.0 if g < 0.0 else g  # 0 and NaN stay what they are
+    agreement = sign if before > 0.0 else -sign if before < 0.0 else 0.0  # the product of both might be 0
+    factor = s[1] if agreement > 0.0 else s[2] if agreement < 0.0 else 1.0
+    size = (size + s[0]) * factor  # the rate, in the first step: nothing has been there
     size = s[3] if size < s[3] else size
     size = s[4] if size > s[4] else size
-    g = 0.0 if turned else g
-    sign = 1.0 if g > 0.0 else -1.0 if g < 0.0 else g  # 0 and NaN stay what they are
-    return p - size * sign, g, size
+    turned = agreement < 0.0
+    return p - size * (0.0 if turned else sign), 0.0 if turned else g, size
 
 
 def lion(p, g, m, s, tiny):
