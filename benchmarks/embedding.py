@@ -20,7 +20,7 @@ from benchmarks.report import machine, versions, write_into
 from fastmlp import Adam, Dense, Embedding, Sequential, Tanh
 from fastmlp.training import Training
 
-RATE, SECONDS = 1e-3, 0.2  # of a turn
+RATE, SECONDS = 1e-3, 0.6  # of a turn: a fit, in which the number of workers is found out
 
 
 @dataclass(frozen=True)
