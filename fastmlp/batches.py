@@ -52,11 +52,11 @@ class RowBatches:
 
     def epochs(self, permutations: np.ndarray | None, epochs: int) -> Epochs:
         """The batches of epochs with these orders, (epochs, n); with None, in the data's order."""
-        sizes = np.tile(np.minimum(self.most_rows, self.n - self._starts), epochs)
-        if permutations is None:
-            starts = np.tile(self._starts, epochs)
-        else:
-            starts = (np.arange(epochs)[:, None] * self.n + self._starts).ravel()
+        sizes, starts = np.minimum(self.most_rows, self.n - self._starts), self._starts
+        if epochs > 1:
+            sizes = np.tile(sizes, epochs)
+            first = 0 if permutations is None else self.n * np.arange(epochs)[:, None]
+            starts = (first + np.tile(starts, (epochs, 1))).ravel()
         if self._weights is None:
             weights = sizes.astype(np.float64)
         else:

@@ -9,7 +9,8 @@ as well.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -71,13 +72,15 @@ class Optimizer:
         ValueError
             A schedule leaves the range of its number.
         """
+        following = {n: v for n, v in vars(self).items() if isinstance(v, Schedule) and n != "learning_rate"}
+        if not following:
+            return self
         resolved = copy.copy(self)
-        for name in (f.name for f in fields(self) if f.name != "learning_rate"):
-            if isinstance(getattr(self, name), Schedule):
-                values = schedules.rates(getattr(self, name), step, steps_per_epoch)
-                for extreme in (values.min(), values.max()):
-                    replace(self, **{name: float(extreme)})  # raises where it is out of range
-                object.__setattr__(resolved, name, values)
+        for name, schedule in following.items():
+            values = schedules.rates(schedule, step, steps_per_epoch)
+            for extreme in (values.min(), values.max()):
+                replace(self, **{name: float(extreme)})  # raises where it is out of range
+            object.__setattr__(resolved, name, values)
         return resolved
 
     def scalars(self, learning_rate: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -681,7 +684,12 @@ def get(optimizer: str | Optimizer, argument: str = "optimizer") -> Optimizer:
         )
     if optimizer not in OPTIMIZERS:
         raise unknown_name(argument, optimizer, OPTIMIZERS)
-    return OPTIMIZERS[optimizer]()
+    return _by_default(optimizer)
+
+
+@lru_cache
+def _by_default(name: str) -> Optimizer:
+    return OPTIMIZERS[name]()
 
 
 def to_config(optimizer: Optimizer) -> dict:

@@ -95,6 +95,7 @@ class Sequential:
         self.dtype = np.dtype(name)
         self._layers = layers
         self._flat = tuple(named(layers))
+        self._n_outputs = n_outputs(layers)
         self._first_units = first_units(self._flat)
         self._has_own_functions = any(isinstance(layer, CustomActivation) for _, layer in self._flat)
         self._loss = None
@@ -154,7 +155,7 @@ class Sequential:
     @property
     def n_outputs(self) -> int:
         """Number of logits."""
-        return n_outputs(self.layers)
+        return self._n_outputs
 
     # Parameters ------------------------------------------------------------------------------------------------------
 

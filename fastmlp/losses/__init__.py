@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import lru_cache
 
 from .. import user_functions
 from ..errors import unknown_name
@@ -61,7 +62,12 @@ def get(loss: str | Loss, argument: str = "loss") -> Loss:
         )
     if loss not in LOSSES:
         raise unknown_name(argument, loss, LOSSES)
-    return LOSSES[loss]()
+    return _by_default(loss)
+
+
+@lru_cache
+def _by_default(name: str) -> Loss:
+    return LOSSES[name]()
 
 
 def to_config(loss: Loss) -> dict:
