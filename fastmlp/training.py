@@ -206,6 +206,11 @@ class Training:
             self.executor.refresh()
         self._written = arrays
 
+    def start_from_model(self) -> None:
+        """Go on from the model's parameters as they are now, whoever wrote into them, as a new fit does."""
+        self._take(self._model._arrays)
+        self._last_finite, self._unchecked = self._vectors, 0.0
+
     def _take_what_was_set(self) -> None:
         """Where somebody else has set the model's parameters."""
         arrays = self._model._stored

@@ -12,7 +12,19 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from benchmarks import costs, embedding, gate, measure, phases, predictions, report, sparse, tasks, time_to_accuracy
+from benchmarks import (
+    costs,
+    embedding,
+    gate,
+    measure,
+    partial_fit,
+    phases,
+    predictions,
+    report,
+    sparse,
+    tasks,
+    time_to_accuracy,
+)
 from benchmarks.networks import BY_NAME, Network, loss_of, network_of
 from benchmarks.peers import CONTENDERS, NumPy
 
@@ -289,6 +301,15 @@ def test_embeddings_that_do_other_work_are_not_timed(monkeypatch):
     monkeypatch.setitem(embedding.COLUMNS, "PyTorch", [Other])
     with pytest.raises(AssertionError, match="PyTorch: not the same work"):
         embedding.measure(embedding.NETWORKS[0], ["fastmlp", "PyTorch"], rounds=1, steps=3)
+
+
+def test_streams_beside_scikit_learn_are_written_into_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(partial_fit, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "docs" / "performance.md"
+    page.write_text("before\n<!-- partial_fit:begin -->\n<!-- partial_fit:end -->\nafter\n")
+    partial_fit.main(["--smoke", "--docs"])
+    assert re.search(r"\| 20, 64, 32 (\| [\d.e+]+ ms ){2}\|\n", page.read_text())
 
 
 def test_sparse_rows_beside_scikit_learn_are_written_into_the_page(tmp_path, monkeypatch):

@@ -292,9 +292,11 @@ class BaseMLP(BaseEstimator, ABC):
         self.n_iter_ = self.t_ = 0
         solvers.forget(self)
 
-    def _network(self):
-        """`coefs_` and `intercepts_` as a `Sequential`, which does not copy them: a fit gives it others."""
-        network = Sequential(*self._layers(), dtype=self._network_dtype())
+    def _network(self, network: Sequential | None = None) -> Sequential:
+        """`coefs_` and `intercepts_` as a `Sequential`, a new one or this, which does not copy them: a fit gives it
+        others.
+        """
+        network = network or Sequential(*self._layers(), dtype=self._network_dtype())
         n_features, parameters = self.coefs_[0].shape[0], self._named_parameters()
         for name, shape in parameter_shapes(network.layers, n_features).items():
             value = parameters[name] = np.asarray(parameters[name], network.dtype)
