@@ -135,13 +135,9 @@ class Backward:
             R.ENTRY_VALUES: plan.place("workspace", plan.item * n_rows),
         }
         self.steps.append(Step("embedding.codes", common | by_codes, "codes of the batch in their order", 1, 1))
-        following, text = self.updates.fields(weight, op.layer, weight=True)
-        n_blocks = -(-weight.matrix.rows // weight.matrix.panel)
-        fields = {**panels(rows), **following, **by_codes, R.ROW_SHARES: 1, R.W: weight.matrix.at}
-        fields |= {R.DEPTH: weight.matrix.rows, R.N_BLOCKS: n_blocks, R.N_OUT: weight.matrix.columns}
-        cost = _block_cost(weight, rows, -(-n_rows // weight.matrix.rows))
-        text = f"{weight.name} {weight.shape}: {text}"
-        self.tiles.append(Step("sparse_gradient", fields, text, n_blocks * rows.n_panels, cost))
+        each = -(-n_rows // weight.matrix.rows)
+        step = _matrix_update_step("sparse_gradient", op, rows, each, by_codes | {R.ROW_SHARES: 1}, self.updates)
+        self.tiles.append(step)
 
     def _prelu(self, op: Op) -> None:
         """dz, and da z where z < 0, whose sums over the rows are the slopes' gradient."""
@@ -180,49 +176,57 @@ def _fits_the_caches(plan: Plan) -> bool:
 
 
 def _update_steps(plan: Plan, op: Op, gradient: Matrix, updates: Updates) -> list[Step]:
-    """The weights' gradient and update in blocks of panel x panel, and the bias's in panels."""
-    weight, panel = op.parameters["weight"], plan.simd.panel(plan.dtype)
+    """The gradients and updates of a Dense: of its weights, and of its bias."""
+    weight, panel = op.weight, plan.simd.panel(plan.dtype)
     n_in, n_out = weight.shape
-    n_blocks = -(-n_in // panel)
-    units = n_blocks * gradient.n_panels
-    following, text = updates.fields(weight, op.layer, weight=True)
-    fields = {
-        **panels(gradient),
-        **following,
-        R.DEPTH: n_in,
-        R.N_BLOCKS: n_blocks,
-        R.N_OUT: n_out,
-        R.W: weight.matrix.at,
-    }
     if plan.multiplies_sparse(op.source):
-        kernel, rows = "sparse_gradient", -(-plan.entries // n_in)  # of an input that are not 0
-        fields |= plan.by_columns
+        kernel, rows, own = "sparse_gradient", -(-plan.entries // n_in), plan.by_columns  # of an input that are not 0
     else:
         kernel, rows = "weight_gradient", plan.batch_size
         # what a worker updates is what it multiplies by next: columns of W; or where there is W^T, columns of that
         of_columns = weight.transposed is None and shares_columns(plan, n_in, n_out, training=True)
-        fields |= {
+        # tiles among which the prefetches of the next step's rows are shared out
+        tiles = _n_blocks(weight) * gradient.n_panels * (panel // plan.simd.rows)
+        own = {
             **operand(op.source),
             R.OF_COLUMNS: int(of_columns),
-            # tiles among which the prefetches of the next step's rows are shared out
-            R.GATHERS: units * (panel // plan.simd.rows) if op.source is plan.input else 0,
+            R.GATHERS: tiles if op.source is plan.input else 0,
             # the next panel; 0 where nothing need be asked for ahead
             R.A_AHEAD: 0 if _fits_the_caches(plan) else op.source.panel_bytes,
         }
-    cost = _block_cost(weight, gradient, rows)
-    steps = [Step(kernel, fields, f"{weight.name} {weight.shape}: {text}", units, cost)]
+    steps = [_matrix_update_step(kernel, op, gradient, rows, own, updates)]
     if "bias" in op.parameters:
         steps.append(_vector_update_step(plan, op, "bias", gradient, updates))
     return steps
 
 
-def _block_cost(weight: Parameter, gradient: Matrix, rows: int) -> int:
-    """Relative time of a unit, as measured: the product of so many rows, 16 rows' worth of Adam, 6 of writing W^T;
-    narrow panels cost more.
+def _n_blocks(weight: Parameter) -> int:
+    """Blocks of a panel's height."""
+    return -(-weight.matrix.rows // weight.matrix.panel)
+
+
+def _matrix_update_step(kernel: str, op: Op, gradient: Matrix, rows: int, own: dict, updates: Updates) -> Step:
+    """The gradient of the weights, each a sum of so many terms, and their update, in blocks of panel x panel; `own` are
+    the kernel's own fields.
     """
+    weight = op.weight
+    following, text = updates.fields(weight, op.layer, weight=True)
+    fields = {
+        **panels(gradient),
+        **following,
+        R.DEPTH: weight.matrix.rows,
+        R.N_BLOCKS: _n_blocks(weight),
+        R.N_OUT: weight.matrix.columns,
+        R.W: weight.matrix.at,
+        **own,
+    }
+    # relative time of a unit, as measured: the product, 16 rows' worth of Adam, 6 of writing W^T; narrow panels cost
+    # more
     width = gradient.last_width if gradient.n_panels == 1 else gradient.panel
     extra = 22 if weight.transposed else 16
-    return max(1, min(weight.matrix.rows, gradient.panel) * (width + 2) * (rows + extra) // 64)
+    cost = max(1, min(weight.matrix.rows, gradient.panel) * (width + 2) * (rows + extra) // 64)
+    units = _n_blocks(weight) * gradient.n_panels
+    return Step(kernel, fields, f"{weight.name} {weight.shape}: {text}", units, cost)
 
 
 def _vector_update_step(plan: Plan, op: Op, name: str, gradient: Matrix, updates: Updates) -> Step:
