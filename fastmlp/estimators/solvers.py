@@ -45,9 +45,8 @@ class _SetUp(NamedTuple):
     training: Training
 
 
-_set_up: weakref.WeakKeyDictionary = (
-    weakref.WeakKeyDictionary()
-)  # by estimator, whose copies and files know nothing of it
+# By estimator, whose copies and files know nothing of it
+_set_up: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def prepare_stochastic(estimator, X, targets, sample_weight, validation, incremental: bool) -> Callable[[], None]:
@@ -78,12 +77,10 @@ def prepare_stochastic(estimator, X, targets, sample_weight, validation, increme
     key = None
     if incremental and batch_size == n_samples and device == "cpu":
         key = layers, dtype, optimizer, loss, estimator.alpha, estimator.n_threads
-    if key and kept and kept.key == key and kept.state is estimator._training_state:
-        network, training = estimator._network(kept.network), kept.training
-        fits = training.feed(X, targets, sample_weight)
-    else:
-        network, fits = estimator._network(), False
-    if fits:
+    goes_on = key and kept and kept.key == key and kept.state is estimator._training_state
+    network = estimator._network(kept.network if goes_on else None)
+    if goes_on and kept.training.feed(X, targets, sample_weight):
+        training = kept.training
         training.start_from_model()
     else:
         training = Training(
