@@ -607,9 +607,8 @@ class Sequential:
 
     def _rows(self, X, argument: str = "X", n_features: int | None = None, finite: bool = True):
         """X as `check_X` has it, with codes that an embedding has rows for."""
-        embeds = isinstance(self.layers[0], Embedding)
-        X = check_X(X, argument, self.n_features if n_features is None else n_features, finite or embeds)
-        if embeds:
+        X = check_X(X, argument, self.n_features if n_features is None else n_features, finite)
+        if isinstance(self.layers[0], Embedding):
             self.layers[0].check(X, argument)
         return X
 

