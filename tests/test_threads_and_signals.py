@@ -656,6 +656,9 @@ def test_runs_may_differ_in_any_way_from_the_last_one(an_epoch):
         done, _ = executor.run(steps[:n_steps], n_workers)
         assert done == n_steps
         assert [a[R.N_WORKERS] for _, a, _, _ in executor._workers[:n_workers]] == [n_workers] * n_workers
+        control = executor.control  # what the next run begins with
+        assert control[R.ARRIVED_BEFORE] == control[R.ARRIVED] and control[R.LEFT_BEFORE] == control[R.LEFT]
+        assert not any(record[R.CLAIMED[0]] for record, _, _, _ in executor._workers)
 
 
 def test_a_profile_may_begin_between_equal_runs(an_epoch):
