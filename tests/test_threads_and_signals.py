@@ -640,12 +640,14 @@ def test_after_a_break_what_was_measured_before_it_does_not_decide(monkeypatch):
 # Arguments of a run that are those of the last one
 
 
-@pytest.fixture
-def an_epoch(rng):
+@pytest.fixture(params=[None, 1.0], ids=["two phases", "five phases"])
+def an_epoch(rng, request):
     """An executor and the four steps of an epoch."""
     X, y = rng.normal(size=(64, 50)).astype(np.float32), rng.integers(0, 3, 64)
     model = Sequential(Dense(64), ReLU(), Dense(3)).build(50)
-    with Training(model, X, y, loss="softmax_cross_entropy", optimizer=Adam(0.01), batch_size=16) as training:
+    with Training(
+        model, X, y, loss="softmax_cross_entropy", optimizer=Adam(0.01, clip_norm=request.param), batch_size=16
+    ) as training:
         prepared = training._prepare(1)  # arrays that the steps refer to
         yield training.executor, prepared.steps
 
