@@ -4,6 +4,7 @@ The engine helps: `Training(_guard=...)` plans no-man's-land behind every buffer
 """
 
 import gc
+import sys
 import threading
 import time
 import tracemalloc
@@ -129,8 +130,13 @@ def test_the_checkers_notice():
 
 
 def traced(work):
-    """Bytes that `work()` allocated at its peak, and that were left behind."""
+    """Bytes that `work()` allocated at its peak, and that were left behind.
+
+    The tracer of `--cov` does not look on: its table of the lines seen takes 33 kB at a time as it grows.
+    """
     gc.collect()
+    tracer = sys.gettrace()
+    sys.settrace(None)
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
@@ -140,6 +146,7 @@ def traced(work):
         after, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+        sys.settrace(tracer)
     return peak - before, after - before
 
 
@@ -158,7 +165,8 @@ def test_nothing_grows_from_epoch_to_epoch(n_threads):
         run(3 * AHEAD)
         threads = threading.active_count()
         _, few = traced(lambda: run(2 * AHEAD))  # prepares epochs at least once
-        _, many = traced(lambda: run(12 * AHEAD))
+        # what grows does so every time; what is made once, whenever, is not looked for here
+        many = min(traced(lambda: run(12 * AHEAD))[1] for _ in range(3))
         # less than one small object per epoch: after any number of epochs the interpreter holds up to 10 kB of its own
         assert many < few + 20_000
         assert threading.active_count() <= max(threads, 2)
