@@ -2,12 +2,12 @@
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from tracing import untraced
 
 # A shell that starts pytest in the background has it ignore Ctrl-C, and its children, which are sent one, inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -30,21 +30,11 @@ def pytest_xdist_auto_num_workers(config):
 
 @pytest.fixture(scope="session", autouse=True)
 def compiling_is_not_traced():
-    """Numba compiles 1.5 times as fast without the tracer of `--cov`; of ours it runs `engine/ir.py` only."""
+    """Of ours, Numba runs `engine/ir.py` only."""
     from numba.core.ccallback import CFunc
 
-    compile = CFunc.compile
-
-    def untraced(self):
-        tracer = sys.gettrace()
-        sys.settrace(None)
-        try:
-            compile(self)
-        finally:
-            sys.settrace(tracer)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CFunc, "compile", untraced)
+        patch.setattr(CFunc, "compile", untraced()(CFunc.compile))
         yield
 
 

@@ -21,6 +21,7 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tracing import untraced
 
 import fastmlp
 from fastmlp import DivergenceError, MLPClassifier, MLPRegressor, Perceptron
@@ -539,6 +540,7 @@ def test_an_interrupt_leaves_a_usable_network(monkeypatch, early_stopping):
 
 
 @pytest.mark.parametrize("settings", [{}, {"early_stopping": True}, {"solver": "lbfgs"}], ids=str)
+@untraced()
 def test_ctrl_c(settings):
     X, y = numbers(n=20_000)
     model = MLPRegressor(hidden_layer_sizes=(64, 64), max_iter=1, tol=0, n_iter_no_change=np.inf, random_state=0)

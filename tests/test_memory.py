@@ -4,7 +4,6 @@ The engine helps: `Training(_guard=...)` plans no-man's-land behind every buffer
 """
 
 import gc
-import sys
 import threading
 import time
 import tracemalloc
@@ -15,6 +14,7 @@ import reference
 from cases import Case, as_engine, as_targets, cases, examples
 from hypothesis import example, given, strategies as st
 from sklearn.exceptions import ConvergenceWarning
+from tracing import untraced
 
 from fastmlp import Adam, Dense, MLPClassifier, ReLU, Rescaling, Sequential, records as R
 from fastmlp.evaluation import Evaluation
@@ -130,23 +130,18 @@ def test_the_checkers_notice():
 
 
 def traced(work):
-    """Bytes that `work()` allocated at its peak, and that were left behind.
-
-    The tracer of `--cov` does not look on: its table of the lines seen takes 33 kB at a time as it grows.
-    """
+    """Bytes that `work()` allocated at its peak, and that were left behind."""
     gc.collect()
-    tracer = sys.gettrace()
-    sys.settrace(None)
     tracemalloc.start()
     try:
-        before, _ = tracemalloc.get_traced_memory()
-        tracemalloc.reset_peak()
-        work()
-        gc.collect()
-        after, peak = tracemalloc.get_traced_memory()
+        with untraced():
+            before, _ = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+            work()
+            gc.collect()
+            after, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-        sys.settrace(tracer)
     return peak - before, after - before
 
 

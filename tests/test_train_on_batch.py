@@ -10,6 +10,7 @@ import weakref
 import numpy as np
 import pytest
 import scipy.sparse
+from tracing import untraced
 
 from fastmlp import (
     SGD,
@@ -289,6 +290,7 @@ def test_one_thread_at_a_time():
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="timers are POSIX's")
+@untraced()
 def test_ctrl_c_at_any_time_leaves_nothing_taken():
     """`acquire` and then `try` left the lock taken after one in fifty of them."""
     X, y = data()
