@@ -49,7 +49,7 @@ def choose(device: str, layers, X, batch_size: int, epochs: int, precision=None)
     ImportError, RuntimeError
         "cuda" without the package, without a GPU, or with one that is too old for the precision.
     NotImplementedError
-        "cuda" for a sparse X or an embedding, which run on the CPU only.
+        "cuda" for a sparse X, which runs on the CPU only.
     """
     if check_device(device) == "cpu":
         return "cpu"
@@ -61,13 +61,11 @@ def choose(device: str, layers, X, batch_size: int, epochs: int, precision=None)
         if work < ENOUGH or work * epochs * max(1, X.shape[0] / batch_size) < ENOUGH_IN_ALL:
             return "cpu"
         try:
-            support.check_layers(layers)
             support.check_X(X)
             cuda.require(precision)
         except (ImportError, RuntimeError):  # NotImplementedError is a RuntimeError
             return "cpu"
         return "cuda"
-    support.check_layers(layers)
     support.check_X(X)
     cuda.require(precision)
     return "cuda"

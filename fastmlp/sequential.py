@@ -380,7 +380,7 @@ class Sequential:
         shuffle : bool
             A new order of rows in each epoch.
         device : {"cpu", "cuda", "auto"}
-            "cuda": an NVIDIA GPU, for all but sparse X and embeddings (docs/cuda.md); the losses are the CPU's but for
+            "cuda": an NVIDIA GPU, for all but sparse X (docs/cuda.md); the losses are the CPU's but for
             rounding. "auto": a GPU where there is one and a step is large. Prediction is on the CPU.
         precision : {None, "tf32x3", "tf32", "bf16"}
             Precision of products in training by a GPU's tensor cores, for wide networks: "tf32" and "bf16" round their
@@ -397,7 +397,7 @@ class Sequential:
             Bad input, named, with what is accepted.
         ImportError, RuntimeError
             `device="cuda"` without the package numba-cuda, without a GPU, with one that is too old for `precision`, or
-            (NotImplementedError) for a sparse X or an embedding.
+            (NotImplementedError) for a sparse X.
         DivergenceError
             Loss or parameters became infinite or NaN; the last finite parameters are kept.
         KeyboardInterrupt

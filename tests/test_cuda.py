@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from fastmlp import Dense, Embedding, MLPClassifier, MLPRegressor, Sequential
+from fastmlp import Dense, MLPClassifier, MLPRegressor, Sequential
 from fastmlp.cli import main
 from fastmlp.cuda import require
 
@@ -195,17 +195,6 @@ def test_sparse_x_and_lbfgs_run_on_the_cpu_only():
         MLPClassifier(device="cuda").fit(scipy.sparse.csr_array(X), Y)
     with pytest.raises(ValueError, match="'lbfgs' runs on the CPU"):
         MLPClassifier(solver="lbfgs", device="cuda").fit(X, Y)
-
-
-def test_an_embedding_runs_on_the_cpu_only(no_package, monkeypatch):
-    layers, codes = (Embedding(2, 3), Dense(3)), (X > 0).astype(int)
-    with pytest.raises(NotImplementedError, match="Embedding.* does not run on device='cuda'"):
-        Sequential(*layers).fit(codes, Y, device="cuda", **CODES)
-    monkeypatch.setattr("fastmlp.devices.ENOUGH", 1.0)
-    monkeypatch.setattr("fastmlp.devices.ENOUGH_IN_ALL", 1.0)
-    monkeypatch.setattr("fastmlp.cuda.require", lambda precision: None)  # as if there were a device
-    histories = [Sequential(*layers).fit(codes, Y, device=device, **CODES) for device in ("cpu", "auto")]
-    assert histories[0]["loss"] == histories[1]["loss"]
 
 
 def test_the_benchmark_says_what_is_missing_and_the_suite_is_left_out(monkeypatch, capsys):

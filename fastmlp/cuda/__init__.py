@@ -8,7 +8,7 @@ Importing this package imports nothing of CUDA; `require` does.
   those of a declaration by its name, a user's own too.
 - `vectors.py` has the instructions that move 16 bytes at once.
 - `tiles.py` sums a tile of a product, with `multiply_add.py` in the plan's dtype, with `tensor_cores.py` less exactly.
-- `rows.py`, `augmentation.py`, `products.py`, `elementwise.py`, `dropout.py`, `layers.py`, `norms.py`,
+- `rows.py`, `augmentation.py`, `embeddings.py`, `products.py`, `elementwise.py`, `dropout.py`, `layers.py`, `norms.py`,
   `loss_kernels.py`, `batch_losses.py` and `constraints.py` hold the kernels, one for each kind of record.
 - `gradients.py` sums the gradients of all parameters over shares of rows; `updates.py` has what follows a gradient.
 - `narrow.py` does all that a narrow network does with rows in one kernel.

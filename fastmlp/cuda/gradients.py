@@ -1,8 +1,9 @@
 """Gradients of parameters: sums over shares of the batch's rows, and what follows them.
 
-Two kernels for all matrices and vectors of a plan, or more where matrices want tiles of more than one size. Blocks add
-up their tile over their share of the rows; then each parameter's shares are added, in their order, and it is updated.
-How many shares there are depends on sizes alone, so every device takes the same sums.
+Two kernels for all matrices and vectors of a plan, or more where matrices want tiles of more than one size, and one for
+an embedding's table (`embeddings.py`). Blocks add up their tile over their share of the rows; then each parameter's
+shares are added, in their order, and it is updated. How many shares there are depends on sizes alone, so every device
+takes the same sums.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .updates import Update, update
 from .vectors import BYTES, copy_vector, vector_items
 
 ENOUGH = 264  # blocks: two for each processor of a large device
-ENOUGH_OF_PANELS = 1024  # they are small
+ENOUGH_OF_SMALL = 1024  # of panels and of a table's rows
 LEAST = 4 if TINY else 128  # rows of a share: the sum of smaller ones would cost more than it gains
 
 # A block of the first kernel: its record, whether that is a matrix, the corner of its tile, its rows, and where in the
@@ -50,20 +51,33 @@ class Gradient:
         return self.rows * self.columns
 
 
+# The last is that of an embedding: sparse X does not come here
+_KERNELS = "bias_gradient", "weight_gradient", "sparse_gradient"
+
+
 def of_plan(plan: Plan, of_one_size: bool) -> list[Gradient]:
     """Those of a plan, with tiles of one size or of those that fit them."""
-    steps, kernels = [step for phase in plan.phases for step in phase.steps], ("weight_gradient", "bias_gradient")
-    return [_gradient(k, step, plan, of_one_size) for k, step in enumerate(steps) if step.kernel in kernels]
+    steps = [step for phase in plan.phases for step in phase.steps]
+    return [_gradient(k, step, plan, of_one_size) for k, step in enumerate(steps) if step.kernel in _KERNELS]
+
+
+def of_table(dtype: str) -> Tile:
+    """What a block has of the gradient of an embedding's table: a number for each thread."""
+    panel = SIMD.panel(dtype)
+    return Tile(max(1, THREADS // panel), panel, 1, 1, 1)
 
 
 def _gradient(k: int, step: Step, plan: Plan, smallest: bool) -> Gradient:
     dtype, n, f = plan.dtype, plan.batch_size, step.fields
-    panel, is_matrix = SIMD.panel(dtype), step.kernel == "weight_gradient"
+    panel, is_matrix = SIMD.panel(dtype), step.kernel != "bias_gradient"
     rows, columns = f[R.DEPTH] if is_matrix else 1, (f[R.N_PANELS] - 1) * panel + f[R.LAST_WIDTH]
     tile = TILES[plan.precision][-1]
-    if is_matrix and not smallest:
+    if step.kernel == "sparse_gradient":
+        tile = of_table(dtype)
+    elif is_matrix and not smallest:
         tile = tile_for(rows, columns, plan.precision, max(1, n // LEAST))
-    n_tiles, enough = (tile.count(rows, columns), ENOUGH) if is_matrix else (f[R.N_PANELS], ENOUGH_OF_PANELS)
+    n_tiles = tile.count(rows, columns) if is_matrix else f[R.N_PANELS]
+    enough = ENOUGH if step.kernel == "weight_gradient" else ENOUGH_OF_SMALL
     return Gradient(k, is_matrix, rows, columns, tile, n_shares(n_tiles, n, enough))
 
 

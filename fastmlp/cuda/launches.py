@@ -19,6 +19,7 @@ from . import (
     constraints,
     dropout,
     elementwise,
+    embeddings,
     gradients,
     layers,
     loss_kernels,
@@ -52,6 +53,7 @@ class Launches:
         self._slot = plan.sizes["parameters"] // plan.item  # numbers from a parameter to its first slot
         self._clip_norm = next((step for step in self._records if step.kernel == "clip_norm"), None)
         self._no_weights = cuda.to_device(np.zeros(1, plan.dtype))
+        self._coded = cuda.to_device(np.array(plan.coded or (0,), np.int64))
 
     def of_step(self) -> list[Callable[[], None]]:
         """The launches of one step, whichever it is, in their order."""
@@ -67,7 +69,7 @@ class Launches:
         for k, step in todo.items():
             if sums and k == sums[0].record:
                 launches += self._gradients(sums)
-            if k not in records_of_sums and step.kernel != "sum_losses":
+            if k not in records_of_sums and step.kernel not in _WITHIN_OTHERS:
                 launches.append(self._launch(k, step))
         return [*launches, self._end_of_step(with_loss)]
 
@@ -107,6 +109,8 @@ class Launches:
         rest = cuda.to_device(of_updates), m.work, m.state, m.transposed, self._slot, m.shares
 
         def sums(tile, blocks):
+            if tile == gradients.of_table(dtype):
+                return self._shares_of_table(tile, blocks)
             launch = self._configured(gradients.shares_of_gradients(dtype, tile), len(blocks), tile.block)
             blocks = cuda.to_device(blocks)
             return lambda: launch(m.control, bound["steps"], m.table, blocks, m.work, m.shares)
@@ -115,6 +119,14 @@ class Launches:
             *(sums(tile, blocks) for tile, blocks in tables.items()),
             lambda: update(m.control, bound["steps"], bound["scalars"], m.table, *rest),
         ]
+
+    def _shares_of_table(self, tile, blocks: np.ndarray):
+        """The sums of shares of rows for an embedding's table."""
+        m, bound, kernels = self.memory, self.bound, [step.kernel for step in self._records]
+        launch = self._configured(embeddings.shares_of_table(self.plan.dtype), len(blocks), tile.block)
+        records = kernels.index("embedding"), kernels.index("embedding.gradient")
+        rest = self._coded, cuda.to_device(blocks), m.work, m.shares
+        return lambda: launch(m.control, bound["steps"], m.table, *records, *rest)
 
     # How many blocks -------------------------------------------------------------------------------------------------
 
@@ -185,6 +197,12 @@ class Launches:
         launch = self._configured(rows.gather(plan.dtype, plan.scaling is not None), grid, THREADS)
         scale, offset = plan.scaling or (1.0, 0.0)
         return lambda: launch(m.control, bound["steps"], m.table, k, bound["order"], X, m.work, scale, offset)
+
+    def _embedding(self, k: int, step: Step):
+        plan, m, bound = self.plan, self.memory, self.bound
+        columns = step.fields[R.N_PANELS] * SIMD.panel(plan.dtype)
+        launch = self._over(plan.batch_size * columns, embeddings.embedding(plan.dtype))
+        return lambda: launch(m.control, bound["steps"], m.table, k, self._coded, m.work, m.state)
 
     def _scatter(self, k: int, step: Step):
         m, bound, output = self.memory, self.bound, self.data["output"]
@@ -319,6 +337,7 @@ class Launches:
 # How the records of each kernel are launched; losses aside
 _LAUNCHES = {
     **{f"gather.{t}": Launches._gather for t in ("float32", "float64", "uint8")},
+    "embedding": Launches._embedding,
     "scatter": Launches._scatter,
     "product": Launches._product,
     "elementwise": Launches._elementwise,
@@ -341,6 +360,9 @@ _LAUNCHES = {
     "max_norm": Launches._max_norm,
 }
 
+# What other launches do, too: the end of the step; the shares of a table
+_WITHIN_OTHERS = ("sum_losses", "embedding.gradient", "embedding.codes")
+
 
 def gradients_of(plan: Plan) -> list[gradients.Gradient]:
     """The gradients of a plan; of narrow networks with few rows all by one kernel, with tiles of one size."""
@@ -351,7 +373,8 @@ def n_bytes(plan: Plan) -> int:
     """Of the device's memory for all but the data."""
     sums = gradients_of(plan)
     tables = 2 * gradients.bytes_of_tables(sums, plan.dtype)  # streamed data have them twice
-    return plan.n_bytes + BEHIND + 8 * plan.batch_size + plan.item * gradients.n_items(sums) + tables
+    rows_and_codes = 8 * (plan.batch_size + len(plan.coded))
+    return plan.n_bytes + BEHIND + rows_and_codes + plan.item * gradients.n_items(sums) + tables
 
 
 def configured(kernel, grid, block, stream):

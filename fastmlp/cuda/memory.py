@@ -18,6 +18,7 @@ from .device import SIMD, TILES
 OPTIONAL = {
     "product": (R.INIT,),
     "weight_gradient": (R.WT,),
+    "sparse_gradient": (R.WT,),
     "update": (R.WT,),
     "max_norm": (R.WT,),
     "row_norm": (R.SHIFT,),

@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from ..embedding import Embedding
-from ..layers import Dense, flatten
-
-
-def check_layers(layers) -> None:
-    """Raise NotImplementedError for an embedding. All other layers, losses and optimisers run on the device."""
-    if isinstance(layers[0], Embedding):
-        raise NotImplementedError(
-            f"{layers[0]!r} does not run on device='cuda' yet; it runs on the CPU: use device='cpu'."
-        )
+from ..layers import Dense, flatten, width_behind
 
 
 def check_X(X) -> None:
@@ -25,5 +16,6 @@ def work(layers, n_features: int, batch_size: int) -> float:
     width, total = n_features, 0
     for layer in flatten(layers):
         if isinstance(layer, Dense):
-            total, width = total + width * layer.units, layer.units
+            total += width * layer.units
+        width = width_behind(layer, width)
     return 6.0 * batch_size * total

@@ -19,6 +19,7 @@ from fastmlp import (
     Dense,
     Dropout,
     EarlyStopping,
+    Embedding,
     GaussianNoise,
     GroupNorm,
     LayerNorm,
@@ -91,6 +92,16 @@ def test_layers_that_look_at_rows_or_columns(layer, dtype):
     X, y = data(dtype=dtype)
     layers = [Dense(200, use_bias=False), layer, GELU(), Residual(Dense(200), ReLU(), drop_rate=0.2), Dense(10)]
     (cpu, _), (cuda, _) = (fit(device, layers, X, y, dtype, epochs=3) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(cuda["loss"], cpu["loss"], rtol=1e-4 if dtype == "float32" else 1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("input_dim", [30, [9, 3000]], ids=["one table", "rows of their own"])
+def test_embedding(input_dim, dtype):
+    X, y = data(dtype=dtype)
+    X[:, [7, 0]] = np.random.default_rng(1).integers(0, input_dim, (len(X), 2))
+    layers = [Embedding(input_dim, 40, columns=[7, 0]), Dense(200), ReLU(), Dense(10)]
+    (cpu, _), (cuda, _) = (fit(device, layers, X, y, dtype, batch_size=300) for device in ("cpu", "cuda"))
     np.testing.assert_allclose(cuda["loss"], cpu["loss"], rtol=1e-4 if dtype == "float32" else 1e-9)
 
 

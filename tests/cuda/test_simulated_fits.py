@@ -20,6 +20,7 @@ from fastmlp import (
     Dense,
     Dropout,
     EarlyStopping,
+    Embedding,
     GroupNorm,
     LayerNorm,
     Lion,
@@ -157,6 +158,21 @@ CASES = {
     "AdaMax": ([Dense(9), Tanh(), Dense(3)], "codes", {"optimizer": AdaMax(0.01, beta_2=0.7)}),
     "AdaDelta, clipped by the norm": ([Dense(9), ReLU(), Dense(3)], "codes", {"optimizer": AdaDelta(clip_norm=0.3)}),
     "Rprop": ([Dense(9), Tanh(), Dense(3)], "codes", {"optimizer": Rprop(0.01)}),
+    "embedding, one table, AdamW, average": (
+        [Embedding(11, 3), Dense(6), ReLU(), Dense(3)],
+        "codes",
+        {"optimizer": AdamW(0.01, ema_decay=0.5), "batch_size": 14},
+    ),
+    "embedding of two columns, clipped by the norm": (
+        [Embedding([5, 21], 11, columns=[3, 0]), BatchNorm(), Dense(3)],
+        "codes",
+        {"optimizer": SGD(0.1, momentum=0.9, clip_norm=0.3)},
+    ),
+    "embedding, frozen, LayerNorm": (
+        [Embedding(21, 2, trainable=False), LayerNorm(), Dense(3)],
+        "codes",
+        {"optimizer": SGD(0.1)},
+    ),
     "RMSprop, centered": ([Dense(4), ReLU(), Dense(3)], "codes", {"optimizer": RMSprop(0.01, centered=True)}),
 }
 
@@ -168,6 +184,10 @@ def case(name):
     X, y, rng = data()
     if "bytes" in name:
         X = rng.integers(0, 256, X.shape).astype(np.uint8)
+    if "embedding" in name:  # codes of columns 0 and 3 up to 21 and 5, of all up to 11, or as good
+        X[:, [0, 3]] = rng.integers(0, (21, 5), (14, 2))
+        if "two columns" not in name:
+            X = rng.integers(0, 11, X.shape)
     if kind == "binary":
         y = rng.integers(0, 2, (14, 2)).astype(np.float64)
     if kind == "numbers":

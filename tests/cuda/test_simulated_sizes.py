@@ -13,6 +13,7 @@ from fastmlp import (
     BatchNorm,
     Dense,
     Dropout,
+    Embedding,
     LayerNorm,
     PReLU,
     ReLU,
@@ -40,6 +41,11 @@ CASES = {  # layers, rows of a batch, options: what the sizes of tiles have corn
         35,
         {"optimizer": SGD(0.1, momentum=0.9)},
     ),
+    "embedding": (
+        [Embedding([3, 40, 30], 37, columns=[66, 2, 0]), Dense(9), ReLU(), Dense(5)],
+        67,
+        {"optimizer": AdamW(0.01, ema_decay=0.9)},
+    ),
     "narrow": ([Dense(33), GELU(), Dense(128), ReLU(), Dense(5)], 35, {"optimizer": SGD(0.1, momentum=0.9)}),
 }
 
@@ -47,6 +53,8 @@ CASES = {  # layers, rows of a batch, options: what the sizes of tiles have corn
 def fit(device, layers, batch_size, dtype, options):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(2 * batch_size - 3, 67)).astype(dtype), rng.integers(0, 5, 2 * batch_size - 3)
+    if isinstance(layers[0], Embedding):
+        X[:, layers[0].columns] = rng.integers(0, layers[0].input_dim, (len(X), 3))
     model = Sequential(*layers, dtype=dtype).build(67, seed=1)
     options = {"loss": "softmax_cross_entropy", "batch_size": batch_size, "seed": 2, **options}
     with Training(model, X, y, device=device, **options) as training:

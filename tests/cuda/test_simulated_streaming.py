@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastmlp import Dense, Dropout, ReLU, Rescaling, Sequential, evaluation
+from fastmlp import Dense, Dropout, Embedding, ReLU, Rescaling, Sequential, evaluation
 from fastmlp.cuda import data as places, gradients
 from fastmlp.cuda.data import Resident, Streamed
 from fastmlp.cuda.executor import CudaExecutor
@@ -22,10 +22,12 @@ def data(dtype, codes=True):
     return X.astype(dtype), rng.integers(0, 3, N) if codes else rng.normal(size=(N, 3)), rng.uniform(size=N)
 
 
-def train(X, y, weights=None, validation=None, epochs=2, parts=1, **options):
+def train(X, y, weights=None, validation=None, epochs=2, parts=1, first=None, **options):
     """(losses, validation losses, logits, parameters), and the kind of place that the data got."""
+    if first is None and X.dtype == np.uint8:
+        first = Rescaling(1 / 255)
     layers = [Dropout(0.2), Dense(4), ReLU(), Dense(3)]
-    model = Sequential(*([Rescaling(1 / 255)] if X.dtype == np.uint8 else []), *layers).build(5)
+    model = Sequential(*([first] if first else []), *layers).build(5)
     losses, of_validation, state = [], [], None
     options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 4, "seed": 5} | options
     for _ in range(parts):
@@ -66,6 +68,7 @@ CASES = {  # kind of X, batches of a chunk, options
     "shuffled": ("float32", 2, {}),
     "in order, of float64": ("float64", 2, {"shuffle": False}),
     "bytes": ("uint8", 1, {}),
+    "codes": ("uint8", 2, {"first": Embedding(256, 2, columns=[4, 1])}),
     "one batch": ("float32", 1, {"batch_size": N}),
     "numbers as targets": ("float32", 3, {"loss": "squared_error"}),
 }
@@ -114,17 +117,19 @@ def test_a_loss_that_is_not_finite_and_a_queue_that_goes_on(stream):
         assert training.step == 1
 
 
-def test_the_memory_that_a_plan_needs_is_what_is_allocated():
+@pytest.mark.parametrize("first", [Dense(30), Embedding(9, 3)], ids=["", "embedding"])
+def test_the_memory_that_a_plan_needs_is_what_is_allocated(first):
     """But for the records, some thousand bytes; tables of blocks count twice, as streamed data have them."""
-    X, y, _ = data("float32")
+    X, y, _ = data("uint8")
+    X %= 9
     for batch_size in (4, 12):  # one share of rows, and three
         options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": batch_size, "device": "cuda"}
-        with Training(Sequential(Dense(30), ReLU(), Dense(3)).build(5), X, y, **options) as training:
+        with Training(Sequential(first, ReLU(), Dense(3)).build(5), X, y, **options) as training:
             plan, memory = training.plan, training.executor._memory
             arrays = memory.work, memory.state, memory.transposed, memory.shares, memory.row_losses
             allocated = sum(array.size * array.dtype.itemsize for array in arrays)
             tables = gradients.bytes_of_tables(gradients_of(plan), plan.dtype)
-            assert n_bytes(plan) == allocated + 2 * tables
+            assert n_bytes(plan) == allocated + 8 * len(plan.coded) + 2 * tables
 
 
 def test_data_are_streamed_only_where_they_do_not_fit(monkeypatch):
