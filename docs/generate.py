@@ -15,6 +15,7 @@ from fastmlp.activations import ACTIVATIONS
 from fastmlp.backup import BackupAndRestore
 from fastmlp.callbacks import (
     Callback,
+    CSVLogger,
     EarlyStopping,
     GradientNorms,
     ModelCheckpoint,
@@ -35,6 +36,7 @@ CALLBACKS = (
     TimeBudget,
     TrainingAccuracy,
     GradientNorms,
+    CSVLogger,
     BackupAndRestore,
 )
 FOLDER = Path(__file__).parent

@@ -20,6 +20,7 @@ from .augmentation import CutMix as CutMix, GaussianNoise as GaussianNoise, MixU
 from .backup import BackupAndRestore as BackupAndRestore
 from .callbacks import (
     Callback as Callback,
+    CSVLogger as CSVLogger,
     EarlyStopping as EarlyStopping,
     GradientNorms as GradientNorms,
     ModelCheckpoint as ModelCheckpoint,
@@ -91,10 +92,12 @@ from .schedules import (
     Constant as Constant,
     CosineDecay as CosineDecay,
     CosineRestarts as CosineRestarts,
+    Cyclic as Cyclic,
     ExponentialDecay as ExponentialDecay,
     InverseScaling as InverseScaling,
     OneCycle as OneCycle,
     PiecewiseConstantDecay as PiecewiseConstantDecay,
+    PolynomialDecay as PolynomialDecay,
     StepDecay as StepDecay,
     Warmup as Warmup,
 )

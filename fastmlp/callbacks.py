@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
+import io
 import math
 import os
 import re
@@ -374,6 +376,103 @@ class ModelCheckpoint(_Watching):
             raise ValueError(f"`path`={self.path!r} of ModelCheckpoint: {error!r}; it may name {known}.") from None
         training.model.save(path)
         self.saved_ = path
+
+
+class CSVLogger(Callback):
+    """Write every epoch's metrics as a line of a CSV file, at once: to look at a long fit while it runs, or after it.
+
+    The columns are "epoch", counted from 1, and the metrics by name, with those that callbacks before this one add;
+    what an epoch does not have is left empty. Numbers have all their digits.
+
+    Parameters
+    ----------
+    path : str or path
+        The file, whose folder must exist. What it had is replaced at the end of the first epoch.
+    append : bool
+        Keep what it has, a file that a `CSVLogger` wrote, and go on behind it. (A fit that `BackupAndRestore` goes on
+        with does so in any case, behind the last epoch of the backup.)
+
+    Raises
+    ------
+    ValueError, TypeError
+        No name of a file, or `append` neither True nor False; when the fit begins, a file to go on with that has no
+        column "epoch".
+    OSError
+        When the fit begins, there is no such folder; later, the file cannot be written.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from fastmlp import Dense, Sequential
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "fit.csv")
+    ...     _ = Sequential(Dense(1)).fit(
+    ...         [[1.0], [2.0]], [1.0, 2.0], loss="squared_error", epochs=3, callbacks=[CSVLogger(path)], verbose=0
+    ...     )
+    ...     with open(path) as file:
+    ...         lines = file.read().splitlines()
+    >>> lines[0], len(lines)
+    ('epoch,loss,learning_rate,seconds', 4)
+    """
+
+    def __init__(self, path: str | PathLike[str], append: bool = False):
+        check_path(path)
+        check_flag("append", append)
+        self.path, self.append = os.path.abspath(path), append  # the same, should the folder change
+
+    def __repr__(self):
+        return f"CSVLogger(path={self.path!r}, append={self.append!r})"
+
+    def on_fit_begin(self, training: Training) -> None:
+        folder = os.path.dirname(self.path)
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(f"`path`={self.path!r} of CSVLogger: there is no folder {folder!r}.")
+        self._rows = self._read() if self.append else []  # that the file keeps, once there is one of this fit's
+        self._names: list[str] | None = None  # of the columns, from then on
+        self._done = len(self._rows)
+
+    def on_epoch_end(self, training: Training, epoch: int, logs: dict[str, float]) -> None:
+        row = {"epoch": epoch, **logs}
+        if self._names is None or not row.keys() <= set(self._names):
+            self._rewrite(row)
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            file.write(self._lines([row]))
+        self._done += 1
+
+    def state(self, training: Training) -> dict[str, Any]:
+        return {"n_rows": self._done}
+
+    def resume(self, training: Training, state: dict[str, Any]) -> None:
+        self._rows = self._read()[: state["n_rows"]]
+        self._done = len(self._rows)
+
+    def _read(self) -> list[dict]:
+        """The lines of the file, of which there may be none."""
+        if not os.path.exists(self.path):
+            return []
+        with open(self.path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if "epoch" not in (reader.fieldnames or ["epoch"]):
+                raise ValueError(
+                    f"`path`={self.path!r} of CSVLogger must be a file that it wrote, with a column 'epoch'; it has "
+                    f"{', '.join(map(repr, reader.fieldnames))}."
+                )
+            return list(reader)
+
+    def _rewrite(self, row: dict) -> None:
+        """The lines before this one, with columns for it, too."""
+        from .model_file import replace
+
+        rows = self._rows if self._names is None else self._read()
+        self._names = list(dict.fromkeys([*(rows[0] if rows else ()), *row]))
+        header = dict(zip(self._names, self._names, strict=True))
+        replace(os.path.realpath(self.path), [self._lines([header, *rows]).encode()])
+        self._rows = []
+
+    def _lines(self, rows: list[dict]) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self._names, lineterminator="\n").writerows(rows)
+        return text.getvalue()
 
 
 class GradientNorms(Callback):

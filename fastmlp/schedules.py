@@ -265,6 +265,49 @@ class InverseScaling(_Timed):
 
 
 @dataclass(frozen=True)
+class PolynomialDecay(_Timed):
+    """rate(t) = final + (learning_rate - final) (1 - min(t / L, 1))^power, a straight line where power = 1.
+
+    When to use: behind a `Warmup`, as language models are tuned; with a known number of epochs.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Of the first step, at least 0.
+    final : float
+        Of the steps from L on, at least 0.
+    power : float
+        Above 0.
+    steps, epochs : int, float
+        L; one of them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range, or not exactly one of `steps` and `epochs`.
+
+    Examples
+    --------
+    >>> PolynomialDecay(0.1, steps=4)(np.arange(6.0), 100).round(3)
+    array([0.1  , 0.075, 0.05 , 0.025, 0.   , 0.   ])
+    """
+
+    learning_rate: float
+    final: float = 0.0
+    power: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("learning_rate", self.learning_rate, 0, np.inf)
+        check_range("final", self.final, 0, np.inf)
+        check_range("power", self.power, 0, np.inf, low_open=True)
+
+    def __call__(self, step, steps_per_epoch):
+        left = 1 - np.minimum(step / self.length(steps_per_epoch), 1.0)
+        return self.final + (self.learning_rate - self.final) * np.power(left, self.power)
+
+
+@dataclass(frozen=True)
 class CosineDecay(_Timed):
     """rate(t) = final + (learning_rate - final) (1 + cos(pi min(t / L, 1))) / 2; after L steps it stays at `final`.
 
@@ -363,6 +406,56 @@ class CosineRestarts(_Timed):
         k -= begin(k) > step
         way = np.clip((step - begin(k)) / (length * np.power(growth, k)), 0.0, 1.0)
         return _cosine(self.learning_rate, self.final, way)
+
+
+@dataclass(frozen=True)
+class Cyclic(_Timed):
+    """From `base` up to learning_rate and down again, in straight lines, in each cycle k = 0, 1, ... of L steps.
+
+    With s steps done of a cycle: rate = base + (learning_rate - base) factor^k (1 - |2 s / L - 1|).
+
+    When to use: a fit of unknown length, with rates between those that `find_learning_rate` shows to be of use.
+
+    Parameters
+    ----------
+    learning_rate : float
+        The top, in the middle of the first cycle, at least 0.
+    base : float
+        Of each cycle's first step, at least 0.
+    factor : float
+        By how much each cycle is lower than the one before, in (0, 1]; 1/2 is "triangular2".
+    steps, epochs : int, float
+        L, of a cycle; one of them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range, or not exactly one of `steps` and `epochs`.
+
+    References
+    ----------
+    Smith, Cyclical Learning Rates for Training Neural Networks, 2017.
+
+    Examples
+    --------
+    >>> Cyclic(0.1, factor=0.5, steps=4)(np.arange(8.0), 100)
+    array([0.   , 0.05 , 0.1  , 0.05 , 0.   , 0.025, 0.05 , 0.025])
+    """
+
+    learning_rate: float
+    base: float = 0.0
+    factor: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("learning_rate", self.learning_rate, 0, np.inf)
+        check_range("base", self.base, 0, np.inf)
+        check_range("factor", self.factor, 0, 1, low_open=True, high_closed=True)
+
+    def __call__(self, step, steps_per_epoch):
+        cycle, way = np.divmod(step / self.length(steps_per_epoch), 1.0)
+        height = (self.learning_rate - self.base) * np.power(self.factor, cycle)
+        return self.base + height * (1 - np.abs(2 * way - 1))
 
 
 @dataclass(frozen=True)
@@ -477,8 +570,10 @@ SCHEDULES: dict[str, type[Schedule]] = {
         PiecewiseConstantDecay,
         ExponentialDecay,
         InverseScaling,
+        PolynomialDecay,
         CosineDecay,
         CosineRestarts,
+        Cyclic,
         OneCycle,
         Warmup,
     )

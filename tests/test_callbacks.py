@@ -1,5 +1,6 @@
 """Callbacks on made-up metrics, and on real fits."""
 
+import csv
 import math
 
 import numpy as np
@@ -9,7 +10,9 @@ from scipy.sparse import csr_array
 
 from fastmlp import (
     SGD,
+    BackupAndRestore,
     Callback,
+    CSVLogger,
     Dense,
     Dropout,
     EarlyStopping,
@@ -18,6 +21,7 @@ from fastmlp import (
     ModelCheckpoint,
     ReLU,
     Sequential,
+    TimeBudget,
     TrainingAccuracy,
     load_model,
 )
@@ -566,8 +570,6 @@ def test_a_checkpoint_of_the_best(monitor, values, kept, tmp_path):
 
 
 def test_a_checkpoint_goes_on_with_its_best_after_a_resume(problem, tmp_path):
-    from fastmlp import BackupAndRestore, TimeBudget
-
     options = {"loss": "softmax_cross_entropy", "validation_data": problem, "epochs": 6, "verbose": 0, "seed": 1}
 
     def fit(*callbacks):
@@ -580,6 +582,87 @@ def test_a_checkpoint_goes_on_with_its_best_after_a_resume(problem, tmp_path):
     backup = BackupAndRestore(tmp_path / "backup", seconds=0)
     assert fit(backup, TimeBudget(1e-9)) > expected
     assert fit(backup) == expected
+
+
+def columns(path):
+    """{name: numbers} of a CSV file, NaN where it has none."""
+    with open(path, newline="") as file:
+        names, *rows = csv.reader(file)
+    return {name: [float(row[k] or NAN) for row in rows] for k, name in enumerate(names)}
+
+
+def test_a_csv_file_has_what_the_history_has(problem, tmp_path):
+    path, read = tmp_path / "fit.csv", []
+
+    class Read(Callback):
+        def on_epoch_end(self, training, epoch, logs):
+            read.append(path.read_text().count("\n"))
+
+    path.write_text("of an older fit")
+    callbacks = [TrainingAccuracy(), CSVLogger(path), Read()]
+    options = {"loss": "softmax_cross_entropy", "validation_data": problem, "verbose": 0, "callbacks": callbacks}
+    for _ in range(2):  # another fit begins anew
+        history = small_model().fit(*problem, epochs=4, **options)
+        assert columns(path) == {"epoch": [1, 2, 3, 4], **history.metrics}
+    assert read == [2, 3, 4, 5] * 2  # each line is there at once
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_csv_file_goes_on(problem, tmp_path):
+    """With `append`, and behind the last epoch of a backup."""
+    path, options = tmp_path / "fit.csv", {"loss": "softmax_cross_entropy", "verbose": 0, "seed": 1}
+    small_model().fit(*problem, epochs=2, callbacks=[CSVLogger(path)], **options)
+    first = path.read_text()
+    small_model().fit(*problem, epochs=1, callbacks=[CSVLogger(path, append=True)], **options)
+    assert path.read_text().startswith(first) and len(path.read_text().splitlines()) == 4
+    callbacks = [TrainingAccuracy(), CSVLogger(path, append=True)]  # of another metric
+    small_model().fit(*problem, epochs=1, callbacks=callbacks, **options)
+    table = columns(path)
+    assert table["epoch"] == [1, 2, 1, 1] and list(np.isnan(table["accuracy"])) == [True] * 3 + [False]
+
+    backup = BackupAndRestore(tmp_path / "backup", seconds=0)
+
+    class Stop(Callback):
+        def on_epoch_end(self, training, epoch, logs):
+            raise KeyboardInterrupt  # before the backup of this epoch, whose line is there
+
+    def fit(*callbacks):
+        callbacks = [CSVLogger(path), *callbacks]
+        return small_model().fit(*problem, epochs=6, callbacks=callbacks, **options)
+
+    assert len(fit(backup, TimeBudget(1e-9))["loss"]) == 1
+    with pytest.raises(KeyboardInterrupt):
+        fit(Stop(), backup)
+    assert columns(path)["epoch"] == [1, 2]
+    history = fit(backup)
+    assert columns(path)["epoch"] == [1, 2, 3, 4, 5, 6] and columns(path)["loss"] == history["loss"]
+
+
+def test_metrics_that_come_and_go_have_columns(tmp_path):
+    logger = CSVLogger(tmp_path / "fit.csv")
+    logger.on_fit_begin(None)
+    for epoch, logs in enumerate([{"loss": 0.5}, {"loss": 0.25, 'a, "b"': NAN}, {"c": np.float32(0.1)}], 1):
+        logger.on_epoch_end(None, epoch, logs)
+    table = columns(tmp_path / "fit.csv")
+    assert list(table) == ["epoch", "loss", 'a, "b"', "c"]
+    rows = [[1, 0.5, NAN, NAN], [2, 0.25, NAN, NAN], [3, NAN, NAN, np.float32(0.1)]]
+    np.testing.assert_allclose(np.transpose(list(table.values())), rows)
+
+
+def test_bad_csv_files(problem, tmp_path):
+    options = {"loss": "softmax_cross_entropy", "epochs": 1, "verbose": 0}
+    with pytest.raises(TypeError, match="`path` must be the name of a file; got 3"):
+        CSVLogger(3)
+    with pytest.raises(TypeError, match="`append`.*got 'yes'"):
+        CSVLogger("a", append="yes")
+    with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere"):
+        small_model().fit(*problem, callbacks=[CSVLogger(tmp_path / "nowhere" / "a")], **options)
+    other = tmp_path / "other.csv"
+    other.write_text("x,y\n1,2\n")
+    with pytest.raises(ValueError, match=r"other.csv' of CSVLogger must be a file that it wrote.*it has 'x', 'y'\."):
+        small_model().fit(*problem, callbacks=[CSVLogger(other, append=True)], **options)
+    assert other.read_text() == "x,y\n1,2\n"
+    assert repr(CSVLogger("/a", True)).endswith("a', append=True)")
 
 
 def test_bad_checkpoints(problem, tmp_path):

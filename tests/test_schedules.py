@@ -16,10 +16,12 @@ from fastmlp.schedules import (
     Constant,
     CosineDecay,
     CosineRestarts,
+    Cyclic,
     ExponentialDecay,
     InverseScaling,
     OneCycle,
     PiecewiseConstantDecay,
+    PolynomialDecay,
     Schedule,
     StepDecay,
     Warmup,
@@ -33,9 +35,13 @@ EXAMPLES = [
     PiecewiseConstantDecay([0.1, 0.2], steps=[9]),
     ExponentialDecay(0.1, 0.5, epochs=1.5),
     InverseScaling(0.1, steps=4),
+    PolynomialDecay(0.1, 0.01, 2.5, epochs=2),
+    PolynomialDecay(0.1, steps=40),
     CosineDecay(0.1, 0.01, epochs=2),
     CosineRestarts(0.1, 0.01, growth=2, steps=3),
     CosineRestarts(0.1, steps=5),
+    Cyclic(0.1, 0.01, 0.5, epochs=1.5),
+    Cyclic(0.1, steps=5),
     OneCycle(0.1, steps=12),
     Warmup(CosineDecay(0.1, epochs=2), epochs=0.5),
     Warmup(0.1, steps=4),
@@ -62,6 +68,12 @@ def naive(s, t, per_epoch):
         return rate * s.factor ** (t / length)
     if kind == "InverseScaling":
         return rate * (1 + t / length) ** -s.power
+    if kind == "PolynomialDecay":
+        return s.final + (rate - s.final) * (1 - min(t / length, 1)) ** s.power
+    if kind == "Cyclic":
+        cycle, done = math.floor(t / length), t % length
+        part = done / (length / 2) if done < length / 2 else (length - done) / (length / 2)
+        return s.base + (rate - s.base) * s.factor**cycle * part
     if kind == "CosineDecay":
         return s.final + (rate - s.final) * (1 + math.cos(math.pi * min(t / length, 1))) / 2
     if kind == "CosineRestarts":
@@ -97,6 +109,8 @@ drawn = st.one_of(
     st.builds(lambda r, f, n: StepDecay(r, f, **n), rate, st.floats(0.1, 1), whole),
     st.builds(lambda r, f, n: ExponentialDecay(r, f, **n), rate, st.floats(0.1, 1), length),
     st.builds(lambda r, p, n: InverseScaling(r, p, **n), rate, st.floats(0, 3), length),
+    st.builds(lambda r, f, p, n: PolynomialDecay(r, f, p, **n), rate, rate, st.floats(0.1, 3), length),
+    st.builds(lambda r, b, f, n: Cyclic(r, b, f, **n), rate, rate, st.floats(0.1, 1), whole),
     st.builds(lambda r, f, n: CosineDecay(r, f, **n), rate, rate, length),
     st.builds(lambda r, f, g, n: CosineRestarts(r, f, g, **n), rate, rate, st.integers(1, 3), whole),
     st.builds(lambda r, w, n: OneCycle(r, w, **n), rate, st.floats(0, 0.99), length),
@@ -128,6 +142,13 @@ def test_restarts_with_any_growth_stay_between_their_ends(growth, epochs):
         (CosineDecay(0.1, 0.01, steps=40), lambda o, s: s.CosineAnnealingLR(o, 40, 0.01)),
         (CosineRestarts(0.1, 0.01, 3, steps=4), lambda o, s: s.CosineAnnealingWarmRestarts(o, 4, 3, 0.01)),
         (CosineRestarts(0.1, steps=6), lambda o, s: s.CosineAnnealingWarmRestarts(o, 6)),
+        (PolynomialDecay(0.1, steps=30), lambda o, s: s.LinearLR(o, 1.0, 0.0, 30)),
+        (PolynomialDecay(0.1, power=2, steps=30), lambda o, s: s.PolynomialLR(o, 30, 2)),
+        (Cyclic(0.1, 0.01, steps=14), lambda o, s: s.CyclicLR(o, 0.01, 0.1, 7, cycle_momentum=False)),
+        (
+            Cyclic(0.1, 0.01, 0.5, steps=8),
+            lambda o, s: s.CyclicLR(o, 0.01, 0.1, 4, mode="triangular2", cycle_momentum=False),
+        ),
         (OneCycle(0.1, steps=40), lambda o, s: s.OneCycleLR(o, 0.1, 40)),
         (
             OneCycle(0.1, 0.45, 10, 50, steps=41),
@@ -183,6 +204,10 @@ def test_plain_data(schedule):
         (lambda: StepDecay(0.1, 0, steps=3), r"`factor` must be in \(0, 1\]; got 0"),
         (lambda: ExponentialDecay(0.1, 1.5, steps=3), r"`factor` must be in \(0, 1\]; got 1.5"),
         (lambda: InverseScaling(0.1, -1, steps=3), "`power`.*got -1"),
+        (lambda: PolynomialDecay(0.1, power=0, steps=3), r"`power` must be in \(0, inf\); got 0"),
+        (lambda: PolynomialDecay(0.1, -1, steps=3), "`final`.*got -1"),
+        (lambda: Cyclic(0.1, base=-1, steps=3), r"`base` must be in \[0, inf\); got -1"),
+        (lambda: Cyclic(0.1, factor=2, steps=3), r"`factor` must be in \(0, 1\]; got 2"),
         (lambda: CosineRestarts(0.1, growth=0.5, steps=3), r"`growth` must be in \[1, inf\); got 0.5"),
         (lambda: OneCycle(0.1, warm=1, steps=3), r"`warm` must be in \[0, 1\); got 1"),
         (lambda: OneCycle(0.1, divide=0.5, steps=3), "`divide`.*got 0.5"),
