@@ -43,6 +43,7 @@ _HOME = {  # and in __init__.pyi, for editors
     "GroupNorm": "normalization",
     "Rescaling": "layers",
     "Softmax": "layers",
+    "ActivityRegularization": "layers",
     "Identity": "activations",
     "ReLU": "activations",
     "Tanh": "activations",

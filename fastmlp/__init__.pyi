@@ -42,6 +42,7 @@ from .history import History as History
 from .layers import (
     GEGLU as GEGLU,
     GLU as GLU,
+    ActivityRegularization as ActivityRegularization,
     Dense as Dense,
     Dropout as Dropout,
     PReLU as PReLU,

@@ -192,6 +192,49 @@ class Softmax:
         return np.ascontiguousarray(e.T)
 
 
+@dataclass(frozen=True)
+class ActivityRegularization:
+    """a = z, and the loss of each row grows by l1 sum_k |a_k| + l2 sum_k a_k^2.
+
+    dL/dz_k = dL/da_k + l1 sign(a_k) + 2 l2 a_k, and 0 for the sign at 0. It is part of all losses that are reported,
+    those of validation and `evaluate` too; `input_gradients` leaves it out.
+
+    When to use: behind an activation whose values should be small, or with l1 mostly 0: sparse autoencoders (Olshausen
+    and Field, 1996).
+
+    Parameters
+    ----------
+    l1, l2 : float
+        Factors of the sums, at least 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A factor out of its range; nothing to train before it, or a loss across the rows of a batch, when it is trained.
+
+    Examples
+    --------
+    >>> from fastmlp import Dense, Sequential
+    >>> model = Sequential(Dense(1), ActivityRegularization(l1=0.5, l2=0.25), dtype="float64").build(1)
+    >>> model.set_parameters({"dense_0.weight": [[2.0]]})
+    >>> model.gradients([[1.0]], [2.0], "squared_error")[0]  # nothing but 0.5 |2| + 0.25 2^2
+    2.0
+    """
+
+    l1: float = 0.0
+    l2: float = 0.0
+
+    def __post_init__(self):
+        configs.plain_numbers(self)
+        for name in ("l1", "l2"):
+            check_range(name, getattr(self, name), 0, float("inf"))
+
+    def penalty(self, a: np.ndarray) -> np.ndarray:
+        """Of each row, float64."""
+        a = np.asarray(a, np.float64)
+        return self.l1 * np.abs(a).sum(axis=1) + self.l2 * (a * a).sum(axis=1)
+
+
 @dataclass(frozen=True, init=False, repr=False)
 class Residual:
     """a = x + f(x), where f is a stack of layers as wide at its end as at its start (He et al., 2016).
@@ -412,7 +455,7 @@ Layer = (
     | (GaussianNoise | RandomAffine | MixUp | CutMix)
     | (BatchNorm | LayerNorm | RMSNorm | GroupNorm)
     | (Residual | GLU | GEGLU | SwiGLU)
-    | (PReLU | Softmax | Activation)
+    | (PReLU | Softmax | ActivityRegularization | Activation)
 )
 LAYERS: dict[str, type] = {cls.__name__: cls for cls in (*get_args(Layer)[:-1], *ACTIVATIONS.values())}
 

@@ -12,7 +12,19 @@ import numpy as np
 from ._arrays import is_sparse
 from .activations import Activation
 from .augmentation import AUGMENTATIONS, GaussianNoise
-from .layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, Rescaling, Softmax, Switch
+from .layers import (
+    ActivityRegularization,
+    Dense,
+    Dropout,
+    Fork,
+    Join,
+    Layer,
+    Mark,
+    Multiply,
+    Rescaling,
+    Softmax,
+    Switch,
+)
 from .normalization import BatchNorm
 from .schedules import rates
 
@@ -51,7 +63,7 @@ def numpy_forward(
         return forward(layers, arrays, _of_dtype(X, dtype), dtype, draw=draw)
 
 
-_LEFT_OUT = (Dropout, *AUGMENTATIONS)  # of a prediction
+_LEFT_OUT = (Dropout, ActivityRegularization, *AUGMENTATIONS)  # of a prediction
 # Up to so many multiply-adds NumPy predicts sooner than the engine, which has the weights from another time; or than
 # the engine is set up, for sparse rows. NumPy needs no kernels, too
 FEW, FEW_SPARSE = 600_000, 2_000_000
@@ -123,7 +135,7 @@ def forward(
             if draw is not None and isinstance(layer, BatchNorm):
                 own |= {"running_mean": value.mean(axis=0), "running_var": value.var(axis=0)}
             value = layer.forward(value, own)
-        elif draw is not None:
+        elif draw is not None and not isinstance(layer, ActivityRegularization):
             value, sparse = _disturbed(layer, _dense(value, dtype), draw), False
     return _dense(value, dtype)
 
@@ -142,6 +154,21 @@ def _dropped(value, rate: float, draw: np.random.Generator, shape: tuple):
     if rate == 0:
         return value
     return np.where(draw.random(shape) < rate, 0, value / value.dtype.type(1 - rate))
+
+
+def activity_penalties(layers: Iterable[tuple[str, Layer | Mark]], arrays, X, dtype: np.dtype) -> np.ndarray:
+    """What layers add to the loss of each row, (n,), float64."""
+    layers, total = list(layers), np.zeros(X.shape[0])
+    if not any(isinstance(layer, ActivityRegularization) for _, layer in layers):
+        return total
+    for start in range(0, X.shape[0], 4096):
+        rows, passed = slice(start, start + 4096), []
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            forward(layers, arrays, _of_dtype(X[rows], dtype), dtype, passed)
+        for _, layer, a, _ in passed:
+            if isinstance(layer, ActivityRegularization):
+                total[rows] += layer.penalty(a)
+    return total
 
 
 def input_gradients(

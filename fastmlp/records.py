@@ -86,6 +86,10 @@ EPSILON, RUNNING_MEAN, RUNNING_VAR = 12, 16, 17
 # prelu: IN -> C with the slopes W. prelu.gradient: IN (da), Z -> C, and NORMED
 Z = 3
 
+# activity_penalty: of rows of N_OUT columns in C, weighted by SW as losses are, added to ROW_LOSS.
+# activity_gradient: IN -> C, with the slopes at ACTIVITY. The factors are float64 bits
+ACTIVITY, ACTIVITY_L1, ACTIVITY_L2 = 12, 13, 15
+
 # dropout: IN -> C in panels; NUMBER is the rate, or that of GROUP where there is one; N_OUT the columns
 LAYER = 15
 

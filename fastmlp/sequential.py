@@ -35,7 +35,7 @@ from .layers import (
 )
 from .lowering import check_layers, parameter_shapes
 from .normalization import BatchNorm, Norm
-from .prediction import KEPT_BYTES, first_units, input_gradients, is_few, numpy_forward
+from .prediction import KEPT_BYTES, activity_penalties, first_units, input_gradients, is_few, numpy_forward
 
 _ROWS = 4096  # that NumPy looks at together: what lies between the layers stays small
 
@@ -881,6 +881,8 @@ class Sequential:
         z = self.logits(X, n_threads)
         dense = [(name, layer) for name, layer in named(self.layers) if isinstance(layer, Dense)]
         penalties = [layer.penalty(self._arrays[f"{name}.weight"]) for name, layer in dense]
+        of_rows = activity_penalties(named(self.layers), self._arrays, X, self.dtype)
+        penalties.append(float(np.average(of_rows, weights=sample_weight)))
         logs = {"loss": self.loss.value(z, y, sample_weight, groups) + sum(penalties)}
         if self.loss.classification:
             logs["accuracy"] = self.loss.accuracy(z, y, sample_weight)

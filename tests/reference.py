@@ -438,6 +438,8 @@ def forward(layers, parameters, X):
             a = np.hstack([choice @ parameters["embedding_0.weight"] for choice in chosen] + [others])
         elif kind == "Rescaling":
             a = a * layer.scale + layer.offset
+        elif kind == "ActivityRegularization":
+            pass
         else:
             a = ACTIVATIONS[layer.name][0](a)
     return a, tape
@@ -476,6 +478,9 @@ def loss_and_gradients(layers, parameters, X, y, loss, sample_weight=None, l2=0.
             gradients["embedding_0.weight"] = sum(choice.T @ part for choice, part in pairs)
         elif kind == "Rescaling":
             d = d * layer.scale
+        elif kind == "ActivityRegularization":
+            value += share @ (layer.l1 * np.abs(a) + layer.l2 * a**2).sum(1)
+            d = d + share[:, None] * (layer.l1 * np.sign(a) + 2 * layer.l2 * a)
         else:
             d = d * ACTIVATIONS[layer.name][1](a)
     return value, gradients

@@ -162,8 +162,12 @@ class Launches:
         rest = m.table, m.numbers, k, m.work, m.state, *more
         return lambda: launch(m.control, bound["steps"], bound["scalars"], *rest)
 
-    def _weights(self):
-        """Of the data's rows; where they have none, kernels do not read what they are given."""
+    def _weights(self, step: Step | None = None):
+        """Of the data's rows, or the batch's where a record reads those; where they have none, kernels do not read what
+        they are given.
+        """
+        if step is not None and step.fields.get(R.IN_BATCH) and step.fields[R.SW]:
+            return self._in_workspace(step.fields[R.SW], self.plan.batch_size)
         return self.data.get("sample_weight", self._no_weights)
 
     def _in_workspace(self, at: Ref, n: int):
@@ -260,17 +264,17 @@ class Launches:
         n, dtype = self.plan.batch_size * step.fields[R.GROUPS], self.plan.dtype
         if step.kernel == "row_norm":
             launch = self._over(n, norms.row_norm(dtype, self._epilogue(step)))
-            return self._with_everything(k, launch, _epsilon(step))
+            return self._with_everything(k, launch, _number(step, R.EPSILON))
         return self._with_everything(k, self._over(n, norms.row_norm_gradient(dtype)))
 
     def _batch_norm(self, k: int, step: Step):
         dtype = self.plan.dtype
         if step.kernel == "batch_norm":
             launch = self._over_panels(step, norms.batch_norm(dtype, self._epilogue(step)))
-            return self._with_everything(k, launch, _epsilon(step))
+            return self._with_everything(k, launch, _number(step, R.EPSILON))
         if step.kernel == "batch_norm.predict":
             launch = self._over_values(step, norms.batch_norm_predict(dtype, self._epilogue(step)))
-            return self._with_everything(k, launch, _epsilon(step))
+            return self._with_everything(k, launch, _number(step, R.EPSILON))
         if step.kernel == "batch_norm.running":
             kernel = norms.batch_norm_running(dtype, self._update(step, "assign"))
             return self._with_everything(k, self._over(step.fields[R.N_OUT], kernel), self._slot)
@@ -279,11 +283,19 @@ class Launches:
     def _loss(self, k: int, step: Step):
         plan, m, bound, f = self.plan, self.memory, self.bound, step.fields
         launch = self._over(plan.batch_size, loss_kernels.loss(plan.dtype, step.kernel, bool(f.get(R.IN_BATCH))))
-        y, weights = self.data["y"], self._weights()
+        y, weights = self.data["y"], self._weights(step)
         if f.get(R.IN_BATCH):
             y = self._in_workspace(f[R.Y], plan.batch_size * plan.n_outputs).reshape(plan.batch_size, plan.n_outputs)
-            weights = self._in_workspace(f[R.SW], plan.batch_size) if f[R.SW] else weights
         rest = y, weights, m.of_loss, m.work, m.row_losses
+        return lambda: launch(m.control, bound["steps"], bound["scalars"], m.table, k, bound["order"], *rest)
+
+    def _activity(self, k: int, step: Step):
+        plan, m, bound, in_batch = self.plan, self.memory, self.bound, bool(step.fields.get(R.IN_BATCH))
+        if step.kernel == "activity_penalty":
+            launch = self._over(plan.batch_size, layers.activity_penalty(plan.dtype, in_batch))
+        else:
+            launch = self._over_values(step, layers.activity_gradient(plan.dtype, in_batch))
+        rest = self._weights(step), _number(step, R.ACTIVITY_L1), _number(step, R.ACTIVITY_L2), m.work, m.row_losses
         return lambda: launch(m.control, bound["steps"], bound["scalars"], m.table, k, bound["order"], *rest)
 
     def _collect(self, k: int, step: Step):
@@ -351,6 +363,7 @@ _LAUNCHES = {
     **dict.fromkeys(
         ("batch_norm", "batch_norm.gradient", "batch_norm.running", "batch_norm.predict"), Launches._batch_norm
     ),
+    **dict.fromkeys(("activity_penalty", "activity_gradient"), Launches._activity),
     "collect": Launches._collect,
     **dict.fromkeys(("contrastive", "triplet.choose", "ranknet", "listnet"), Launches._loss_across_rows),
     "triplet.gradient": Launches._triplet_gradient,
@@ -386,6 +399,6 @@ def configured(kernel, grid, block, stream):
         return kernel[grid, block, stream]
 
 
-def _epsilon(step: Step) -> float:
-    """The float64 whose bits a record of a norm has."""
-    return float(np.int64(step.fields[R.EPSILON]).view(np.float64))
+def _number(step: Step, field: int) -> float:
+    """The float64 whose bits a record has."""
+    return float(np.int64(step.fields[field]).view(np.float64))

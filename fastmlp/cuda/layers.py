@@ -1,4 +1,5 @@
-"""CUDA kernels of layers that are neither a product nor one function of a number: PReLU and Softmax."""
+"""CUDA kernels of layers that are neither a product nor one function of a number: PReLU, Softmax, and the layer that
+adds to the losses."""
 
 from __future__ import annotations
 
@@ -104,3 +105,64 @@ def softmax_backward(dtype: str):
                 work[c + at] = value
 
     return softmax_backward
+
+
+@cuda_kernel
+def activity_penalty(dtype: str, in_batch: bool):
+    """The rows' losses += weight (l1 sum |a| + l2 sum a^2), with a at C; a thread for each row."""
+    item, panel = ITEMSIZE[dtype], SIMD.panel(dtype)
+
+    def activity_penalty(control, steps, scalars, table, k, order, weights, l1, l2, work, row_losses):
+        if control[NOT_FINITE] != 0:
+            return
+        step, n, last_panel = control[STEP], table[k, R.N_OUT], table[k, R.N_PANELS] - 1
+        rows, index, first = steps[step, R.STEP_ROWS], steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
+        panel_items, last_width = table[k, R.C_PANEL_BYTES] // item, table[k, R.LAST_WIDTH]
+        for i in range(cuda.grid(1), rows, cuda.gridsize(1)):
+            sizes, squares = 0.0, 0.0
+            for q in range(n):
+                a = np.float64(work[table[k, R.C] // item + place(i, q, panel, last_panel, panel_items, last_width)])
+                sizes += abs(a)
+                squares += a * a
+            penalty = l1 * sizes + l2 * squares
+            if table[k, R.SW] >= 0:
+                row = i
+                if not in_batch:
+                    row = order[index + i] if index >= 0 else first + i
+                penalty *= np.float64(weights[row])
+            row_losses[i] += penalty
+            if penalty - penalty != 0.0:
+                control[NOT_FINITE] = 1
+
+    return activity_penalty
+
+
+@cuda_kernel
+def activity_gradient(dtype: str, in_batch: bool):
+    """C = IN + scale weight (l1 sign(a) + 2 l2 a), with a at ACTIVITY; padding is IN's."""
+    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+
+    def activity_gradient(control, steps, scalars, table, k, order, weights, l1, l2, work, row_losses):
+        if control[NOT_FINITE] != 0:
+            return
+        step, n, last_panel = control[STEP], table[k, R.N_OUT], table[k, R.N_PANELS] - 1
+        rows, index, first = steps[step, R.STEP_ROWS], steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
+        panel_items, last_width = table[k, R.C_PANEL_BYTES] // item, table[k, R.LAST_WIDTH]
+        columns, scale = last_panel * panel + last_width, T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE])
+        size, square = scale * T(l1), scale * T(2.0 * l2)
+        for e in range(cuda.grid(1), rows * columns, cuda.gridsize(1)):
+            i = e // columns
+            q = e - i * columns
+            at = place(i, q, panel, last_panel, panel_items, last_width)
+            value = work[table[k, R.IN] // item + at]
+            if q < n:
+                row = i
+                if not in_batch:
+                    row = order[index + i] if index >= 0 else first + i
+                weight = T(1) if table[k, R.SW] < 0 else weights[row]
+                a = work[table[k, R.ACTIVITY] // item + at]
+                sign = T(1) if a > T(0) else (T(-1) if a < T(0) else T(0))
+                value += weight * size * sign + weight * square * a
+            work[table[k, R.C] // item + at] = value
+
+    return activity_gradient

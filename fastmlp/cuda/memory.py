@@ -23,6 +23,7 @@ OPTIONAL = {
     "max_norm": (R.WT,),
     "row_norm": (R.SHIFT,),
     "collect": (R.SW,),
+    **dict.fromkeys(("activity_penalty", "activity_gradient"), (R.SW,)),
     **dict.fromkeys(("mixup", "cutmix"), (R.FROM_WEIGHTS, R.TO_WEIGHTS)),
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..activations import ACTIVATIONS
 from ..losses import LOSSES
 from . import custom
+from .activity import activity_gradient, activity_penalty
 from .augmentation_kernels import gaussian_noise, mix_kernel, random_affine
 from .batch_loss_kernels import collect, contrastive, listnet, ranknet, triplet_choose, triplet_gradient
 from .dropout import drop_rows, dropout
@@ -94,6 +95,8 @@ KERNELS = {
     "softmax_cross_entropy.dense": softmax_kernel(codes=False),
     "softmax.forward": softmax_forward,
     "softmax.backward": softmax_backward,
+    "activity_penalty": activity_penalty,
+    "activity_gradient": activity_gradient,
     "collect": collect,
     "contrastive": contrastive,
     "triplet.choose": triplet_choose,

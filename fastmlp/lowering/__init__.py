@@ -15,16 +15,17 @@ from itertools import groupby
 from .. import records as R
 from ..activations import Activation
 from ..augmentation import Mixing
-from ..layers import Dense, Layer, Softmax
+from ..layers import ActivityRegularization, Dense, Layer, Softmax
 from ..losses import Loss
 from ..optimizers import Optimizer
-from ..plan import Kernel, Phase, Plan, Ref, Step
+from ..plan import Kernel, Matrix, Phase, Plan, Ref, Step
 from ..simd import Simd
 from .augmentation import augmentation_steps
 from .backward import Backward
 from .network import check_layers, parameter_shapes, place_network
 from .steps import (
     Op,
+    activity_penalties,
     columns_step,
     elementwise,
     finite_step,
@@ -33,6 +34,7 @@ from .steps import (
     loss_across_rows,
     loss_step,
     panels,
+    row_weights,
 )
 from .updates import Updates
 
@@ -132,15 +134,16 @@ def training_plan(
         gradient = plan.values(plan.n_outputs)
         loss_steps, row_losses = loss_across_rows(plan, ops[-1].target, loss, weighted, gradient)
         steps += loss_steps
-    elif isinstance(ops[-1].layer, (Activation, Softmax)):  # its derivative needs the output, which the loss overwrites
-        gradient = plan.values(plan.n_outputs)
-        kernel = {R.EPILOGUE: Kernel("identity.value")}
-        steps.append(elementwise(ops[-1].target, gradient, kernel, ops[-1].target, "copy of the output"))
+    elif isinstance(ops[-1].layer, (Activation, Softmax, ActivityRegularization)):
+        gradient, copy = _copied(plan, ops[-1])
+        steps.append(copy)
     if not loss.across:
         variant = "dense" if mixed else targets
         step, row_losses = loss_step(plan, gradient, loss, variant, weighted, with_gradient=True, mixed=mixed)
         steps.append(step)
-    backward = Backward(plan, ops, gradient, updates)
+    weights = row_weights(weighted, mixed)
+    steps += activity_penalties(ops, loss, row_losses, weights)
+    backward = Backward(plan, ops, gradient, weights, updates)
     backward.run()
     total = Step("sum_losses", {R.ROW_LOSS: row_losses}, "loss of the step = sum over rows", 1, batch_size)
     last = Phase(R.TILE_PHASE, (*backward.tiles, total))
@@ -177,15 +180,27 @@ def loss_plan(
 ) -> Plan:
     """The plan of an evaluation: forward and the loss, no gradient."""
     plan, ops = place_network(layers, n_features, batch_size, source, dtype, guard, simd, entries=entries)
+    z, copies = ops[-1].target, []
+    if isinstance(ops[-1].layer, ActivityRegularization):
+        z, copy = _copied(plan, ops[-1])
+        copies = [copy]
     if loss.across:
-        loss_steps, row_losses = loss_across_rows(plan, ops[-1].target, loss, weighted)
+        loss_steps, row_losses = loss_across_rows(plan, z, loss, weighted)
     else:
-        step, row_losses = loss_step(plan, ops[-1].target, loss, targets, weighted, with_gradient=False)
-        loss_steps = [step]
+        step, row_losses = loss_step(plan, z, loss, targets, weighted, with_gradient=False)
+        loss_steps = [*copies, step]
+    loss_steps += activity_penalties(ops, loss, row_losses, row_weights(weighted, {}))
     total = Step("sum_losses", {R.ROW_LOSS: row_losses}, "loss of the step = sum over rows", 1, 1)
     plan.phases = _phases([*input_steps(plan, plan.input), *forward_steps(plan, ops), *loss_steps, total])
     plan.flops = sum(_flops(plan, op) for op in ops if isinstance(op.layer, Dense))
     return plan
+
+
+def _copied(plan: Plan, op: Op) -> tuple[Matrix, Step]:
+    """A copy of an output that its layer needs as it is, for the loss to overwrite."""
+    copy = plan.values(op.target.columns)
+    kernel = {R.EPILOGUE: Kernel("identity.value")}
+    return copy, elementwise(op.target, copy, kernel, op.target, "copy of the output")
 
 
 def _phases(steps: list[Step]) -> list[Phase]:

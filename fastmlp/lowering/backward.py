@@ -5,11 +5,12 @@ from __future__ import annotations
 from .. import records as R
 from ..activations import Activation
 from ..embedding import Embedding
-from ..layers import Dense, Dropout, Fork, Join, Multiply, PReLU, Softmax, Switch
+from ..layers import ActivityRegularization, Dense, Dropout, Fork, Join, Multiply, PReLU, Softmax, Switch
 from ..normalization import BatchNorm, Norm
 from ..plan import Kernel, Matrix, Parameter, Plan, Ref, Step
 from .steps import (
     Op,
+    activity_gradient,
     bits,
     derivative,
     dropout_step,
@@ -32,8 +33,9 @@ class Backward:
     residual's branch.
     """
 
-    def __init__(self, plan: Plan, ops: list[Op], gradient: Matrix, updates: Updates):
+    def __init__(self, plan: Plan, ops: list[Op], gradient: Matrix, weights: dict, updates: Updates):
         self.plan, self.ops, self.gradient, self.updates = plan, ops, gradient, updates
+        self.weights = weights  # fields by which kernels find those of the rows
         self.shared, self.skips = False, []
         self.steps: list[Step] = []
         self.tiles: list[Step] = []
@@ -70,6 +72,10 @@ class Backward:
             elif isinstance(op.layer, Dropout) or drops(op):
                 target = self._writable()
                 self.steps.append(dropout_step(self.plan, op, i, self.gradient, target, "dz = da"))
+                self.gradient = target
+            elif isinstance(op.layer, ActivityRegularization):
+                target = self._writable()
+                self.steps.append(activity_gradient(op, self.gradient, target, self.weights))
                 self.gradient = target
             elif isinstance(op.layer, Join):
                 self.skips.append(self.gradient)

@@ -11,6 +11,7 @@ from ..augmentation import AUGMENTATIONS, CutMix, Mixing, RandomAffine
 from ..embedding import Embedding
 from ..layers import (
     LAYERS,
+    ActivityRegularization,
     Dense,
     Dropout,
     Fork,
@@ -61,7 +62,7 @@ def check_layers(layers: Sequence[Layer]) -> None:
     if not any(isinstance(layer, Dense) for layer in flat):
         raise ValueError("a network needs at least one Dense layer.")
     first = next(layer for layer in flat if not isinstance(layer, (Rescaling, *AUGMENTATIONS, Dropout)))
-    if isinstance(first, (Activation, Softmax)):
+    if isinstance(first, (Activation, Softmax, ActivityRegularization)):
         raise ValueError(f"the first layer after the input must be a Dense; got {first!r}.")
 
 
@@ -158,6 +159,8 @@ def place_network(
         elif isinstance(layer, Dropout):
             plan.random = True
             ops.append(Op(layer, value, plan.values(value.columns)))
+        elif isinstance(layer, ActivityRegularization):
+            ops.append(Op(layer, value, value))
         elif isinstance(layer, Fork):
             skips.append(value)
             ops.append(Op(layer, value, value))

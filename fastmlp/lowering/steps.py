@@ -9,7 +9,7 @@ import numpy as np
 from .. import records as R
 from ..activations import Activation
 from ..embedding import Embedding
-from ..layers import Dense, Dropout, Fork, Join, Layer, Mark, Multiply, PReLU, Softmax, Switch
+from ..layers import ActivityRegularization, Dense, Dropout, Fork, Join, Layer, Mark, Multiply, PReLU, Softmax, Switch
 from ..losses import Loss
 from ..normalization import BatchNorm, Norm
 from ..plan import Group, Kernel, Matrix, Parameter, Plan, Ref, Step
@@ -155,7 +155,7 @@ def forward_steps(plan: Plan, ops: list[Op], training: bool = False) -> list[Ste
         elif isinstance(layer, Activation):
             kernel = {R.EPILOGUE: Kernel(f"{layer.kernel}.value"), R.NUMBER: _number(layer)}
             steps.append(elementwise(op.source, op.target, kernel, op.target, f"a = {layer.name}(z)"))
-        elif not isinstance(layer, (Fork, Switch)):
+        elif not isinstance(layer, (Fork, Switch, ActivityRegularization)):
             raise TypeError(f"{layer!r} has no step forward.")
     return steps
 
@@ -314,6 +314,36 @@ def loss_step(
         fields |= {R.ROW_DATA: plan.place("workspace", 16 * plan.batch_size), R.ROW_BYTES: 8 * plan.batch_size}
     text = "loss of every row" + (", dz over the logits" if with_gradient else "")
     return Step(f"{loss.kernel}.{targets}", fields, text, has_loss=True), row_losses
+
+
+def row_weights(weighted: bool, mixed: dict) -> dict:
+    """Fields by which kernels find the weights of the batch's rows; `mixed` says where mixed ones are."""
+    where = {field: mixed[field] for field in (R.SW, R.IN_BATCH) if field in mixed}
+    return {R.SW: Ref("sample_weight", 0) if weighted else 0, **where}
+
+
+def _activity_fields(op: Op, weights: dict) -> dict:
+    factors = {R.ACTIVITY_L1: bits(op.layer.l1), R.ACTIVITY_L2: bits(op.layer.l2)}
+    return {**factors, **weights, R.N_OUT: op.target.columns}
+
+
+def activity_penalties(ops: list[Op], loss: Loss, row_losses: Ref, weights: dict) -> list[Step]:
+    """The steps behind the loss that add what its layers add to the losses of the rows."""
+    of_layers = [op for op in ops if isinstance(op.layer, ActivityRegularization)]
+    if of_layers and loss.across:
+        raise ValueError(
+            f"{of_layers[0].layer!r} adds to the loss of each row; `loss`={loss.name!r} has none of a row by itself."
+        )
+    text = "loss of every row += penalty of a"
+    return [
+        Step("activity_penalty", {**panels(op.target), **_activity_fields(op, weights), R.ROW_LOSS: row_losses}, text)
+        for op in of_layers
+    ]
+
+
+def activity_gradient(op: Op, source: Matrix, target: Matrix, weights: dict) -> Step:
+    fields = {**panels(target), **_activity_fields(op, weights), R.IN: source.at, R.ACTIVITY: op.target.at}
+    return Step("activity_gradient", fields, "dz = da + slopes of the penalty")
 
 
 def loss_across_rows(plan: Plan, z: Matrix, loss: Loss, weighted: bool, gradient: Matrix | None = None):

@@ -18,6 +18,7 @@ import test_custom
 from fastmlp import (
     GELU,
     SGD,
+    ActivityRegularization,
     AdaDelta,
     AdaMax,
     AdamW,
@@ -154,6 +155,7 @@ FITS = {
             Residual(LayerNorm(), Dense(200), Tanh(), drop_rate=0.3),
             GroupNorm(4),
             Dropout(0.2),
+            ActivityRegularization(0.1, 0.1),
             Softmax(),
             Dense(10),
         ],

@@ -12,6 +12,7 @@ from exact import assert_a_step_is_the_twins
 from fastmlp import (
     GELU,
     SGD,
+    ActivityRegularization,
     Adam,
     AdamW,
     BatchNorm,
@@ -86,7 +87,9 @@ def test_56_steps_follow_the_cpu_but_for_rounding(widths, optimizer, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
-    "layer", [BatchNorm(), LayerNorm(), RMSNorm(), GroupNorm(4), PReLU(), Softmax()], ids=lambda it: type(it).__name__
+    "layer",
+    [BatchNorm(), LayerNorm(), RMSNorm(), GroupNorm(4), PReLU(), Softmax(), ActivityRegularization(0.01, 0.01)],
+    ids=lambda it: type(it).__name__,
 )
 def test_layers_that_look_at_rows_or_columns(layer, dtype):
     X, y = data(dtype=dtype)

@@ -11,6 +11,7 @@ import test_custom
 from fastmlp import (
     GELU,
     SGD,
+    ActivityRegularization,
     AdaDelta,
     Adam,
     AdaMax,
@@ -172,6 +173,11 @@ CASES = {
         [Embedding(21, 2, trainable=False), LayerNorm(), Dense(3)],
         "codes",
         {"optimizer": SGD(0.1)},
+    ),
+    "penalties of activities, weights": (
+        [Dense(9), ReLU(), ActivityRegularization(0.1, 0.2), Dense(3), ActivityRegularization(l1=0.03)],
+        "codes",
+        {"optimizer": SGD(0.1), "sample_weight": np.linspace(0, 2, 14)},
     ),
     "RMSprop, centered": ([Dense(4), ReLU(), Dense(3)], "codes", {"optimizer": RMSprop(0.01, centered=True)}),
 }

@@ -1,0 +1,70 @@
+"""Kernels of a layer that adds to the losses: what its values cost, and the slopes of that, for rows lo..hi."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import records as R
+from ..simd import ITEMSIZE, Simd
+from .ir import atomic_store, float64_at, int64_at, items_at
+from .loss_kernels import order_of_targets
+from .rows import data_row
+
+
+def activity_penalty(dtype: str, simd: Simd):
+    """The rows' losses += weight (l1 sum |a| + l2 sum a^2), in float64."""
+    item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
+
+    def activity_penalty(record, lo, hi, worker):
+        r, w, factors = int64_at(record), int64_at(worker), float64_at(record)
+        n_panels, n_out, last, c_panel = r[R.N_PANELS], r[R.N_OUT], r[R.LAST_WIDTH], r[R.C_PANEL_BYTES]
+        index, (in_order, first_row) = int64_at(w[R.INDEX]), order_of_targets(r, w)
+        weights, losses = r[R.SW], float64_at(r[R.ROW_LOSS])
+        l1, l2 = factors[R.ACTIVITY_L1], factors[R.ACTIVITY_L2]
+        not_finite = 0
+        for i in range(lo, hi):
+            sizes, squares = 0.0, 0.0
+            for j in range(n_panels):
+                width = panel_width if j < n_panels - 1 else last
+                a = items(r[R.C] + j * c_panel + i * width * item)
+                for k in range(min(width, n_out - j * panel_width)):
+                    value = np.float64(a[k])
+                    sizes += abs(value)
+                    squares += value * value
+            penalty = l1 * sizes + l2 * squares
+            if weights != 0:
+                penalty *= np.float64(items(weights)[data_row(in_order, first_row, index, i)])
+            losses[i] += penalty
+            not_finite += 1 if penalty - penalty != 0.0 else 0
+        if not_finite:
+            atomic_store(w[R.CONTROL] + 8 * R.NOT_FINITE, 1)
+
+    return activity_penalty
+
+
+def activity_gradient(dtype: str, simd: Simd):
+    """C = IN + scale weight (l1 sign(a) + 2 l2 a); padding is IN's."""
+    item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
+    T = getattr(np, dtype)
+
+    def activity_gradient(record, lo, hi, worker):
+        r, w, factors = int64_at(record), int64_at(worker), float64_at(record)
+        n_panels, n_out, last, c_panel = r[R.N_PANELS], r[R.N_OUT], r[R.LAST_WIDTH], r[R.C_PANEL_BYTES]
+        index, (in_order, first_row) = int64_at(w[R.INDEX]), order_of_targets(r, w)
+        weights, scale = r[R.SW], T(float64_at(w[R.SCALARS])[R.SCALE])
+        l1, l2 = scale * T(factors[R.ACTIVITY_L1]), scale * T(2 * factors[R.ACTIVITY_L2])
+        for j in range(n_panels):
+            width = panel_width if j < n_panels - 1 else last
+            columns = min(width, n_out - j * panel_width)
+            for i in range(lo, hi):
+                at = j * c_panel + i * width * item
+                da, a, dz = items(r[R.IN] + at), items(r[R.ACTIVITY] + at), items(r[R.C] + at)
+                weight = T(1) if weights == 0 else items(weights)[data_row(in_order, first_row, index, i)]
+                size, square = weight * l1, weight * l2
+                for k in range(columns):
+                    sign = T(1) if a[k] > T(0) else (T(-1) if a[k] < T(0) else T(0))
+                    dz[k] = da[k] + size * sign + square * a[k]
+                for k in range(columns, width):
+                    dz[k] = da[k]
+
+    return activity_gradient
