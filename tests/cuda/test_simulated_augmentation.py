@@ -3,7 +3,19 @@
 import numpy as np
 import pytest
 
-from fastmlp import SGD, CutMix, Dense, Dropout, GaussianNoise, MixUp, RandomAffine, ReLU, Rescaling, Sequential
+from fastmlp import (
+    SGD,
+    ActivityRegularization,
+    CutMix,
+    Dense,
+    Dropout,
+    GaussianNoise,
+    MixUp,
+    RandomAffine,
+    ReLU,
+    Rescaling,
+    Sequential,
+)
 from fastmlp.cuda import data
 from fastmlp.training import Training
 
@@ -82,3 +94,18 @@ def test_streamed_rows_are_augmented_alike(layer, monkeypatch):
     monkeypatch.setattr("fastmlp.cuda.executor.CudaExecutor._place", place)
     streamed, _, _ = fit("cuda", [layer], "codes", "float32", options)
     assert list(streamed) == list(resident)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_penalties_of_activities_have_the_mixed_rows_weights(dtype):
+    rng, fits = np.random.default_rng(0), []
+    X, y = rng.normal(size=(N, 24)).astype(dtype), rng.integers(0, 3, N)
+    options = {"loss": "softmax_cross_entropy", "optimizer": SGD(0.05), "batch_size": 8, "sample_weight": WEIGHTS}
+    for device in ("cpu", "cuda"):
+        layers = [MixUp(0.7), Dense(9), ReLU(), ActivityRegularization(0.5, 0.5), Dense(3)]
+        model = Sequential(*layers, dtype=dtype).build(24, seed=1)
+        with Training(model, X, y, device=device, seed=5, **options) as training:
+            fits.append((training.run(3), model.parameters["dense_0.weight"]))
+    rtol = 2e-5 if dtype == "float32" else 1e-12
+    for mine, other in zip(*fits, strict=True):
+        np.testing.assert_allclose(other, mine, rtol=rtol, atol=rtol)
