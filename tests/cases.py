@@ -12,6 +12,7 @@ from hypothesis import settings, strategies as st
 
 from fastmlp import (
     SGD,
+    ActivityRegularization,
     AdaDelta,
     AdaGrad,
     Adam,
@@ -119,6 +120,7 @@ class Case:
     use_bias: bool = True
     last_activation: bool = False
     l2: float = 0.0
+    activity: float = 0.0  # a penalty behind the first activation, or of the logits
     seed: int = 0
 
     def model(self):
@@ -126,6 +128,10 @@ class Case:
         for units, name in zip(self.units, self.activations, strict=True):
             layers += [Dense(units, use_bias=self.use_bias, bias_initializer="normal"), activations.get(name)]
         layers = layers if self.last_activation else layers[:-1]
+        if self.activity:
+            layers.insert(
+                2 + isinstance(layers[0], Rescaling), ActivityRegularization(self.activity, self.activity / 2)
+            )
         return Sequential(*layers, dtype=self.dtype).build(self.n_features, seed=self.seed)
 
     def data(self):
@@ -197,6 +203,7 @@ def cases(draw, dtypes=("float64", "float32"), sources=SOURCES):
         use_bias=draw(st.sampled_from([True, True, False])),
         last_activation=draw(st.sampled_from([False, False, False, True])),
         l2=draw(st.sampled_from([0.0, 0.0, 0.1])),
+        activity=draw(st.sampled_from([0.0, 0.0, 0.1])),
         seed=draw(st.integers(0, 1000)),
     )
 

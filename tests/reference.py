@@ -445,6 +445,15 @@ def forward(layers, parameters, X):
     return a, tape
 
 
+def activity_penalties(layers, tape):
+    """What layers add to the loss of each row, from the inputs that `forward` gives."""
+    total = np.zeros(len(tape[0]))
+    for layer, a in zip(layers, tape, strict=True):
+        if type(layer).__name__ == "ActivityRegularization":
+            total += (layer.l1 * np.abs(a) + layer.l2 * a**2).sum(1)
+    return total
+
+
 def loss_and_gradients(layers, parameters, X, y, loss, sample_weight=None, l2=0.0):
     """Loss of the rows with the penalties of layers, without that of l2, and the gradients of
     loss + l2 / (2 sum w) sum ||W||^2.
@@ -457,7 +466,7 @@ def loss_and_gradients(layers, parameters, X, y, loss, sample_weight=None, l2=0.
     total = w.sum()
     share = w / total if total > 0 else np.zeros_like(w)
     rows, dz = LOSSES[loss](z, np.asarray(y))
-    value, d = share @ rows, share[:, None] * dz
+    value, d = share @ (rows + activity_penalties(layers, tape)), share[:, None] * dz
 
     gradients, n_dense = {}, sum(type(layer).__name__ == "Dense" for layer in layers)
     for layer, a in zip(reversed(layers), reversed(tape), strict=True):
@@ -479,7 +488,6 @@ def loss_and_gradients(layers, parameters, X, y, loss, sample_weight=None, l2=0.
         elif kind == "Rescaling":
             d = d * layer.scale
         elif kind == "ActivityRegularization":
-            value += share @ (layer.l1 * np.abs(a) + layer.l2 * a**2).sum(1)
             d = d + share[:, None] * (layer.l1 * np.sign(a) + 2 * layer.l2 * a)
         else:
             d = d * ACTIVATIONS[layer.name][1](a)
