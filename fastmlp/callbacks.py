@@ -9,10 +9,12 @@ import math
 import os
 import re
 import time
+import warnings
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from .errors import check_count, check_flag, check_path, check_range, unknown_name
+from .history import as_number
 
 if TYPE_CHECKING:
     from .history import History
@@ -381,24 +383,31 @@ class ModelCheckpoint(_Watching):
 class CSVLogger(Callback):
     """Write every epoch's metrics as a line of a CSV file, at once: to look at a long fit while it runs, or after it.
 
-    The columns are "epoch", counted from 1, and the metrics by name, with those that callbacks before this one add;
-    what an epoch does not have is left empty. Numbers have all their digits.
+    The columns are "epoch", counted from 1 in each fit, and the metrics by name, as they are when this callback's turn
+    comes: it stands behind those that add some. What an epoch does not have is left empty. Numbers have all their
+    digits. A file that cannot be written is warned of, and the fit goes on; so does a file that somebody deletes, with
+    all its lines.
 
     Parameters
     ----------
     path : str or path
-        The file, whose folder must exist. What it had is replaced at the end of the first epoch.
+        The file, whose folder must exist; one for each fit. What it had is replaced at the end of the first epoch.
     append : bool
-        Keep what it has, a file that a `CSVLogger` wrote, and go on behind it. (A fit that `BackupAndRestore` goes on
-        with does so in any case, behind the last epoch of the backup.)
+        Keep what it has, a table with a column "epoch", and go on behind it. (A fit that `BackupAndRestore` goes on
+        with has the file as it was at the backup, in any case.)
 
     Raises
     ------
     ValueError, TypeError
-        No name of a file, or `append` neither True nor False; when the fit begins, a file to go on with that has no
-        column "epoch".
+        No name of a file, or `append` neither True nor False; when the fit begins, something that is no file, or none
+        to go on with.
     OSError
-        When the fit begins, there is no such folder; later, the file cannot be written.
+        When the fit begins, there is no such folder, or the file to go on with cannot be read.
+
+    Warns
+    -----
+    RuntimeWarning
+        The file cannot be written, a full disk, say. The next epoch tries again, with all lines.
 
     Examples
     --------
@@ -419,60 +428,78 @@ class CSVLogger(Callback):
         check_path(path)
         check_flag("append", append)
         self.path, self.append = os.path.abspath(path), append  # the same, should the folder change
+        self._names: list[str] = []
+        self._rows: list[list] = []
+        self._size = -1  # bytes of the file where it has all that; else it is written anew
 
     def __repr__(self):
         return f"CSVLogger(path={self.path!r}, append={self.append!r})"
 
     def on_fit_begin(self, training: Training) -> None:
-        folder = os.path.dirname(self.path)
+        folder = os.path.dirname(os.path.realpath(self.path))
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"`path`={self.path!r} of CSVLogger: there is no folder {folder!r}.")
-        self._rows = self._read() if self.append else []  # that the file keeps, once there is one of this fit's
-        self._names: list[str] | None = None  # of the columns, from then on
-        self._done = len(self._rows)
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            raise ValueError(f"`path`={self.path!r} of CSVLogger must be a file or a new name.")
+        (self._names, self._rows), self._size = self._read() if self.append else ([], []), -1
 
     def on_epoch_end(self, training: Training, epoch: int, logs: dict[str, float]) -> None:
-        row = {"epoch": epoch, **logs}
-        if self._names is None or not row.keys() <= set(self._names):
-            self._rewrite(row)
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            file.write(self._lines([row]))
-        self._done += 1
+        row = {"epoch": 0} | {name: as_number(name, value) for name, value in logs.items()} | {"epoch": epoch}
+        if new := [name for name in row if name not in self._names]:
+            self._names, self._size = [*self._names, *new], -1
+        self._rows.append([row.get(name, "") for name in self._names])
+        try:
+            self._write()
+        except OSError as error:
+            self._size = -1
+            warnings.warn(f"CSVLogger could not write {self.path!r}: {error}.", RuntimeWarning, stacklevel=2)
 
     def state(self, training: Training) -> dict[str, Any]:
-        return {"n_rows": self._done}
+        return {"text": self._text()}
 
     def resume(self, training: Training, state: dict[str, Any]) -> None:
-        self._rows = self._read()[: state["n_rows"]]
-        self._done = len(self._rows)
+        self._names, *self._rows = csv.reader(io.StringIO(state["text"], newline=""))
+        self._size = -1
 
-    def _read(self) -> list[dict]:
-        """The lines of the file, of which there may be none."""
-        if not os.path.exists(self.path):
-            return []
-        with open(self.path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if "epoch" not in (reader.fieldnames or ["epoch"]):
-                raise ValueError(
-                    f"`path`={self.path!r} of CSVLogger must be a file that it wrote, with a column 'epoch'; it has "
-                    f"{', '.join(map(repr, reader.fieldnames))}."
-                )
-            return list(reader)
-
-    def _rewrite(self, row: dict) -> None:
-        """The lines before this one, with columns for it, too."""
+    def _write(self) -> None:
+        """The last line, behind the others where they are there."""
         from .model_file import replace
 
-        rows = self._rows if self._names is None else self._read()
-        self._names = list(dict.fromkeys([*(rows[0] if rows else ()), *row]))
-        header = dict(zip(self._names, self._names, strict=True))
-        replace(os.path.realpath(self.path), [self._lines([header, *rows]).encode()])
-        self._rows = []
+        if self._size >= 0 and os.path.isfile(self.path) and os.path.getsize(self.path) == self._size:
+            data = _csv([self._rows[-1]]).encode()
+            with open(self.path, "ab") as file:
+                file.write(data)
+            self._size += len(data)
+        else:
+            data = self._text().encode()
+            replace(os.path.realpath(self.path), [data])
+            self._size = len(data)
 
-    def _lines(self, rows: list[dict]) -> str:
-        text = io.StringIO()
-        csv.DictWriter(text, self._names, lineterminator="\n").writerows(rows)
-        return text.getvalue()
+    def _text(self) -> str:
+        return _csv([self._names, *(row + [""] * (len(self._names) - len(row)) for row in self._rows)])
+
+    def _read(self) -> tuple[list[str], list[list]]:
+        """The names and the rows of a file to go on with, if there is one."""
+        what = f"`path`={self.path!r} of CSVLogger must be a table in UTF-8 to go on with"
+        try:
+            with open(self.path, newline="", encoding="utf-8-sig") as file:
+                names, *rows = [row for row in csv.reader(file) if row] or [[]]
+        except FileNotFoundError:
+            return [], []
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{what}; it is none: {error}.") from None
+        if names and names.count("epoch") != 1:
+            raise ValueError(f"{what}, with a column 'epoch'; its columns are {', '.join(map(repr, names))}.")
+        for k, row in enumerate(rows):
+            if len(row) != len(names):
+                raise ValueError(f"{what}; row {k} has {len(row)} fields, not {len(names)}: {row}.")
+        return names, rows
+
+
+def _csv(rows: list[list]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 class GradientNorms(Callback):

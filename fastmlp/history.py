@@ -53,7 +53,7 @@ class History:
 
     def record(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Append one epoch; all lists stay as long as `epochs`."""
-        logs = {name: _number(name, value) for name, value in logs.items()}
+        logs = {name: as_number(name, value) for name, value in logs.items()}
         for name in logs:
             self.metrics.setdefault(name, [float("nan")] * len(self.epochs))
         for name, values in self.metrics.items():
@@ -166,7 +166,8 @@ class History:
         return pandas.DataFrame(self.metrics, index=pandas.Index(self.epochs, name="epoch"))
 
 
-def _number(name: str, value) -> float:
+def as_number(name: str, value) -> float:
+    """A metric's value, as it is kept; TypeError naming one that is no number."""
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -102,7 +102,8 @@ def replace(path: str, parts: list) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError):
-            error.filename, error.filename2 = path, None  # nobody knows the temporary one; a full disk names none
+            # nobody knows the temporary one; a full disk names none
+            raise OSError(error.errno, error.strerror, path) from None
         raise
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # the new name has to reach the disk too, where folders can be synced

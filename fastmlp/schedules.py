@@ -268,7 +268,7 @@ class InverseScaling(_Timed):
 class PolynomialDecay(_Timed):
     """rate(t) = final + (learning_rate - final) (1 - min(t / L, 1))^power, a straight line where power = 1.
 
-    When to use: behind a `Warmup`, as language models are tuned; with a known number of epochs.
+    When to use: a linear decay to 0, often behind a `Warmup`, for a known number of epochs.
 
     Parameters
     ----------
@@ -421,16 +421,17 @@ class Cyclic(_Timed):
     learning_rate : float
         The top, in the middle of the first cycle, at least 0.
     base : float
-        Of each cycle's first step, at least 0.
+        Of each cycle's first step, at least 0. Above `learning_rate`, a cycle goes down first: for a `momentum`.
     factor : float
         By how much each cycle is lower than the one before, in (0, 1]; 1/2 is "triangular2".
     steps, epochs : int, float
-        L, of a cycle; one of them.
+        L, of a whole cycle, twice PyTorch's `step_size_up`; one of them. At least 2 steps.
 
     Raises
     ------
     ValueError, TypeError
-        A number out of its range, or not exactly one of `steps` and `epochs`.
+        A number out of its range, or not exactly one of `steps` and `epochs`; when a fit begins, so many epochs are
+        less than 2 steps.
 
     References
     ----------
@@ -453,7 +454,10 @@ class Cyclic(_Timed):
         check_range("factor", self.factor, 0, 1, low_open=True, high_closed=True)
 
     def __call__(self, step, steps_per_epoch):
-        cycle, way = np.divmod(step / self.length(steps_per_epoch), 1.0)
+        length = self.length(steps_per_epoch)
+        if length < 2:  # of which all would be at the base
+            raise ValueError(f"{self!r} needs cycles of 2 steps at least; they have {length:g}.")
+        cycle, way = np.divmod(step / length, 1.0)
         height = (self.learning_rate - self.base) * np.power(self.factor, cycle)
         return self.base + height * (1 - np.abs(2 * way - 1))
 

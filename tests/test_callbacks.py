@@ -631,11 +631,71 @@ def test_a_csv_file_goes_on(problem, tmp_path):
         return small_model().fit(*problem, epochs=6, callbacks=callbacks, **options)
 
     assert len(fit(backup, TimeBudget(1e-9))["loss"]) == 1
-    with pytest.raises(KeyboardInterrupt):
-        fit(Stop(), backup)
-    assert columns(path)["epoch"] == [1, 2]
+    for _ in range(2):  # the file as it was at the backup, whatever has become of it
+        with pytest.raises(KeyboardInterrupt):
+            fit(Stop(), backup)
+        assert columns(path)["epoch"] == [1, 2]
+    path.write_text("epoch,lo")
     history = fit(backup)
     assert columns(path)["epoch"] == [1, 2, 3, 4, 5, 6] and columns(path)["loss"] == history["loss"]
+
+
+def test_a_csv_file_that_goes_on_keeps_what_it_had_beside_a_backup(problem, tmp_path, monkeypatch):
+    """By a relative name, of a link to a file that has a BOM; the folder changes."""
+    monkeypatch.chdir(tmp_path)
+    real = tmp_path / "real.csv"
+    real.write_text("epoch,b,\u00e4\r\n7,1,2\r\n", encoding="utf-8-sig")
+    (tmp_path / "link.csv").symlink_to(real)
+    options = {"loss": "softmax_cross_entropy", "verbose": 0, "epochs": 3}
+    (tmp_path / "else").mkdir()
+    for _ in range(3):
+        monkeypatch.chdir(tmp_path)
+        callbacks = [Leave(tmp_path / "else", monkeypatch), CSVLogger("link.csv", append=True)]
+        callbacks += [BackupAndRestore("backup", seconds=0), TimeBudget(1e-9)]
+        small_model().fit(*problem, callbacks=callbacks, **options)
+    assert (tmp_path / "link.csv").is_symlink()
+    table = columns(real)
+    assert list(table) == ["epoch", "b", "\u00e4", "loss", "learning_rate", "seconds"]
+    assert table["epoch"] == [7, 1, 2, 3] and table["\u00e4"][0] == 2 and np.isfinite(table["loss"][1:]).all()
+
+
+class Leave(Callback):
+    def __init__(self, folder, monkeypatch):
+        self.folder, self.monkeypatch = folder, monkeypatch
+
+    def on_epoch_end(self, training, epoch, logs):
+        self.monkeypatch.chdir(self.folder)
+
+
+def test_a_csv_file_that_is_gone_or_cannot_be_written_comes_back_whole(tmp_path, monkeypatch):
+    path = tmp_path / "fit.csv"
+    logger = CSVLogger(path)
+    logger.on_fit_begin(None)
+    logger.on_epoch_end(None, 1, {"loss": 3.0})
+    path.unlink()
+    logger.on_epoch_end(None, 2, {"loss": 2.0})
+    path.write_text("of somebody else")
+    logger.on_epoch_end(None, 3, {"loss": 1.0})
+    assert columns(path) == {"epoch": [1, 2, 3], "loss": [3, 2, 1]}
+    full = OSError(28, "No space left on device")
+
+    class FullDisk:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def write(self, data):
+            path.write_bytes(path.read_bytes() + data[:2])  # some of it
+            raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", lambda *args, **kwargs: FullDisk())
+        with pytest.warns(RuntimeWarning, match="CSVLogger could not write .*fit.csv.*No space left"):
+            logger.on_epoch_end(None, 4, {"loss": 0.5})
+    logger.on_epoch_end(None, 5, {"loss": 0.25})
+    assert columns(path) == {"epoch": [1, 2, 3, 4, 5], "loss": [3, 2, 1, 0.5, 0.25]}
 
 
 def test_metrics_that_come_and_go_have_columns(tmp_path):
@@ -645,8 +705,10 @@ def test_metrics_that_come_and_go_have_columns(tmp_path):
         logger.on_epoch_end(None, epoch, logs)
     table = columns(tmp_path / "fit.csv")
     assert list(table) == ["epoch", "loss", 'a, "b"', "c"]
-    rows = [[1, 0.5, NAN, NAN], [2, 0.25, NAN, NAN], [3, NAN, NAN, np.float32(0.1)]]
-    np.testing.assert_allclose(np.transpose(list(table.values())), rows)
+    rows = [[1, 0.5, NAN, NAN], [2, 0.25, NAN, NAN], [3, NAN, NAN, float(np.float32(0.1))]]
+    np.testing.assert_array_equal(np.transpose(list(table.values())), rows)
+    with pytest.raises(TypeError, match="the metric 'a' must be a number; got 'b'"):
+        logger.on_epoch_end(None, 4, {"a": "b"})
 
 
 def test_bad_csv_files(problem, tmp_path):
@@ -659,9 +721,23 @@ def test_bad_csv_files(problem, tmp_path):
         small_model().fit(*problem, callbacks=[CSVLogger(tmp_path / "nowhere" / "a")], **options)
     other = tmp_path / "other.csv"
     other.write_text("x,y\n1,2\n")
-    with pytest.raises(ValueError, match=r"other.csv' of CSVLogger must be a file that it wrote.*it has 'x', 'y'\."):
-        small_model().fit(*problem, callbacks=[CSVLogger(other, append=True)], **options)
-    assert other.read_text() == "x,y\n1,2\n"
+    for content, message in (
+        (b"x,y\n1,2\n", r"of CSVLogger must be a table in UTF-8.*with a column 'epoch'; its columns are 'x', 'y'\."),
+        (b"epoch,loss\n1,2\n2,3,4\n", r"row 1 has 3 fields, not 2: \['2', '3', '4'\]"),
+        (b"epoch,loss\n1,2\n2", r"row 1 has 1 fields, not 2"),
+        (b"epoch,\xe4\n1,2\n", "it is none: 'utf-8' codec"),
+        (b"epoch,loss\n" + b"1" * 200_000, "it is none: field larger than field limit"),
+    ):
+        other.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            small_model().fit(*problem, callbacks=[CSVLogger(other, append=True)], **options)
+        assert other.read_bytes() == content
+    other.write_bytes(b"")  # and one that is not there: nothing to go on with
+    for path in (other, tmp_path / "new.csv"):
+        small_model().fit(*problem, callbacks=[CSVLogger(path, append=True)], **options)
+        assert columns(path)["epoch"] == [1]
+    with pytest.raises(ValueError, match="of CSVLogger must be a file or a new name"):
+        small_model().fit(*problem, callbacks=[CSVLogger(tmp_path)], **options)
     assert repr(CSVLogger("/a", True)).endswith("a', append=True)")
 
 

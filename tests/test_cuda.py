@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from fastmlp import Dense, MLPClassifier, MLPRegressor, Sequential
+from fastmlp import Dense, Embedding, MLPClassifier, MLPRegressor, ReLU, Residual, Sequential
 from fastmlp.cli import main
 from fastmlp.cuda import require
 
@@ -195,6 +195,16 @@ def test_sparse_x_and_lbfgs_run_on_the_cpu_only():
         MLPClassifier(device="cuda").fit(scipy.sparse.csr_array(X), Y)
     with pytest.raises(ValueError, match="'lbfgs' runs on the CPU"):
         MLPClassifier(solver="lbfgs", device="cuda").fit(X, Y)
+
+
+def test_the_work_of_a_step_is_that_of_its_products():
+    """Two for each multiply-add of three products; behind an embedding, of what it makes of a row."""
+    from fastmlp.cuda.support import work
+
+    branch = Residual(Dense(8), ReLU(), Dense(7))
+    assert work([Dense(7), ReLU(), branch, Dense(3)], 5, 10) == 6 * 10 * (5 * 7 + 7 * 8 + 8 * 7 + 7 * 3)
+    layers = [Embedding(100, 4, columns=[0, 2]), Dense(7), Dense(3)]
+    assert work(layers, 5, 10) == 6 * 10 * ((2 * 4 + 3) * 7 + 7 * 3)
 
 
 def test_the_benchmark_says_what_is_missing_and_the_suite_is_left_out(monkeypatch, capsys):

@@ -164,6 +164,11 @@ CASES = {
         "codes",
         {"optimizer": AdamW(0.01, ema_decay=0.5), "batch_size": 14},
     ),
+    "embedding, no padding, a table of one row more": (
+        [Embedding(13, 4), Dense(8), ReLU(), Dense(3)],
+        "codes",
+        {"optimizer": SGD(0.1)},
+    ),
     "embedding of two columns, clipped by the norm": (
         [Embedding([5, 21], 11, columns=[3, 0]), BatchNorm(), Dense(3)],
         "codes",
