@@ -13,6 +13,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted
 
+from .. import losses
+from ..errors import check_range
 from ..sequential import Sequential
 from .base import unless_it_fails
 from .validation import check_features, check_targets, check_weights
@@ -38,11 +40,37 @@ class _Wrapper(BaseEstimator):
 
     @abstractmethod
     def _encode(self, y) -> np.ndarray:
-        """Targets as the loss takes them; sets what describes y."""
+        """Class numbers, or numbers; sets what describes y."""
+
+    @abstractmethod
+    def _encode_more(self, y, name: str) -> np.ndarray:
+        """The same of other rows."""
 
     @abstractmethod
     def _loss_of(self, network: Sequential):
         """The loss where `fit_kwargs` name none."""
+
+    def set_params(self: _Fitted, **params: Any) -> _Fitted:
+        """Set parameters, also single ones of the dictionaries: `fit_kwargs__epochs=20`, `model_kwargs__rate=0.1`.
+
+        Parameters
+        ----------
+        **params : dict
+
+        Returns
+        -------
+        self : object
+        """
+        of_dictionaries = {name: {} for name in ("model_kwargs", "fit_kwargs")}
+        for key in list(params):
+            name, parts, own = key.partition("__")
+            if parts and name in of_dictionaries:
+                of_dictionaries[name][own] = params.pop(key)
+        super().set_params(**params)
+        for name, changed in of_dictionaries.items():
+            if changed:
+                setattr(self, name, {**self._options(name), **changed})
+        return self
 
     def fit(self: _Fitted, X: Any, y: Any, sample_weight: Any = None) -> _Fitted:
         """Fit a new network to X and y.
@@ -71,13 +99,52 @@ class _Wrapper(BaseEstimator):
             sample_weight = check_weights(sample_weight, X)
             y = self._encode(y)
             network, options = self._make(X, y), self._options("fit_kwargs")
-            self._check_network(network)
-            options.setdefault("loss", self._loss_of(network))
+            options["loss"] = loss = losses.get(options.get("loss", self._loss_of(network)))
+            self._check_network(network, loss)
             options.setdefault("verbose", 0)
             options.setdefault("seed", int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max)))
+            self._translate(options)
+            (X, y, sample_weight), validation = self._held_out(X, y, sample_weight, options)
+            if validation is not None:
+                X_val, y_val, *weights = validation
+                options["validation_data"] = X_val, self._targets(y_val, network, loss), *weights
+            y = self._targets(y, network, loss)
             self.history_ = network.fit(X, y, sample_weight=sample_weight, **options)
             self.model_ = network
         return self
+
+    def _held_out(self, X, y, sample_weight, options: dict) -> tuple[tuple, tuple | None]:
+        """The rows to train on, and those to validate on: others, or a share of these."""
+        share, given = options.pop("validation_split", None), options.pop("validation_data", None)
+        if share is None:
+            if isinstance(given, (tuple, list)) and len(given) in (2, 3):  # else `Sequential.fit` says what it must be
+                X_val, y_val, *weights = given
+                X_val = check_features(self, X_val, reset=False, finite=False, name="validation_data")
+                y_val = check_targets(y_val, X_val, self, numeric=self._numeric_targets, name="validation_data")
+                return (X, y, sample_weight), (X_val, self._encode_more(y_val, "validation_data"), *weights)
+            if given is not None:
+                options["validation_data"] = given
+            return (X, y, sample_weight), None
+        from sklearn.model_selection import train_test_split  # takes a while to import
+
+        check_range("validation_split", share, 0, 1, low_open=True)
+        if given is not None:
+            raise ValueError("`fit_kwargs` must have `validation_data` or `validation_split`, not both.")
+        rows, of_validation = train_test_split(
+            np.arange(len(y)), test_size=share, random_state=options["seed"], stratify=self._strata(y)
+        )
+        weights = (None, ()) if sample_weight is None else (sample_weight[rows], (sample_weight[of_validation],))
+        return (X[rows], y[rows], weights[0]), (X[of_validation], y[of_validation], *weights[1])
+
+    def _strata(self, y):
+        """Classes that a split keeps the shares of."""
+
+    def _translate(self, options: dict) -> None:
+        """Let options that name labels name the network's class numbers."""
+
+    def _targets(self, y, network: Sequential, loss) -> np.ndarray:
+        """What `_encode` gave, as the loss takes it."""
+        return y
 
     def _make(self, X, y) -> Sequential:
         options = self._options("model_kwargs")
@@ -100,8 +167,8 @@ class _Wrapper(BaseEstimator):
             raise TypeError(f"`{name}` must be a dictionary; got {given!r}.")
         return dict(given or {})
 
-    def _check_network(self, network: Sequential) -> None:
-        """Raise where it does not fit y."""
+    def _check_network(self, network: Sequential, loss) -> None:
+        """Raise where it, or the loss, does not fit y."""
 
     def _rows(self, X):
         check_is_fitted(self, "model_")
@@ -114,6 +181,10 @@ class _Wrapper(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _some(labels: list) -> str:
+    return ", ".join(map(repr, labels[:10])) + (", ..." if len(labels) > 10 else "")
 
 
 def _has_probabilities(estimator) -> bool:
@@ -133,12 +204,15 @@ class SKLearnClassifier(ClassifierMixin, _Wrapper):
     model : Sequential or callable
         A network, whose layers are taken, never its parameters; or a function (X, y, **model_kwargs) -> Sequential,
         called in every fit with the checked X and the class numbers. It ends with as many units as there are classes,
-        or with one for two classes.
+        or with one for two classes; for `loss="ordinal"` with one unit less.
     model_kwargs : dict, default=None
         Further arguments of the function: what a search varies, as a list of dictionaries.
     fit_kwargs : dict, default=None
-        Arguments of `Sequential.fit`: `optimizer`, `epochs`, `batch_size`, `validation_data`, `callbacks`... `loss` is
-        "softmax_cross_entropy" where not given; "binary_cross_entropy" with one unit, or for several labels.
+        Arguments of `Sequential.fit`: `optimizer`, `epochs`, `batch_size`, `callbacks`... `loss` is
+        "softmax_cross_entropy" where not given; "binary_cross_entropy" with one unit, or for several labels. With a
+        loss of numbers the targets are 0 and 1. `validation_data` and `class_weight` have y's labels.
+        `validation_split`, a share in (0, 1), holds out rows of each fit for validation: as large a share of each
+        class.
     random_state : int, RandomState instance or None, default=None
         Of the first parameters, the order of rows and dropout.
 
@@ -182,12 +256,42 @@ class SKLearnClassifier(ClassifierMixin, _Wrapper):
             raise ValueError(f"Classifier can't train when only one class is present: {self.classes_[0]!r}.")
         return codes
 
-    def _check_network(self, network):
+    def _encode_more(self, y, name):
+        if self._multilabel:
+            return y.astype(np.float64)
+        codes = {label: code for code, label in enumerate(self.classes_.tolist())}
+        unknown = [label for label in y.ravel().tolist() if label not in codes]
+        if unknown or y.ndim != 1:
+            what = f"{unknown[0]!r}" if unknown else f"shape {y.shape}"
+            raise ValueError(f"`{name}` must have labels of y, {_some(self.classes_.tolist())}; got {what}.")
+        return np.array([codes[label] for label in y.tolist()], np.int64)
+
+    def _strata(self, y):
+        return None if self._multilabel else y
+
+    def _translate(self, options):
+        weights = options.get("class_weight")
+        if self._multilabel or not isinstance(weights, Mapping):
+            return
+        codes = {label: code for code, label in enumerate(self.classes_.tolist())}
+        if unknown := [label for label in weights if label not in codes]:
+            raise ValueError(f"`class_weight` must have labels of y, {_some(list(codes))}; got {unknown[0]!r}.")
+        options["class_weight"] = {codes[label]: weight for label, weight in weights.items()}
+
+    def _targets(self, y, network, loss):
+        several = not loss.classification and not self._multilabel and network.n_outputs > 1
+        return np.eye(network.n_outputs)[y] if several else y
+
+    def _check_network(self, network, loss):
         n_classes, units = len(self.classes_), network.n_outputs
-        if units != n_classes and not (units == 1 and n_classes == 2 and not self._multilabel):
+        if loss.across or not (loss.classification or loss.target_columns(units) == units):
+            raise ValueError(f"`loss`={loss.name!r} does not learn classes; a classifier needs a loss that does.")
+        of_output = loss.output(np.zeros((1, units))).shape[1]
+        if of_output != n_classes and not (of_output == 1 and n_classes == 2 and not self._multilabel):
+            ordinal = of_output == units + 1
             raise ValueError(
-                f"`model` must end with as many units as y has classes, {n_classes}"
-                f"{', or one' if n_classes == 2 else ''}; it has {units}."
+                f"`model` must end with {'one unit less than' if ordinal else 'as many units as'} y has classes, "
+                f"{n_classes}{', or one' if n_classes == 2 and not ordinal else ''}; it has {units}."
             )
 
     def _loss_of(self, network):
@@ -205,11 +309,12 @@ class SKLearnClassifier(ClassifierMixin, _Wrapper):
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_labels)
         """
-        logits = self._rows_logits(X)
-        if self._multilabel:
-            return (logits > 0).astype(int)
-        codes = (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else self.model_.loss.best_class(logits)
-        return self.classes_[codes]
+        logits, loss = self._rows_logits(X), self.model_.loss
+        output = loss.output(logits)
+        if self._multilabel or output.shape[1] == 1:
+            right = logits > 0 if loss.classification else output > 0.5  # between the targets 0 and 1
+            return right.astype(int) if self._multilabel else self.classes_[right[:, 0].astype(int)]
+        return self.classes_[loss.best_class(logits)]
 
     @available_if(_has_probabilities)
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -245,7 +350,8 @@ class SKLearnRegressor(RegressorMixin, _Wrapper):
     model_kwargs : dict, default=None
         Further arguments of the function: what a search varies, as a list of dictionaries.
     fit_kwargs : dict, default=None
-        Arguments of `Sequential.fit`; `loss` is "squared_error" where not given.
+        Arguments of `Sequential.fit`; `loss` is "squared_error" where not given. `validation_split`, a share in (0, 1),
+        holds out rows of each fit for validation.
     random_state : int, RandomState instance or None, default=None
         Of the first parameters, the order of rows and dropout.
 
@@ -275,6 +381,9 @@ class SKLearnRegressor(RegressorMixin, _Wrapper):
         self._flat = y.ndim == 1
         return y
 
+    def _encode_more(self, y, name):
+        return y
+
     def _loss_of(self, network):
         return "squared_error"
 
@@ -292,6 +401,36 @@ class SKLearnRegressor(RegressorMixin, _Wrapper):
         X = self._rows(X)
         values = self.model_.predict(X)
         return values[:, 0] if self._flat and values.shape[1] == 1 else values
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R^2 of the predictions: of the mean where the loss predicts a mean and a variance, of the median where it
+        predicts quantiles.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+
+        Raises
+        ------
+        ValueError
+            Quantiles without the median, 0.5.
+        """
+        from sklearn.metrics import r2_score  # takes a while to import
+
+        values, loss = self.predict(X), self.model_.loss
+        if isinstance(loss, losses.Gaussian):
+            values = values[:, : values.shape[1] // 2]
+        elif isinstance(loss, losses.QuantileLoss) and values.ndim == 2:
+            if 0.5 not in loss.quantiles:
+                raise ValueError(f"`score` needs a prediction of the median: 0.5 among the quantiles of {loss!r}.")
+            values = values[:, loss.quantiles.index(0.5)]
+        return r2_score(y, values, sample_weight=sample_weight)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
