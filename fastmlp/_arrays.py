@@ -43,10 +43,7 @@ def check_X(X, argument: str = "X", n_features: int | None = None, finite: bool 
             place = f"row {row}, column {X.indices[at]}"
             raise ValueError(f"`{argument}` must be finite; got {what} in {place}.") from None
     else:
-        if isinstance(X, np.ma.MaskedArray):
-            raise TypeError(
-                f"`{argument}` must not be a masked array; fill it (`{argument}.filled(...)`) or drop rows."
-            )
+        refuse_masked(X, argument)
         try:
             X = np.asarray(X)  # a memory map becomes a view of itself
         except ValueError as error:  # rows of several lengths
@@ -74,6 +71,12 @@ def check_X(X, argument: str = "X", n_features: int | None = None, finite: bool 
     if finite and not is_sparse(X):
         check_finite(X, argument)
     return X
+
+
+def refuse_masked(array, argument: str) -> None:
+    """TypeError for a masked array: NumPy's functions see what its mask hides."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"`{argument}` must not be a masked array; fill it (`{argument}.filled(...)`) or drop rows.")
 
 
 def check_finite(array: np.ndarray, argument: str) -> None:
@@ -114,7 +117,8 @@ def check_weights(weights, n: int, argument: str = "sample_weight") -> np.ndarra
     check_finite(weights, argument)
     if (weights < 0).any():
         row = int(np.argmax(weights < 0))
-        raise ValueError(f"`{argument}` must not be negative; got {weights[row]:g} in row {row}.")
+        hint = " Losses times numbers of any sign: loss='given_gradient'." if argument == "sample_weight" else ""
+        raise ValueError(f"`{argument}` must not be negative; got {weights[row]:g} in row {row}.{hint}")
     if not weights.any():
         raise ValueError(f"`{argument}` must not be zero everywhere.")
     return weights
@@ -148,6 +152,7 @@ def check_groups(groups, n: int, loss, sample_weight=None, argument: str = "grou
 
 
 def _array(values, argument: str) -> np.ndarray:
+    refuse_masked(values, argument)
     try:
         return np.asarray(values)
     except ValueError as error:  # rows of several lengths
@@ -182,12 +187,18 @@ def class_weights(class_weight, y: np.ndarray, loss, n_outputs: int) -> np.ndarr
     return weights
 
 
+_FROM_LABELS = " np.unique(y, return_inverse=True) gives classes and codes, from 0 on."
+
+
 def check_targets(y, n: int, n_outputs: int, loss, argument: str = "y") -> np.ndarray:
     """Targets of the shape and in the range that the loss takes."""
     y = y.toarray() if is_sparse(y) else _array(y, argument)
     expected = f"`{argument}` must be {loss.targets}, for {n} rows and K={n_outputs} outputs"
     if y.dtype.kind not in "biuf":
-        hint = " np.unique(y, return_inverse=True) gives classes and codes." if y.dtype.kind in "OSU" else ""
+        hint = (
+            _FROM_LABELS if loss.classification else f" {argument}.astype(float) makes numbers of texts that are such."
+        )
+        hint = hint if y.dtype.kind in "OSU" else ""
         raise TypeError(f"{expected}; got dtype {y.dtype}.{hint}")
     columns = loss.target_columns(n_outputs)
     if y.ndim == 2 and y.shape == (n, columns) and not (loss.codes and n_outputs == 1):
@@ -202,7 +213,7 @@ def check_targets(y, n: int, n_outputs: int, loss, argument: str = "y") -> np.nd
         bad = (codes != y) | (codes < 0) | (codes >= n_outputs)
         if bad.any():
             row = int(np.argmax(bad))
-            hint = " For one output use loss='binary_cross_entropy'." if n_outputs == 1 else ""
+            hint = " For one output use loss='binary_cross_entropy'." if n_outputs == 1 else _FROM_LABELS
             raise ValueError(f"{expected}; got {y[row].item()!r} in row {row}.{hint}")
         return codes
     bad = loss.bad_targets(y, n_outputs)

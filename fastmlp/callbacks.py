@@ -92,7 +92,8 @@ class _Watching(Callback):
             if self.monitor.startswith("val_") and "val_loss" not in logs:
                 known = ", ".join(map(repr, logs))
                 raise ValueError(
-                    f"`monitor`={self.monitor!r} needs `validation_data` in fit; without, there is {known}."
+                    f"`monitor`={self.monitor!r} needs `validation_data` in fit, or a callback before this one that "
+                    f"adds it; there is {known}."
                 )
             raise unknown_name("monitor", self.monitor, logs)
         return float(logs[self.monitor])

@@ -5,7 +5,7 @@ The checks are those that practitioners make by hand (A. Karpathy, "A recipe for
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,12 @@ class Report:
 
     def __bool__(self) -> bool:
         return not self.problems
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.findings)
+
+    def __len__(self) -> int:
+        return len(self.findings)
 
     def __getitem__(self, name: str) -> Finding:
         found = {f.name: f for f in self.findings}
@@ -446,13 +452,16 @@ def _curve(loss) -> list[Finding]:
 
 
 def _overfitting(loss, validation) -> Finding:
-    # A tenth above its least is more than the noise of epochs; the training loss must have gone on falling since.
+    # A tenth above its least is more than the noise of epochs; the training loss must have gone on falling since. Three
+    # times the training loss means that rows are known by heart, though val_loss never rose.
     if not np.isfinite(validation).all():
         return Finding("overfitting", PROBLEM, "val_loss is not finite", "a smaller learning rate; scaled inputs")
     best = int(validation.argmin())
     ratio = validation[-1] / max(validation[best], _TINY)
-    bad = ratio > 1.1 and loss[-1] < loss[best]
-    measured = f"val_loss {validation[-1]:.4g} last, {validation[best]:.4g} at best (epoch {best + 1})"
+    bad = (ratio > 1.1 and loss[-1] < loss[best]) or 0 < 3 * loss[-1] < validation[-1]
+    measured = (
+        f"val_loss {validation[-1]:.4g} last, {validation[best]:.4g} at best (epoch {best + 1}), loss {loss[-1]:.4g}"
+    )
     return Finding(
         "overfitting", WARNING if bad else OK, measured, "EarlyStopping; more data; a smaller network" if bad else ""
     )

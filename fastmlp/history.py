@@ -68,6 +68,11 @@ class History:
     def __iter__(self) -> Iterator[str]:
         return iter(self.metrics)
 
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """Keras's name of `metrics`."""
+        return self.metrics
+
     def keys(self) -> KeysView[str]:
         """The metrics' names: `dict(history)` has their lists."""
         return self.metrics.keys()

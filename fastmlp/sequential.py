@@ -14,6 +14,7 @@ import numpy as np
 from . import devices, initializers, losses, optimizers
 from ._arrays import check_finite, check_fits, check_groups, check_targets, check_weights, check_X, class_weights
 from .activations import Activation, CustomActivation, Identity
+from .augmentation import AUGMENTATIONS
 from .embedding import Embedding
 from .epochs import check_callbacks, run_epochs
 from .errors import DivergenceError, check_count, check_flag, unknown_name
@@ -237,7 +238,10 @@ class Sequential:
         if not isinstance(index, slice) or index.step not in (None, 1):
             raise TypeError(f"a model is cut by a slice such as model[2:], without a step; got {index!r}.")
         first, stop, _ = index.indices(len(self.layers))
-        part = Sequential(*self.layers[first:stop], dtype=self.dtype.name)
+        try:
+            part = Sequential(*self.layers[first:stop], dtype=self.dtype.name)
+        except ValueError as error:
+            raise ValueError(f"model[{first}:{stop}] is no network: {error}") from None
         if stop == len(self.layers):
             part._loss = self._loss
         if self.built:
@@ -433,7 +437,7 @@ class Sequential:
         n_threads = _check_threads(n_threads)
         seed = check_count(seed, "seed", least=0)
         check_flag("shuffle", shuffle)
-        _warn_of_logits(self.layers[-1], loss)
+        _warn_of_layers(self.layers, loss)
         X, y, sample_weight, groups = self._checked(X, y, loss, sample_weight, groups)
         n = X.shape[0]
         if class_weight is not None:
@@ -586,7 +590,7 @@ class Sequential:
         same = kept and (kept.loss, kept.optimizer, kept.seed, kept.n_threads) == (loss, optimizer, seed, n_threads)
         if same and kept.feed(*rows):
             return kept
-        _warn_of_logits(self.layers[-1], loss, stacklevel=5)
+        _warn_of_layers(self.layers, loss, stacklevel=5)
         X, y, sample_weight, groups = rows
         options = {"loss": loss, "optimizer": optimizer, "batch_size": X.shape[0], "sample_weight": sample_weight}
         options |= {"groups": groups, "seed": seed, "n_threads": n_threads, "epochs_before": self._epochs}
@@ -1177,8 +1181,19 @@ def _check_threads(n_threads) -> int | None:
     return None if n_threads is None else check_count(n_threads, "n_threads")
 
 
-def _warn_of_logits(last: Layer, loss, stacklevel: int = 3) -> None:
-    """Warn where the last layer does what the loss does itself, or changes the logits that it takes."""
+def _warn_of_layers(layers: Sequence[Layer], loss, stacklevel: int = 3) -> None:
+    """Warn where the last layer does what the loss does itself, or changes the logits that it takes; and where a
+    gradient that was given is not that of the network as it is trained.
+    """
+    last = layers[-1]
+    random = [layer for layer in flatten(layers) if isinstance(layer, (Dropout, *AUGMENTATIONS))]
+    random += [layer for layer in layers if getattr(layer, "drop_rate", 0)]
+    if isinstance(loss, losses.GivenGradient) and random:
+        warnings.warn(
+            f"`loss`={loss.name!r} with {random[0]!r}: what it does in the step, it did not do in the logits that the "
+            "gradient is of.",
+            stacklevel=stacklevel,
+        )
     if type(last).__name__ == loss.own_layer:
         own = f" and has its own {last!r}"
     elif loss.classification and isinstance(last, (Activation, Softmax)) and not isinstance(last, Identity):

@@ -113,7 +113,7 @@ def test_a_second_fit_starts_afresh():
 
 
 def test_unknown_monitor():
-    with pytest.raises(ValueError, match="`monitor`='val_loss' needs `validation_data` in fit; .* is 'loss'"):
+    with pytest.raises(ValueError, match="needs `validation_data` in fit, or a callback before .*; there is 'loss'"):
         EarlyStopping().on_epoch_end(FakeTraining(), 1, {"loss": 1.0})
     with pytest.raises(ValueError, match="Did you mean 'val_accuracy'\\?$"):
         EarlyStopping("val_acc").on_epoch_end(FakeTraining(), 1, {"val_loss": 1.0, "val_accuracy": 1.0})

@@ -223,6 +223,22 @@ def test_good_and_slow_and_overfitting_curves(some):
     )
 
 
+def test_rows_known_by_heart_are_overfitting_though_val_loss_never_rose():
+    losses = [2.3, 1.0, 0.3, 0.1, 0.05, 0.02]
+    known = {"loss": losses, "val_loss": [2.3, 1.4, 0.9, 0.7, 0.63, 0.61]}
+    assert diagnose_history(known)["overfitting"].verdict == "warning"
+    for val_loss in ([2.3, 1.0, 0.4, 0.15, 0.1, 0.055], [2.2, 0.9, 0.2, 0.1, 0.05, 0.01]):
+        assert diagnose_history({"loss": losses, "val_loss": val_loss})["overfitting"].verdict == "ok"
+    negative = {"loss": [-x for x in losses[::-1]], "val_loss": [0.0, -1.0, -1.1, -1.2, -1.3, -1.4]}  # of densities
+    assert diagnose_history(negative)["overfitting"].verdict == "ok"
+
+
+def test_a_report_is_a_collection_of_its_findings():
+    report = diagnose_history([2.3, 1.1, 0.6, 0.4, 0.3, 0.25])
+    assert list(report) == list(report.findings) and len(report) == len(report.findings) > 2
+    assert all(report[finding.name] is finding for finding in report)
+
+
 @pytest.mark.parametrize(
     ("losses", "fault"),
     [

@@ -60,7 +60,13 @@ def test_links_lead_somewhere(path):
 def test_names_for_those_who_come_from_elsewhere(page):
     """What the second column of these pages calls, there is."""
     rows = [line.split("|")[2] for line in (ROOT / "docs" / page).read_text().splitlines() if line[:3] == "| `"]
-    known = {*fastmlp.__all__, *dir(fastmlp.Sequential), *dir(fastmlp.MLPClassifier), *fastmlp.losses.LOSSES}
+    known = {
+        *fastmlp.__all__,
+        *dir(fastmlp.Sequential),
+        *dir(fastmlp.MLPClassifier),
+        *dir(fastmlp.History),
+        *fastmlp.losses.LOSSES,
+    }
     known |= {*fastmlp.initializers.CLASSES, *fastmlp.initializers.INITIALIZERS}
     for code in re.findall(r"`([^`]+)`", " ".join(rows)):
         called = re.findall(r"(?:^|[ .])([A-Za-z_]+)\(", code) or re.findall(r'^"([a-z_]+)"$', code)

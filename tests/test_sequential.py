@@ -22,6 +22,7 @@ from fastmlp import (
     Logistic,
     MixUp,
     MLPClassifier,
+    MLPRegressor,
     ReLU,
     Rescaling,
     Residual,
@@ -565,6 +566,47 @@ def test_a_last_layer_that_the_loss_has_too_is_warned_of(last, loss):
     assert warned[0].filename == __file__
     Sequential(Dense(2), last, Dense(2)).fit(X, y, loss=loss, verbose=0)
     Sequential(Dense(2), last).fit(X, np.eye(2)[y] if y.ndim == 1 else y, loss="squared_error", verbose=0)
+
+
+def test_a_given_gradient_of_a_network_with_dropout_is_warned_of():
+    X, _ = data()
+    for layers in ([Dropout(0.3)], [Residual(Dense(4), drop_rate=0.2)], [GaussianNoise(0.1)]):
+        behind = [] if isinstance(layers[0], GaussianNoise) else [Dense(4)]
+        model = Sequential(*(layers if not behind else []), Dense(4), *(layers if behind else []), Dense(2))
+        with pytest.warns(UserWarning, match="`loss`='given_gradient' with .*: what it does in the step") as warned:
+            model.fit(X, np.ones((len(X), 2)), loss="given_gradient", verbose=0)
+        assert warned[0].filename == __file__
+        with pytest.warns(UserWarning, match="what it does in the step") as warned:
+            model.train_on_batch(X, np.ones((len(X), 2)), loss="given_gradient")
+        assert warned[0].filename == __file__
+    Sequential(Dense(2)).fit(X, np.ones((len(X), 2)), loss="given_gradient", verbose=0)
+
+
+def test_masked_arrays_are_refused():
+    X, y = data()
+    masks = np.ma.masked_array
+    for change in ({"X": masks(X, X > 1)}, {"y": masks(y, y > 1)}, {"sample_weight": masks(np.ones(len(y)), y > 1)}):
+        (name,) = change
+        with pytest.raises(TypeError, match=f"`{name}` must not be a masked array; fill it"):
+            Sequential(Dense(3)).fit(**{"X": X, "y": y, "loss": "softmax_cross_entropy", "verbose": 0} | change)
+    for change in ({"X": masks(X, X > 1)}, {"y": masks(y, y > 1)}):
+        (name,) = change
+        for estimator in (MLPClassifier(), MLPRegressor()):
+            with pytest.raises(TypeError, match=f"`{name}` must not be a masked array; fill it"):
+                estimator.fit(**{"X": X, "y": y} | change)
+
+
+def test_hints_for_labels_and_texts():
+    X, y = data()
+    for labels in (y + 1, y.astype(str)):
+        with pytest.raises(
+            (ValueError, TypeError), match=r"np.unique\(y, return_inverse=True\) gives classes and codes"
+        ):
+            Sequential(Dense(3)).fit(X, labels, loss="softmax_cross_entropy", verbose=0)
+    with pytest.raises(TypeError, match=r"y.astype\(float\) makes numbers of texts"):
+        Sequential(Dense(1)).fit(X, y.astype(str), loss="squared_error", verbose=0)
+    with pytest.raises(ValueError, match="`sample_weight` must not be negative; got -1 in row 0.*'given_gradient'"):
+        Sequential(Dense(3)).fit(X, y, loss="softmax_cross_entropy", sample_weight=-np.ones(len(y)), verbose=0)
 
 
 def test_one_row_is_not_taken_for_a_column():

@@ -16,6 +16,8 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from .._arrays import refuse_masked
+
 # uint8 stays as it is: images are cast while the rows of a batch are gathered, at an eighth of float64's memory
 DTYPES = (np.float64, np.float32, np.uint8)
 _BLOCK = 4096  # rows searched at a time for the position of a bad value
@@ -53,6 +55,7 @@ def check_features(estimator, X, *, reset: bool, name: str = "X", dtypes=DTYPES,
             check_finite(X, name, estimator)
         return X
     refuse_dates(X, name)
+    refuse_masked(X, name)
     try:
         X = validate_data(
             estimator, X, reset=reset, accept_sparse="csr", dtype=dtypes, order="C", ensure_all_finite=False
@@ -151,6 +154,7 @@ def check_targets(y, X, estimator, *, numeric: bool, name: str = "y") -> np.ndar
     """
     if numeric:
         refuse_dates(y, name)
+    refuse_masked(y, name)
     if y is None:
         raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target {name} is None.")
     y = check_array(

@@ -25,7 +25,8 @@ class GivenGradient(Loss):
 
     Compute G = dL/dZ, (n, K), from `model.logits(X)` yourself, and train on
     `model.train_on_batch(X, n * G, loss="given_gradient")`: a batch's loss is the mean over its rows, hence the n. The
-    value itself means nothing. Not for networks with dropout, which would have other masks in the two passes.
+    value itself means nothing. Not for networks with dropout or noise, which would be others in the two passes; with
+    `BatchNorm`, take `logits(X, training=True)`.
 
     Examples
     --------
