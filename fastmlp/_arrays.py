@@ -73,6 +73,29 @@ def check_X(X, argument: str = "X", n_features: int | None = None, finite: bool 
     return X
 
 
+def column_names(X) -> tuple[str, ...] | None:
+    """Those of a data frame; None for what has no names."""
+    names = getattr(X, "columns", None)
+    names = None if names is None else tuple(names)
+    return names if names and all(isinstance(name, str) for name in names) else None
+
+
+def check_columns(X, expected: tuple[str, ...] | None, argument: str = "X") -> None:
+    """ValueError where X and the rows of the fit have names of columns, and others, or in another order."""
+    names = None if expected is None else column_names(X)
+    if names is None or names == expected:
+        return
+    unknown, missing = [n for n in names if n not in expected], [n for n in expected if n not in names]
+    if not unknown and not missing:
+        k = next(k for k, (name, other) in enumerate(zip(names, expected, strict=False)) if name != other)
+        what = f"{names[k]!r} where {expected[k]!r} was, in column {k}"
+    else:
+        what = "; ".join(
+            f"{word} {', '.join(map(repr, of[:5]))}" for word, of in (("new:", unknown), ("without", missing)) if of
+        )
+    raise ValueError(f"`{argument}` must have the columns of the fit, in their order; got {what}.")
+
+
 def refuse_masked(array, argument: str) -> None:
     """TypeError for a masked array: NumPy's functions see what its mask hides."""
     if isinstance(array, np.ma.MaskedArray):

@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 
 from . import devices, initializers, losses, optimizers
-from ._arrays import check_finite, check_fits, check_groups, check_targets, check_weights, check_X, class_weights
+from ._arrays import (
+    check_columns,
+    check_finite,
+    check_fits,
+    check_groups,
+    check_targets,
+    check_weights,
+    check_X,
+    class_weights,
+    column_names,
+)
 from .activations import Activation, CustomActivation, Identity
 from .augmentation import AUGMENTATIONS
 from .embedding import Embedding
@@ -85,6 +95,7 @@ class Sequential:
     history: History | None = None
     _epochs = 0  # that its parameters were trained for
     _trainer = None  # the `Training` of `train_on_batch`
+    _columns: tuple[str, ...] | None = None  # names, where the rows of the last fit had some
     _behind = False  # whether that has newer parameters than `_stored`
 
     def __init__(self, *layers: Any, dtype: Any = "float32"):
@@ -242,6 +253,8 @@ class Sequential:
             part = Sequential(*self.layers[first:stop], dtype=self.dtype.name)
         except ValueError as error:
             raise ValueError(f"model[{first}:{stop}] is no network: {error}") from None
+        if first == 0:
+            part._columns = self._columns
         if stop == len(self.layers):
             part._loss = self._loss
         if self.built:
@@ -350,7 +363,8 @@ class Sequential:
         Parameters
         ----------
         X : array-like (n, n_features) or CSR
-            float32, float64 and uint8 are read where they lie, row by row; memory maps too.
+            float32, float64 and uint8 are read where they lie, row by row; memory maps too. Of a data frame the names
+            of the columns are kept (not in files): other frames must have the same, in that order.
         y : array-like
             Targets, as the loss takes them (`Loss.targets`): integer codes (n,) or rows (n, K) for
             "softmax_cross_entropy", numbers in [0, 1] for "binary_cross_entropy", numbers for "squared_error".
@@ -438,6 +452,7 @@ class Sequential:
         seed = check_count(seed, "seed", least=0)
         check_flag("shuffle", shuffle)
         _warn_of_layers(self.layers, loss)
+        columns = column_names(X)
         X, y, sample_weight, groups = self._checked(X, y, loss, sample_weight, groups)
         n = X.shape[0]
         if class_weight is not None:
@@ -446,7 +461,7 @@ class Sequential:
             both = "class_weight * sample_weight"
             sample_weight = of_class if sample_weight is None else check_weights(of_class * sample_weight, n, both)
         backup, callbacks = check_callbacks(callbacks)
-        validation = self._validation(validation_data, X.shape[1], loss)
+        validation = self._validation(validation_data, X.shape[1], columns, loss)
         self._check_batch_norm(n, batch_size)
         devices.check_precision(precision, devices.check_device(device), self.dtype)
         device = devices.choose(device, self.layers, X, batch_size, epochs, precision)
@@ -454,11 +469,12 @@ class Sequential:
             from .progress import progress_callbacks
 
             callbacks = [*callbacks, *progress_callbacks(verbose, epochs, n)]
-        new, history, training, before = not self.built, History(), None, (self.loss, self.history)
+        new, history, training = not self.built, History(), None
+        before = self.loss, self.history, self._columns
         if new:
             self.build(X.shape[1], seed)
         self._arrays, self._trainer = self._arrays, None
-        self.loss, self.history = loss, history
+        self.loss, self.history, self._columns = loss, history, columns
         options = {"sample_weight": sample_weight, "seed": seed, "n_threads": n_threads, "shuffle": shuffle}
         options |= {"device": device, "precision": precision, "groups": groups}
         try:
@@ -475,7 +491,7 @@ class Sequential:
             raise
         except BaseException:  # Ctrl-C while it compiled, too little memory, a callback's error before the first step
             if training is None or not training.step:  # it is what it was: a random network is not a fitted one
-                self.loss, self.history = before
+                self.loss, self.history, self._columns = before
                 if new:
                     self._arrays, self.n_features = {}, None
             raise
@@ -629,12 +645,13 @@ class Sequential:
         self.__dict__.update(state)
         self._one_at_a_time = threading.Lock()
 
-    def _validation(self, data, n_features: int, loss):
+    def _validation(self, data, n_features: int, columns, loss):
         if data is None:
             return None
         third = "groups" if loss.queries else "sample_weight"
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
             raise ValueError(f"`validation_data` must be (X, y) or (X, y, {third}); got {type(data).__name__}.")
+        check_columns(data[0], columns, "validation_data[0]")
         X = self._rows(data[0], "validation_data[0]", n_features)
         y = check_targets(data[1], X.shape[0], self.n_outputs, loss, "validation_data[1]")
         third = data[2] if len(data) == 3 else None
@@ -681,6 +698,7 @@ class Sequential:
         """
         self._need_parameters()
         n_threads = _check_threads(n_threads)
+        check_columns(X, self._columns)
         X = self._rows(X, finite=False)
         draw = None if training is False else _draw(training, seed)
         arrays = self._arrays
@@ -725,6 +743,7 @@ class Sequential:
         """
         self._need_parameters()
         index = self._layer_index(layer)
+        check_columns(X, self._columns)
         X = self._rows(X)
         draw = None if training is False else _draw(training, seed)
         together = X.shape[0] if draw else _ROWS
@@ -880,6 +899,7 @@ class Sequential:
         self._need_parameters()
         if self.loss is None:
             raise ValueError("this model has no loss yet; call `fit` first or set `model.loss`.")
+        check_columns(X, self._columns)
         rows = self._checked(X, y, self.loss, sample_weight, groups, finite=False)  # `logits` looks
         X, y, sample_weight, groups = rows
         z = self.logits(X, n_threads)
@@ -945,6 +965,7 @@ class Sequential:
 
         self._need_parameters()
         loss = losses.get(self.loss if loss is None else loss)
+        check_columns(X, self._columns)
         X, y, sample_weight, groups = self._checked(X, y, loss, sample_weight, groups)
         return batch_gradients(self, X, y, loss, sample_weight, groups)
 
@@ -994,6 +1015,7 @@ class Sequential:
             alone = not isinstance(self.layers[1], (Activation, Softmax))  # whether the others are a network
             vectors = " For that of their vectors: `model[1:].input_gradients(model.activations(X, 0), ...)`."
             raise ValueError(f"codes of categories have no gradient.{vectors if alone else ''}")
+        check_columns(X, self._columns)
         X = check_X(X, n_features=self.n_features)
         if (y is None) == (output is None):
             raise ValueError(

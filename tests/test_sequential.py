@@ -582,6 +582,35 @@ def test_a_given_gradient_of_a_network_with_dropout_is_warned_of():
     Sequential(Dense(2)).fit(X, np.ones((len(X), 2)), loss="given_gradient", verbose=0)
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_columns_of_a_frame_are_those_of_the_fit(library):
+    frames = pytest.importorskip(library, reason=f"{library} is not installed: pip install {library}")
+    X, y = data()
+    frame = frames.DataFrame({name: X[:, k] for k, name in enumerate("abcde")})
+    other, fit = frame[["a", "c", "b", "d", "e"]], {"loss": "softmax_cross_entropy", "epochs": 1, "verbose": 0}
+    model = classifier()
+    with pytest.raises(ValueError, match=r"`validation_data\[0\]` must have the columns of the fit"):
+        model.fit(frame, y, validation_data=(other, y), **fit)
+    model.fit(frame, y, validation_data=(frame, y), **fit)
+    for use in (
+        model.predict, model.logits, model.activations, lambda X: model.evaluate(X, y), lambda X: model.gradients(X, y),
+        lambda X: model.input_gradients(X, y), copy.deepcopy(model).predict, model[:3].predict,
+    ):  # fmt: skip
+        for rows in (frame, X, X.tolist()):
+            use(rows)
+        with pytest.raises(
+            ValueError, match="`X` must have the columns of the fit, in their order; got 'c' where 'b' was"
+        ):
+            use(other)
+    renamed = frames.DataFrame({name: X[:, k] for k, name in enumerate("abxyz")})
+    with pytest.raises(ValueError, match="got new: 'x', 'y', 'z'; without 'c', 'd', 'e'"):
+        model.predict(renamed)
+    model.fit(renamed, y, **fit)  # goes on, with other data
+    assert model.predict(renamed).shape == (60, 3)
+    model.fit(X, y, **fit)
+    model.predict(frame)  # nothing to compare with
+
+
 def test_masked_arrays_are_refused():
     X, y = data()
     masks = np.ma.masked_array
