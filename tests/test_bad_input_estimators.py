@@ -340,7 +340,7 @@ def test_dates_are_no_numbers(data):
                 estimator().fit(given, y)
     zoned = dates.apply(lambda column: column.dt.tz_localize("UTC"))
     rows = [list(row) for row in dates.to_numpy()]
-    for given in (zoned, rows, dates.to_numpy().astype(object), np.array(rows[5:] * 2, dtype=object)):
+    for given in (zoned, rows, dates.to_numpy().astype("M8[us]").astype(object), np.array(rows[5:] * 2, dtype=object)):
         with pytest.raises((ValueError, TypeError), match="dates or times|datetime"):
             MLPRegressor(**FAST).fit(given, y[: len(given)])
     for target in (dates["b"], dates["b"].to_numpy(), dates, zoned["b"], list(dates["b"].to_numpy())):
