@@ -44,6 +44,7 @@ def check_X(X, argument: str = "X", n_features: int | None = None, finite: bool 
             raise ValueError(f"`{argument}` must be finite; got {what} in {place}.") from None
     else:
         refuse_masked(X, argument)
+        given = X
         try:
             X = np.asarray(X)  # a memory map becomes a view of itself
         except ValueError as error:  # rows of several lengths
@@ -52,7 +53,12 @@ def check_X(X, argument: str = "X", n_features: int | None = None, finite: bool 
             try:
                 X = X.astype(np.float64)
             except (TypeError, ValueError) as error:
-                raise TypeError(f"`{argument}` must hold numbers; got dtype object ({error}).") from None
+                columns, what = _columns(given), column_without_numbers(given)
+                if not columns or what:
+                    raise TypeError(
+                        f"`{argument}` must hold numbers; {what or f'got dtype object ({error})'}."
+                    ) from None
+                X = np.column_stack([values.astype(np.float64) for _, values in columns])  # what is missing is NaN
         if X.dtype.kind not in "biuf":
             raise TypeError(f"`{argument}` must hold real numbers; got dtype {X.dtype}.")
         if X.ndim != 2:
@@ -94,6 +100,25 @@ def check_columns(X, expected: tuple[str, ...] | None, argument: str = "X") -> N
             f"{word} {', '.join(map(repr, of[:5]))}" for word, of in (("new:", unknown), ("without", missing)) if of
         )
     raise ValueError(f"`{argument}` must have the columns of the fit, in their order; got {what}.")
+
+
+def column_without_numbers(X) -> str | None:
+    """The first column of a data frame that cannot become floats, with its dtype and why; None if all can."""
+    for column, values in _columns(X):
+        try:
+            values.astype(np.float64)
+        except (ValueError, TypeError) as error:
+            return f"column {str(column)!r} has dtype {X[column].dtype} ({error})"
+    return None
+
+
+def _columns(frame) -> list[tuple]:
+    """The columns of a data frame and their values; nothing for what is none, or of a kind that is not known."""
+    try:
+        columns = list(frame.columns)
+        return [(c, np.asarray(frame[c])) for c in columns] if len(set(columns)) == len(columns) else []
+    except Exception:  # whatever somebody's class raises
+        return []
 
 
 def refuse_masked(array, argument: str) -> None:

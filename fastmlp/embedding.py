@@ -31,7 +31,8 @@ class Embedding:
 
     When to use: words or characters (Bengio et al., 2003), with one table for all columns; categories of a table of
     data, with many values (Guo and Berkhahn, 2016), where each column has rows of its own: scikit-learn's
-    `OrdinalEncoder` makes codes of them. With few categories, one-hot columns do as well.
+    `OrdinalEncoder` makes codes of them. (With `handle_unknown="use_encoded_value"` and `unknown_value=-1`, and 1 added
+    to all codes, 0 is what the fit has not seen.) With few categories, one-hot columns do as well.
 
     Parameters
     ----------

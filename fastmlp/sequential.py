@@ -634,7 +634,10 @@ class Sequential:
 
     def _check_batch_norm(self, n: int, batch_size: int) -> None:
         if min(batch_size, n) == 1 and any(isinstance(layer, BatchNorm) for layer in flatten(self.layers)):
-            raise ValueError(f"`batch_size` must be at least 2, with as many rows, for BatchNorm; got {batch_size}.")
+            raise ValueError(
+                f"`batch_size` must be at least 2, with as many rows, for BatchNorm; got {batch_size}, and {n} "
+                f"row{'' if n == 1 else 's'}."
+            )
 
     def __getstate__(self):
         """Without what `train_on_batch` keeps: a copy begins with an optimiser of its own."""

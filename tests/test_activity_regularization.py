@@ -144,7 +144,7 @@ def test_validation_and_history_have_the_penalty():
 def test_it_makes_codes_sparse():
     X, _, _ = data(200)
     shares = []
-    for layers in ([], [ActivityRegularization(l1=0.3)]):
+    for layers in ([], [ActivityRegularization(l1=0.6)]):
         model = Sequential(Dense(20), ReLU(), *layers, Dense(5), dtype="float64")
         model.fit(X, X, loss="squared_error", optimizer="adam", epochs=200, batch_size=50, verbose=0)
         shares.append((model.activations(X, layer=1) > 1e-3).mean())

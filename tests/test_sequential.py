@@ -611,6 +611,21 @@ def test_columns_of_a_frame_are_those_of_the_fit(library):
     model.predict(frame)  # nothing to compare with
 
 
+def test_a_column_without_numbers_is_named():
+    frames = pytest.importorskip("pandas", reason="pandas is not installed: pip install pandas")
+    X, y = data()
+    frame = frames.DataFrame({name: X[:, k] for k, name in enumerate("abcde")})
+    fit = {"loss": "softmax_cross_entropy", "verbose": 0}
+    with pytest.raises(TypeError, match="`X` must hold numbers; column 'c' has dtype .*could not convert string"):
+        classifier().fit(frame.assign(c=["x"] * 60), y, **fit)
+    missing = frame.assign(c=frames.array([1, 2, None] * 20, dtype="Int64"))  # NaN, or what it says of itself
+    with pytest.raises((ValueError, TypeError), match="got NaN in row 2, column 2|column 'c' has dtype Int64"):
+        classifier().fit(missing, y, **fit)
+    whole = frame.assign(c=frames.array([1, 2, 3] * 20, dtype="Int64"))
+    expected = classifier().fit(whole.to_numpy(np.float64), y, **fit)
+    assert classifier().fit(whole, y, **fit)["loss"] == expected["loss"]
+
+
 def test_masked_arrays_are_refused():
     X, y = data()
     masks = np.ma.masked_array

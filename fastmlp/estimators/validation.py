@@ -16,7 +16,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from .._arrays import refuse_masked
+from .._arrays import column_without_numbers, refuse_masked
 
 # uint8 stays as it is: images are cast while the rows of a batch are gathered, at an eighth of float64's memory
 DTYPES = (np.float64, np.float32, np.uint8)
@@ -61,7 +61,7 @@ def check_features(estimator, X, *, reset: bool, name: str = "X", dtypes=DTYPES,
             estimator, X, reset=reset, accept_sparse="csr", dtype=dtypes, order="C", ensure_all_finite=False
         )
     except (ValueError, TypeError) as error:
-        if (column := _column_without_numbers(X)) is None:
+        if (column := column_without_numbers(X)) is None:
             raise
         raise ValueError(f"`{name}` must hold numbers; {column}. Encode it first, or leave it out.") from error
     if issparse(X):
@@ -84,25 +84,6 @@ def _is_ready(estimator, X) -> bool:
         and X.shape[1] == estimator.n_features_in_
         and not hasattr(estimator, "feature_names_in_")
     )
-
-
-def _column_without_numbers(X) -> str | None:
-    """The first column of a data frame that cannot become floats, with its dtype and why; None if all can."""
-    for column, values in _columns(X):
-        try:
-            values.astype(np.float64)
-        except (ValueError, TypeError) as error:
-            return f"column {str(column)!r} has dtype {X[column].dtype} ({error})"
-    return None
-
-
-def _columns(frame) -> list[tuple]:
-    """The columns of a data frame and their values; nothing for what is none, or of a kind that is not known."""
-    try:
-        columns = list(frame.columns)
-        return [(c, np.asarray(frame[c])) for c in columns] if len(set(columns)) == len(columns) else []
-    except Exception:  # whatever somebody's class raises
-        return []
 
 
 def refuse_dates(X, name: str) -> None:
