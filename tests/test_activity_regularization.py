@@ -248,8 +248,8 @@ def test_losses_across_rows_are_refused():
 def test_a_penalty_that_is_not_finite_ends_the_fit():
     """Though the loss without it is, and no parameter changes."""
     X, y, _ = data()
-    model = Sequential(
-        Dense(3), ActivityRegularization(l2=1e-300), Dense(3, kernel_initializer="zeros"), dtype="float64"
-    )
+    last = Dense(3, kernel_initializer="zeros")
+    model = Sequential(Dense(3), ActivityRegularization(l2=1e-8), last, dtype="float64").build(5)
+    model.set_parameters({"dense_0.weight": np.full((5, 3), 1e260)})
     with pytest.raises(DivergenceError, match="epoch 1: the loss"):
-        model.fit(1e200 * X, y, loss=LOSS, optimizer=SGD(0.0), verbose=0)
+        model.fit(1e-100 * X, y, loss=LOSS, optimizer=SGD(0.0), verbose=0)
