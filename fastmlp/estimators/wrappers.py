@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -259,24 +259,24 @@ class SKLearnClassifier(ClassifierMixin, _Wrapper):
     def _encode_more(self, y, name):
         if self._multilabel:
             return y.astype(np.float64)
+        if y.ndim != 1:
+            raise ValueError(f"`{name}` must have a label for each row, as y has; got shape {y.shape}.")
+        return np.array(self._codes_of(y.tolist(), name), np.int64)
+
+    def _codes_of(self, labels: Iterable, name: str) -> list[int]:
+        """Their places in `classes_`."""
         codes = {label: code for code, label in enumerate(self.classes_.tolist())}
-        unknown = [label for label in y.ravel().tolist() if label not in codes]
-        if unknown or y.ndim != 1:
-            what = f"{unknown[0]!r}" if unknown else f"shape {y.shape}"
-            raise ValueError(f"`{name}` must have labels of y, {_some(self.classes_.tolist())}; got {what}.")
-        return np.array([codes[label] for label in y.tolist()], np.int64)
+        if unknown := [label for label in labels if label not in codes]:
+            raise ValueError(f"`{name}` must have labels of y, {_some(list(codes))}; got {unknown[0]!r}.")
+        return [codes[label] for label in labels]
 
     def _strata(self, y):
         return None if self._multilabel else y
 
     def _translate(self, options):
         weights = options.get("class_weight")
-        if self._multilabel or not isinstance(weights, Mapping):
-            return
-        codes = {label: code for code, label in enumerate(self.classes_.tolist())}
-        if unknown := [label for label in weights if label not in codes]:
-            raise ValueError(f"`class_weight` must have labels of y, {_some(list(codes))}; got {unknown[0]!r}.")
-        options["class_weight"] = {codes[label]: weight for label, weight in weights.items()}
+        if isinstance(weights, Mapping) and not self._multilabel:
+            options["class_weight"] = dict(zip(self._codes_of(weights, "class_weight"), weights.values(), strict=True))
 
     def _targets(self, y, network, loss):
         several = not loss.classification and not self._multilabel and network.n_outputs > 1
