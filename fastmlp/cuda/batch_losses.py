@@ -15,7 +15,17 @@ from numba import cuda, types
 from .. import records as R
 from ..simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP, THREADS
-from .functions import cuda_kernel, device_function, failed_before, functions, inlined, item_type, place, sum_of_block
+from .functions import (
+    cuda_kernel,
+    data_row,
+    device_function,
+    failed_before,
+    functions,
+    inlined,
+    item_type,
+    place,
+    sum_of_block,
+)
 
 # In `chosen`, two numbers for each row of the batch: the rows that an anchor chose; or first its query
 PAIR = 2
@@ -44,7 +54,7 @@ def collect(dtype: str, queries: bool):
                 c + place(i, column, panel, last, panel_items, table[k, R.LAST_WIDTH])
             ]
             if column == 0:
-                row = order[index + i] if index >= 0 else first + i
+                row = data_row(order, index, first, i)
                 work[table[k, R.LABELS] // item + i] = y[row, 0]
                 work[table[k, R.WEIGHTS] // item + i] = T(1) if table[k, R.SW] < 0 else weights[row]
                 if queries:

@@ -192,6 +192,12 @@ def sum_of_block(parts, threads):
 place = device_function(cpu_place.py_func)
 
 
+@inlined
+def data_row(order, index, first, i):
+    """Where row i of the batch is in the data; index -1: in order from `first` on."""
+    return order[index + i] if index >= 0 else first + i
+
+
 @device_function
 def copy_transposed(state, transposed, at, wt, unit, column, n_in, n_out, panel, last_width):
     """A weight into its place in the transposed copy; wt -1: there is none."""

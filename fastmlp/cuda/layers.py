@@ -3,13 +3,15 @@ adds to the losses."""
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numba import cuda
 
 from .. import records as R
 from ..simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP
-from .functions import cuda_kernel, functions, place
+from .functions import cuda_kernel, data_row, functions, inlined, place
 
 
 @cuda_kernel
@@ -107,10 +109,24 @@ def softmax_backward(dtype: str):
     return softmax_backward
 
 
+@cache
+def _row_weight(dtype: str, in_batch: bool):
+    """The weight of row i of the batch, where weights lie in its order or in the data's; 1 where there are none."""
+    T = getattr(np, dtype)
+
+    @inlined
+    def row_weight(table, k, order, index, first, i, weights):
+        if table[k, R.SW] < 0:
+            return T(1)
+        return weights[i if in_batch else data_row(order, index, first, i)]
+
+    return row_weight
+
+
 @cuda_kernel
 def activity_penalty(dtype: str, in_batch: bool):
     """The rows' losses += weight (l1 sum |a| + l2 sum a^2), with a at C; a thread for each row."""
-    item, panel = ITEMSIZE[dtype], SIMD.panel(dtype)
+    item, panel, row_weight = ITEMSIZE[dtype], SIMD.panel(dtype), _row_weight(dtype, in_batch)
 
     def activity_penalty(control, steps, scalars, table, k, order, weights, l1, l2, work, row_losses):
         if control[NOT_FINITE] != 0:
@@ -124,12 +140,8 @@ def activity_penalty(dtype: str, in_batch: bool):
                 a = np.float64(work[table[k, R.C] // item + place(i, q, panel, last_panel, panel_items, last_width)])
                 sizes += abs(a)
                 squares += a * a
-            penalty = l1 * sizes + l2 * squares
-            if table[k, R.SW] >= 0:
-                row = i
-                if not in_batch:
-                    row = order[index + i] if index >= 0 else first + i
-                penalty *= np.float64(weights[row])
+            weight = row_weight(table, k, order, index, first, i, weights)
+            penalty = np.float64(weight) * (l1 * sizes + l2 * squares)
             row_losses[i] += penalty
             if penalty - penalty != 0.0:
                 control[NOT_FINITE] = 1
@@ -140,7 +152,9 @@ def activity_penalty(dtype: str, in_batch: bool):
 @cuda_kernel
 def activity_gradient(dtype: str, in_batch: bool):
     """C = IN + scale weight (l1 sign(a) + 2 l2 a), with a at ACTIVITY; padding is IN's."""
-    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+    T, item, panel, row_weight = (
+        getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), _row_weight(dtype, in_batch)
+    )  # fmt: skip
 
     def activity_gradient(control, steps, scalars, table, k, order, weights, l1, l2, work, row_losses):
         if control[NOT_FINITE] != 0:
@@ -156,10 +170,7 @@ def activity_gradient(dtype: str, in_batch: bool):
             at = place(i, q, panel, last_panel, panel_items, last_width)
             value = work[table[k, R.IN] // item + at]
             if q < n:
-                row = i
-                if not in_batch:
-                    row = order[index + i] if index >= 0 else first + i
-                weight = T(1) if table[k, R.SW] < 0 else weights[row]
+                weight = row_weight(table, k, order, index, first, i, weights)
                 a = work[table[k, R.ACTIVITY] // item + at]
                 sign = T(1) if a > T(0) else (T(-1) if a < T(0) else T(0))
                 value += weight * size * sign + weight * square * a

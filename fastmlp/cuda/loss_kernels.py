@@ -12,7 +12,7 @@ from ..losses import LOSSES
 from ..simd import ITEMSIZE
 from . import declarations
 from .device import NOT_FINITE, SIMD, STEP, THREADS, TINY
-from .functions import cuda_kernel, device_function, functions, inlined, item_type, sum_of_block
+from .functions import cuda_kernel, data_row, device_function, functions, inlined, item_type, sum_of_block
 
 END_THREADS = THREADS if TINY else 1024  # as many as a block can have: it sums up the losses of all rows
 
@@ -194,7 +194,7 @@ def loss(dtype: str, kernel: str, in_batch: bool):
         for i in range(cuda.grid(1), rows, cuda.gridsize(1)):
             row = i
             if not in_batch:
-                row = order[index + i] if index >= 0 else first + i
+                row = data_row(order, index, first, i)
             of_row(control, table, k, i, row, y, weights, numbers, scale, work, row_losses)
 
     return loss

@@ -15,7 +15,7 @@ from ..plan import Kernel, Plan, Step
 from ..simd import ITEMSIZE
 from .device import SIMD, STEP, TILES, TINY, Tile
 from .elementwise import Epilogue, scalar_epilogue
-from .functions import cuda_kernel, failed_before, item_type, one_of, place
+from .functions import cuda_kernel, data_row, failed_before, item_type, one_of, place
 from .loss_kernels import is_loss, row_loss
 from .products import product_tile
 from .rows import TOGETHER, gathered
@@ -139,7 +139,7 @@ def rows_kernel(dtype: str, tile: Tile, scaled: bool, epilogues: tuple[Epilogue,
             else:
                 of_weight = T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE])
                 for i in range(first_row + t, last_row, threads):
-                    row = order[index + i] if index >= 0 else first + i
+                    row = data_row(order, index, first, i)
                     of_row(control, table, k, i, row, y, weights, of_loss, of_weight, work, row_losses)
             cuda.syncthreads()  # the block's own writes are there for all of its threads
 

@@ -10,7 +10,7 @@ from numba import cuda
 from .. import records as R
 from ..simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP, THREADS
-from .functions import cuda_kernel, inlined, item_type, place
+from .functions import cuda_kernel, data_row, inlined, item_type, place
 from .vectors import BYTES, copy_vector, vector_items
 
 TOGETHER = 4  # rows that a thread has on their way at a time
@@ -34,7 +34,7 @@ def gathered(dtype: str, scaled: bool):
         values = cuda.local.array(items, D, BYTES)
         for r in range(TOGETHER):
             if i + r * step < rows:
-                row = order[index + i + r * step] if index >= 0 else first + i + r * step
+                row = data_row(order, index, first, i + r * step)
                 for j in range(lanes):
                     value = T(0)  # padding
                     if column + j < n:
