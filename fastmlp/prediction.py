@@ -4,7 +4,7 @@ way back from it to the gradients of the inputs, which no training needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -156,11 +156,9 @@ def _dropped(value, rate: float, draw: np.random.Generator, shape: tuple):
     return np.where(draw.random(shape) < rate, 0, value / value.dtype.type(1 - rate))
 
 
-def activity_penalties(layers: Iterable[tuple[str, Layer | Mark]], arrays, X, dtype: np.dtype) -> np.ndarray:
+def activity_penalties(layers: Sequence[tuple[str, Layer | Mark]], arrays, X, dtype: np.dtype) -> np.ndarray:
     """What layers add to the loss of each row, (n,), float64."""
-    layers, total = list(layers), np.zeros(X.shape[0])
-    if not any(isinstance(layer, ActivityRegularization) for _, layer in layers):
-        return total
+    total = np.zeros(X.shape[0])
     for start in range(0, X.shape[0], 4096):
         rows, passed = slice(start, start + 4096), []
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):

@@ -30,6 +30,7 @@ from .epochs import check_callbacks, run_epochs
 from .errors import DivergenceError, check_count, check_flag, unknown_name
 from .history import History
 from .layers import (
+    ActivityRegularization,
     Dense,
     Dropout,
     Fork,
@@ -906,10 +907,11 @@ class Sequential:
         rows = self._checked(X, y, self.loss, sample_weight, groups, finite=False)  # `logits` looks
         X, y, sample_weight, groups = rows
         z = self.logits(X, n_threads)
-        dense = [(name, layer) for name, layer in named(self.layers) if isinstance(layer, Dense)]
+        dense = [(name, layer) for name, layer in self._flat if isinstance(layer, Dense)]
         penalties = [layer.penalty(self._arrays[f"{name}.weight"]) for name, layer in dense]
-        of_rows = activity_penalties(named(self.layers), self._arrays, X, self.dtype)
-        penalties.append(float(np.average(of_rows, weights=sample_weight)))
+        if any(isinstance(layer, ActivityRegularization) for _, layer in self._flat):
+            of_rows = activity_penalties(self._flat, self._arrays, X, self.dtype)
+            penalties.append(float(np.average(of_rows, weights=sample_weight)))
         logs = {"loss": self.loss.value(z, y, sample_weight, groups) + sum(penalties)}
         if self.loss.classification:
             logs["accuracy"] = self.loss.accuracy(z, y, sample_weight)
@@ -1211,11 +1213,12 @@ def _warn_of_layers(layers: Sequence[Layer], loss, stacklevel: int = 3) -> None:
     gradient that was given is not that of the network as it is trained.
     """
     last = layers[-1]
-    random = [layer for layer in flatten(layers) if isinstance(layer, (Dropout, *AUGMENTATIONS))]
-    random += [layer for layer in layers if getattr(layer, "drop_rate", 0)]
-    if isinstance(loss, losses.GivenGradient) and random:
+    random = (Dropout, *AUGMENTATIONS)
+    acts = [layer for layer in flatten(layers) if isinstance(layer, random) or getattr(layer, "drop_rate", 0)]
+    if isinstance(loss, losses.GivenGradient) and acts:
+        what = f"a Residual of drop_rate={acts[0].drop_rate}" if isinstance(acts[0], Join) else repr(acts[0])
         warnings.warn(
-            f"`loss`={loss.name!r} with {random[0]!r}: what it does in the step, it did not do in the logits that the "
+            f"`loss`={loss.name!r} with {what}: what it does in the step, it did not do in the logits that the "
             "gradient is of.",
             stacklevel=stacklevel,
         )

@@ -570,7 +570,7 @@ def test_a_last_layer_that_the_loss_has_too_is_warned_of(last, loss):
 
 def test_a_given_gradient_of_a_network_with_dropout_is_warned_of():
     X, _ = data()
-    for layers in ([Dropout(0.3)], [Residual(Dense(4), drop_rate=0.2)], [GaussianNoise(0.1)]):
+    for layers in ([Dropout(0.3)], [Residual(Residual(Dense(4), drop_rate=0.2))], [GaussianNoise(0.1)]):
         behind = [] if isinstance(layers[0], GaussianNoise) else [Dense(4)]
         model = Sequential(*(layers if not behind else []), Dense(4), *(layers if behind else []), Dense(2))
         with pytest.warns(UserWarning, match="`loss`='given_gradient' with .*: what it does in the step") as warned:
