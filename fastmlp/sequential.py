@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
@@ -23,6 +22,7 @@ from ._arrays import (
     class_weights,
     column_names,
 )
+from ._turns import Turn
 from .activations import Activation, CustomActivation, Identity
 from .augmentation import AUGMENTATIONS
 from .embedding import Embedding
@@ -114,7 +114,7 @@ class Sequential:
         self._loss = None
         self.n_features = None
         self._stored: dict[str, np.ndarray] = {}
-        self._one_at_a_time = threading.Lock()
+        self._turns: dict[Turn, None] = {}
 
     def __repr__(self):
         return f"Sequential({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"
@@ -150,10 +150,14 @@ class Sequential:
         """The parameters by name. Nobody writes into them: other ones are another dictionary. While another thread is
         in the middle of a step, those of an earlier one.
         """
-        if self._behind and not self._one_at_a_time.locked():
-            with self._one_at_a_time:
-                if self._behind:  # nobody was faster
+        if self._behind:
+            turn = Turn(steps=False)
+            try:
+                self._turns[turn] = None
+                if turn.comes(self._turns) and self._behind:  # nobody was faster
                     self._trainer.save_parameters()  # sets them
+            finally:
+                self._turns.pop(turn, None)
         return self._stored
 
     @_arrays.setter
@@ -562,14 +566,18 @@ class Sequential:
         >>> loss < 1e-6
         True
         """
-        if self._one_at_a_time.locked():
-            raise RuntimeError("another thread is in the middle of `train_on_batch` of this model.")
-        with self._one_at_a_time:  # which Ctrl-C cannot leave taken; `acquire` and `try` it can
+        turn = Turn(steps=True)
+        try:
+            self._turns[turn] = None
+            if not turn.comes(self._turns):
+                raise RuntimeError("another thread is in the middle of `train_on_batch` of this model.")
             try:
                 return self._train_on_batch(X, y, loss, optimizer, sample_weight, groups, seed, n_threads)
             finally:
                 if self._trainer is not None:
                     self._trainer.let_go()
+        finally:
+            self._turns.pop(turn, None)
 
     def _train_on_batch(self, X, y, loss, optimizer, sample_weight, groups, seed, n_threads) -> float:
         kept = self._trainer
@@ -643,11 +651,11 @@ class Sequential:
     def __getstate__(self):
         """Without what `train_on_batch` keeps: a copy begins with an optimiser of its own."""
         self._arrays = self._arrays
-        return {k: value for k, value in self.__dict__.items() if k not in ("_trainer", "_one_at_a_time")}
+        return {k: value for k, value in self.__dict__.items() if k not in ("_trainer", "_turns")}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._one_at_a_time = threading.Lock()
+        self._turns = {}
 
     def _validation(self, data, n_features: int, columns, loss):
         if data is None:

@@ -5,6 +5,7 @@ import gc
 import pickle
 import signal
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -286,13 +287,69 @@ def test_one_thread_at_a_time():
     thread.join()
     assert set(refused) <= {"another thread is in the middle of `train_on_batch` of this model."}
     assert all(np.isfinite(array).all() for parameters in seen for array in parameters.values())
-    assert model._one_at_a_time.acquire(blocking=False)
+    assert not model._turns
+
+
+def test_a_step_waits_for_those_who_read_and_they_for_each_other(monkeypatch):
+    X, y = data()
+    model, twin = network(), network()
+    for one in (model, twin):
+        one.train_on_batch(X, y, loss=LOSS)
+    reads, goes_on, save, results = threading.Event(), threading.Event(), model._trainer.save_parameters, {}
+
+    def slowly():
+        reads.set()
+        assert goes_on.wait(60)
+        save()
+
+    monkeypatch.setattr(model._trainer, "save_parameters", slowly)
+    threads = [threading.Thread(target=lambda: results.update(first=model.parameters))]
+    threads[0].start()
+    assert reads.wait(60)
+    threads.append(threading.Thread(target=lambda: results.update(second=model.parameters)))
+    threads.append(threading.Thread(target=lambda: results.update(loss=model.train_on_batch(X, y))))
+    for come, thread in enumerate(threads[1:], 2):
+        thread.start()
+        until = time.monotonic() + 60
+        while len(model._turns) < come and time.monotonic() < until:
+            time.sleep(0.001)
+    assert len(model._turns) == 3 and not results
+    goes_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert results["loss"] == twin.train_on_batch(X, y)
+    first = results["first"]
+    assert all((array == results["second"][name]).all() for name, array in first.items())
+    assert any((array != model.parameters[name]).any() for name, array in first.items())
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="timers are POSIX's")
+def test_a_step_from_a_signal_handler_within_a_read_is_refused(monkeypatch):
+    """It would wait for itself; what only reads does not."""
+    X, y = data()
+    model = network()
+    model.train_on_batch(X, y, loss=LOSS)
+    save, refused = model._trainer.save_parameters, []
+
+    def handle(*_):
+        save()
+        with pytest.raises(RuntimeError, match="in the middle of") as refusal:
+            model.train_on_batch(X, y)
+        refused.append(refusal)
+
+    monkeypatch.setattr(model._trainer, "save_parameters", lambda: signal.raise_signal(signal.SIGALRM))
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        assert model.parameters and refused
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not model._turns
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="timers are POSIX's")
 @untraced()
 def test_ctrl_c_at_any_time_leaves_nothing_taken():
-    """`acquire` and then `try` left the lock taken after one in fifty of them."""
+    """`acquire` and then `try` left a lock taken after one in fifty of them, and `with` does since Python 3.14."""
     X, y = data()
     model, rng, hits = network(), np.random.default_rng(0), 0
     model.train_on_batch(X, y, loss=LOSS)
@@ -305,7 +362,7 @@ def test_ctrl_c_at_any_time_leaves_nothing_taken():
                     model.train_on_batch(X, y)
             except KeyboardInterrupt:
                 hits += 1
-                assert not model._one_at_a_time.locked()
+                assert not model._turns
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
