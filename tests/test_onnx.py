@@ -4,7 +4,6 @@ import sys
 
 import numpy as np
 import onnx.reference
-import onnxruntime
 import pytest
 from cases import FIRST, drawn, layer_of, with_codes
 from scipy import special
@@ -32,6 +31,8 @@ from fastmlp.activations import ACTIVATIONS
 from fastmlp.datasets import load_digits
 from fastmlp.layers import LAYERS
 from fastmlp.losses import LOSSES
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 
 def numbers(dtype, n=40, width=6, scale=3.0):
