@@ -7,6 +7,7 @@ stderr; a traceback is a bug of ours.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -46,15 +47,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except BrokenPipeError:  # `fastmlp predict ... | head`: nobody reads any more, which is no error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (ValueError, TypeError, OSError, ImportError) as error:
+        if _nobody_reads(error):  # `fastmlp predict ... | head`, which is no error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         return _fail(error, 2)
     except MemoryError as error:
         return _fail(f"out of memory: {error}" if str(error) else "out of memory", 1)
     except (ArithmeticError, RuntimeError) as error:
         return _fail(error, 1)
+
+
+def _nobody_reads(error: Exception) -> bool:
+    """Whether who read a pipe has closed it; Windows says then that something was invalid, of no file."""
+    if sys.platform == "win32" and isinstance(error, OSError) and error.errno == errno.EINVAL:
+        return error.filename is None
+    return isinstance(error, BrokenPipeError)
 
 
 def _fail(reason: object, code: int) -> int:

@@ -59,10 +59,13 @@ def numpy_forward(
     NotImplementedError
         With `draw`, layers that move or mix images, which the engine knows alone.
     """
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # as the engine
+    with np.errstate(**QUIET):
         return forward(layers, arrays, _of_dtype(X, dtype), dtype, draw=draw)
 
 
+# The engine says nothing either. Products say that they divided by zero where they did not: those of OpenBLAS and of
+# Apple's Accelerate that use ARM's matrix unit (SME)
+QUIET = {"all": "ignore"}
 _LEFT_OUT = (Dropout, ActivityRegularization, *AUGMENTATIONS)  # of a prediction
 # Up to so many multiply-adds NumPy predicts sooner than the engine, which has the weights from another time; or than
 # the engine is set up, for sparse rows. NumPy needs no kernels, too
@@ -161,7 +164,7 @@ def activity_penalties(layers: Sequence[tuple[str, Layer | Mark]], arrays, X, dt
     total = np.zeros(X.shape[0])
     for start in range(0, X.shape[0], 4096):
         rows, passed = slice(start, start + 4096), []
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        with np.errstate(**QUIET):
             forward(layers, arrays, _of_dtype(X[rows], dtype), dtype, passed)
         for _, layer, a, _ in passed:
             if isinstance(layer, ActivityRegularization):
@@ -180,7 +183,7 @@ def input_gradients(
     for `numpy_forward`.
     """
     passed: list[Passed] = []
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+    with np.errstate(**QUIET):
         z = forward(layers, arrays, _of_dtype(X, dtype), dtype, passed)
         return backward(passed, arrays, z, of_logits(z), dtype)
 

@@ -159,7 +159,8 @@ class Case:
                 sparse.indices, sparse.indptr = sparse.indices.astype(np.int64), sparse.indptr.astype(np.int64)
             return sparse
         if self.source == "memmap":
-            with tempfile.TemporaryDirectory() as folder:  # the mapping outlives the name
+            # the mapping outlives the name, but on Windows, where such files cannot be deleted
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 path = Path(folder) / "X.npy"
                 np.save(path, X.astype(np.float32))
                 return np.load(path, mmap_mode="r")

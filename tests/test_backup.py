@@ -411,7 +411,7 @@ def test_a_failure_to_write_or_delete_does_not_end_the_fit(path, monkeypatch):
 
 
 def test_the_path_is_that_of_the_beginning(path, tmp_path, monkeypatch):
-    """Whatever the current folder is later, and of a link, where it leads to."""
+    """Whatever the current folder is later."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     backup = BackupAndRestore("fit.safetensors", seconds=0)
@@ -424,8 +424,17 @@ def test_the_path_is_that_of_the_beginning(path, tmp_path, monkeypatch):
     with pytest.raises(Power):
         fit(Change(4), backup)
     assert path.exists() and not list((tmp_path / "elsewhere").iterdir())
+    assert_equal(fit(BackupAndRestore(path)), fit())
+    assert not path.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
+def test_of_a_link_the_path_is_where_it_leads_to(path, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(path)
+    with pytest.raises(Power):
+        fit(Fail(4), BackupAndRestore(link, seconds=0))
+    assert path.exists() and link.is_symlink()
     assert_equal(fit(BackupAndRestore(link)), fit())
     assert not path.exists()
 

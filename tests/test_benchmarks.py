@@ -216,7 +216,7 @@ def test_report_writes_table_and_readme(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("a\n<!-- speeds:begin -->\nold\n<!-- speeds:end -->\nb\n")
     report.write_into(readme, table)
-    assert readme.read_text() == f"a\n<!-- speeds:begin -->\n{table}<!-- speeds:end -->\nb\n"
+    assert readme.read_text(encoding="utf-8") == f"a\n<!-- speeds:begin -->\n{table}<!-- speeds:end -->\nb\n"
 
 
 def test_phases_account_for_the_whole_step():

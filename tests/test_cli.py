@@ -15,6 +15,7 @@ from fastmlp import commands, datasets
 from fastmlp.cli import main
 from fastmlp.serialization import load_model_with_extra
 
+needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows sends none to another process")
 needs_pyarrow = pytest.mark.skipif(
     not __import__("importlib.util").util.find_spec("pyarrow"),
     reason='PyArrow is not installed: pip install "fastmlp[table]"',
@@ -372,6 +373,7 @@ def test_version():
     assert (child.returncode, out) == (0, f"fastmlp {fastmlp.__version__}\n")
 
 
+@needs_signals
 def test_ctrl_c_saves_the_model_and_exits_with_130(tmp_path):
     path = tmp_path / "model.safetensors"
     options = ["--epochs", 10_000_000, "--save", path]
@@ -387,6 +389,7 @@ def test_ctrl_c_saves_the_model_and_exits_with_130(tmp_path):
 
 
 @needs_pyarrow
+@needs_signals
 def test_a_training_that_was_stopped_goes_on(flowers, tmp_path, run):
     """It gives the model of one that was not; the epochs that come first tell that it did not begin anew."""
     path, saved, backup = tmp_path / "model.safetensors", [], tmp_path / "backup.safetensors"

@@ -204,7 +204,7 @@ def test_code_that_changed_is_compiled_again(cache, tmp_path):
     )
     report, _ = child(code, cache, copy, cwd=tmp_path)
     assert report["at"].startswith(str(copy)) and not report["numba"]
-    with open(copy / "fastmlp" / "engine" / "kernels.py", "a") as file:
+    with open(copy / "fastmlp" / "engine" / "kernels.py", "a", encoding="utf-8") as file:
         file.write("# changed\n")
     report, _ = child(code, cache, copy, cwd=tmp_path)
     assert report["numba"] and len(list(cache.iterdir())) == 2

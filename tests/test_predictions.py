@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 import reference
 import scipy.sparse
+from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp import (
     CustomActivation,
     Dense,
     MLPClassifier,
     MLPRegressor,
+    Perceptron,
     ReLU,
     Sequential,
     Tanh,
@@ -496,3 +499,34 @@ def test_many_fits_start_no_more_threads_than_one(rng):
             training.run(1)
             started |= {thread.ident for thread in threading.enumerate()} - before
     assert len(started) <= 1
+
+
+def test_products_that_say_they_divided_by_zero_are_not_believed(rng):
+    """Those of OpenBLAS that use ARM's matrix unit say so of any numbers."""
+    states = []
+
+    class Product(np.ndarray):
+        def __array_ufunc__(self, ufunc, method, *inputs, **options):
+            inputs = [np.asarray(i) for i in inputs]
+            if ufunc is np.matmul:
+                np.array(1.0) / np.array(0.0)
+                states.append(np.geterr()["divide"])
+            return getattr(ufunc, method)(*inputs, **options)
+
+    X, y = rng.normal(size=(20, 30)), np.arange(20) % 3
+    model = network()
+    model._arrays = {name: array.view(Product) for name, array in model._arrays.items()}
+    with np.errstate(all="raise"):
+        assert np.isfinite(model.predict(X)).all()
+        model.loss = "softmax_cross_entropy"
+        assert np.isfinite(model.input_gradients(X, y)).all()
+        for estimator in (MLPClassifier((5,), max_iter=2), Perceptron(max_iter=2)):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                estimator.fit(X, y)
+            if isinstance(estimator, MLPClassifier):
+                estimator.coefs_ = [coef.view(Product) for coef in estimator.coefs_]
+            else:
+                estimator.coef_ = estimator.coef_.view(Product)
+            estimator.predict(X)
+    assert states == ["ignore"] * len(states) and len(states) >= 7

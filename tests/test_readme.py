@@ -22,7 +22,7 @@ def blocks(language):
 def test_the_two_commands_are_what_ci_runs():
     train, test = (block.strip() for block in blocks("bash")[:2])
     assert train.endswith("fastmlp train mnist") and "pytest" in test
-    lines = [line.split(" || ")[0] for line in (ROOT / ".ci" / "run").read_text().splitlines()]
+    lines = [line.split(" || ")[0] for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()]
     assert train in lines and test in lines
     assert lines.index(train) < lines.index(test) == len(lines) - 1, "pytest's summary is the last thing CI prints"
 
@@ -41,12 +41,12 @@ def test_command_line_example(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     rows = [f"{rng.integers(1, 9)},{rng.choice(['near', 'far', ''])},{rng.integers(100, 900)}" for _ in range(60)]
-    Path("houses.csv").write_text("\n".join(["rooms,sea,price", *rows]))
-    Path("new_houses.csv").write_text("sea,rooms\nfar,3\n,4\n")
+    Path("houses.csv").write_text("\n".join(["rooms,sea,price", *rows]), encoding="utf-8")
+    Path("new_houses.csv").write_text("sea,rooms\nfar,3\n,4\n", encoding="utf-8")
     for line in blocks("bash")[2].splitlines():
         program, *arguments = shlex.split(line)
         assert program == "fastmlp" and main(arguments) == 0
-    header, *prices = Path("prices.csv").read_text().splitlines()
+    header, *prices = Path("prices.csv").read_text(encoding="utf-8").splitlines()
     assert header == "prediction" and all(0 < float(price) < 1000 for price in prices) and len(prices) == 2
 
 
@@ -59,7 +59,11 @@ def test_links_lead_somewhere(path):
 @pytest.mark.parametrize("page", ["keras.md", "pytorch.md"])
 def test_names_for_those_who_come_from_elsewhere(page):
     """What the second column of these pages calls, there is."""
-    rows = [line.split("|")[2] for line in (ROOT / "docs" / page).read_text().splitlines() if line[:3] == "| `"]
+    rows = [
+        line.split("|")[2]
+        for line in (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
+        if line[:3] == "| `"
+    ]
     known = {
         *fastmlp.__all__,
         *dir(fastmlp.Sequential),
@@ -75,7 +79,7 @@ def test_names_for_those_who_come_from_elsewhere(page):
 
 def test_a_network_that_pytorch_has_trained(rng):
     torch = pytest.importorskip("torch")
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pytorch.md").read_text(), re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pytorch.md").read_text(encoding="utf-8"), re.DOTALL)
     exec(compile(code, "pytorch.md", "exec"), found := {})
     X = rng.normal(size=(50, 20)).astype(np.float32)
     with torch.no_grad():

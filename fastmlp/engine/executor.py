@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import time
 
 import numpy as np
@@ -34,10 +36,23 @@ def _arena(n_bytes: int, what: str) -> np.ndarray:
 
 
 def physical_memory() -> float:
+    """Bytes; infinite where the system does not say."""
     try:
+        if sys.platform == "win32":
+            status = _MemoryStatus(ctypes.sizeof(_MemoryStatus))
+            known = ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+            return status.physical if known else float("inf")
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return float("inf")
+
+
+class _MemoryStatus(ctypes.Structure):
+    """Windows's MEMORYSTATUSEX."""
+
+    _fields_ = (("length", ctypes.c_uint32), ("load", ctypes.c_uint32), ("physical", ctypes.c_uint64)) + tuple(
+        (name, ctypes.c_uint64) for name in ("free", "paged", "free_paged", "virtual", "free_virtual", "extended")
+    )
 
 
 class Executor(NamedParameters):

@@ -19,7 +19,7 @@ from .._arrays import check_fits
 from ..errors import unknown_name
 from ..layers import Dense
 from ..lowering import parameter_shapes
-from ..prediction import is_few
+from ..prediction import QUIET, is_few
 from ..sequential import Sequential
 from . import solvers
 from .validation import DTYPES, check_features, check_finite, check_targets, check_weights
@@ -342,7 +342,7 @@ class BaseMLP(BaseEstimator, ABC):
     def _few_logits(self, X) -> np.ndarray:
         """By NumPy, in the dtype of the weights."""
         function = activations.get(self.activation)
-        with np.errstate(over="ignore", invalid="ignore"):  # the logistic function of -1000 is 0, by way of exp(1000)
+        with np.errstate(**QUIET):  # the logistic function of -1000 is 0, by way of exp(1000)
             values = X.astype(self._network_dtype(), copy=False)
             for i, (coef, intercept) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
                 values = (function(values) if i else values) @ coef + intercept

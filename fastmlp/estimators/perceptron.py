@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ..prediction import QUIET
 from .base import unless_it_fails
 from .validation import check_finite, check_targets, refuse_dates
 
@@ -193,7 +194,8 @@ class Perceptron(ClassifierMixin, BaseEstimator):
         [1.0, -4.0]
         """
         check_is_fitted(self, "coef_")
-        scores = self._features(X, reset=False) @ self.coef_.T + self.intercept_
+        with np.errstate(**QUIET):
+            scores = self._features(X, reset=False) @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict(self, X: Any) -> np.ndarray:
