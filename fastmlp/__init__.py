@@ -25,6 +25,7 @@ __version__ = "0.1.0.dev0"
 _HOME = {  # and in __init__.pyi, for editors
     "Sequential": "sequential",
     "Dense": "layers",
+    "AlphaDropout": "layers",
     "Dropout": "layers",
     "GaussianNoise": "augmentation",
     "RandomAffine": "augmentation",

@@ -43,6 +43,7 @@ from .layers import (
     GEGLU as GEGLU,
     GLU as GLU,
     ActivityRegularization as ActivityRegularization,
+    AlphaDropout as AlphaDropout,
     Dense as Dense,
     Dropout as Dropout,
     PReLU as PReLU,

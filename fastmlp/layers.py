@@ -168,6 +168,37 @@ class Dropout:
             object.__setattr__(self, "rate", float(self.rate))
 
 
+LEAST_SELU = -1.7580993408473766  # SELU(-inf)
+
+
+@dataclass(frozen=True)
+class AlphaDropout(Dropout):
+    """While training, a = s z + t, but with probability `rate` s a' + t, where a' = SELU(-inf) = -1.7581; a prediction
+    keeps z (Klambauer et al., 2017, "Self-normalizing neural networks").
+
+    s = ((1 - rate) (1 + rate a'^2))^(-1/2) and t = -s rate a': what has mean 0 and variance 1 keeps them, as `Dropout`
+    would not. dL/dz = s dL/da where z was kept, else 0.
+
+    When to use: behind `SELU`, 0.05 to 0.1 (with "lecun_normal" weights, which "auto" takes there, and standardised
+    inputs).
+
+    Parameters
+    ----------
+    rate : float or Schedule
+        Probability of a', in [0, 1); as for `Dropout`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `Dropout`.
+
+    Examples
+    --------
+    >>> AlphaDropout(0.1)
+    AlphaDropout(rate=0.1)
+    """
+
+
 @dataclass(frozen=True)
 class Softmax:
     """a_k = exp(z_k) / sum_j exp(z_j) over a row: shares that sum to 1 (Bridle, 1990).
@@ -451,7 +482,7 @@ def pre_norm_block(
 
 Layer = (
     Dense
-    | (Dropout | Rescaling | Embedding)
+    | (Dropout | AlphaDropout | Rescaling | Embedding)
     | (GaussianNoise | RandomAffine | MixUp | CutMix)
     | (BatchNorm | LayerNorm | RMSNorm | GroupNorm)
     | (Residual | GLU | GEGLU | SwiGLU)
@@ -566,7 +597,7 @@ def from_config(config: dict, custom_objects: dict | None = None) -> Layer:
     if cls is Residual:
         layers = [from_config(inner, custom_objects) for inner in fields.pop("layers", ())]
         return Residual(*layers, **fields)
-    module = schedules if cls is Dropout else initializers
+    module = schedules if issubclass(cls, Dropout) else initializers
     return cls(**{name: module.from_config(v) if isinstance(v, dict) else v for name, v in fields.items()})
 
 

@@ -13,7 +13,9 @@ from ._arrays import is_sparse
 from .activations import Activation
 from .augmentation import AUGMENTATIONS, GaussianNoise
 from .layers import (
+    LEAST_SELU,
     ActivityRegularization,
+    AlphaDropout,
     Dense,
     Dropout,
     Fork,
@@ -63,8 +65,8 @@ def numpy_forward(
         return forward(layers, arrays, _of_dtype(X, dtype), dtype, draw=draw)
 
 
-# The engine says nothing either. Products say that they divided by zero where they did not: those of OpenBLAS and of
-# Apple's Accelerate that use ARM's matrix unit (SME)
+# The engine says nothing either, and products by Apple's Accelerate say that they divided by zero where they did not
+# (numpy/numpy#28687)
 QUIET = {"all": "ignore"}
 _LEFT_OUT = (Dropout, ActivityRegularization, *AUGMENTATIONS)  # of a prediction
 # Up to so many multiply-adds NumPy predicts sooner than the engine, which has the weights from another time; or than
@@ -146,7 +148,10 @@ def forward(
 def _disturbed(layer, value, draw: np.random.Generator):
     """As in training, by what a prediction leaves out."""
     if isinstance(layer, Dropout):
-        return _dropped(value, rates(layer.rate, np.zeros(1), 1)[0], draw, value.shape)
+        rate = rates(layer.rate, np.zeros(1), 1)[0]
+        if isinstance(layer, AlphaDropout):
+            return _alpha_dropped(value, rate, draw)
+        return _dropped(value, rate, draw, value.shape)
     if isinstance(layer, GaussianNoise):
         return value + value.dtype.type(layer.stddev) * draw.standard_normal(value.shape, value.dtype)
     raise NotImplementedError(f"training=True is for dropout, noise and norms; the model has {layer!r}.")
@@ -157,6 +162,13 @@ def _dropped(value, rate: float, draw: np.random.Generator, shape: tuple):
     if rate == 0:
         return value
     return np.where(draw.random(shape) < rate, 0, value / value.dtype.type(1 - rate))
+
+
+def _alpha_dropped(value, rate: float, draw: np.random.Generator):
+    T = value.dtype.type
+    scale = ((1 - rate) * (1 + rate * LEAST_SELU**2)) ** -0.5
+    a = np.where(draw.random(value.shape) < rate, T(LEAST_SELU), value)
+    return T(scale) * a - T(scale * rate * LEAST_SELU)
 
 
 def activity_penalties(layers: Sequence[tuple[str, Layer | Mark]], arrays, X, dtype: np.dtype) -> np.ndarray:

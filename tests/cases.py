@@ -232,6 +232,7 @@ def as_targets(case, y):
 WITH_ARGUMENTS = {
     "Dense": lambda: Dense(6, use_bias=False),
     "Dropout": lambda: Dropout(0.5),
+    "AlphaDropout": lambda: LAYERS["AlphaDropout"](0.5),
     "GroupNorm": lambda: GroupNorm(2),
     "Residual": lambda: Residual(Dense(6), ReLU(), drop_rate=0.5),
     "GLU": lambda: LAYERS["GLU"](6),

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,12 @@ common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, Heal
 settings.register_profile("repeatable", derandomize=True, max_examples=40, database=None, **common)
 settings.register_profile("explore", max_examples=1000, **common)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+def pytest_configure(config):
+    if sys.platform == "darwin":  # of the tests' own products by Apple's Accelerate, numpy/numpy#28687
+        said = "divide by zero|overflow|invalid value"
+        config.addinivalue_line("filterwarnings", f"ignore:({said}) encountered in (matmul|dot):RuntimeWarning")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -6,7 +6,7 @@ import reference
 from cases import examples
 from hypothesis import given, strategies as st
 
-from fastmlp import GELU, SGD, Dense, Dropout, ReLU, Rescaling, Sequential, Tanh
+from fastmlp import GELU, SELU, SGD, AlphaDropout, CosineDecay, Dense, Dropout, ReLU, Rescaling, Sequential, Tanh
 from fastmlp.training import Training
 
 
@@ -22,6 +22,16 @@ def mask(rate, key, layer, n, columns):
         x *= np.uint32(0xD35A2D97)
         x ^= x >> np.uint32(15)
     return (x >= rate * 2**32) / (1 - rate)
+
+
+def twin(layer, key, number, a):
+    """(value, its slope) of a layer of dropout."""
+    kept = mask(layer.rate, int(key), number, *a.shape) * (1 - layer.rate)
+    if not isinstance(layer, AlphaDropout):
+        return a * kept / (1 - layer.rate), kept / (1 - layer.rate)
+    least, q = -1.6732632423543772 * 1.0507009873554805, 1 - layer.rate
+    scale = (q + least**2 * q * (1 - q)) ** -0.5
+    return scale * (a * kept + least * (1 - kept)) - scale * (1 - q) * least, scale * kept
 
 
 def keys(seed, epoch, n_steps):
@@ -40,7 +50,7 @@ def twin_step(layers, p, X, y, rate, key):
         elif isinstance(layer, Rescaling):
             a = a * layer.scale + layer.offset
         elif isinstance(layer, Dropout):
-            a = a * mask(layer.rate, int(key), numbered.index(layer), *a.shape)
+            a, _ = twin(layer, key, numbered.index(layer), a)
         else:
             a = reference.ACTIVATIONS[layer.name][0](a)
     loss, d, new = 0.5 * ((a - y) ** 2).sum(1).mean(), (a - y) / len(X), dict(p)
@@ -51,7 +61,7 @@ def twin_step(layers, p, X, y, rate, key):
             new[f"dense_{k}.bias"] = p[f"dense_{k}.bias"] - rate * d.sum(0)
             d = d @ p[f"dense_{k}.weight"].T
         elif isinstance(layer, Dropout):
-            d = d * mask(layer.rate, int(key), numbered.index(layer), *a.shape)
+            d = d * twin(layer, key, numbered.index(layer), a)[1]
         elif not isinstance(layer, Rescaling):
             d = d * reference.ACTIVATIONS[layer.name][1](a)
     return loss, new
@@ -64,6 +74,9 @@ STACKS = {
     "before an activation": (Dense(18), Dropout(0.4), Tanh(), Dense(1), Dropout(0.1), Dense(3)),
     "last, twice": (Dense(40), Dropout(0.01), Dropout(0.6), Dense(3), Dropout(0.5)),
     "of nothing": (Dense(6), Dropout(0.0), ReLU(), Dense(3)),
+    "alpha": (Dense(33), SELU(), AlphaDropout(0.1), Dense(17), SELU(), AlphaDropout(0.4), Dense(3)),
+    "alpha, first and last": (AlphaDropout(0.2), Dense(5), Dropout(0.3), Dense(3), AlphaDropout(0.25)),
+    "alpha, of nothing": (Dense(6), AlphaDropout(0.0), ReLU(), Dense(3)),
 }
 
 
@@ -86,12 +99,48 @@ def test_steps_against_the_twin(layers, dtype, rng):
         assert reference.relative_error(value, p[name]) < (1e-11 if dtype == "float64" else 1e-4), name
 
 
+def test_alpha_dropout_keeps_mean_and_variance(rng):
+    """Behind ten hidden layers, too; of Dropout's the deviation is 1.1, 1.2 and 5 there."""
+    X = rng.normal(size=(4000, 50)).astype(np.float32)
+    for rate in (0.05, 0.1, 0.5):
+        layers = [layer for _ in range(10) for layer in (Dense(200), SELU(), AlphaDropout(rate))]
+        model = Sequential(*layers, Dense(1)).build(50, seed=1)
+        a = model.activations(X, len(layers) - 1, training=True)
+        assert abs(a.mean()) < 0.02 and abs(a.std() - 1) < 0.02, rate
+    a = Sequential(AlphaDropout(0.3), Dense(1)).build(50).activations(X, 0, training=True)
+    assert abs(a.mean()) < 0.01 and abs(a.std() - 1) < 0.01 and a.dtype == np.float32
+
+
+def test_torch_drops_to_the_same_values(torch):
+    """Its masks are others; of ones, a layer gives two values."""
+    for rate in (0.1, 0.5):
+        theirs = torch.nn.AlphaDropout(rate)(torch.ones(20_000, dtype=torch.float64)).numpy()
+        model = Sequential(AlphaDropout(rate), Dense(1), dtype="float64").build(200)
+        ours = model.activations(np.ones((100, 200)), 0, training=True)
+        np.testing.assert_allclose(np.unique(ours.round(9)), np.unique(theirs.round(9)), atol=2e-9)
+        assert abs((ours < 0).mean() - rate) < 0.02
+
+
+def test_a_scheduled_rate_of_alpha_dropout(rng):
+    """An epoch of the schedule's rate is one of that number."""
+    X, y = rng.normal(size=(40, 6)), rng.normal(size=(40, 2))
+    options = {"loss": "squared_error", "optimizer": SGD(0.1), "batch_size": 40, "seed": 2}
+    results = []
+    for rate in (CosineDecay(0.4, epochs=4), 0.4):
+        model = Sequential(Dense(9), SELU(), AlphaDropout(rate), Dense(2)).build(6)
+        with Training(model, X, y, **options) as training:
+            training.run(1)
+        results.append(model.parameters)
+    assert all(np.array_equal(results[0][name], value) for name, value in results[1].items())
+
+
 @examples(20)
 @given(st.integers(1, 40), st.lists(st.integers(1, 70), min_size=1, max_size=3), st.floats(0, 0.95), st.integers(1, 90))
 def test_the_same_bits_for_any_threads_and_vectors(n_features, units, rate, n):
+    kind = AlphaDropout if n % 2 else Dropout
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(n, n_features)).astype("f"), rng.normal(size=(n, 2)).astype("f")
-    layers = [layer for width in units for layer in (Dropout(rate), Dense(width), Tanh())]
+    layers = [layer for width in units for layer in (kind(rate), Dense(width), Tanh())]
     results = []
     for n_threads in (1, 2):
         model = Sequential(*layers, Dropout(rate), Dense(2)).build(n_features)
@@ -138,7 +187,7 @@ def test_masks_are_fair_and_independent(rate):
 
 def test_predictions_and_gradients_keep_everything(rng):
     X = rng.normal(size=(3000, 6)).astype("f")
-    with_dropout = Sequential(Dropout(0.5), Dense(40), ReLU(), Dropout(0.5), Dense(2)).build(6)
+    with_dropout = Sequential(Dropout(0.5), Dense(40), ReLU(), AlphaDropout(0.5), Dense(2)).build(6)
     without = Sequential(Dense(40), ReLU(), Dense(2)).build(6)
     for rows in (X, X[:2]):  # through the engine, and through NumPy
         assert np.array_equal(with_dropout.logits(rows), without.logits(rows))
@@ -167,6 +216,8 @@ def test_dropout_keeps_a_wide_network_from_learning_wrong_labels(digits, rng):
 def test_bad_rates(rate, error):
     with pytest.raises(error, match=r"`rate` must be (in \[0, 1\)|a number); got"):
         Dropout(rate)
+    with pytest.raises(error, match=r"`rate` must be (in \[0, 1\)|a number); got"):
+        AlphaDropout(rate)
 
 
 def test_it_is_no_network_of_its_own():
@@ -175,7 +226,7 @@ def test_it_is_no_network_of_its_own():
 
 
 def test_it_is_saved_and_summarised(tmp_path, capsys):
-    model = Sequential(Dense(4), ReLU(), Dropout(0.25), Dense(2)).build(3)
+    model = Sequential(Dense(4), AlphaDropout(CosineDecay(0.1, epochs=3)), Dropout(0.25), Dense(2)).build(3)
     model.save(tmp_path / "model.safetensors")
     assert Sequential.load(tmp_path / "model.safetensors").layers == model.layers
     assert "Dropout(rate=0.25)" in model.summary()

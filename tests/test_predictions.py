@@ -502,7 +502,7 @@ def test_many_fits_start_no_more_threads_than_one(rng):
 
 
 def test_products_that_say_they_divided_by_zero_are_not_believed(rng):
-    """Those of OpenBLAS that use ARM's matrix unit say so of any numbers."""
+    """Those of Apple's Accelerate say so of any numbers."""
     states = []
 
     class Product(np.ndarray):

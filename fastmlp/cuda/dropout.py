@@ -6,7 +6,7 @@ import numpy as np
 from numba import cuda
 
 from .. import records as R
-from ..engine.dropout import U, hashed as cpu_hashed
+from ..engine.dropout import KINDS, U, hashed as cpu_hashed
 from ..simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP
 from .functions import cuda_kernel, device_function, place
@@ -22,9 +22,11 @@ def mask_keys(key, layer):
 
 
 @cuda_kernel
-def dropout(dtype: str):
-    """C = IN * mask / (1 - rate)."""
+def dropout(dtype: str, kind: str):
+    """C = scale IN + offset, or `dropped` for the elements that the hash leaves out."""
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+    numbers_of, shifted = KINDS[kind]
+    numbers_of = device_function(numbers_of.py_func)
 
     def dropout(control, steps, scalars, table, numbers, k, work):
         if control[NOT_FINITE] != 0:
@@ -34,7 +36,8 @@ def dropout(dtype: str):
         rate = numbers[k]
         if table[k, R.GROUP] != 0:  # it follows a schedule
             rate = scalars[steps[step, R.STEP_SCALARS] + table[k, R.GROUP] // 8 + R.DROPOUT]
-        scale, least = T(1 / (1 - rate)), U(rate * 4294967296.0)
+        scale, offset, dropped = numbers_of(rate)
+        scale, offset, dropped, least = T(scale), T(offset), T(dropped), U(rate * 4294967296.0)
         key_1, key_2 = mask_keys(key, table[k, R.LAYER])
         source, c = table[k, R.IN] // item, table[k, R.C] // item
         last_panel, panel_items = table[k, R.N_PANELS] - 1, table[k, R.C_PANEL_BYTES] // item
@@ -42,7 +45,10 @@ def dropout(dtype: str):
             i = e // columns
             at = place(i, e - i * columns, panel, last_panel, panel_items, table[k, R.LAST_WIDTH])
             kept = hashed(U(e), key_1, key_2) >= least
-            work[c + at] = work[source + at] * scale if kept else T(0)
+            if shifted:
+                work[c + at] = work[source + at] * scale + offset if kept else dropped
+            else:
+                work[c + at] = work[source + at] * scale if kept else T(0)
 
     return dropout
 

@@ -12,6 +12,7 @@ import numpy as np
 from numba import cuda
 
 from .. import records as R
+from ..engine.dropout import KINDS as DROPOUT_KINDS
 from ..plan import Kernel, Plan, Ref, Step
 from . import (
     augmentation,
@@ -229,7 +230,7 @@ class Launches:
 
     def _dropout(self, k: int, step: Step):
         m, bound = self.memory, self.bound
-        launch = self._over_values(step, dropout.dropout(self.plan.dtype))
+        launch = self._over_values(step, dropout.dropout(self.plan.dtype, step.kernel))
         return lambda: launch(m.control, bound["steps"], bound["scalars"], m.table, m.numbers, k, m.work)
 
     def _gaussian_noise(self, k: int, step: Step):
@@ -353,7 +354,7 @@ _LAUNCHES = {
     "scatter": Launches._scatter,
     "product": Launches._product,
     "elementwise": Launches._elementwise,
-    "dropout": Launches._dropout,
+    **dict.fromkeys(DROPOUT_KINDS, Launches._dropout),
     "gaussian_noise": Launches._gaussian_noise,
     "random_affine": Launches._random_affine,
     **dict.fromkeys(("mixup", "cutmix"), Launches._mix),

@@ -1,11 +1,13 @@
-"""Dropout: elements that a hash of (step, layer, row of the batch, column) sets to 0, the others scaled up. Stochastic
-depth is the same for whole rows.
+"""Dropout: elements that a hash of (step, layer, row of the batch, column) sets to 0, the others scaled up; or all of
+them to another constant, scaled and shifted. Stochastic depth is the first for whole rows.
 
 Nothing is stored between forward and backward: the hash is computed again. It depends on the element's row and column,
 not on who computes it or on the width of vectors, so neither do the bits.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numba import njit
@@ -46,24 +48,68 @@ def element(n, first, shift, rest, columns):
     return U(first + U(U(e >> shift) * columns) + U(e & rest))
 
 
-def dropout(dtype: str, simd: Simd):
-    """Rows lo..hi: C = IN * mask / (1 - rate)."""
+LEAST_SELU = -1.7580993408473766  # as in layers.py, a change of which compiles nothing anew
+
+
+# What becomes of an element x: x * scale + offset where it is kept, else `dropped`
+@njit(**SCALAR)
+def dropout_numbers(rate):
+    """(scale, offset, dropped)"""
+    return 1 / (1 - rate), 0.0, 0.0
+
+
+@njit(**SCALAR)
+def alpha_dropout_numbers(rate):
+    """Mean 0 and variance 1 stay what they are: Klambauer et al. (2017), section "New dropout technique"."""
+    scale = 1 / math.sqrt((1 - rate) * (1 + rate * LEAST_SELU**2))
+    offset = -scale * rate * LEAST_SELU
+    return scale, offset, scale * LEAST_SELU + offset
+
+
+@njit(**SCALAR)
+def alpha_dropout_slopes(rate):
+    """Those of the gradients: what was dropped has none."""
+    return 1 / math.sqrt((1 - rate) * (1 + rate * LEAST_SELU**2)), 0.0, 0.0
+
+
+# Names of kernels: their numbers, and whether an offset is added
+KINDS = {
+    "dropout": (dropout_numbers, False),
+    "alpha_dropout": (alpha_dropout_numbers, True),
+    "alpha_dropout.gradient": (alpha_dropout_slopes, False),
+}
+
+
+def dropout_kernel(kind: str):
+    return lambda dtype, simd: _dropout(dtype, simd, *KINDS[kind])
+
+
+def _dropout(dtype: str, simd: Simd, numbers, shifted: bool):
+    """Rows lo..hi: C = scale IN + offset, or `dropped` for the elements that the hash leaves out."""
     item, panel_width, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
 
     @njit(**SCALAR)
-    def in_place(x, count, first, shift, rest, columns, key_1, key_2, scale, least):
+    def value(x, kept, scale, offset, dropped):
+        if shifted:
+            return x * scale + offset if kept else dropped
+        return x * scale if kept else T(0)
+
+    @njit(**SCALAR)
+    def in_place(x, count, first, shift, rest, columns, key_1, key_2, scale, offset, dropped, least):
         # one flat loop over all rows: a panel's rows are too short for vectors of their own; one pointer, for LLVM
         # takes two that may be the same one number at a time
         for n in range(count):
             h = hashed(element(n, first, shift, rest, columns), key_1, key_2)
-            x[n] = x[n] * scale if h >= least else T(0)
+            x[n] = value(x[n], h >= least, scale, offset, dropped)
 
     def dropout(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
         rate, n_panels = float64_at(record)[R.NUMBER], r[R.N_PANELS]
         if r[R.GROUP] != 0:  # it follows a schedule
             rate = float64_at(w[R.SCALARS] + r[R.GROUP])[R.DROPOUT]
-        columns, scale, least = U(r[R.N_OUT]), T(1 / (1 - rate)), U(rate * 4294967296.0)
+        scale, offset, dropped = numbers(rate)
+        scale, offset, dropped = T(scale), T(offset), T(dropped)
+        columns, least = U(r[R.N_OUT]), U(rate * 4294967296.0)
         key_1, key_2 = keys(r, w)
         for j in range(n_panels):
             width = panel_width if j < n_panels - 1 else r[R.LAST_WIDTH]
@@ -73,12 +119,13 @@ def dropout(dtype: str, simd: Simd):
             at, rest = j * r[R.C_PANEL_BYTES] + lo * width * item, U(width - 1)
             count, first = (hi - lo) * width, U(U(lo) * columns + U(j * panel_width))
             if r[R.IN] == r[R.C]:
-                in_place(items(r[R.C] + at), count, first, shift, rest, columns, key_1, key_2, scale, least)
+                x = items(r[R.C] + at)
+                in_place(x, count, first, shift, rest, columns, key_1, key_2, scale, offset, dropped, least)
             else:
                 source, target = items(r[R.IN] + at), items(r[R.C] + at)
                 for n in range(count):
                     h = hashed(element(n, first, shift, rest, columns), key_1, key_2)
-                    target[n] = source[n] * scale if h >= least else T(0)
+                    target[n] = value(source[n], h >= least, scale, offset, dropped)
 
     return dropout
 

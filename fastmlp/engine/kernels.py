@@ -12,7 +12,7 @@ from . import custom
 from .activity import activity_gradient, activity_penalty
 from .augmentation_kernels import gaussian_noise, mix_kernel, random_affine
 from .batch_loss_kernels import collect, contrastive, listnet, ranknet, triplet_choose, triplet_gradient
-from .dropout import drop_rows, dropout
+from .dropout import KINDS, drop_rows, dropout_kernel
 from .elementwise import (
     activation_derivative,
     activation_value,
@@ -65,7 +65,7 @@ KERNELS = {
     "multiply": multiply,
     "prelu": prelu,
     "prelu.gradient": prelu_gradient,
-    "dropout": dropout,
+    **{kind: dropout_kernel(kind) for kind in KINDS},
     "gaussian_noise": gaussian_noise,
     "random_affine": random_affine,
     "mixup": mix_kernel(cut=False),

@@ -71,7 +71,7 @@ class Backward:
                 self._in_place({R.EPILOGUE: Kernel("add")}, other, "da = da + da of the skip")
             elif isinstance(op.layer, Dropout) or drops(op):
                 target = self._writable()
-                self.steps.append(dropout_step(self.plan, op, i, self.gradient, target, "dz = da"))
+                self.steps.append(dropout_step(self.plan, op, i, self.gradient, target, "dz = da", backward=True))
                 self.gradient = target
             elif isinstance(op.layer, ActivityRegularization):
                 target = self._writable()

@@ -9,7 +9,20 @@ import numpy as np
 from .. import records as R
 from ..activations import Activation
 from ..embedding import Embedding
-from ..layers import ActivityRegularization, Dense, Dropout, Fork, Join, Layer, Mark, Multiply, PReLU, Softmax, Switch
+from ..layers import (
+    ActivityRegularization,
+    AlphaDropout,
+    Dense,
+    Dropout,
+    Fork,
+    Join,
+    Layer,
+    Mark,
+    Multiply,
+    PReLU,
+    Softmax,
+    Switch,
+)
 from ..losses import Loss
 from ..normalization import BatchNorm, Norm
 from ..plan import Group, Kernel, Matrix, Parameter, Plan, Ref, Step
@@ -272,12 +285,15 @@ def elementwise(source: Matrix, target: Matrix, kernel: dict, other: Matrix, tex
     return Step("elementwise", {**panels(target), **kernel, R.IN: source.at, R.OTHER: other.at}, text)
 
 
-def dropout_step(plan: Plan, op: Op, i: int, source: Matrix, target: Matrix, text: str) -> Step:
+def dropout_step(plan: Plan, op: Op, i: int, source: Matrix, target: Matrix, text: str, backward: bool = False) -> Step:
     rows = isinstance(op.layer, Join)  # of a branch, for stochastic depth
     rate = op.layer.drop_rate if rows else op.layer.rate
     scheduled = isinstance(rate, Schedule)
     fields = {R.GROUP: plan.group(Group(dropout=rate))} if scheduled else {R.NUMBER: bits(rate)}
     fields |= {**panels(target), R.IN: source.at, R.N_OUT: target.columns, R.LAYER: i}
+    if isinstance(op.layer, AlphaDropout):
+        kernel = "alpha_dropout.gradient" if backward else "alpha_dropout"
+        return Step(kernel, fields, f"{text} * mask * scale" if backward else f"{text} * scale + offset, or dropped")
     text = f"{text} * mask / {'(1 - rate)' if scheduled else f'{1 - rate:g}'}"
     return Step("drop_rows" if rows else "dropout", fields, text)
 

@@ -10,12 +10,14 @@ import test_custom
 
 from fastmlp import (
     GELU,
+    SELU,
     SGD,
     ActivityRegularization,
     AdaDelta,
     Adam,
     AdaMax,
     AdamW,
+    AlphaDropout,
     AMSGrad,
     BatchNorm,
     Dense,
@@ -89,6 +91,11 @@ CASES = {
         [Dropout(0.2), Dense(9), ReLU(), Dropout(0.4), Dense(3)],
         "codes",
         {"optimizer": SGD(0.05, momentum=0.9)},
+    ),
+    "alpha dropout, of a schedule": (
+        [AlphaDropout(CosineDecay(0.2, epochs=3)), Dense(9), SELU(), AlphaDropout(0.4), Dense(3)],
+        "codes",
+        {"optimizer": SGD(0.05)},
     ),
     "binary, weights, Nesterov, average": (
         [Dense(6), ELU(0.7), Dense(2)],
