@@ -13,7 +13,8 @@ Declarations: `layers`, `normalization`, `augmentation`, `activations`, `losses`
 `initializers`; to add an activation, add a class in `activations.py` (a user's own are `CustomActivation` and
 `CustomLoss`). Around a fit: `epochs`, `callbacks`, `backup`, `progress`, `history`; before and after it: `rate_test`,
 `diagnosis`. Files: `serialization` and `model_file` for models and `onnx_export` for other programs, `datasets`,
-`tables` and `preprocessing` for data, which the command line (`cli`, `commands`) uses. Names below are imported on
+`tables` and `preprocessing` for data, which the command line (`cli`, `commands`) uses. What an error says: `errors`,
+`hints`. Names below are imported on
 first use, so that `import fastmlp` costs nothing.
 """
 
@@ -132,8 +133,12 @@ def __getattr__(name):
         value = getattr(import_module(f".{_HOME[name]}", __name__), name)
         globals()[name] = value
         return value
+    from .hints import hint
+
+    meant = hint(("fastmlp",), name)
+    text = f"module 'fastmlp' has no attribute {name!r}" + (f": {meant}." if meant else "")
     # with both, Python names what is spelled alike
-    raise AttributeError(f"module 'fastmlp' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+    raise AttributeError(text, name=name, obj=sys.modules[__name__])
 
 
 def __dir__():

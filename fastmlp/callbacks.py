@@ -14,6 +14,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from .errors import check_count, check_flag, check_path, check_range, unknown_name
+from .hints import Hinted
 from .history import as_number
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class _Watching(Callback):
             setattr(self, name, state[name])
 
 
-class EarlyStopping(_Watching):
+class EarlyStopping(Hinted, _Watching):
     """Stop when a metric has not improved for `patience` epochs, and go back to the best parameters.
 
     An improvement is `value < best - min_delta` ("min") or `value > best + min_delta` ("max"). NaN is never one, so an

@@ -13,13 +13,14 @@ from .activations import ACTIVATIONS, GELU, Activation, CustomActivation, Logist
 from .augmentation import CutMix, GaussianNoise, MixUp, RandomAffine
 from .embedding import Embedding
 from .errors import check_count, check_flag, check_range
+from .hints import Hinted
 from .initializers import Initializer
 from .normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from .schedules import Schedule
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Hinted):
     """A fully connected layer: z = x W + b, with W of shape (n_inputs, units) and b of shape (units,).
 
     When to use: in every network; the other layers stand between Dense layers.
@@ -135,7 +136,7 @@ class Rescaling:
 
 
 @dataclass(frozen=True)
-class Dropout:
+class Dropout(Hinted):
     """While training, a = 0 with probability `rate`, else a / (1 - rate); a prediction keeps all (Srivastava et al.,
     2014, in the inverted form). After any layer, or first: then it acts on the inputs.
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from . import configs
 from .errors import check_count, check_epsilon, check_range
+from .hints import Hinted
 
 
 @dataclass(frozen=True)
-class BatchNorm:
+class BatchNorm(Hinted):
     """a = weight (z - mean) / sqrt(variance + epsilon) + bias, with the mean and the variance of each unit over the
     batch (Ioffe and Szegedy, 2015).
 
@@ -71,7 +72,7 @@ class BatchNorm:
 
 
 @dataclass(frozen=True)
-class _RowNorm:
+class _RowNorm(Hinted):
     """What LayerNorm, RMSNorm and GroupNorm share: statistics of each row alone, over groups of its units."""
 
     centered: ClassVar[bool] = True

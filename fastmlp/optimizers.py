@@ -17,11 +17,12 @@ import numpy as np
 
 from . import configs, schedules
 from .errors import check_epsilon, check_flag, check_range, unknown_name
+from .hints import Hinted
 from .schedules import Schedule, check_rate
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class Optimizer(Hinted):
     """A rule p, slots = rule(p, g, slots, scalars); see `OPTIMIZERS`.
 
     Parameters

@@ -1,0 +1,96 @@
+"""What somebody from Keras, PyTorch or scikit-learn means by an argument or attribute that does not exist here."""
+
+from __future__ import annotations
+
+import inspect
+
+_A_LAYER = "activations are layers: Dense(64), ReLU()"
+_WIDTH = "the first layer's width is that of X, or of build(n_features)"
+_LAYERS = "layers are given at once, Sequential(Dense(64), ReLU(), Dense(10)), and do not change"
+_FILES = "`save` writes a model and `load_model` reads one; `parameters` has the arrays by name"
+_MODES = "predictions are without dropout, but for predict(X, training=True)"
+
+# By class: their word, and what to do
+_WORDS = {
+    "fastmlp": {
+        "Linear": "it is Dense",
+        **dict.fromkeys(("BatchNormalization", "BatchNorm1d"), "it is BatchNorm"),
+        "LayerNormalization": "it is LayerNorm",
+        "Sigmoid": "it is Logistic",
+        "LearningRateScheduler": "an optimiser takes a schedule for its learning rate, such as Adam(CosineDecay(...))",
+        **dict.fromkeys(("Input", "InputLayer"), _WIDTH),
+        "Flatten": "rows of X are flat, as X.reshape(len(X), -1) makes them",
+        "Model": "a network is a Sequential",
+        **dict.fromkeys(("Conv1D", "Conv2D", "LSTM", "GRU", "Attention"), "a network is a stack of dense layers"),
+    },
+    "Dense": {
+        "activation": _A_LAYER,
+        **dict.fromkeys(("input_shape", "input_dim", "in_features"), _WIDTH),
+        "out_features": "it is `units`",
+        "bias": "it is `use_bias`",
+        "kernel_regularizer": "penalties are `l1` and `l2`",
+        "kernel_constraint": "the limit of a unit's norm is `max_norm`",
+        "activity_regularizer": "ActivityRegularization(l1=...) behind a layer is a penalty of its values",
+    },
+    "Dropout": {"p": "it is `rate`"},
+    **dict.fromkeys(
+        ("BatchNorm", "_RowNorm"), {"eps": "it is `epsilon`", "num_features": _WIDTH, "normalized_shape": _WIDTH}
+    ),
+    "Optimizer": {
+        **dict.fromkeys(("lr", "learning_rate_init"), "it is `learning_rate`"),
+        "betas": "they are `beta_1` and `beta_2`",
+        "eps": "it is `epsilon`",
+        "alpha": "of RMSprop it is `rho`; of a penalty, Dense(n, l2=...)",
+        "amsgrad": "it is an optimiser, AMSGrad",
+        "weight_decay": "AdamW and Lion have it; as a penalty w / 2 |W|^2 it is Dense(n, l2=w / 2)",
+        "decay": "the learning rate may be a schedule, such as InverseScaling",
+        "clipvalue": "it is `clip_value`",
+        **dict.fromkeys(("clipnorm", "global_clipnorm"), "the global norm is limited by `clip_norm`"),
+        "ema_momentum": "it is `ema_decay`",
+    },
+    "EarlyStopping": {
+        "restore_best_weights": "it is `restore_best`, and the default",
+        "tol": "it is `min_delta`",
+        "n_iter_no_change": "it is `patience`",
+    },
+    "Sequential": {
+        "compile": "loss and optimizer are arguments of `fit`",
+        **dict.fromkeys(("add", "pop", "append"), _LAYERS),
+        "fit_generator": "`fit` takes arrays, memory maps and CSR; batches of your own go to `train_on_batch`",
+        "partial_fit": "`train_on_batch` is a step; MLPClassifier and MLPRegressor have `partial_fit`",
+        "predict_proba": "`predict` gives probabilities where the loss is one of classes; SKLearnClassifier has it",
+        "predict_classes": "predict(X).argmax(axis=1) where the loss is one of classes",
+        "score": "`evaluate` has loss and metrics; SKLearnClassifier and SKLearnRegressor have `score`",
+        **dict.fromkeys(("get_weights", "trainable_variables", "weights", "named_parameters"), "`parameters` has them"),
+        "set_weights": "`set_parameters` takes them by name",
+        **dict.fromkeys(("state_dict", "save_weights"), _FILES),
+        **dict.fromkeys(("load_state_dict", "load_weights"), f"{_FILES}, `set_parameters` sets them"),
+        **dict.fromkeys(("to", "cuda", "cpu"), 'the device is an argument: fit(..., device="cuda")'),
+        **dict.fromkeys(("train", "eval"), _MODES),
+        **dict.fromkeys(("forward", "call", "decision_function"), "`logits` are the outputs of the network"),
+        "backward": "`gradients` has those of the parameters, `input_gradients` those of X",
+        "get_layer": "`layers` has them, and activations(X, layer) their values",
+    },
+}
+
+
+def hint(names, word: str) -> str | None:
+    """What the word means to the first of these classes that knows it.
+
+    >>> hint(["Sequential"], "compile")
+    'loss and optimizer are arguments of `fit`'
+    """
+    return next((_WORDS[name][word] for name in names if word in _WORDS.get(name, ())), None)
+
+
+class Hinted:
+    """A class whose error for an argument that it does not have says what is meant."""
+
+    __slots__ = ()
+
+    def __new__(cls, *args, **options):
+        for word in options:
+            meant = hint([c.__name__ for c in cls.__mro__], word)
+            if meant and word not in inspect.signature(cls.__init__).parameters:
+                raise TypeError(f"{cls.__name__} has no argument {word!r}: {meant}.")
+        return super().__new__(cls)

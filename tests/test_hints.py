@@ -1,0 +1,81 @@
+"""Words of Keras, PyTorch and scikit-learn that do not exist here: the errors say what does."""
+
+import copy
+import inspect
+import pickle
+
+import pytest
+
+import fastmlp
+from fastmlp import Adam, BatchNorm, Dense, Dropout, EarlyStopping, LayerNorm, Sequential, hints
+from fastmlp.optimizers import OPTIMIZERS, Optimizer
+
+
+@pytest.mark.parametrize(
+    ("make", "meant"),
+    [
+        (lambda: Dense(8, activation="relu"), r"Dense has no argument 'activation': .*Dense\(64\), ReLU\(\)"),
+        (lambda: Dense(8, input_shape=(4,)), "'input_shape': the first layer's width is that of X"),
+        (lambda: Dropout(p=0.5), "Dropout has no argument 'p': it is `rate`"),
+        (lambda: Adam(lr=0.1), "Adam has no argument 'lr': it is `learning_rate`"),
+        (lambda: Adam(weight_decay=0.1), "'weight_decay': AdamW and Lion have it"),
+        (lambda: BatchNorm(eps=1e-3), "BatchNorm has no argument 'eps': it is `epsilon`"),
+        (lambda: LayerNorm(normalized_shape=3), "'normalized_shape': the first layer's width"),
+        (lambda: EarlyStopping(restore_best_weights=True), "it is `restore_best`, and the default"),
+        (lambda: Dense(8, units_of="other"), "unexpected keyword argument 'units_of'"),
+    ],
+)
+def test_arguments(make, meant):
+    with pytest.raises(TypeError, match=meant):
+        make()
+
+
+def test_attributes_of_a_model():
+    model = Sequential(Dense(2))
+    with pytest.raises(AttributeError, match="no attribute 'compile': loss and optimizer are arguments of `fit`"):
+        model.compile(optimizer="adam")
+    with pytest.raises(AttributeError, match="'Sequential' object has no attribute 'other'"):
+        _ = model.other
+    assert not hasattr(model, "predict_proba") and not hasattr(model, "other")
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert twin.layers == model.layers
+
+
+def test_what_a_property_raises_is_not_hidden():
+    class Own(Sequential):
+        @property
+        def broken(self):
+            return self.layers.nothing
+
+    with pytest.raises(AttributeError, match="'tuple' object has no attribute 'nothing'"):
+        _ = Own(Dense(1)).broken
+
+
+def test_names_of_the_package():
+    with pytest.raises(AttributeError, match="'fastmlp' has no attribute 'Linear': it is Dense"):
+        _ = fastmlp.Linear
+    with pytest.raises(AttributeError, match="'fastmlp' has no attribute 'Other'$"):
+        _ = fastmlp.Other
+
+
+def test_no_hint_is_about_what_exists():
+    """In a class that has the argument, a hint would be wrong."""
+    assert not set(hints._WORDS["fastmlp"]) & set(dir(fastmlp))
+    assert not [word for word in hints._WORDS["Sequential"] if hasattr(Sequential, word)]
+    have = {cls.__name__: set(inspect.signature(cls).parameters) for cls in OPTIMIZERS.values()}
+    assert [name for name, words in have.items() if "weight_decay" in words] == ["AdamW", "Lion"]
+    for cls in (Dense, Dropout, BatchNorm, LayerNorm, EarlyStopping):
+        for base in cls.__mro__:
+            assert not set(hints._WORDS.get(base.__name__, ())) & set(inspect.signature(cls).parameters)
+
+
+def test_a_class_of_ones_own_may_have_such_an_argument():
+    class Own(EarlyStopping):
+        def __init__(self, tol):
+            super().__init__(min_delta=tol)
+
+    class Rule(Optimizer):
+        def __init__(self, lr):
+            super().__init__(lr)
+
+    assert Own(tol=0.5).min_delta == 0.5 and Rule(lr=0.25).learning_rate == 0.25
