@@ -1,6 +1,5 @@
 """Fits on the (simulated) device beside the same fits on the CPU: losses, parameters, and everything around a fit."""
 
-import os
 import signal
 
 import numpy as np
@@ -377,7 +376,7 @@ def test_ctrl_c_leaves_a_whole_step():
         def launch_it():
             count[0] += 1
             if count[0] == 2 * len(launches) + 2:  # within the third step
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
             launch()
 
         return launch_it
