@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
 import re
 import shutil
 import signal
@@ -29,6 +30,7 @@ from pathlib import Path
 
 from .. import user_functions
 from ..simd import host_simd
+from .contraction import contracted
 
 _SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)  # ctypes lets the GIL go while a kernel runs
 _DIGEST = 32
@@ -111,6 +113,11 @@ def _cpu() -> tuple[str, str]:
         except RuntimeError:
             features = ""
     return name or llvm.get_host_cpu_name(), features
+
+
+def _has_fma() -> bool:
+    """Whether the processor has fused multiply-adds: else they would be calls of a library's."""
+    return platform.machine().lower() in ("arm64", "aarch64") or "+fma" in _cpu()[1].split(",")
 
 
 def cache_folder(of: str | None = None) -> Path | None:
@@ -253,7 +260,8 @@ def _compile_now(name: str, dtype: str, key: str) -> int:
         compiled = cfunc(signature, nopython=True, error_model="numpy", fastmath={"contract"})(builder)
     except Exception as error:  # a user's function can break Numba in any way
         user_functions.refuse(name, str(error), error)
-    symbol, assembly = _entry(compiled.native_name, compiled.inspect_llvm())
+    assembly = contracted(compiled.inspect_llvm()) if _has_fma() else compiled.inspect_llvm()
+    symbol, assembly = _entry(compiled.native_name, assembly)
     module = llvm.parse_assembly(assembly)
     foreign = [f.name for f in module.functions if f.is_declaration and f.name.startswith(_NUMBAS)]
     if foreign := [n for n in foreign if len(re.findall(rf'@"?{re.escape(n)}\b', assembly)) > 1]:  # declared and called
