@@ -81,7 +81,8 @@ class Optimizer(Hinted):
             values = schedules.rates(schedule, step, steps_per_epoch)
             for extreme in (values.min(), values.max()):
                 replace(self, **{name: float(extreme)})  # raises where it is out of range
-            object.__setattr__(resolved, name, values)
+            constant = isinstance(schedule, schedules.Constant)  # the number itself
+            object.__setattr__(resolved, name, float(values[0]) if constant else values)
         return resolved
 
     def scalars(self, learning_rate: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -93,6 +94,29 @@ def _check_number(argument: str, value: float | Schedule, low: float, high: floa
     """As `check_range`, of a number that may follow a schedule, whose values are checked when they are known."""
     if not isinstance(value, Schedule):
         check_range(argument, value, low, high, low_open=low_open)
+
+
+@lru_cache(maxsize=64)
+def _powers(base: float) -> np.ndarray:
+    """base^0 to base^1024, each the product of the last one and base."""
+    return np.multiply.accumulate(np.append(1.0, np.full(1024, base)))
+
+
+def power(base: float | np.ndarray, step: np.ndarray) -> np.ndarray:
+    """base^step for ascending whole steps, by multiplications: a library's powers have other last bits on other
+    machines. Of a schedule's numbers, an array, they are the library's.
+
+    >>> power(0.5, np.array([1.0, 3.0, 1026.0]))[:2], power(0.999, np.array([5000.0])) - 0.999**5000 < 1e-16
+    (array([0.5  , 0.125]), array([ True]))
+    """
+    if np.ndim(base):
+        return base**step
+    n, table = step.astype(np.int64), _powers(float(base))
+    result = table[n & 1023]
+    while n[-1] > 1023:  # the largest
+        n, table = n >> 10, _powers(float(table[1024]))
+        result = result * table[n & 1023]
+    return result
 
 
 def _table(step: np.ndarray, *columns: float | np.ndarray) -> np.ndarray:
@@ -199,8 +223,8 @@ class Adam(Optimizer):
 
     def scalars(self, learning_rate, step):
         # p -= a m / (sqrt(v) + e) with a = lr sqrt(c) / (1-b1^t), e = eps sqrt(c), c = 1-b2^t: one multiplication fewer
-        root = np.sqrt(1 - self.beta_2**step)
-        rate = learning_rate * root / (1 - self.beta_1**step)
+        root = np.sqrt(1 - power(self.beta_2, step))
+        rate = learning_rate * root / (1 - power(self.beta_1, step))
         return _table(step, rate, 1 - self.beta_1, 1 - self.beta_2, self.epsilon * root)
 
 
@@ -328,7 +352,7 @@ class AdaMax(Adam):
     learning_rate: float | Schedule = 0.002
 
     def scalars(self, learning_rate, step):
-        return _table(step, learning_rate / (1 - self.beta_1**step), 1 - self.beta_1, self.beta_2, self.epsilon)
+        return _table(step, learning_rate / (1 - power(self.beta_1, step)), 1 - self.beta_1, self.beta_2, self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -383,7 +407,7 @@ class NAdam(Adam):
         rate = self.momentum_decay * np.log(0.96)
         mu, following = (self.beta_1 * (1 - 0.5 * np.exp(rate * t)) for t in (step, step + 1))
         product = self._product(step, rate)
-        root = np.sqrt(1 - self.beta_2**step)
+        root = np.sqrt(1 - power(self.beta_2, step))
         of_gradient = learning_rate * root * (1 - mu) / (1 - product)
         of_moment = learning_rate * root * following / (1 - product * following)
         return _table(step, of_gradient, 1 - self.beta_1, 1 - self.beta_2, self.epsilon * root, of_moment)
@@ -395,7 +419,7 @@ class NAdam(Adam):
         for k in range(60, 0, -1):  # 2^-60 / 60 is below the last bit
             series = step if rate == 0 else np.exp(k * rate) * np.expm1(k * rate * step) / np.expm1(k * rate)
             logarithm -= 0.5**k / k * series
-        return self.beta_1**step * np.exp(logarithm)
+        return power(self.beta_1, step) * np.exp(logarithm)
 
 
 @dataclass(frozen=True)

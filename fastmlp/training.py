@@ -364,7 +364,7 @@ class Training:
             s[:, R.CLIP] = bounds[0] if bounds else 0.0
             s[:, R.DECAY] = 1 - rate * optimizer.weight_decay
             if optimizer.ema_decay is not None:
-                s[:, R.AVERAGE] = (1 - optimizer.ema_decay) / (1 - optimizer.ema_decay ** (step + 1))
+                s[:, R.AVERAGE] = (1 - optimizer.ema_decay) / (1 - optimizers.power(optimizer.ema_decay, step + 1))
             if group.dropout is not None:
                 s[:, R.DROPOUT] = schedules.rates(group.dropout, step, self.steps_per_epoch)
                 check_range("rate", float(s[:, R.DROPOUT].max()), 0, 1)

@@ -5,6 +5,7 @@ The rules alone are tested in `test_declarations.py`, over all variants.
 
 import dataclasses
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from fastmlp.optimizers import (
     NAdam,
     RMSprop,
     Rprop,
+    power,
 )
 from fastmlp.schedules import CosineDecay, Warmup
 from fastmlp.serialization import load_model_with_extra
@@ -54,6 +56,17 @@ VARIANTS = [
     Rprop(0.02, eta_minus=0.3, eta_plus=1.5, min_step=0.01, max_step=0.03),
 ]
 LIONS = [Lion(0.001), Lion(0.001, weight_decay=2.0, clip_value=0.1), Lion(0.001, clip_norm=0.1)]
+
+
+def test_powers_are_exact_but_for_rounding_and_do_not_depend_on_their_neighbours():
+    steps = np.array([1.0, 2, 3, 100, 1023, 1024, 1025, 5000, 2**20, 3_000_000])
+    for base in (0.0, 0.5, 0.9, 0.999, 1 - 1e-7):
+        powers = power(base, steps)
+        exact = [float(Fraction(base) ** int(n)) if n <= 5000 else base**n for n in steps]
+        np.testing.assert_allclose(powers, exact, rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(powers[:3], exact[:3], rtol=4e-16)
+        assert powers.tolist() == [power(base, steps[k : k + 1])[0] for k in range(len(steps))]
+    assert power(np.full(2, 0.5), steps[:2]).tolist() == [0.5, 0.25]
 
 
 def network(optimizer, dtype="float64", **options):
