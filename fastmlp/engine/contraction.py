@@ -20,7 +20,6 @@ _CONTRACT = re.compile(r"(= f(?:mul|add|sub|neg|div|rem|cmp) (?:[a-z]+ )*?)contr
 
 
 class _Product(NamedTuple):
-    type: str
     a: str
     b: str
     negative: bool
@@ -60,7 +59,7 @@ def _in_function(text: str, types: set[str]) -> str:
     products: dict[str, _Product] = {}
     for name, m in operations.items():
         if m[3] == "fmul" and mentioned[name] == 2:
-            products[name] = _Product(m[5], *_operands(m[6]), False)
+            products[name] = _Product(*_operands(m[6]), False)
     for name, m in operations.items():
         of = products.get(m[6])
         if m[3] == "fneg" and of and mentioned[name] == 2:
