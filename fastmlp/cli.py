@@ -59,10 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _nobody_reads(error: Exception) -> bool:
-    """Whether who read a pipe has closed it; Windows says then that something was invalid, of no file."""
-    if sys.platform == "win32" and isinstance(error, OSError) and error.errno == errno.EINVAL:
-        return error.filename is None
-    return isinstance(error, BrokenPipeError)
+    """Whether who read what is printed has gone. Windows says then that an argument was invalid, each time."""
+    if sys.platform != "win32" or getattr(error, "errno", None) != errno.EINVAL:
+        return isinstance(error, BrokenPipeError)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
 
 
 def _fail(reason: object, code: int) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 _A_LAYER = "activations are layers: Dense(64), ReLU()"
-_WIDTH = "the first layer's width is that of X, or of build(n_features)"
+_WIDTH = "how many inputs there are follows from X, or from build(n_features)"
 _LAYERS = "layers are given at once, Sequential(Dense(64), ReLU(), Dense(10)), and do not change"
 _FILES = "`save` writes a model and `load_model` reads one; `parameters` has the arrays by name"
 _MODES = "predictions are without dropout, but for predict(X, training=True)"
@@ -40,7 +41,6 @@ _WORDS = {
         **dict.fromkeys(("lr", "learning_rate_init"), "it is `learning_rate`"),
         "betas": "they are `beta_1` and `beta_2`",
         "eps": "it is `epsilon`",
-        "alpha": "of RMSprop it is `rho`; of a penalty, Dense(n, l2=...)",
         "amsgrad": "it is an optimiser, AMSGrad",
         "weight_decay": "AdamW and Lion have it; as a penalty w / 2 |W|^2 it is Dense(n, l2=w / 2)",
         "decay": "the learning rate may be a schedule, such as InverseScaling",
@@ -48,6 +48,7 @@ _WORDS = {
         **dict.fromkeys(("clipnorm", "global_clipnorm"), "the global norm is limited by `clip_norm`"),
         "ema_momentum": "it is `ema_decay`",
     },
+    "RMSprop": {"alpha": "it is `rho`"},
     "EarlyStopping": {
         "restore_best_weights": "it is `restore_best`, and the default",
         "tol": "it is `min_delta`",
@@ -59,7 +60,7 @@ _WORDS = {
         "fit_generator": "`fit` takes arrays, memory maps and CSR; batches of your own go to `train_on_batch`",
         "partial_fit": "`train_on_batch` is a step; MLPClassifier and MLPRegressor have `partial_fit`",
         "predict_proba": "`predict` gives probabilities where the loss is one of classes; SKLearnClassifier has it",
-        "predict_classes": "predict(X).argmax(axis=1) where the loss is one of classes",
+        "predict_classes": "predict(X).argmax(axis=1); where there is one output, predict(X) > 0.5",
         "score": "`evaluate` has loss and metrics; SKLearnClassifier and SKLearnRegressor have `score`",
         **dict.fromkeys(("get_weights", "trainable_variables", "weights", "named_parameters"), "`parameters` has them"),
         "set_weights": "`set_parameters` takes them by name",
@@ -83,6 +84,11 @@ def hint(names, word: str) -> str | None:
     return next((_WORDS[name][word] for name in names if word in _WORDS.get(name, ())), None)
 
 
+def _takes(cls: type, word: str) -> bool:
+    parameters = inspect.signature(cls.__init__).parameters
+    return word in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 class Hinted:
     """A class whose error for an argument that it does not have says what is meant."""
 
@@ -91,6 +97,6 @@ class Hinted:
     def __new__(cls, *args, **options):
         for word in options:
             meant = hint([c.__name__ for c in cls.__mro__], word)
-            if meant and word not in inspect.signature(cls.__init__).parameters:
+            if meant and not _takes(cls, word) and all(_takes(cls, ours) for ours in re.findall("`(.*?)`", meant)):
                 raise TypeError(f"{cls.__name__} has no argument {word!r}: {meant}.")
         return super().__new__(cls)

@@ -120,7 +120,8 @@ class Sequential:
     if not TYPE_CHECKING:  # to type checkers there would be everything
 
         def __getattr__(self, name: str):  # of what there is not
-            if meant := hint(("Sequential",), name):
+            meant = None if hasattr(type(self), name) else hint(("Sequential",), name)
+            if meant:
                 raise AttributeError(f"Sequential has no attribute {name!r}: {meant}.")
             return super().__getattribute__(name)  # raises what a property raised, too
 
@@ -658,8 +659,8 @@ class Sequential:
 
     def __getstate__(self):
         """Without what `train_on_batch` keeps: a copy begins with an optimiser of its own."""
-        self._arrays = self._arrays
-        return {k: value for k, value in self.__dict__.items() if k not in ("_trainer", "_turns")}
+        state = {k: value for k, value in self.__dict__.items() if k not in ("_trainer", "_turns")}
+        return state | {"_stored": self._arrays, "_behind": False}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)

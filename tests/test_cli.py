@@ -1,17 +1,20 @@
 """The command line: what it prints, writes and exits with."""
 
 import csv
+import errno
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 import fastmlp
-from fastmlp import commands, datasets
+from fastmlp import cli, commands, datasets
 from fastmlp.cli import main
 from fastmlp.serialization import load_model_with_extra
 
@@ -365,6 +368,19 @@ def test_texts_of_any_alphabet_reach_a_pipe(tmp_path):
         assert done.returncode == 0, done.stderr
     header, *rows = done.stdout.splitlines()
     assert header == "prediction" and set(rows) <= {"日本", "čeština"}
+
+
+def test_windows_says_that_an_argument_was_invalid_where_nobody_reads(monkeypatch):
+    class Closed(io.StringIO):
+        def flush(self):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    invalid = OSError(errno.EINVAL, "Invalid argument")
+    assert not cli._nobody_reads(invalid) and cli._nobody_reads(BrokenPipeError(errno.EPIPE, "Broken pipe"))
+    monkeypatch.setattr(cli, "sys", types.SimpleNamespace(platform="win32", stdout=io.StringIO()))
+    assert not cli._nobody_reads(invalid) and not cli._nobody_reads(ValueError())  # of something else
+    monkeypatch.setattr(cli.sys, "stdout", Closed())
+    assert cli._nobody_reads(invalid) and cli._nobody_reads(BrokenPipeError(errno.EPIPE, "Broken pipe"))
 
 
 def test_version():

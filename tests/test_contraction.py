@@ -1,14 +1,18 @@
 """One rounding for each number, wherever it lies: in a loop's vectors or in what is left over, in any panel or tile."""
 
 import ctypes
+import platform
+import re
 from dataclasses import replace
 from fractions import Fraction
 
+import llvmlite.binding
 import numpy as np
 import pytest
 
 from fastmlp import SGD, Adam, Dense, RMSprop, Sequential
 from fastmlp.activations import ACTIVATIONS
+from fastmlp.engine import jit
 from fastmlp.engine.contraction import contracted
 from fastmlp.losses import LOSSES
 from fastmlp.optimizers import OPTIMIZERS
@@ -38,6 +42,25 @@ BODIES = {
         "%p = fmul contract double %a, %b\n %n = fneg contract double %p\n %s = fsub contract double %d, %n",
         fma(A, B, D),
     ),
+    "negative twice": (
+        "%p = fmul contract double %a, %b\n %n = fneg contract double %p\n %m = fneg contract double %n\n"
+        " %s = fadd contract double %m, %c",
+        fma(A, B, C),
+    ),
+    "negative, used twice": (
+        "%p = fmul contract double %a, %b\n %n = fneg contract double %p\n %t = fadd contract double %n, %c\n"
+        " %u = fadd contract double %n, %t\n %s = fsub contract double %u, %t",
+        -(A * B) + (-(A * B) + C) - (-(A * B) + C),
+    ),
+    "quoted and negative": (
+        '%p = fmul contract double %a, %b\n %"q, r" = fsub contract double %c, %p\n %s = fadd double %"q, r", 0.0',
+        fma(-A, B, C),
+    ),
+    "metadata": (
+        "%p = fmul contract double %a, %b, !note !0\n %n = fneg contract double %p, !note !0\n"
+        " %s = fadd contract double %c, %n, !note !0",
+        fma(-A, B, C),
+    ),
     "a value of its own": ("%p = fmul contract double %a, %b\n %s = fsub contract double %p, %p", 0.0),
     "without the flag": ("%p = fmul double %a, %b\n %s = fadd contract double %p, %c", A * B + C),
     "numbers for names": ("%1 = fmul contract double %a, %b\n %s = fsub contract double %c, %1", fma(-A, B, C)),
@@ -53,21 +76,40 @@ BODIES = {
 
 @pytest.mark.parametrize(("body", "expected"), BODIES.values(), ids=BODIES)
 def test_sums_with_products_are_fused(body, expected):
-    from llvmlite import binding as llvm
-
-    from fastmlp.engine import jit
-
     if not jit._has_fma():
         pytest.skip("this processor has no fused multiply-add")
     symbol = f"test.contraction.{abs(hash(body))}"
     arguments = "double %a, double %b, double %c, double %d"
-    text = contracted(f'define double @"{symbol}"({arguments}) {{\n {body}\n ret double %s\n}}\n')
+    function = f'define double @"{symbol}"({arguments}) {{\n {body}\n ret double %s\n}}\n'
+    # of another function, with the same names
+    text = contracted(f"{function}{function.replace(symbol, symbol + '.other')}!0 = !{{}}\n")
     assert "contract " not in text
     jit._engine()  # sets LLVM up
-    module = llvm.parse_assembly(text)
-    object_code = jit._target_machine(llvm.get_process_triple()).emit_object(module)
+    module = llvmlite.binding.parse_assembly(text)
+    object_code = jit._target_machine(llvmlite.binding.get_process_triple()).emit_object(module)
     function = ctypes.CFUNCTYPE(ctypes.c_double, *[ctypes.c_double] * 4)(jit._link(symbol, object_code))
     assert function(A, B, C, D) == expected
+
+
+def test_vectors_whose_length_the_processor_knows():
+    """SVE's."""
+    kind = "<vscale x 4 x float>"
+    text = f"define {kind} @f({kind} %a, {kind} %b) {{\n %p = fmul contract {kind} %a, %b\n"
+    text = contracted(f"{text} %s = fsub contract {kind} %p, %b\n ret {kind} %s\n}}\n")
+    assert f"%s = call {kind} @llvm.fma.nxv4f32({kind} %a, {kind} %b, {kind} " in text and "contract" not in text
+    llvmlite.binding.parse_assembly(text).verify()
+
+
+def test_kernels_are_compiled_so(monkeypatch):
+    texts = []
+    monkeypatch.setattr(jit, "contracted", lambda text: texts.append(contracted(text)) or texts[-1])
+    monkeypatch.setattr(jit, "save_file", lambda *_: None)
+    jit._compile_now("momentum", "float32", "momentum-float32")
+    features = llvmlite.binding.get_host_cpu_features()
+    arm = platform.machine().lower() in ("arm64", "aarch64")
+    assert bool(texts) == jit._has_fma() == (arm or bool(features.get("fma")))
+    for text in texts:
+        assert "@llvm.fma" in text and not re.search("= f(add|sub|mul) [a-z ]*contract", text)
 
 
 def equal_everywhere(n_features, units, dtype, optimizer, layers=(), loss="squared_error", n_threads=2):

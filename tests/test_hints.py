@@ -3,11 +3,24 @@
 import copy
 import inspect
 import pickle
+import re
 
 import pytest
 
 import fastmlp
-from fastmlp import Adam, BatchNorm, Dense, Dropout, EarlyStopping, LayerNorm, Sequential, hints
+from fastmlp import (
+    SGD,
+    Adam,
+    BatchNorm,
+    Dense,
+    Dropout,
+    EarlyStopping,
+    LayerNorm,
+    MLPClassifier,
+    RMSprop,
+    Sequential,
+    hints,
+)
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
 
 
@@ -15,12 +28,16 @@ from fastmlp.optimizers import OPTIMIZERS, Optimizer
     ("make", "meant"),
     [
         (lambda: Dense(8, activation="relu"), r"Dense has no argument 'activation': .*Dense\(64\), ReLU\(\)"),
-        (lambda: Dense(8, input_shape=(4,)), "'input_shape': the first layer's width is that of X"),
+        (lambda: Dense(8, input_shape=(4,)), "'input_shape': how many inputs there are follows from X"),
         (lambda: Dropout(p=0.5), "Dropout has no argument 'p': it is `rate`"),
         (lambda: Adam(lr=0.1), "Adam has no argument 'lr': it is `learning_rate`"),
         (lambda: Adam(weight_decay=0.1), "'weight_decay': AdamW and Lion have it"),
         (lambda: BatchNorm(eps=1e-3), "BatchNorm has no argument 'eps': it is `epsilon`"),
-        (lambda: LayerNorm(normalized_shape=3), "'normalized_shape': the first layer's width"),
+        (lambda: LayerNorm(normalized_shape=3), "'normalized_shape': how many inputs"),
+        (lambda: RMSprop(alpha=0.9), "it is `rho`"),
+        (lambda: Adam(eps=1e-3), "it is `epsilon`"),
+        (lambda: SGD(eps=1e-3), "unexpected keyword argument 'eps'"),
+        (lambda: SGD(betas=(0.9, 0.99)), "unexpected keyword argument 'betas'"),
         (lambda: EarlyStopping(restore_best_weights=True), "it is `restore_best`, and the default"),
         (lambda: Dense(8, units_of="other"), "unexpected keyword argument 'units_of'"),
     ],
@@ -47,8 +64,11 @@ def test_what_a_property_raises_is_not_hidden():
         def broken(self):
             return self.layers.nothing
 
-    with pytest.raises(AttributeError, match="'tuple' object has no attribute 'nothing'"):
-        _ = Own(Dense(1)).broken
+        weights = broken  # a word that there is a hint for
+
+    for name in ("broken", "weights"):
+        with pytest.raises(AttributeError, match="'tuple' object has no attribute 'nothing'"):
+            getattr(Own(Dense(1)), name)
 
 
 def test_names_of_the_package():
@@ -58,12 +78,21 @@ def test_names_of_the_package():
         _ = fastmlp.Other
 
 
+def named(owner):
+    """Names of ours in the hints for a class."""
+    return [ours for text in hints._WORDS[owner].values() for ours in re.findall("`(\\w+)`", text)]
+
+
 def test_no_hint_is_about_what_exists():
     """In a class that has the argument, a hint would be wrong."""
     assert not set(hints._WORDS["fastmlp"]) & set(dir(fastmlp))
     assert not [word for word in hints._WORDS["Sequential"] if hasattr(Sequential, word)]
     have = {cls.__name__: set(inspect.signature(cls).parameters) for cls in OPTIMIZERS.values()}
     assert [name for name, words in have.items() if "weight_decay" in words] == ["AdamW", "Lion"]
+    for ours in named("Sequential"):
+        assert any(hasattr(place, ours) for place in (Sequential, MLPClassifier, fastmlp)), ours
+    for name in ("Dense", "Dropout", "BatchNorm", "RMSprop", "EarlyStopping"):
+        assert set(named(name)) <= set(inspect.signature(getattr(fastmlp, name)).parameters)
     for cls in (Dense, Dropout, BatchNorm, LayerNorm, EarlyStopping):
         for base in cls.__mro__:
             assert not set(hints._WORDS.get(base.__name__, ())) & set(inspect.signature(cls).parameters)
@@ -78,4 +107,9 @@ def test_a_class_of_ones_own_may_have_such_an_argument():
         def __init__(self, lr):
             super().__init__(lr)
 
+    class Any(Adam):
+        def __init__(self, **options):
+            super().__init__(options.pop("lr"), **options)
+
+    assert Any(lr=0.25, beta_1=0.5).learning_rate == 0.25
     assert Own(tol=0.5).min_delta == 0.5 and Rule(lr=0.25).learning_rate == 0.25

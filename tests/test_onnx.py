@@ -32,14 +32,13 @@ from fastmlp.datasets import load_digits
 from fastmlp.layers import LAYERS
 from fastmlp.losses import LOSSES
 
-onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-
 
 def numbers(dtype, n=40, width=6, scale=3.0):
     return (scale * np.random.default_rng(0).standard_normal((n, width))).astype(dtype)
 
 
 def run(path, model, X):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     export_onnx(path, model)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()

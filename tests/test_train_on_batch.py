@@ -29,6 +29,7 @@ from fastmlp import (
     StepDecay,
     Tanh,
 )
+from fastmlp._turns import Turn
 from fastmlp.training import Training
 
 LOSS = "softmax_cross_entropy"
@@ -298,6 +299,7 @@ def test_a_step_waits_for_those_who_read_and_they_for_each_other(monkeypatch):
     reads, goes_on, save, results = threading.Event(), threading.Event(), model._trainer.save_parameters, {}
 
     def slowly():
+        results["reads"] = results.get("reads", 0) + 1
         reads.set()
         assert goes_on.wait(60)
         save()
@@ -313,14 +315,38 @@ def test_a_step_waits_for_those_who_read_and_they_for_each_other(monkeypatch):
         until = time.monotonic() + 60
         while len(model._turns) < come and time.monotonic() < until:
             time.sleep(0.001)
-    assert len(model._turns) == 3 and not results
+    assert len(model._turns) == 3 and results == {"reads": 1}
     goes_on.set()
     for thread in threads:
         thread.join(60)
     assert results["loss"] == twin.train_on_batch(X, y)
+    assert results["reads"] == 1  # the second reader found what the first had read
     first = results["first"]
     assert all((array == results["second"][name]).all() for name, array in first.items())
     assert any((array != model.parameters[name]).any() for name, array in first.items())
+
+
+def test_a_reader_that_was_left_behind_by_a_fork_is_not_waited_for():
+    X, y = data()
+    model = network()
+    model.train_on_batch(X, y, loss=LOSS)
+    left = Turn(steps=False)
+    left._process = left._thread = -1
+    model._turns[left] = None
+    assert np.isfinite(model.train_on_batch(X, y)) and model.parameters and not model._behind
+
+
+def test_a_copy_made_while_another_thread_steps_leaves_the_newer_parameters(monkeypatch):
+    X, y = data()
+    model = network()
+    model.train_on_batch(X, y, loss=LOSS)
+    step = Turn(steps=True)
+    model._turns[step] = None  # of another thread
+    before = model._stored
+    assert pickle.loads(pickle.dumps(model))._stored.keys() == before.keys()
+    assert model._behind and model._stored is before
+    del model._turns[step]
+    assert any((array != before[name]).any() for name, array in model.parameters.items())
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="timers are POSIX's")
@@ -332,9 +358,10 @@ def test_a_step_from_a_signal_handler_within_a_read_is_refused(monkeypatch):
     save, refused = model._trainer.save_parameters, []
 
     def handle(*_):
-        save()
+        monkeypatch.setattr(model._trainer, "save_parameters", save)
         with pytest.raises(RuntimeError, match="in the middle of") as refusal:
             model.train_on_batch(X, y)
+        assert model._behind and model.parameters and not model._behind
         refused.append(refusal)
 
     monkeypatch.setattr(model._trainer, "save_parameters", lambda: signal.raise_signal(signal.SIGALRM))

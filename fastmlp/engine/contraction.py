@@ -2,8 +2,8 @@
 
 With the flag `contract` they fuse what they find worth it, and in a sum of two products either may be the one that is
 not rounded. ARM's looks at latencies: a loop's vectors and its rest had other bits for the same numbers. Here every sum
-with a product is fused, of two products with the first, and nothing else: the flag goes. But a product that is used
-twice is a value of its own, and rounded: x - x is 0.
+with a product is fused, of two products with the first, and no others: the flag goes from both. But a product that is
+used twice is a value of its own, and rounded: x - x is 0.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 from typing import NamedTuple
 
 _NAME = r'%(?:[-\w.$]+|"[^"]*")'
-_TYPE = r"(?:<\d+ x (?:float|double)>|float|double)"
+_TYPE = r"(?:<(?:vscale x )?\d+ x (?:float|double)>|float|double)"
 _OPERATION = re.compile(rf"^(\s+)({_NAME}) = (fmul|fadd|fsub|fneg) ((?:[a-z]+ )*?)({_TYPE}) (.*)$")
 _FUNCTION = re.compile(r"^define .*?^}$", re.M | re.S)
 _CONTRACT = re.compile(r"(= f(?:mul|add|sub|neg|div|rem|cmp) (?:[a-z]+ )*?)contract ")
@@ -61,7 +61,7 @@ def _in_function(text: str, types: set[str]) -> str:
         if m[3] == "fmul" and mentioned[name] == 2:
             products[name] = _Product(*_operands(m[6]), False)
     for name, m in operations.items():
-        of = products.get(m[6])
+        of = products.get(_operands(m[6])[0])
         if m[3] == "fneg" and of and mentioned[name] == 2:
             products[name] = of._replace(negative=not of.negative)
     for k, m in enumerate(found):
@@ -96,7 +96,7 @@ def _fused(m: re.Match, product: _Product, negative: bool, addend: str, negative
 
 
 def _operands(text: str) -> list[str]:
-    """The two of an operation, of which constants may have commas; what follows is metadata."""
+    """Those of an operation, two at most, of which constants may have commas; what follows is metadata."""
     parts, depth, start = [], 0, 0
     for k, letter in enumerate(text):
         depth += (letter in "<([{") - (letter in ">)]}")
@@ -110,5 +110,5 @@ def _intrinsic(kind: str) -> str:
     of = {"float": "f32", "double": "f64"}
     if kind in of:
         return f"llvm.fma.{of[kind]}"
-    lanes, _, item = kind.strip("<>").split()
-    return f"llvm.fma.v{lanes}{of[item]}"
+    *scalable, lanes, _, item = kind.strip("<>").split()
+    return f"llvm.fma.{'nx' if scalable else ''}v{lanes}{of[item]}"
