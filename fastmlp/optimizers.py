@@ -102,19 +102,20 @@ def _powers(base: float) -> np.ndarray:
     return np.multiply.accumulate(np.append(1.0, np.full(1024, base)))
 
 
-def power(base: float | np.ndarray, step: np.ndarray) -> np.ndarray:
-    """base^step for ascending whole steps, by multiplications: a library's powers have other last bits on other
-    machines. Of a schedule's numbers, an array, they are the library's.
+def power(base: float | np.ndarray, step: np.ndarray) -> np.ndarray | np.float64:
+    """base^step for ascending whole steps, a number for one step, by multiplications: a library's powers have other
+    last bits on other machines. Of a schedule's numbers, an array, they are the library's.
 
-    >>> power(0.5, np.array([1.0, 3.0, 1026.0]))[:2], power(0.999, np.array([5000.0])) - 0.999**5000 < 1e-16
-    (array([0.5  , 0.125]), array([ True]))
+    >>> power(0.5, np.array([1.0, 3.0])), float(power(0.5, np.array([2.0])))
+    (array([0.5  , 0.125]), 0.25)
     """
-    if np.ndim(base):
+    if isinstance(base, np.ndarray):
         return base**step
-    n, table = step.astype(np.int64), _powers(float(base))
+    n, last = int(step[0]) if len(step) == 1 else step.astype(np.int64), int(step[-1])
+    table = _powers(base)
     result = table[n & 1023]
-    while n[-1] > 1023:  # the largest
-        n, table = n >> 10, _powers(float(table[1024]))
+    while last > 1023:
+        n, last, table = n >> 10, last >> 10, _powers(float(table[1024]))
         result = result * table[n & 1023]
     return result
 

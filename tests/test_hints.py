@@ -53,6 +53,7 @@ def test_attributes_of_a_model():
         model.compile(optimizer="adam")
     with pytest.raises(AttributeError, match="'Sequential' object has no attribute 'other'"):
         _ = model.other
+    assert "fit" in dir(model) and not {"compile", "add", "score"} & set(dir(model))
     assert not hasattr(model, "predict_proba") and not hasattr(model, "other")
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert twin.layers == model.layers

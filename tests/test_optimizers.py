@@ -65,7 +65,7 @@ def test_powers_are_exact_but_for_rounding_and_do_not_depend_on_their_neighbours
         exact = [float(Fraction(base) ** int(n)) if n <= 5000 else base**n for n in steps]
         np.testing.assert_allclose(powers, exact, rtol=1e-9, atol=1e-15)
         np.testing.assert_allclose(powers[:3], exact[:3], rtol=4e-16)
-        assert powers.tolist() == [power(base, steps[k : k + 1])[0] for k in range(len(steps))]
+        assert powers.tolist() == [float(power(base, steps[k : k + 1])) for k in range(len(steps))]
     assert power(np.full(2, 0.5), steps[:2]).tolist() == [0.5, 0.25]
 
 
