@@ -63,7 +63,7 @@ def _nobody_reads(error: Exception) -> bool:
     if sys.platform != "win32" or getattr(error, "errno", None) != errno.EINVAL:
         return isinstance(error, BrokenPipeError)
     try:
-        sys.stdout.flush()
+        print(flush=True)  # what could not be written is forgotten: a flush alone says nothing
     except OSError:
         return True
     return False

@@ -377,9 +377,10 @@ def test_windows_says_that_an_argument_was_invalid_where_nobody_reads(monkeypatc
 
     invalid = OSError(errno.EINVAL, "Invalid argument")
     assert not cli._nobody_reads(invalid) and cli._nobody_reads(BrokenPipeError(errno.EPIPE, "Broken pipe"))
-    monkeypatch.setattr(cli, "sys", types.SimpleNamespace(platform="win32", stdout=io.StringIO()))
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(cli, "sys", types.SimpleNamespace(platform="win32"))
     assert not cli._nobody_reads(invalid) and not cli._nobody_reads(ValueError())  # of something else
-    monkeypatch.setattr(cli.sys, "stdout", Closed())
+    monkeypatch.setattr(sys, "stdout", Closed())
     assert cli._nobody_reads(invalid) and cli._nobody_reads(BrokenPipeError(errno.EPIPE, "Broken pipe"))
 
 
