@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import TypeVar
-
-T = TypeVar("T")
 
 _A_LAYER = "activations are layers: Dense(64), ReLU()"
 _WIDTH = "how many inputs there are follows from X, or from build(n_features)"
@@ -85,25 +82,6 @@ def hint(names, word: str) -> str | None:
     'loss and optimizer are arguments of `fit`'
     """
     return next((_WORDS[name][word] for name in names if word in _WORDS.get(name, ())), None)
-
-
-class _Absent:
-    """An attribute that there is not; a `__getattr__` would slow those down that there are."""
-
-    def __init__(self, owner: str, word: str):
-        self._text = f"{owner} has no attribute {word!r}: {hint([owner], word)}."
-
-    def __get__(self, instance, cls):
-        raise AttributeError(self._text)
-
-
-def hints_absent(cls: type[T]) -> type[T]:
-    """Let the error for an attribute that a class has not say what is meant. `hasattr` and `dir` see nothing of it."""
-    for word in _WORDS[cls.__name__]:
-        setattr(cls, word, _Absent(cls.__name__, word))
-    seen = cls.__dir__
-    cls.__dir__ = lambda self: [n for n in seen(self) if not isinstance(inspect.getattr_static(self, n, None), _Absent)]
-    return cls
 
 
 def _takes(cls: type, word: str) -> bool:

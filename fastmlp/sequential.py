@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from .augmentation import AUGMENTATIONS
 from .embedding import Embedding
 from .epochs import check_callbacks, run_epochs
 from .errors import DivergenceError, check_count, check_flag, unknown_name
-from .hints import hints_absent
+from .hints import hint
 from .history import History
 from .layers import (
     ActivityRegularization,
@@ -53,7 +53,6 @@ from .prediction import KEPT_BYTES, activity_penalties, first_units, input_gradi
 _ROWS = 4096  # that NumPy looks at together: what lies between the layers stays small
 
 
-@hints_absent
 class Sequential:
     """A network made of layers, one after the other; the last Dense gives the logits.
 
@@ -117,6 +116,14 @@ class Sequential:
         self.n_features = None
         self._stored: dict[str, np.ndarray] = {}
         self._turns: dict[Turn, None] = {}
+
+    if not TYPE_CHECKING:  # to type checkers there would be everything
+
+        def __getattr__(self, name: str):  # of what there is not
+            meant = None if hasattr(type(self), name) else hint(("Sequential",), name)
+            if meant:
+                raise AttributeError(f"Sequential has no attribute {name!r}: {meant}.")
+            return super().__getattribute__(name)  # raises what a property raised, too
 
     def __repr__(self):
         return f"Sequential({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"
