@@ -14,8 +14,7 @@ Declarations: `layers`, `normalization`, `augmentation`, `activations`, `losses`
 `CustomLoss`). Around a fit: `epochs`, `callbacks`, `backup`, `progress`, `history`; before and after it: `rate_test`,
 `diagnosis`. Files: `serialization` and `model_file` for models and `onnx_export` for other programs, `datasets`,
 `tables` and `preprocessing` for data, which the command line (`cli`, `commands`) uses. What an error says: `errors`,
-`hints`. Names below are imported on
-first use, so that `import fastmlp` costs nothing.
+`hints`. Names below are imported on first use, so that `import fastmlp` costs nothing.
 """
 
 import sys

@@ -7,7 +7,8 @@
   losses; `optimizer_kernels` follow a gradient at once, by the `rules`, and `update_kernels` when all gradients are
   there; `custom` makes those of a user's functions; `permutation` is the order of rows.
 - `elementary` has exp, tanh and log that vectorise, `ir` vector instructions as intrinsics.
-- `jit` compiles kernels one by one and keeps their machine code, `compiling` many at a time in several processes.
+- `jit` compiles kernels one by one and keeps their machine code, `compiling` many at a time in several processes;
+  `contraction` says which products and sums are fused multiply-adds.
 
 Only `jit`, when it has to compile, imports Numba.
 """
