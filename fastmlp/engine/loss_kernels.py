@@ -9,8 +9,9 @@ from .. import records as R
 from ..simd import ITEMSIZE, Simd
 from .elementary import INLINE, SCALAR, functions
 from .elementwise import compiled
-from .ir import atomic_store, float64_at, int64_at, items_at
+from .ir import atomic_store, clear_behind, float64_at, int64_at, items_at
 from .rows import AHEAD, copy_columns, data_row, prefetch_row
+from .sums import row_max, row_sum, sums_of_rows
 
 
 @njit(**INLINE)
@@ -31,8 +32,8 @@ def prefetch_target(y, n_bytes, weights, item, row):
 def softmax_kernel(codes: bool):
     """Softmax cross-entropy; targets are integer codes or rows of probabilities.
 
-    In passes over panels, whose rows are neighbours: the chains of additions of many rows run side by side, and the
-    exponentials and the logarithms are taken many at a time even where a row has two classes. With y summing to `mass`,
+    The exponentials are taken in passes over panels, whose rows are neighbours, and the logarithms at the end: many at
+    a time, even where a row has two classes. With y summing to `mass`,
     l = mass log(sum exp(z - top)) - sum y (z - top).
     """
 
@@ -40,6 +41,9 @@ def softmax_kernel(codes: bool):
         item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
         T, exp, log = getattr(np, dtype), functions(dtype).exp, functions("float64").log
         nothing = T(-1e4)  # exp of it is 0
+        row_top, row_totals = row_max(dtype, simd), sums_of_rows(dtype, simd, "x")
+        row_shifted = sums_of_rows(dtype, simd, "x", shifted=True)
+        row_mass, row_pick = row_sum(dtype, simd, "x"), row_sum(dtype, simd, "xw", shifted=True)
         lanes = min(simd.widths(dtype))  # divides the width of every panel: loops over so many need no tails
 
         def softmax(record, lo, hi, worker):
@@ -51,63 +55,46 @@ def softmax_kernel(codes: bool):
             Y, y_bytes, weights, labels = r[R.Y], 8 if codes else r[R.Y_STRIDE] * item, r[R.SW], int64_at(r[R.Y])
             losses, masses, picks = float64_at(r[R.ROW_LOSS]), float64_at(r[R.ROW_MASS]), float64_at(r[R.ROW_PICK])
             smoothing = T(float64_at(r[R.NUMBERS])[0])  # y becomes (1 - smoothing) y + smoothing mass / n_out
-            only_width = last if n_panels == 1 else panel_width  # of the first panel
+            last_panel, y_panel = n_panels - 1, panel_width * item  # a row of targets is in panels of one row
             tops = float64_at(r[R.ROW_DATA])  # then each row's share in its gradient
             sums = float64_at(r[R.ROW_DATA] + r[R.ROW_BYTES])
 
             for i in range(lo, hi):
-                tops[i] = np.float64(items(c + i * only_width * item)[0])
-            for j in range(n_panels):
-                width = panel_width if j < n_panels - 1 else last
-                columns = min(width, n_out - j * panel_width)
-                for i in range(lo, hi):
-                    z, top = items(c + j * c_panel + i * width * item), T(tops[i])
-                    for k in range(columns):
-                        top = z[k] if z[k] > top else top
-                    tops[i] = np.float64(top)
-
+                tops[i] = np.float64(row_top(c, i, c_panel, last_panel, last, n_out))
+            if smoothing != T(0):
+                row_shifted(sums, 1, c, 0, 0, c_panel, last_panel, last, tops, 0, n_out, lo, hi)
             for i in range(lo, min(lo + AHEAD, asked)):
                 prefetch_target(Y, y_bytes, weights, item, index[i])
             for i in range(lo, hi):
                 if i + AHEAD < asked:
                     prefetch_target(Y, y_bytes, weights, item, index[i + AHEAD])
-                masses[i] = picks[i] = losses[i] = sums[i] = 0.0
+                row, top = data_row(in_order, first_row, index, i), T(tops[i])
                 if codes:
-                    label = labels[data_row(in_order, first_row, index, i)]
-                    j = label // panel_width
-                    width = panel_width if j < n_panels - 1 else last
-                    z = items(c + j * c_panel + i * width * item)[label - j * panel_width]
-                    masses[i], picks[i] = 1.0, np.float64(z - T(tops[i]))
+                    j = labels[row] // panel_width
+                    width = panel_width if j < last_panel else last
+                    z = items(c + j * c_panel + i * width * item)[labels[row] - j * panel_width]
+                    masses[i], picks[i] = 1.0, np.float64(z - top)
+                else:
+                    y = Y + row * y_bytes
+                    masses[i] = row_mass(y, 0, 0, 0, y_panel, last_panel, 0, T(0), 0, n_out)
+                    picks[i] = row_pick(c, y, 0, i, c_panel, last_panel, last, top, 0, n_out)
 
-            for j in range(n_panels):  # exp(z - top), and what a row adds up
-                width = panel_width if j < n_panels - 1 else last
+            for j in range(n_panels):
+                width = panel_width if j < last_panel else last
                 columns, first = min(width, n_out - j * panel_width), c + j * c_panel + lo * width * item
                 for i in range(lo, hi):
                     z, top = items(c + j * c_panel + i * width * item), T(tops[i])
-                    for at in range(0, width, lanes):
-                        for k in range(lanes):
-                            z[at + k] = z[at + k] - top if at + k < columns else nothing
-                    if not codes:
-                        row = data_row(in_order, first_row, index, i)
-                        y = items(Y + row * y_bytes + j * panel_width * item)
-                        mass, pick = T(masses[i]), T(picks[i])
-                        for k in range(columns):
-                            mass += y[k]
-                            pick += y[k] * z[k]
-                        masses[i], picks[i] = np.float64(mass), np.float64(pick)
-                    if smoothing != T(0):
-                        total = T(sums[i])
-                        for k in range(columns):
-                            total += z[k]
-                        sums[i] = np.float64(total)
+                    if columns == panel_width:
+                        for k in range(panel_width):
+                            z[k] = z[k] - top
+                    else:
+                        for at in range(0, width, lanes):
+                            for k in range(lanes):
+                                z[at + k] = z[at + k] - top if at + k < columns else nothing
                 z = items(first)
                 for k in range((hi - lo) * width):
                     z[k] = exp(z[k])
-                for i in range(lo, hi):
-                    z, total = items(c + j * c_panel + i * width * item), T(losses[i])
-                    for k in range(columns):
-                        total += z[k]
-                    losses[i] = np.float64(total)
+            row_totals(losses, 1, c, 0, 0, c_panel, last_panel, last, tops, 0, n_out, lo, hi)
 
             for i in range(lo, hi):  # the gradient: weight (mass p - y)
                 weight = T(1) if weights == 0 else items(weights)[data_row(in_order, first_row, index, i)]
@@ -122,9 +109,13 @@ def softmax_kernel(codes: bool):
                     columns = min(width, n_out - j * panel_width)
                     for i in range(lo, hi):
                         z, share = items(c + j * c_panel + i * width * item), T(tops[i])
-                        for at in range(0, width, lanes):
-                            for k in range(lanes):
-                                z[at + k] = z[at + k] * share
+                        if width == panel_width:
+                            for k in range(panel_width):
+                                z[k] = z[k] * share
+                        else:
+                            for at in range(0, width, lanes):
+                                for k in range(lanes):
+                                    z[at + k] = z[at + k] * share
                         if smoothing != T(0):
                             floor = scale * T(masses[i]) * smoothing / T(n_out)
                             for k in range(columns):
@@ -168,13 +159,13 @@ def separable_kernel(declaration, compiled=compiled):
         item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
         T = getattr(np, dtype)
         term, slope = compiled(declaration.term, dtype), compiled(declaration.slope, dtype)
-        copy = copy_columns(dtype, dtype, simd)
+        copy, row_totals = copy_columns(dtype, dtype, simd), sums_of_rows(dtype, simd, "x")
+        clear = clear_behind(dtype, min(simd.widths(dtype)))
 
         @njit(**INLINE)
         def clear_padding(z, rows, columns, width):
             for i in range(rows):
-                for k in range(columns, width):
-                    z[i * width + k] = T(0)
+                clear(z + i * width * item, columns, width)
 
         def separable(record, lo, hi, worker):
             r, w = int64_at(record), int64_at(worker)
@@ -185,43 +176,45 @@ def separable_kernel(declaration, compiled=compiled):
             Y, y_bytes, weights = r[R.Y], r[R.Y_STRIDE] * item, r[R.SW]
             losses, numbers = float64_at(r[R.ROW_LOSS]), float64_at(r[R.NUMBERS])
             a, b = T(numbers[0]), T(numbers[1])
+            last_panel = n_panels - 1
+            n_last = n_out - last_panel * panel_width
+            if n_last < last:  # padding that is not 0 could overflow
+                at = last_panel * c_panel + lo * last * item
+                t = items(r[R.ROW_DATA] + at)
+                for k in range((hi - lo) * last):
+                    t[k] = T(0)
+                clear_padding(r[R.C] + at, hi - lo, n_last, last)
+            for i in range(lo, min(lo + AHEAD, asked)):
+                prefetch_target(Y, y_bytes, weights, item, index[i])
+            for i in range(lo, hi):
+                if i + AHEAD < asked:
+                    prefetch_target(Y, y_bytes, weights, item, index[i + AHEAD])
+                y, out = Y + data_row(in_order, first_row, index, i) * y_bytes, r[R.ROW_DATA]
+                for _ in range(last_panel):
+                    copy(y, out + i * panel_width * item, panel_width, 0, T(1), T(0))
+                    y, out = y + panel_width * item, out + c_panel
+                copy(y, out + i * last * item, n_last, 0, T(1), T(0))
             for j in range(n_panels):
-                width = panel_width if j < n_panels - 1 else last
+                width = panel_width if j < last_panel else last
                 columns = min(width, n_out - j * panel_width)
                 at, n = j * c_panel + lo * width * item, (hi - lo) * width
                 z, t = items(r[R.C] + at), items(r[R.ROW_DATA] + at)
-                if columns < width:  # padding that is not 0 could overflow
-                    for k in range(n):
-                        t[k] = T(0)
-                    clear_padding(z, hi - lo, columns, width)
-                y, out = Y + j * panel_width * item, r[R.ROW_DATA] + at
-                for i in range(lo, min(lo + AHEAD, asked)):
-                    prefetch_target(y, y_bytes, weights, item, index[i])
-                for i in range(lo, hi):
-                    if i + AHEAD < asked:
-                        prefetch_target(y, y_bytes, weights, item, index[i + AHEAD])
-                    row = data_row(in_order, first_row, index, i)
-                    copy(y + row * y_bytes, out + (i - lo) * width * item, columns, 0, T(1), T(0))
                 if r[R.WITH_GRADIENT] != 0:
                     for k in range(n):
                         zk, yk = z[k], t[k]
                         t[k] = term(zk, yk, a, b)
                         z[k] = scale * slope(zk, yk, a, b)
                     if columns < width:
-                        clear_padding(z, hi - lo, columns, width)
+                        clear_padding(r[R.C] + at, hi - lo, columns, width)
                 else:
                     for k in range(n):
                         t[k] = term(z[k], t[k], a, b)
-                for i in range(hi - lo):
-                    loss = 0.0 if j == 0 else losses[lo + i]
-                    for k in range(columns):
-                        loss += np.float64(t[i * width + k])
-                    losses[lo + i] = loss
                 if weights != 0 and r[R.WITH_GRADIENT] != 0:
                     for i in range(hi - lo):
                         weight = items(weights)[data_row(in_order, first_row, index, lo + i)]
                         for k in range(columns):
                             z[i * width + k] = weight * z[i * width + k]
+            row_totals(losses, 1, r[R.ROW_DATA], 0, 0, c_panel, last_panel, last, losses, 0, n_out, lo, hi)
             not_finite = 0
             for i in range(lo, hi):
                 if weights != 0:
@@ -288,15 +281,13 @@ def row_kernel(declaration):
 
 
 def sum_losses(dtype: str, simd: Simd):
-    """One unit: the rows' losses added in their order."""
+    """One unit: the sum of the rows' losses, of one row of so many columns."""
+    panel, row_total = simd.panel("float64"), row_sum("float64", simd, "x")
 
     def sum_losses(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
-        losses, out = float64_at(r[R.ROW_LOSS]), float64_at(w[R.STEP_LOSS])
+        n, out = w[R.ROWS], float64_at(w[R.STEP_LOSS])
         for _ in range(lo, hi):
-            total = 0.0
-            for i in range(w[R.ROWS]):
-                total += losses[i]
-            out[0] = total
+            out[0] = row_total(r[R.ROW_LOSS], 0, 0, 0, 8 * panel, (n - 1) // panel, 0, 0.0, 0, n)
 
     return sum_losses

@@ -1,8 +1,8 @@
 """Kernels of the normalisation layers: statistics of rows (in row phases) and of the batch (units of a tile phase).
 
 The gradient of the scale is left to `bias_gradient`: backward, da times the normed value takes the place of the normed
-value, and its sums over the rows are that gradient. Statistics add up in float64, in the order of columns or rows, so
-they depend neither on panels nor on who computes them.
+value, and its sums over the rows are that gradient. Statistics add up in float64, by `sums` or in the order of
+rows, so they depend neither on panels nor on who computes them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from numba import njit
 from .. import records as R
 from ..simd import ITEMSIZE, Simd
 from .elementary import INLINE
-from .ir import call, float64_at, int64_at, items_at
+from .ir import call, clear_behind, float64_at, int64_at, items_at
+from .sums import sums_of_columns, sums_of_rows
 
 
 def row_norm(dtype: str, simd: Simd):
@@ -23,81 +24,58 @@ def row_norm(dtype: str, simd: Simd):
     then the epilogue. Without CENTERED the mean counts as 0.
     """
     item, panel, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
+    row_totals, row_squares = sums_of_rows(dtype, simd, "x"), sums_of_rows(dtype, simd, "xx", shifted=True)
+    clear = clear_behind(dtype, min(simd.widths(dtype)))
 
     @njit(**INLINE)
-    def add_values(z, width, first, last, lo, hi, groups, means):
+    def finish(z, normed, out, weight, shift, width, first, last, lo, hi, groups, means, scales):
         for i in range(lo, hi):
-            row, total = items(z + i * width * item), means[i * groups]
-            for k in range(first, last):
-                total += np.float64(row[k])
-            means[i * groups] = total
-
-    @njit(**INLINE)
-    def center(z, normed, width, first, last, lo, hi, groups, means, squares):
-        for i in range(lo, hi):
-            row, out = items(z + i * width * item), items(normed + i * width * item)
-            mean, total = T(means[i * groups]), squares[i * groups]
-            for k in range(first, last):
-                d = row[k] - mean
-                out[k] = d
-                total += np.float64(d) * np.float64(d)
-            squares[i * groups] = total
-
-    @njit(**INLINE)
-    def scale_rows(normed, width, first, last, lo, hi, groups, scales):
-        for i in range(lo, hi):
-            out, scale = items(normed + i * width * item), T(scales[i * groups])
-            for k in range(first, last):
-                out[k] = out[k] * scale
+            at = i * width * item
+            row, x, c = items(z + at), items(normed + at), items(out + at)
+            mean, scale = T(means[i * groups]), T(scales[i * groups])
+            if shift != 0:
+                for k in range(first, last):
+                    value = (row[k] - mean) * scale
+                    x[k] = value
+                    c[k] = value * items(weight)[k] + items(shift)[k]
+            else:
+                for k in range(first, last):
+                    value = (row[k] - mean) * scale
+                    x[k] = value
+                    c[k] = value * items(weight)[k]
 
     def row_norm(record, lo, hi, worker):
         r = int64_at(record)
         n, groups, n_panels, stride = r[R.N_OUT], r[R.GROUPS], r[R.N_PANELS], r[R.C_PANEL_BYTES]
-        size, epsilon = n // groups, float64_at(record)[R.EPSILON]
+        size, epsilon, last_width = n // groups, float64_at(record)[R.EPSILON], r[R.LAST_WIDTH]
         for g in range(groups):
-            means, scales = (
-                float64_at(r[R.STATISTICS] + 8 * g),
-                float64_at(r[R.STATISTICS] + r[R.STATISTICS_BYTES] + 8 * g),
-            )
-            for i in range(lo, hi):
-                means[i * groups] = scales[i * groups] = 0.0
-            begin, end = g * size, (g + 1) * size
-            panels = range(begin // panel, (end - 1) // panel + 1)
+            at, begin, end = r[R.STATISTICS] + 8 * g, g * size, (g + 1) * size
+            means, scales = float64_at(at), float64_at(at + r[R.STATISTICS_BYTES])
             if r[R.CENTERED] != 0:
-                for j in panels:
-                    width = panel if j < n_panels - 1 else r[R.LAST_WIDTH]
-                    first, last = max(0, begin - j * panel), min(panel, end - j * panel)
-                    add_values(r[R.IN] + j * stride, width, first, last, lo, hi, groups, means)
-                for i in range(lo, hi):
-                    means[i * groups] /= size
-            for j in panels:
-                width = panel if j < n_panels - 1 else r[R.LAST_WIDTH]
-                first, last, at = max(0, begin - j * panel), min(panel, end - j * panel), j * stride
-                center(r[R.IN] + at, r[R.NORMED] + at, width, first, last, lo, hi, groups, means, scales)
+                row_totals(
+                    means, groups, r[R.IN], 0, 0, stride, n_panels - 1, last_width, means, begin, end, lo, hi
+                )  # fmt: skip
+            for i in range(lo, hi):
+                means[i * groups] = means[i * groups] / size if r[R.CENTERED] != 0 else 0.0
+            row_squares(scales, groups, r[R.IN], 0, 0, stride, n_panels - 1, last_width, means, begin, end, lo, hi)
             for i in range(lo, hi):
                 scales[i * groups] = 1 / math.sqrt(scales[i * groups] / size + epsilon)
-            for j in panels:
-                width = panel if j < n_panels - 1 else r[R.LAST_WIDTH]
-                first, last = max(0, begin - j * panel), min(panel, end - j * panel)
-                scale_rows(r[R.NORMED] + j * stride, width, first, last, lo, hi, groups, scales)
+            for j in range(begin // panel, (end - 1) // panel + 1):
+                width, at, columns = panel if j < n_panels - 1 else last_width, j * stride, j * panel
+                shift = r[R.SHIFT] + columns * item if r[R.SHIFT] != 0 else 0
+                finish(
+                    r[R.IN] + at, r[R.NORMED] + at, r[R.C] + at, r[R.W] + columns * item, shift, width,
+                    max(0, begin - columns), min(panel, end - columns), lo, hi, groups, means, scales,
+                )  # fmt: skip
         int64_at(worker)[R.EPILOGUE_NUMBER] = r[R.NUMBER]
         for j in range(n_panels):
-            width = panel if j < n_panels - 1 else r[R.LAST_WIDTH]
-            columns, scale = min(width, n - j * panel), items(r[R.W] + j * panel * item)
-            shift = items(r[R.SHIFT] + j * panel * item)
-            for i in range(lo, hi):
-                at = j * stride + i * width * item
-                normed, out = items(r[R.NORMED] + at), items(r[R.C] + at)
-                if r[R.SHIFT] != 0:
-                    for k in range(columns):
-                        out[k] = normed[k] * scale[k] + shift[k]
-                else:
-                    for k in range(columns):
-                        out[k] = normed[k] * scale[k]
-                for k in range(columns, width):
-                    normed[k] = out[k] = T(0)
+            width, columns = panel if j < n_panels - 1 else last_width, n - j * panel
+            at = j * stride + lo * width * item
+            if columns < width:
+                for i in range(hi - lo):
+                    clear(r[R.NORMED] + at + i * width * item, columns, width)
+                    clear(r[R.C] + at + i * width * item, columns, width)
             if r[R.EPILOGUE] != 0:
-                at = j * stride + lo * width * item
                 call(r[R.EPILOGUE], r[R.C] + at, r[R.OTHER] + at, (hi - lo) * width, worker)
 
     return row_norm
@@ -109,16 +87,8 @@ def row_norm_gradient(dtype: str, simd: Simd):
     """
     item, panel, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
 
-    @njit(**INLINE)
-    def add_products(da, normed, scale, width, first, last, lo, hi, groups, sums, products):
-        for i in range(lo, hi):
-            d, x = items(da + i * width * item), items(normed + i * width * item)
-            a, b = sums[i * groups], products[i * groups]
-            for k in range(first, last):
-                h = np.float64(d[k]) * np.float64(scale[k])
-                a += h
-                b += h * np.float64(x[k])
-            sums[i * groups], products[i * groups] = a, b
+    row_totals, row_products = sums_of_rows(dtype, simd, "xw"), sums_of_rows(dtype, simd, "xwy")
+    clear = clear_behind(dtype, min(simd.widths(dtype)))
 
     @njit(**INLINE)
     def finish(da, normed, dz, scale, width, first, last, lo, hi, groups, sums, products, scales):
@@ -133,38 +103,32 @@ def row_norm_gradient(dtype: str, simd: Simd):
     def row_norm_gradient(record, lo, hi, worker):
         r = int64_at(record)
         n, groups, n_panels, stride = r[R.N_OUT], r[R.GROUPS], r[R.N_PANELS], r[R.C_PANEL_BYTES]
-        size = n // groups
+        size, last_width = n // groups, r[R.LAST_WIDTH]
         for g in range(groups):
-            sums, scales = (
-                float64_at(r[R.STATISTICS] + 8 * g),
-                float64_at(r[R.STATISTICS] + r[R.STATISTICS_BYTES] + 8 * g),
-            )
-            products = float64_at(r[R.STATISTICS] + 2 * r[R.STATISTICS_BYTES] + 8 * g)
-            for i in range(lo, hi):
-                sums[i * groups] = products[i * groups] = 0.0
-            begin, end = g * size, (g + 1) * size
-            panels = range(begin // panel, (end - 1) // panel + 1)
-            for j in panels:
-                width, at = panel if j < n_panels - 1 else r[R.LAST_WIDTH], j * stride
-                first, last, scale = max(0, begin - j * panel), min(panel, end - j * panel), r[R.W] + j * panel * item
-                add_products(
-                    r[R.IN] + at, r[R.NORMED] + at, items(scale), width, first, last, lo, hi, groups, sums, products
-                )
+            at, begin, end = r[R.STATISTICS] + 8 * g, g * size, (g + 1) * size
+            sums, scales = float64_at(at), float64_at(at + r[R.STATISTICS_BYTES])
+            products = float64_at(at + 2 * r[R.STATISTICS_BYTES])
+            if r[R.CENTERED] != 0:
+                row_totals(
+                    sums, groups, r[R.IN], r[R.W], 0, stride, n_panels - 1, last_width, sums, begin, end, lo, hi
+                )  # fmt: skip
+            row_products(
+                products, groups, r[R.IN], r[R.W], r[R.NORMED], stride, n_panels - 1, last_width, sums,
+                begin, end, lo, hi,
+            )  # fmt: skip
             for i in range(lo, hi):
                 sums[i * groups] = sums[i * groups] / size if r[R.CENTERED] != 0 else 0.0
                 products[i * groups] /= size
-            for j in panels:
-                width, at = panel if j < n_panels - 1 else r[R.LAST_WIDTH], j * stride
-                first, last, scale = max(0, begin - j * panel), min(panel, end - j * panel), r[R.W] + j * panel * item
+            for j in range(begin // panel, (end - 1) // panel + 1):
+                width, at, columns = panel if j < n_panels - 1 else last_width, j * stride, j * panel
                 finish(
-                    r[R.IN] + at, r[R.NORMED] + at, r[R.C] + at, items(scale), width, first, last, lo, hi, groups,
-                    sums, products, scales,
+                    r[R.IN] + at, r[R.NORMED] + at, r[R.C] + at, items(r[R.W] + columns * item), width,
+                    max(0, begin - columns), min(panel, end - columns), lo, hi, groups, sums, products, scales,
                 )  # fmt: skip
-        width, j = r[R.LAST_WIDTH], n_panels - 1
+        columns, at = n - (n_panels - 1) * panel, (n_panels - 1) * stride
         for i in range(lo, hi):
-            x, out = items(r[R.NORMED] + j * stride + i * width * item), items(r[R.C] + j * stride + i * width * item)
-            for k in range(n - j * panel, width):
-                x[k] = out[k] = T(0)
+            clear(r[R.NORMED] + at + i * last_width * item, columns, last_width)
+            clear(r[R.C] + at + i * last_width * item, columns, last_width)
 
     return row_norm_gradient
 
@@ -174,6 +138,7 @@ def batch_norm(dtype: str, simd: Simd):
     C = scale normed + shift, then the epilogue. Keeps the means, the variances and 1 / sqrt(...) in STATISTICS.
     """
     item, panel, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
+    add_values, add_squares = sums_of_columns(dtype, simd, "values"), sums_of_columns(dtype, simd, "squares")
 
     def batch_norm(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
@@ -181,36 +146,24 @@ def batch_norm(dtype: str, simd: Simd):
         epsilon, bytes_ = float64_at(record)[R.EPSILON], r[R.STATISTICS_BYTES]
         w[R.EPILOGUE_NUMBER] = r[R.NUMBER]
         for j in range(lo, hi):
-            width = panel if j < n_panels - 1 else r[R.LAST_WIDTH]
+            width, x = panel if j < n_panels - 1 else r[R.LAST_WIDTH], r[R.IN] + j * stride
             at = r[R.STATISTICS] + j * panel * item
             means, variances, scales = items(at), items(at + bytes_), items(at + 2 * bytes_)
             weight, shift = items(r[R.W] + j * panel * item), items(r[R.SHIFT] + j * panel * item)
-            for k in range(width):
-                sums[k] = 0.0
-            for i in range(rows):
-                z = items(r[R.IN] + j * stride + i * width * item)
-                for k in range(width):
-                    sums[k] += np.float64(z[k])
+            add_values(w[R.SCRATCH], x, 0, 0, width, rows)
             for k in range(width):
                 means[k] = T(sums[k] / rows)
-                sums[k] = 0.0
-            for i in range(rows):
-                z = items(r[R.IN] + j * stride + i * width * item)
-                normed = items(r[R.NORMED] + j * stride + i * width * item)
-                for k in range(width):
-                    d = z[k] - means[k]
-                    normed[k] = d
-                    sums[k] += np.float64(d) * np.float64(d)
+            add_squares(w[R.SCRATCH], x, 0, at, width, rows)
             for k in range(width):
                 variances[k] = T(sums[k] / rows)
                 scales[k] = T(1 / math.sqrt(sums[k] / rows + epsilon))
             for i in range(rows):
-                normed = items(r[R.NORMED] + j * stride + i * width * item)
+                z, normed = items(x + i * width * item), items(r[R.NORMED] + j * stride + i * width * item)
                 out = items(r[R.C] + j * stride + i * width * item)
                 for k in range(width):
-                    x = normed[k] * scales[k]
-                    normed[k] = x
-                    out[k] = x * weight[k] + shift[k]
+                    value = (z[k] - means[k]) * scales[k]
+                    normed[k] = value
+                    out[k] = value * weight[k] + shift[k]
             if r[R.EPILOGUE] != 0:
                 call(r[R.EPILOGUE], r[R.C] + j * stride, r[R.OTHER] + j * stride, rows * width, worker)
 
@@ -222,33 +175,28 @@ def batch_norm_gradient(dtype: str, simd: Simd):
     becomes da normed.
     """
     item, panel, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
+    add_values, add_products = sums_of_columns(dtype, simd, "values"), sums_of_columns(dtype, simd, "products")
 
     def batch_norm_gradient(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
         rows, n_panels, stride, sums = w[R.ROWS], r[R.N_PANELS], r[R.C_PANEL_BYTES], float64_at(w[R.SCRATCH])
+        numbers = items(w[R.SCRATCH] + 16 * panel)  # one array: LLVM vectorises no loop that would compare many places
         for j in range(lo, hi):
             width = panel if j < n_panels - 1 else r[R.LAST_WIDTH]
-            products = float64_at(w[R.SCRATCH] + 8 * width)
             scales = items(r[R.STATISTICS] + 2 * r[R.STATISTICS_BYTES] + j * panel * item)
-            weight = items(r[R.W] + j * panel * item)
+            weight, da, normed = items(r[R.W] + j * panel * item), r[R.IN] + j * stride, r[R.NORMED] + j * stride
+            add_values(w[R.SCRATCH], da, 0, 0, width, rows)
+            add_products(w[R.SCRATCH] + 8 * panel, da, normed, 0, width, rows)
             for k in range(width):
-                sums[k] = products[k] = 0.0
+                numbers[k] = weight[k] * scales[k]
+                numbers[panel + k], numbers[2 * panel + k] = T(sums[k] / rows), T(sums[panel + k] / rows)
             for i in range(rows):
-                da = items(r[R.IN] + j * stride + i * width * item)
-                normed = items(r[R.NORMED] + j * stride + i * width * item)
+                at = i * width * item
+                d, x, out = items(da + at), items(normed + at), items(r[R.C] + j * stride + at)
                 for k in range(width):
-                    sums[k] += np.float64(da[k])
-                    products[k] += np.float64(da[k]) * np.float64(normed[k])
-            for k in range(width):
-                sums[k], products[k] = sums[k] / rows, products[k] / rows
-            for i in range(rows):
-                da = items(r[R.IN] + j * stride + i * width * item)
-                normed = items(r[R.NORMED] + j * stride + i * width * item)
-                out = items(r[R.C] + j * stride + i * width * item)
-                for k in range(width):
-                    d, x = da[k], normed[k]
-                    out[k] = weight[k] * scales[k] * (d - T(sums[k]) - x * T(products[k]))
-                    normed[k] = d * x
+                    dk, xk = d[k], x[k]
+                    out[k] = numbers[k] * (dk - numbers[panel + k] - xk * numbers[2 * panel + k])
+                    x[k] = dk * xk
 
     return batch_norm_gradient
 
