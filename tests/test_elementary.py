@@ -14,8 +14,8 @@ from fastmlp.engine.elementary import functions
 from fastmlp.engine.elementwise import compiled
 
 BOUNDS = {
-    "float32": {"exp": 1.25, "tanh": 5.25, "log": 1.0, "log1p_of_exp_minus_abs": 3.0, "expm1": 2.0},
-    "float64": {"exp": 1.25, "tanh": 3.0, "log": 1.0, "log1p_of_exp_minus_abs": 3.0, "expm1": 2.0},
+    "float32": {"exp": 1.25, "tanh": 5.25, "log": 1.0, "log1p_of_exp_minus_abs": 2.0, "expm1": 2.0},
+    "float64": {"exp": 1.25, "tanh": 3.0, "log": 1.0, "log1p_of_exp_minus_abs": 2.0, "expm1": 2.0},
 }
 REFERENCE = {
     "exp": np.exp,

@@ -27,7 +27,9 @@ def some(n, dtype, seed):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kind, shifted", [("x", False), ("xx", True), ("xw", True), ("xy", False), ("xwy", False)])
+@pytest.mark.parametrize(
+    "kind, shifted", [("x", False), ("|x|", False), ("xx", True), ("xw", True), ("xy", False), ("xwy", False)]
+)
 def test_row_sums_are_those_of_float64_for_any_panels(dtype, kind, shifted):
     bits = {}
     for simd in UNITS:
@@ -42,9 +44,8 @@ def test_row_sums_are_those_of_float64_for_any_panels(dtype, kind, shifted):
             shifts = np.linspace(-1, 1, 5).astype(dtype).astype(float)
             (x, stride, last_panel, last_width), y = in_panels(X, simd), in_panels(Y, simd)[0]
             centred = X - shifts.astype(dtype)[:, None] if shifted else X
-            terms = centred.astype(float)
-            for factor in kind[1:]:
-                terms = terms * {"x": terms, "w": w, "y": Y}[factor]
+            x64, xw = centred.astype(float), centred.astype(float) * w
+            terms = {"x": x64, "|x|": abs(x64), "xx": x64 * x64, "xw": xw, "xy": x64 * Y, "xwy": xw * Y}[kind]
             for first, last in ((0, n), (n // 3, n - n // 5)):
                 out, places = np.zeros(5), (x.ctypes.data, w.ctypes.data, y.ctypes.data)
                 run(out, *places, stride, last_panel, last_width, shifts, first, last)

@@ -11,16 +11,13 @@ from .elementary import INLINE
 from .ir import atomic_store, float64_at, int64_at, items_at
 from .loss_kernels import order_of_targets
 from .rows import data_row
+from .sums import row_sum
 
 
 def activity_penalty(dtype: str, simd: Simd):
-    """The rows' losses += weight (l1 sum |a| + l2 sum a^2), in float64: four sums, none of which waits for another."""
-    item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
-
-    @njit(**INLINE)
-    def cost(a, l1, l2):
-        value = np.float64(a)
-        return l1 * abs(value) + l2 * value * value
+    """The rows' losses += weight (l1 sum |a| + l2 sum a^2), in float64."""
+    items, nothing = items_at[dtype], getattr(np, dtype)(0)
+    row_sizes, row_squares = row_sum(dtype, simd, "|x|"), row_sum(dtype, simd, "xx")
 
     def activity_penalty(record, lo, hi, worker):
         r, w, factors = int64_at(record), int64_at(worker), float64_at(record)
@@ -30,19 +27,11 @@ def activity_penalty(dtype: str, simd: Simd):
         l1, l2 = factors[R.ACTIVITY_L1], factors[R.ACTIVITY_L2]
         not_finite = 0
         for i in range(lo, hi):
-            one, two, three, four = 0.0, 0.0, 0.0, 0.0
-            for j in range(n_panels):
-                width = panel_width if j < n_panels - 1 else last
-                a = items(r[R.C] + j * c_panel + i * width * item)
-                columns = min(width, n_out - j * panel_width)
-                for k in range(0, columns - 3, 4):
-                    one += cost(a[k], l1, l2)
-                    two += cost(a[k + 1], l1, l2)
-                    three += cost(a[k + 2], l1, l2)
-                    four += cost(a[k + 3], l1, l2)
-                for k in range(columns - columns % 4, columns):
-                    one += cost(a[k], l1, l2)
-            penalty = (one + two) + (three + four)
+            penalty = 0.0
+            if l1 != 0.0:
+                penalty += l1 * row_sizes(r[R.C], 0, 0, i, c_panel, n_panels - 1, last, nothing, 0, n_out)
+            if l2 != 0.0:
+                penalty += l2 * row_squares(r[R.C], 0, 0, i, c_panel, n_panels - 1, last, nothing, 0, n_out)
             if weights != 0:
                 penalty *= np.float64(items(weights)[data_row(in_order, first_row, index, i)])
             losses[i] += penalty

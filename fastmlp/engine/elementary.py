@@ -64,6 +64,8 @@ def functions(dtype: str) -> SimpleNamespace:
     least, most, tanh_most = T(least), T(most), T(tanh_most)
     taylor = tuple(T(1 / math.factorial(k)) for k in range(degree, 1, -1))  # highest first, down to r^2
     atanh = tuple(T(2 / (2 * k + 1)) for k in range(terms, 0, -1))  # highest first, down to 2/3 s^2
+    atanh_third = tuple(T(2 / (2 * k + 1)) for k in range(terms + terms // 3, 0, -1))  # the same, for |s| <= 1 / 3
+    middle_third = len(atanh_third) // 2
     erfcx, root_half = tuple(T(c) for c in _ERFCX[dtype]), T(math.sqrt(0.5))
     middle = len(erfcx) // 2
     most_rational, (numerator, denominator) = T(9.011), (tuple(T(c) for c in p) for p in _TANH)
@@ -151,11 +153,18 @@ def functions(dtype: str) -> SimpleNamespace:
 
     @njit(**SCALAR)
     def log1p_of_exp_minus_abs(x):
-        """log(1 + exp(-|x|)), the part of softplus that is not linear."""
+        """log(1 + exp(-|x|)), the part of softplus that is not linear: 2 atanh(s), s = e / (2 + e) <= 1 / 3."""
         e = exp(-abs(x))
-        u = one + e
-        d = u - one
-        return log(u) * (e / d) if d > zero else e
+        u = two + e
+        s = e / u
+        lost = s * (e - (u - two)) * (one - s)  # of 2 s, as u was rounded: 1 / u = (1 - s) / 2
+        s2 = s * s
+        p = atanh_third[0]
+        for k in range(1, middle_third):  # two loops, each short enough for LLVM to unroll
+            p = p * s2 + atanh_third[k]
+        for k in range(middle_third, len(atanh_third)):
+            p = p * s2 + atanh_third[k]
+        return s + s + (s * (s2 * p) - lost)
 
     @njit(**SCALAR)
     def sigmoid(x):

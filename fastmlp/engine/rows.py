@@ -105,30 +105,40 @@ def gather_kernel(source: str):
         least = min(simd.widths(dtype))
         clear = store_zeros(dtype, least)
 
+        @njit(**SCALAR)
+        def bring(x, out, i, n_whole, panel_bytes, n_last, last_width, scaling, scale, offset):
+            """A row at x into row i; the loops around it are the faster for being two."""
+            for _ in range(n_whole):
+                whole(x, out + i * panel_width * item, scaling, scale, offset)
+                x, out = x + panel_width * itemsize, out + panel_bytes
+            out += i * last_width * item
+            if n_last < last_width:
+                for k in range(0, last_width, least):
+                    clear(out + k * item)
+            copy(x, out, n_last, scaling, scale, offset)
+
         def gather(record, lo, hi, worker):
             r, w = int64_at(record), int64_at(worker)
             index, n, scaling = int64_at(w[R.INDEX]), r[R.N_FEATURES], r[R.SCALING]
             X, stride, C, first, in_order = r[R.X], r[R.X_STRIDE], r[R.C], w[R.FIRST], w[R.INDEX] == 0
-            n_bytes, asked = n * itemsize, lo if in_order else hi  # rows in order are seen coming
+            n_bytes = n * itemsize
             n_whole, panel_bytes, last_width = r[R.N_PANELS] - 1, r[R.C_PANEL_BYTES], r[R.LAST_WIDTH]
             n_last = n - n_whole * panel_width
             scale, offset = T(1), T(0)
             if scaling != 0:
                 scale, offset = T(float64_at(scaling)[0]), T(float64_at(scaling)[1])
-            for i in range(lo, min(lo + AHEAD, asked)):
-                prefetch_row(X + index[i] * stride, n_bytes)
-            for i in range(lo, hi):
-                if i + AHEAD < asked:
-                    prefetch_row(X + index[i + AHEAD] * stride, n_bytes)
-                x, out = X + data_row(in_order, first, index, i) * stride, C
-                for _ in range(n_whole):
-                    whole(x, out + i * panel_width * item, scaling, scale, offset)
-                    x, out = x + panel_width * itemsize, out + panel_bytes
-                out += i * last_width * item
-                if n_last < last_width:
-                    for k in range(0, last_width, least):
-                        clear(out + k * item)
-                copy(x, out, n_last, scaling, scale, offset)
+            if in_order:  # the processor sees the next rows coming
+                for i in range(lo, hi):
+                    x = X + (first + i) * stride
+                    bring(x, C, i, n_whole, panel_bytes, n_last, last_width, scaling, scale, offset)
+            else:
+                for i in range(lo, min(lo + AHEAD, hi)):
+                    prefetch_row(X + index[i] * stride, n_bytes)
+                for i in range(lo, hi):
+                    if i + AHEAD < hi:
+                        prefetch_row(X + index[i + AHEAD] * stride, n_bytes)
+                    x = X + index[i] * stride
+                    bring(x, C, i, n_whole, panel_bytes, n_last, last_width, scaling, scale, offset)
 
         return gather
 

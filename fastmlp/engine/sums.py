@@ -28,6 +28,7 @@ def _terms(kind: str):
     (a number for each column) and of y (a second matrix)."""
     numbers = {
         "x": lambda x, w, y: x,
+        "|x|": lambda x, w, y: abs(x),
         "xx": lambda x, w, y: x * x,
         "xw": lambda x, w, y: x * w,
         "xy": lambda x, w, y: x * y,
@@ -36,6 +37,7 @@ def _terms(kind: str):
     times = lambda b, x, y: b.fmul(x, y, flags=CONTRACT)  # noqa: E731
     vectors = {
         "x": lambda b, x, w, y: x,
+        "|x|": lambda b, x, w, y: b.select(b.fcmp_ordered("<", x, ir.Constant(x.type, None)), b.fneg(x), x),
         "xx": lambda b, x, w, y: times(b, x, x),
         "xw": lambda b, x, w, y: times(b, x, w()),
         "xy": lambda b, x, w, y: times(b, x, y()),
@@ -139,8 +141,8 @@ def _largest_of_blocks(dtype: str, panel: int):
 
 
 def row_sum(dtype: str, simd: Simd, kind: str, shifted: bool = False):
-    """A function that adds up a row's columns first..last - 1, in float64: x, x^2 ("xx"), x w ("xw"), x y ("xy")
-    or x w y ("xwy").
+    """A function that adds up a row's columns first..last - 1, in float64: x, |x|, x^2 ("xx"), x w ("xw"),
+    x y ("xy") or x w y ("xwy").
 
     x and y are addresses of matrices in panels, of which row `i` is meant, w of a row whose columns are neighbours;
     what the kind does not read may be 0. With `shifted`, x - shift takes the place of x, a number of the dtype.

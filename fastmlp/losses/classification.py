@@ -81,7 +81,8 @@ def cross_entropy_term(z, y, a, b):
 
 
 def cross_entropy_slope(z, y, a, b):
-    return sigmoid(z) - (y * (1.0 - a) + 0.5 * a)
+    e = exp(-abs(z))  # which the term has as well: the kernel takes it once
+    return where(z > 0.0, 1.0, e) / (1.0 + e) - (y * (1.0 - a) + 0.5 * a)
 
 
 @dataclass(frozen=True)
