@@ -99,6 +99,20 @@ def functions(dtype: str) -> SimpleNamespace:
     def where(condition, a, b):
         return a if condition else b
 
+    @device_function
+    def sum_of(x, n):
+        total = T(0)
+        for k in range(n):
+            total += x[k]
+        return total
+
+    @device_function
+    def max_of(x, n):
+        most = x[0]
+        for k in range(1, n):
+            most = x[k] if x[k] > most else most
+        return most
+
     return SimpleNamespace(
         exp=exp,
         expm1=expm1,
@@ -111,6 +125,8 @@ def functions(dtype: str) -> SimpleNamespace:
         sigmoid=sigmoid,
         maximum=maximum,
         where=where,
+        sum_of=sum_of,
+        max_of=max_of,
     )
 
 

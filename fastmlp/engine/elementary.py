@@ -192,6 +192,27 @@ def functions(dtype: str) -> SimpleNamespace:
     def where(condition, a, b):
         return a if condition else b
 
+    @njit(**INLINE)
+    def sum_of(x, n):
+        """Four sums, none of which waits for another."""
+        a, b, c, d, whole = zero, zero, zero, zero, n - n % 4
+        for k in range(0, whole, 4):
+            a, b, c, d = a + x[k], b + x[k + 1], c + x[k + 2], d + x[k + 3]
+        for k in range(whole, n):
+            a += x[k]
+        return (a + b) + (c + d)
+
+    @njit(**INLINE)
+    def max_of(x, n):
+        a, b, c, d, whole = x[0], x[0], x[0], x[0], n - n % 4
+        for k in range(0, whole, 4):
+            a, b = x[k] if x[k] > a else a, x[k + 1] if x[k + 1] > b else b
+            c, d = x[k + 2] if x[k + 2] > c else c, x[k + 3] if x[k + 3] > d else d
+        for k in range(whole, n):
+            a = x[k] if x[k] > a else a
+        a, c = b if b > a else a, d if d > c else c
+        return c if c > a else a
+
     return SimpleNamespace(
         exp=exp,
         expm1=expm1,
@@ -202,4 +223,6 @@ def functions(dtype: str) -> SimpleNamespace:
         sigmoid=sigmoid,
         maximum=maximum,
         where=where,
+        sum_of=sum_of,
+        max_of=max_of,
     )

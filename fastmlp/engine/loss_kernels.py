@@ -259,8 +259,10 @@ def row_kernel(declaration):
                         z[j * panel_width + k] = c[k]
                 y = items(Y + row * y_bytes)
                 loss = np.float64(weight) * np.float64(row_loss(z, y, g, n_out, numbers))
-                for k in range(n_out):  # a comparison can hide a NaN
-                    loss += np.float64(z[k] - z[k])
+                hidden = 0  # NaN, by a comparison
+                for k in range(n_out):
+                    hidden += 1 if z[k] - z[k] != T(0) else 0
+                loss = np.nan if hidden else loss
                 losses[i] = loss
                 not_finite += 1 if loss - loss != 0.0 else 0
                 if r[R.WITH_GRADIENT] != 0:

@@ -23,6 +23,16 @@ def sigmoid(z):
     return where(z >= 0, 1, e) / (1 + e)
 
 
+def sum_of(x, n):
+    """x[0] + ... + x[n - 1]. In a loop by itself it lets the loops around it be vectorised."""
+    return x[:n].sum(axis=0)
+
+
+def max_of(x, n):
+    """The largest of x[0] to x[n - 1]."""
+    return x[:n].max(axis=0)
+
+
 @dataclass(frozen=True)
 class Loss:
     """A loss of the last layer's logits; see `LOSSES`."""

@@ -12,7 +12,7 @@ from .. import configs
 from ..activations import log1p_of_exp_minus_abs
 from ..errors import check_range
 from ..layers import Softmax
-from .base import Loss, log_softmax, sigmoid
+from .base import Loss, log_softmax, max_of, sigmoid, sum_of
 
 
 @dataclass(frozen=True)
@@ -190,15 +190,16 @@ class Focal(Loss):
 
 
 def softmax_focal_row(z, y, g, n, numbers):
-    own, top, total = 0.0 * z[0], 0.0 * z[0] - 3e38, 0.0 * z[0]
     for k in range(n):
-        mine = y[0] == k
-        own, other = where(mine, z[k], own), where(mine, top, z[k])
-        top = where(other > top, other, top)
+        g[k] = where(y[0] == k, z[k], 0.0)
+    own = sum_of(g, n)
+    for k in range(n):
+        g[k] = where(y[0] == k, -3e38, z[k])
+    top = max_of(g, n)
     for k in range(n):
         mine = y[0] == k
         g[k] = where(mine, 0.0, exp(where(mine, 0.0, z[k] - top)))
-        total = total + g[k]
+    total = sum_of(g, n)
     m = own - top - log(total)
     tail = log1p_of_exp_minus_abs(m)
     plus, minus = maximum(m, 0.0) + tail, maximum(-m, 0.0) + tail  # softplus(m), softplus(-m)
@@ -264,10 +265,12 @@ class SoftmaxFocal(Loss):
 
 
 def ordinal_row(z, y, g, n, numbers):
-    total = 0.0 * z[0]
     for k in range(n):
         asked, above = where(y[0] >= k, 1.0, 0.0), where(y[0] > k, 1.0, 0.0)
-        total = total + asked * (maximum(where(above > 0.0, -z[k], z[k]), 0.0) + log1p_of_exp_minus_abs(z[k]))
+        g[k] = asked * (maximum(where(above > 0.0, -z[k], z[k]), 0.0) + log1p_of_exp_minus_abs(z[k]))
+    total = sum_of(g, n)
+    for k in range(n):
+        asked, above = where(y[0] >= k, 1.0, 0.0), where(y[0] > k, 1.0, 0.0)
         g[k] = asked * (sigmoid(z[k]) - above)
     return total
 
@@ -320,12 +323,15 @@ def hinge_row(z, y, g, n, numbers):
         total = maximum(1.0 - t * z[0], 0.0)
         g[0] = where(total > 0.0, -t, 0.0)
         return total
-    own, best, rival = 0.0 * z[0], 0.0 * z[0] - 3e38, 0.0 * z[0]
     for k in range(n):
-        mine = y[0] == k
-        own = where(mine, z[k], own)
-        better = where(mine, best, z[k]) > best
-        best, rival = where(better, z[k], best), where(better, 1.0 * k, rival)
+        g[k] = where(y[0] == k, z[k], 0.0)
+    own = sum_of(g, n)
+    for k in range(n):
+        g[k] = where(y[0] == k, -3e38, z[k])
+    best = max_of(g, n)
+    for k in range(n):
+        g[k] = where(g[k] == best, -1.0 * k, -1.0 * n)
+    rival = -max_of(g, n)  # the first, where several are best
     total = maximum(1.0 + best - own, 0.0)
     for k in range(n):
         g[k] = where(total > 0.0, where(rival == k, 1.0, 0.0) - where(y[0] == k, 1.0, 0.0), 0.0)
