@@ -14,6 +14,9 @@ from .. import records as R
 from ..simd import ITEMSIZE, Simd
 from .elementary import INLINE, functions
 from .ir import atomic_store, float64_at, int64_at, items_at
+from .sums import array_sum
+
+NARROW = 4  # columns, in one panel with every vector unit
 
 
 def collect(dtype: str, simd: Simd):
@@ -91,6 +94,7 @@ def contrastive(dtype: str, simd: Simd):
     item, items = ITEMSIZE[dtype], items_at[dtype]
     T, block = getattr(np, dtype), simd.panel(dtype) ** 2 // 2
     squared_distances, scale_gradient, add_difference = _parts(dtype, simd)
+    sum_terms, sum_differences = array_sum(dtype, simd), array_sum(dtype, simd, "xw", shifted=True)
 
     def contrastive(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
@@ -98,6 +102,7 @@ def contrastive(dtype: str, simd: Simd):
         labels, weights, losses = items(r[R.LABELS]), items(r[R.WEIGHTS]), float64_at(r[R.ROW_LOSS])
         margin = T(float64_at(r[R.NUMBERS])[0])
         terms, slopes = items(w[R.SCRATCH]), items(w[R.SCRATCH] + block * item)
+        columns, stride, n_out, width = r[R.COLUMNS], r[R.COLUMN_STRIDE], r[R.N_OUT], r[R.LAST_WIDTH]
         pairs = max(rows - 1, 1)
         not_finite = 0
         for i in range(lo, min(hi, rows)):
@@ -115,9 +120,15 @@ def contrastive(dtype: str, simd: Simd):
                     pull = -near / distance if distance > T(0) else T(0)
                     slopes[j] = (T(1) if alike else pull) * (weight + weights[start + j])
                     terms[j] = T(0.5) * (square if alike else near * near)
-                for j in range(n):
-                    total += np.float64(terms[j])
-                if r[R.WITH_GRADIENT] != 0:
+                total += sum_terms(w[R.SCRATCH], 0, T(0), n)
+                if r[R.WITH_GRADIENT] == 0:
+                    continue
+                if n_out <= NARROW:  # column by column: a pair has too few numbers for a vector
+                    g = items(r[R.DZ] + i * width * item)
+                    for k in range(n_out):
+                        z = columns + k * stride * item
+                        g[k] -= T(sum_differences(z + start * item, w[R.SCRATCH] + block * item, items(z)[i], n))
+                else:
                     for j in range(n):
                         if slopes[j] != T(0):
                             add_difference(record, i, start + j, slopes[j])
@@ -133,30 +144,45 @@ def contrastive(dtype: str, simd: Simd):
 
 def triplet_choose(dtype: str, simd: Simd):
     """Row i as the anchor: its farthest row of the same label, its nearest of another, and its loss."""
-    items = items_at[dtype]
-    T, block = getattr(np, dtype), simd.panel(dtype) ** 2
+    item, items = ITEMSIZE[dtype], items_at[dtype]
+    T, block, most = getattr(np, dtype), simd.panel(dtype) ** 2 // 2, np.finfo(dtype).max
     squared_distances, _, _ = _parts(dtype, simd)
+    max_of = functions(dtype).max_of
+
+    @njit(**INLINE)
+    def first_of(x, value, n):
+        j = 0
+        while j < n - 1 and x[j] != value:
+            j += 1
+        return j
 
     def triplet_choose(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
         rows, scale = w[R.ROWS], T(float64_at(w[R.SCALARS])[R.SCALE])
         labels, weights, losses = items(r[R.LABELS]), items(r[R.WEIGHTS]), float64_at(r[R.ROW_LOSS])
         margin = T(float64_at(r[R.NUMBERS])[0])
-        d, chosen, slopes = items(w[R.SCRATCH]), int64_at(r[R.CHOSEN]), items(r[R.SLOPES])
+        d, alike = items(w[R.SCRATCH]), items(w[R.SCRATCH] + block * item)
+        chosen, slopes = int64_at(r[R.CHOSEN]), items(r[R.SLOPES])
         not_finite = 0
         for i in range(lo, min(hi, rows)):
-            label, bad, positive, negative = labels[i], T(0), -1, -1
-            farthest = nearest = T(0)
+            label, hidden, positive, negative = labels[i], 0, -1, -1
+            farthest, nearest = T(-1), T(most)
             for start in range(0, rows, block):
                 n = min(block, rows - start)
                 squared_distances(record, i, start, n, w[R.SCRATCH])
                 for j in range(n):
-                    bad += d[j] - d[j]  # NaN, which a comparison hides
-                    if labels[start + j] != label:
-                        if negative < 0 or d[j] < nearest:
-                            nearest, negative = d[j], start + j
-                    elif start + j != i and (positive < 0 or d[j] > farthest):
-                        farthest, positive = d[j], start + j
+                    hidden += 1 if d[j] - d[j] != T(0) else 0  # NaN, which a comparison hides
+                for j in range(n):  # d: minus the distances to others, of which the largest is the nearest
+                    same, dj = labels[start + j] == label, d[j]
+                    alike[j] = dj if same else T(-1)
+                    d[j] = T(-most) if same else -dj
+                if start <= i < start + n:
+                    alike[i - start] = T(-1)
+                far, near = max_of(alike, n), max_of(d, n)
+                if far > farthest:
+                    farthest, positive = far, start + first_of(alike, far, n)
+                if -near < nearest:
+                    nearest, negative = -near, start + first_of(d, near, n)
             far, near = np.sqrt(farthest), np.sqrt(nearest)
             loss = margin + far - near
             if positive < 0 or negative < 0 or loss <= T(0):
@@ -165,7 +191,7 @@ def triplet_choose(dtype: str, simd: Simd):
             chosen[2 * i], chosen[2 * i + 1] = positive, negative
             slopes[2 * i] = weight / far if far > T(0) else T(0)
             slopes[2 * i + 1] = -weight / near if near > T(0) else T(0)
-            losses[i] = np.float64(weights[i]) * np.float64(loss + bad)
+            losses[i] = np.nan if hidden else np.float64(weights[i]) * np.float64(loss)
             not_finite += 1 if losses[i] - losses[i] != 0.0 else 0
         if not_finite:
             atomic_store(w[R.CONTROL] + 8 * R.NOT_FINITE, 1)
@@ -198,7 +224,7 @@ def ranknet(dtype: str, simd: Simd):
     """Row i with all rows of its query, which lie around it: half of each pair's loss, and its own g_i."""
     item, items = ITEMSIZE[dtype], items_at[dtype]
     T, block, exp = getattr(np, dtype), simd.panel(dtype) ** 2 // 2, functions(dtype).exp
-    log1p_of_exp_minus_abs = functions(dtype).log1p_of_exp_minus_abs
+    log1p_of_exp_minus_abs, sum_of = functions(dtype).log1p_of_exp_minus_abs, array_sum(dtype, simd)
 
     def ranknet(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
@@ -223,9 +249,8 @@ def ranknet(dtype: str, simd: Simd):
                     e = exp(-abs(x))
                     terms[j] = abs(sign) * ((x if x > T(0) else T(0)) + log1p_of_exp_minus_abs(x))
                     slopes[j] = -sign * (e if x < T(0) else T(1)) / (T(1) + e)
-                for j in range(n):
-                    total += np.float64(terms[j])
-                    slope += np.float64(slopes[j])
+                total += sum_of(w[R.SCRATCH], 0, T(0), n)
+                slope += sum_of(w[R.SCRATCH] + block * item, 0, T(0), n)
             losses[i] = 0.5 * np.float64(weights[i]) * total + np.float64(own - own)  # NaN too where a row has no pairs
             not_finite += 1 if losses[i] - losses[i] != 0.0 else 0
             if r[R.WITH_GRADIENT] != 0:

@@ -11,7 +11,7 @@ from .elementary import INLINE, SCALAR, functions
 from .elementwise import compiled
 from .ir import atomic_store, clear_behind, float64_at, int64_at, items_at
 from .rows import AHEAD, copy_columns, data_row, prefetch_row
-from .sums import row_max, row_sum, sums_of_rows
+from .sums import array_sum, row_max, row_sum, sums_of_rows
 
 
 @njit(**INLINE)
@@ -43,7 +43,7 @@ def softmax_kernel(codes: bool):
         nothing = T(-1e4)  # exp of it is 0
         row_top, row_totals = row_max(dtype, simd), sums_of_rows(dtype, simd, "x")
         row_shifted = sums_of_rows(dtype, simd, "x", shifted=True)
-        row_mass, row_pick = row_sum(dtype, simd, "x"), row_sum(dtype, simd, "xw", shifted=True)
+        row_mass, row_pick = array_sum(dtype, simd), row_sum(dtype, simd, "xw", shifted=True)
         lanes = min(simd.widths(dtype))  # divides the width of every panel: loops over so many need no tails
 
         def softmax(record, lo, hi, worker):
@@ -55,7 +55,7 @@ def softmax_kernel(codes: bool):
             Y, y_bytes, weights, labels = r[R.Y], 8 if codes else r[R.Y_STRIDE] * item, r[R.SW], int64_at(r[R.Y])
             losses, masses, picks = float64_at(r[R.ROW_LOSS]), float64_at(r[R.ROW_MASS]), float64_at(r[R.ROW_PICK])
             smoothing = T(float64_at(r[R.NUMBERS])[0])  # y becomes (1 - smoothing) y + smoothing mass / n_out
-            last_panel, y_panel = n_panels - 1, panel_width * item  # a row of targets is in panels of one row
+            last_panel = n_panels - 1
             tops = float64_at(r[R.ROW_DATA])  # then each row's share in its gradient
             sums = float64_at(r[R.ROW_DATA] + r[R.ROW_BYTES])
 
@@ -76,7 +76,7 @@ def softmax_kernel(codes: bool):
                     masses[i], picks[i] = 1.0, np.float64(z - top)
                 else:
                     y = Y + row * y_bytes
-                    masses[i] = row_mass(y, 0, 0, 0, y_panel, last_panel, 0, T(0), 0, n_out)
+                    masses[i] = row_mass(y, 0, T(0), n_out)
                     picks[i] = row_pick(c, y, 0, i, c_panel, last_panel, last, top, 0, n_out)
 
             for j in range(n_panels):
@@ -283,13 +283,12 @@ def row_kernel(declaration):
 
 
 def sum_losses(dtype: str, simd: Simd):
-    """One unit: the sum of the rows' losses, of one row of so many columns."""
-    panel, row_total = simd.panel("float64"), row_sum("float64", simd, "x")
+    """One unit: the sum of the rows' losses."""
+    total = array_sum("float64", simd)
 
     def sum_losses(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
-        n, out = w[R.ROWS], float64_at(w[R.STEP_LOSS])
         for _ in range(lo, hi):
-            out[0] = row_total(r[R.ROW_LOSS], 0, 0, 0, 8 * panel, (n - 1) // panel, 0, 0.0, 0, n)
+            float64_at(w[R.STEP_LOSS])[0] = total(r[R.ROW_LOSS], 0, 0.0, w[R.ROWS])
 
     return sum_losses

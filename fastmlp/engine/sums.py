@@ -184,6 +184,18 @@ def row_sum(dtype: str, simd: Simd, kind: str, shifted: bool = False):
     return total
 
 
+def array_sum(dtype: str, simd: Simd, kind: str = "x", shifted: bool = False):
+    """`row_sum` of n numbers that are neighbours, at the addresses x and w: total(x, w, shift, n)."""
+    panel, total = simd.panel(dtype), row_sum(dtype, simd, kind, shifted)
+    panel_bytes = panel * ITEMSIZE[dtype]
+
+    @njit(**INLINE)
+    def array_total(x, w, shift, n):
+        return total(x, w, 0, 0, panel_bytes, (n - 1) // panel, 0, shift, 0, n)
+
+    return array_total
+
+
 def sums_of_rows(dtype: str, simd: Simd, kind: str, shifted: bool = False):
     """A function that writes `row_sum` of rows lo..hi - 1 to out[i * step], less shifts[i * step] with `shifted`.
 
