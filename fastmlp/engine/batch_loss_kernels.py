@@ -13,7 +13,7 @@ from numba import njit
 from .. import records as R
 from ..simd import ITEMSIZE, Simd
 from .elementary import INLINE, functions
-from .ir import atomic_store, float64_at, int64_at, items_at
+from .ir import atomic_store, float64_at, int64_at, items_at, squares_of_differences, sum_of_differences
 from .sums import array_sum
 
 NARROW = 4  # columns, in one panel with every vector unit
@@ -48,21 +48,23 @@ def collect(dtype: str, simd: Simd):
 def _parts(dtype: str, simd: Simd):
     """What the kernels below are made of."""
     item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
-    T = getattr(np, dtype)
+    T, lanes = getattr(np, dtype), simd.vector_bytes // item
+    least = min(simd.widths(dtype))
+    with_two, with_one, with_part = (sum_of_differences(dtype, *size) for size in ((2, lanes), (1, lanes), (1, least)))
+    of_four, of_one, of_number = (squares_of_differences(dtype, *size) for size in ((4, lanes), (1, lanes), (1, 1)))
 
     @njit(**INLINE)
     def squared_distances(record, i, start, n, target):
         """target[j] = |z_i - z_{start + j}|^2, for j up to n."""
-        r, d = int64_at(record), items(target)
-        stride = r[R.COLUMN_STRIDE]
-        for j in range(n):
-            d[j] = T(0)
-        for k in range(r[R.N_OUT]):
-            z = items(r[R.COLUMNS] + (k * stride + start) * item)
-            own = items(r[R.COLUMNS])[k * stride + i]
-            for j in range(n):
-                e = own - z[j]
-                d[j] += e * e
+        r = int64_at(record)
+        x, others, stride = r[R.COLUMNS] + i * item, r[R.COLUMNS] + start * item, r[R.COLUMN_STRIDE] * item
+        whole, some = n - n % (4 * lanes), n - n % lanes
+        for j in range(0, whole, 4 * lanes):
+            of_four(x, others + j * item, stride, r[R.N_OUT], target + j * item)
+        for j in range(whole, some, lanes):
+            of_one(x, others + j * item, stride, r[R.N_OUT], target + j * item)
+        for j in range(some, n):
+            of_number(x, others + j * item, stride, r[R.N_OUT], target + j * item)
 
     @njit(**INLINE)
     def scale_gradient(record, i, factor):
@@ -73,6 +75,23 @@ def _parts(dtype: str, simd: Simd):
             g = items(r[R.DZ] + j * r[R.C_PANEL_BYTES] + i * width * item)
             for k in range(width):
                 g[k] = T(0) if factor == T(0) else g[k] * factor
+
+    @njit(**INLINE)
+    def add_differences(record, i, start, n, factors):
+        """g_i += sum_j factor_j (z_i - z_{start + j}), for j up to n; padding is 0 in all of them."""
+        r = int64_at(record)
+        for j in range(r[R.N_PANELS]):
+            width = panel_width if j < r[R.N_PANELS] - 1 else r[R.LAST_WIDTH]
+            g, z = r[R.DZ] + j * r[R.C_PANEL_BYTES], r[R.C] + j * r[R.C_PANEL_BYTES]
+            row_bytes, one = width * item, i * width * item
+            g, own, others = g + one, z + one, z + start * row_bytes
+            if width == panel_width:
+                with_two(factors, own, others, row_bytes, n, g)
+            elif width == lanes:
+                with_one(factors, own, others, row_bytes, n, g)
+            else:
+                for at in range(0, row_bytes, least * item):
+                    with_part(factors, own + at, others + at, row_bytes, n, g + at)
 
     @njit(**INLINE)
     def add_difference(record, i, other, c):
@@ -86,14 +105,14 @@ def _parts(dtype: str, simd: Simd):
             for k in range(min(width, r[R.N_OUT] - j * panel_width)):
                 g[k] += c * (z[k] - u[k])
 
-    return squared_distances, scale_gradient, add_difference
+    return squared_distances, scale_gradient, add_differences, add_difference
 
 
 def contrastive(dtype: str, simd: Simd):
     """Row i: l_i over all pairs (i, j), and g_i = scale / (n - 1) sum_j (w_i + w_j) dl(i, j) / dz_i."""
     item, items = ITEMSIZE[dtype], items_at[dtype]
     T, block = getattr(np, dtype), simd.panel(dtype) ** 2 // 2
-    squared_distances, scale_gradient, add_difference = _parts(dtype, simd)
+    squared_distances, scale_gradient, add_differences, _ = _parts(dtype, simd)
     sum_terms, sum_differences = array_sum(dtype, simd), array_sum(dtype, simd, "xw", shifted=True)
 
     def contrastive(record, lo, hi, worker):
@@ -129,9 +148,7 @@ def contrastive(dtype: str, simd: Simd):
                         z = columns + k * stride * item
                         g[k] -= T(sum_differences(z + start * item, w[R.SCRATCH] + block * item, items(z)[i], n))
                 else:
-                    for j in range(n):
-                        if slopes[j] != T(0):
-                            add_difference(record, i, start + j, slopes[j])
+                    add_differences(record, i, start, n, w[R.SCRATCH] + block * item)
             if r[R.WITH_GRADIENT] != 0:
                 scale_gradient(record, i, scale / T(pairs))
             losses[i] = np.float64(weight) * total / pairs
@@ -146,7 +163,7 @@ def triplet_choose(dtype: str, simd: Simd):
     """Row i as the anchor: its farthest row of the same label, its nearest of another, and its loss."""
     item, items = ITEMSIZE[dtype], items_at[dtype]
     T, block, most = getattr(np, dtype), simd.panel(dtype) ** 2 // 2, np.finfo(dtype).max
-    squared_distances, _, _ = _parts(dtype, simd)
+    squared_distances, _, _, _ = _parts(dtype, simd)
     max_of = functions(dtype).max_of
 
     @njit(**INLINE)
@@ -203,7 +220,7 @@ def triplet_gradient(dtype: str, simd: Simd):
     """Row i: g_i as the anchor, and as what other anchors chose, in the order of the rows."""
     items = items_at[dtype]
     T = getattr(np, dtype)
-    _, scale_gradient, add_difference = _parts(dtype, simd)
+    _, scale_gradient, _, add_difference = _parts(dtype, simd)
 
     def triplet_gradient(record, lo, hi, worker):
         r, rows = int64_at(record), int64_at(worker)[R.ROWS]

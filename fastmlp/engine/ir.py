@@ -514,6 +514,61 @@ def sum_of_rows(dtype: str, vectors: int, lanes: int):
     return sum_rows
 
 
+def squares_of_differences(dtype: str, vectors: int, lanes: int):
+    """out[j] = sum_k (x_k - B[k, j])^2 for j < vectors * lanes, k < depth: each a chain of FMAs over k, in registers.
+
+    Row k of B is `row_bytes` behind row k - 1, as are x_k and x_{k-1}.
+    """
+    item = SCALAR[dtype][2]
+
+    @intrinsic
+    def squares(typingctx, x, b, row_bytes, depth, out):
+        def codegen(context, builder, sig, args):
+            x, b, row_bytes, depth, out = args
+            v = Vectors(builder, dtype, lanes)
+            ((*sums,),) = _accumulators(v, 1, vectors, None)
+            with cgutils.for_range(builder, depth) as loop:
+                at = builder.mul(loop.index, row_bytes)
+                own, row = v.broadcast(builder.add(x, at)), builder.add(b, at)
+                for j in range(vectors):
+                    difference = builder.fsub(own, v.load(builder.add(row, _i64(j * lanes * item))))
+                    builder.store(v.fma(difference, difference, builder.load(sums[j])), sums[j])
+            for j in range(vectors):
+                v.store(builder.load(sums[j]), builder.add(out, _i64(j * lanes * item)))
+            return context.get_dummy_value()
+
+        return types.void(*[IP] * 5), codegen
+
+    return squares
+
+
+def sum_of_differences(dtype: str, vectors: int, lanes: int):
+    """c += sum_j s_j (x - B[j, :]) for n rows of B, `row_bytes` apart, of vectors * lanes columns, in registers."""
+    item = SCALAR[dtype][2]
+
+    @intrinsic
+    def differences(typingctx, s, x, b, row_bytes, n, c):
+        def codegen(context, builder, sig, args):
+            s, x, b, row_bytes, n, c = args
+            v = Vectors(builder, dtype, lanes)
+            places = [_i64(j * lanes * item) for j in range(vectors)]
+            own = [v.load(builder.add(x, place)) for place in places]
+            sums = [cgutils.alloca_once_value(builder, v.load(builder.add(c, place))) for place in places]
+            with cgutils.for_range(builder, n) as loop:
+                factor = v.broadcast(builder.add(s, builder.mul(loop.index, _i64(item))))
+                row = builder.add(b, builder.mul(loop.index, row_bytes))
+                for mine, place, total in zip(own, places, sums, strict=True):
+                    difference = builder.fsub(mine, v.load(builder.add(row, place)))
+                    builder.store(v.fma(factor, difference, builder.load(total)), total)
+            for place, total in zip(places, sums, strict=True):
+                v.store(builder.load(total), builder.add(c, place))
+            return context.get_dummy_value()
+
+        return types.void(*[IP] * 6), codegen
+
+    return differences
+
+
 def _accumulators(v: Vectors, rows: int, vectors: int, init):
     """Registers that start from the row at `init` (an address, or 0 for zeros), the same for every row of the tile."""
     acc = [[cgutils.alloca_once_value(v.b, v.zeros) for _ in range(vectors)] for _ in range(rows)]
