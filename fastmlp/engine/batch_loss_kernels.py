@@ -17,6 +17,8 @@ from .ir import atomic_store, float64_at, int64_at, items_at, squares_of_differe
 from .sums import array_sum
 
 NARROW = 4  # columns, in one panel with every vector unit
+WIDE = 16  # columns: then fewer rows at once lie in a first-level cache
+BLOCK = 256  # rows whose distances are taken at once: as many with every vector unit, for sums are of a block
 
 
 def collect(dtype: str, simd: Simd):
@@ -111,7 +113,7 @@ def _parts(dtype: str, simd: Simd):
 def contrastive(dtype: str, simd: Simd):
     """Row i: l_i over all pairs (i, j), and g_i = scale / (n - 1) sum_j (w_i + w_j) dl(i, j) / dz_i."""
     item, items = ITEMSIZE[dtype], items_at[dtype]
-    T, block = getattr(np, dtype), simd.panel(dtype) ** 2 // 2
+    T = getattr(np, dtype)
     squared_distances, scale_gradient, add_differences, _ = _parts(dtype, simd)
     sum_terms, sum_differences = array_sum(dtype, simd), array_sum(dtype, simd, "xw", shifted=True)
 
@@ -120,16 +122,18 @@ def contrastive(dtype: str, simd: Simd):
         rows, scale = w[R.ROWS], T(float64_at(w[R.SCALARS])[R.SCALE])
         labels, weights, losses = items(r[R.LABELS]), items(r[R.WEIGHTS]), float64_at(r[R.ROW_LOSS])
         margin = T(float64_at(r[R.NUMBERS])[0])
-        terms, slopes = items(w[R.SCRATCH]), items(w[R.SCRATCH] + block * item)
+        terms, slopes = items(w[R.SCRATCH]), items(w[R.SCRATCH] + BLOCK * item)
         columns, stride, n_out, width = r[R.COLUMNS], r[R.COLUMN_STRIDE], r[R.N_OUT], r[R.LAST_WIDTH]
-        pairs = max(rows - 1, 1)
-        not_finite = 0
-        for i in range(lo, min(hi, rows)):
-            total, label, weight = 0.0, labels[i], weights[i]
+        pairs, block = max(rows - 1, 1), BLOCK if n_out <= WIDE else BLOCK // 4
+        end = min(hi, rows)
+        for i in range(lo, end):
+            losses[i] = 0.0
             if r[R.WITH_GRADIENT] != 0:
                 scale_gradient(record, i, T(0))
-            for start in range(0, rows, block):
-                n = min(block, rows - start)
+        for start in range(0, rows, block):  # which stays in the cache for all rows of this unit
+            n = min(block, rows - start)
+            for i in range(lo, end):
+                label, weight = labels[i], weights[i]
                 squared_distances(record, i, start, n, w[R.SCRATCH])
                 for j in range(n):
                     square, alike = terms[j], labels[start + j] == label
@@ -139,19 +143,21 @@ def contrastive(dtype: str, simd: Simd):
                     pull = -near / distance if distance > T(0) else T(0)
                     slopes[j] = (T(1) if alike else pull) * (weight + weights[start + j])
                     terms[j] = T(0.5) * (square if alike else near * near)
-                total += sum_terms(w[R.SCRATCH], 0, T(0), n)
+                losses[i] += sum_terms(w[R.SCRATCH], 0, T(0), n)
                 if r[R.WITH_GRADIENT] == 0:
                     continue
                 if n_out <= NARROW:  # column by column: a pair has too few numbers for a vector
                     g = items(r[R.DZ] + i * width * item)
                     for k in range(n_out):
                         z = columns + k * stride * item
-                        g[k] -= T(sum_differences(z + start * item, w[R.SCRATCH] + block * item, items(z)[i], n))
+                        g[k] -= T(sum_differences(z + start * item, w[R.SCRATCH] + BLOCK * item, items(z)[i], n))
                 else:
-                    add_differences(record, i, start, n, w[R.SCRATCH] + block * item)
+                    add_differences(record, i, start, n, w[R.SCRATCH] + BLOCK * item)
+        not_finite = 0
+        for i in range(lo, end):
             if r[R.WITH_GRADIENT] != 0:
                 scale_gradient(record, i, scale / T(pairs))
-            losses[i] = np.float64(weight) * total / pairs
+            losses[i] = np.float64(weights[i]) * losses[i] / pairs
             not_finite += 1 if losses[i] - losses[i] != 0.0 else 0
         if not_finite:
             atomic_store(w[R.CONTROL] + 8 * R.NOT_FINITE, 1)
@@ -162,7 +168,7 @@ def contrastive(dtype: str, simd: Simd):
 def triplet_choose(dtype: str, simd: Simd):
     """Row i as the anchor: its farthest row of the same label, its nearest of another, and its loss."""
     item, items = ITEMSIZE[dtype], items_at[dtype]
-    T, block, most = getattr(np, dtype), simd.panel(dtype) ** 2 // 2, np.finfo(dtype).max
+    T, most = getattr(np, dtype), np.finfo(dtype).max
     squared_distances, _, _, _ = _parts(dtype, simd)
     max_of = functions(dtype).max_of
 
@@ -178,17 +184,22 @@ def triplet_choose(dtype: str, simd: Simd):
         rows, scale = w[R.ROWS], T(float64_at(w[R.SCALARS])[R.SCALE])
         labels, weights, losses = items(r[R.LABELS]), items(r[R.WEIGHTS]), float64_at(r[R.ROW_LOSS])
         margin = T(float64_at(r[R.NUMBERS])[0])
-        d, alike = items(w[R.SCRATCH]), items(w[R.SCRATCH] + block * item)
+        d, alike = items(w[R.SCRATCH]), items(w[R.SCRATCH] + BLOCK * item)
         chosen, slopes = int64_at(r[R.CHOSEN]), items(r[R.SLOPES])
-        not_finite = 0
-        for i in range(lo, min(hi, rows)):
-            label, hidden, positive, negative = labels[i], 0, -1, -1
-            farthest, nearest = T(-1), T(most)
-            for start in range(0, rows, block):
-                n = min(block, rows - start)
+        end, not_finite = min(hi, rows), 0
+        block = BLOCK if r[R.N_OUT] <= WIDE else BLOCK // 4
+        for i in range(lo, end):  # the slopes are squared distances until all rows have been seen
+            chosen[2 * i] = chosen[2 * i + 1] = -1
+            slopes[2 * i], slopes[2 * i + 1], losses[i] = T(-1), T(most), 0.0
+        for start in range(0, rows, block):  # which stays in the cache for all rows of this unit
+            n = min(block, rows - start)
+            for i in range(lo, end):
+                label, hidden = labels[i], 0
                 squared_distances(record, i, start, n, w[R.SCRATCH])
                 for j in range(n):
-                    hidden += 1 if d[j] - d[j] != T(0) else 0  # NaN, which a comparison hides
+                    hidden += 1 if d[j] - d[j] != T(0) else 0  # NaN, by a comparison
+                if hidden:
+                    losses[i] = np.nan
                 for j in range(n):  # d: minus the distances to others, of which the largest is the nearest
                     same, dj = labels[start + j] == label, d[j]
                     alike[j] = dj if same else T(-1)
@@ -196,19 +207,19 @@ def triplet_choose(dtype: str, simd: Simd):
                 if start <= i < start + n:
                     alike[i - start] = T(-1)
                 far, near = max_of(alike, n), max_of(d, n)
-                if far > farthest:
-                    farthest, positive = far, start + first_of(alike, far, n)
-                if -near < nearest:
-                    nearest, negative = -near, start + first_of(d, near, n)
-            far, near = np.sqrt(farthest), np.sqrt(nearest)
+                if far > slopes[2 * i]:
+                    slopes[2 * i], chosen[2 * i] = far, start + first_of(alike, far, n)
+                if -near < slopes[2 * i + 1]:
+                    slopes[2 * i + 1], chosen[2 * i + 1] = -near, start + first_of(d, near, n)
+        for i in range(lo, end):
+            far, near = np.sqrt(slopes[2 * i]), np.sqrt(slopes[2 * i + 1])
             loss = margin + far - near
-            if positive < 0 or negative < 0 or loss <= T(0):
-                loss, positive, negative = T(0), -1, -1
+            if chosen[2 * i] < 0 or chosen[2 * i + 1] < 0 or loss <= T(0):
+                loss, chosen[2 * i], chosen[2 * i + 1] = T(0), -1, -1
             weight = scale * weights[i]
-            chosen[2 * i], chosen[2 * i + 1] = positive, negative
             slopes[2 * i] = weight / far if far > T(0) else T(0)
             slopes[2 * i + 1] = -weight / near if near > T(0) else T(0)
-            losses[i] = np.nan if hidden else np.float64(weights[i]) * np.float64(loss)
+            losses[i] += np.float64(weights[i]) * np.float64(loss)
             not_finite += 1 if losses[i] - losses[i] != 0.0 else 0
         if not_finite:
             atomic_store(w[R.CONTROL] + 8 * R.NOT_FINITE, 1)
@@ -240,7 +251,7 @@ def triplet_gradient(dtype: str, simd: Simd):
 def ranknet(dtype: str, simd: Simd):
     """Row i with all rows of its query, which lie around it: half of each pair's loss, and its own g_i."""
     item, items = ITEMSIZE[dtype], items_at[dtype]
-    T, block, exp = getattr(np, dtype), simd.panel(dtype) ** 2 // 2, functions(dtype).exp
+    T, exp = getattr(np, dtype), functions(dtype).exp
     log1p_of_exp_minus_abs, sum_of = functions(dtype).log1p_of_exp_minus_abs, array_sum(dtype, simd)
 
     def ranknet(record, lo, hi, worker):
@@ -248,7 +259,7 @@ def ranknet(dtype: str, simd: Simd):
         rows, scale = w[R.ROWS], T(float64_at(w[R.SCALARS])[R.SCALE])
         labels, weights, losses = items(r[R.LABELS]), items(r[R.WEIGHTS]), float64_at(r[R.ROW_LOSS])
         z, query, width = items(r[R.COLUMNS]), int64_at(r[R.CHOSEN]), r[R.LAST_WIDTH]
-        terms, slopes = items(w[R.SCRATCH]), items(w[R.SCRATCH] + block * item)
+        terms, slopes = items(w[R.SCRATCH]), items(w[R.SCRATCH] + BLOCK * item)
         not_finite = 0
         for i in range(lo, min(hi, rows)):
             first, end = i, i + 1
@@ -257,8 +268,8 @@ def ranknet(dtype: str, simd: Simd):
             while end < rows and query[end] == query[i]:
                 end += 1
             own, label, total, slope = z[i], labels[i], 0.0, 0.0
-            for start in range(first, end, block):
-                n = min(block, end - start)
+            for start in range(first, end, BLOCK):
+                n = min(BLOCK, end - start)
                 others, their = items(r[R.COLUMNS] + start * item), items(r[R.LABELS] + start * item)
                 for j in range(n):
                     sign = T(1) if label > their[j] else (T(-1) if label < their[j] else T(0))
@@ -267,7 +278,7 @@ def ranknet(dtype: str, simd: Simd):
                     terms[j] = abs(sign) * ((x if x > T(0) else T(0)) + log1p_of_exp_minus_abs(x))
                     slopes[j] = -sign * (e if x < T(0) else T(1)) / (T(1) + e)
                 total += sum_of(w[R.SCRATCH], 0, T(0), n)
-                slope += sum_of(w[R.SCRATCH] + block * item, 0, T(0), n)
+                slope += sum_of(w[R.SCRATCH] + BLOCK * item, 0, T(0), n)
             losses[i] = 0.5 * np.float64(weights[i]) * total + np.float64(own - own)  # NaN too where a row has no pairs
             not_finite += 1 if losses[i] - losses[i] != 0.0 else 0
             if r[R.WITH_GRADIENT] != 0:

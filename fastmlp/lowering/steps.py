@@ -53,6 +53,7 @@ class Op:
         return self.parameters["weight"]
 
 
+LINE = 64  # bytes of a cache line on most machines; another size costs time, not correctness
 _CSR = {R.X: Ref("X", 0), R.INDICES: Ref("indices", 0), R.INDPTR: Ref("indptr", 0)}
 
 
@@ -365,6 +366,7 @@ def activity_gradient(op: Op, source: Matrix, target: Matrix, weights: dict) -> 
 def loss_across_rows(plan: Plan, z: Matrix, loss: Loss, weighted: bool, gradient: Matrix | None = None):
     """The steps of a loss that looks at all rows of the batch for each, and the place of the rows' losses."""
     n, item = plan.batch_size, plan.item
+    stride = (-(-n * item // LINE) | 1) * LINE // item  # an odd number of cache lines, which thus share no places there
     row_losses = plan.place("workspace", 8 * n)
     plan.numbers = tuple(map(float, loss.numbers))
     fields = {
@@ -374,8 +376,8 @@ def loss_across_rows(plan: Plan, z: Matrix, loss: Loss, weighted: bool, gradient
         R.SW: Ref("sample_weight", 0) if weighted else 0,
         R.NUMBERS: Ref("numbers", 0),
         R.WITH_GRADIENT: int(gradient is not None),
-        R.COLUMNS: plan.place("workspace", n * z.columns * item),
-        R.COLUMN_STRIDE: n,
+        R.COLUMNS: plan.place("workspace", stride * z.columns * item),
+        R.COLUMN_STRIDE: stride,
         R.LABELS: plan.place("workspace", n * item),
         R.WEIGHTS: plan.place("workspace", n * item),
         R.DZ: gradient.at if gradient else 0,
