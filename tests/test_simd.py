@@ -43,14 +43,19 @@ for dtype in sys.argv[1:]:
         for array in model.parameters.values():
             assert np.isfinite(array).all()
             digest.update(array.tobytes())
+    for width in (3, 21):  # sums of blocks of rows
+        model = Sequential(Dense(width), dtype=dtype)
+        X, y = rng.normal(size=(300, 4)).astype(dtype), rng.integers(0, 3, 300)
+        history = model.fit(X, y, loss="contrastive", epochs=1, batch_size=300, verbose=0)
+        digest.update(np.array(history["loss"]).tobytes() + model.parameters["dense_0.weight"].tobytes())
 print(digest.hexdigest())
 """
 
 
 # On x86-64 and ARM, on Linux and Windows
 BITS = {
-    "float32": "eadbb2a3a5dcdb70663bb0f13612d9dd493e4ef0cd31768ce5c7484e69dceca1",
-    "float64": "7a7ae96a85907daf49f3c45c1cfbee0b0b16c001479433e4b603cd3f0c0d52b0",
+    "float32": "a9cabfb2dffa91dac01e06ec711f3fc21bf6b10abcba781a21c50f67eb0d67f9",
+    "float64": "7d550c4aeca2261ee8ede1bf0f48f11db21fcb39f520f2d4167c0a0a5c4d44c1",
 }
 
 
