@@ -55,7 +55,7 @@ print(digest.hexdigest())
 # On x86-64 and ARM, on Linux and Windows
 BITS = {
     "float32": "a9cabfb2dffa91dac01e06ec711f3fc21bf6b10abcba781a21c50f67eb0d67f9",
-    "float64": "7d550c4aeca2261ee8ede1bf0f48f11db21fcb39f520f2d4167c0a0a5c4d44c1",
+    "float64": "8ba7616f19c2682e58f97d4519c63f3479b00d22d58e32baf7bbf08bcf973588",
 }
 
 

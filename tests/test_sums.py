@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from fastmlp.engine.sums import row_max, sums_of_columns, sums_of_rows
+from fastmlp.engine.sums import maxima_of_rows, sums_of_columns, sums_of_rows
 from fastmlp.simd import KNOWN
 
 WIDTHS = (1, 3, 16, 31, 37, 100)
@@ -56,21 +56,21 @@ def test_row_sums_are_those_of_float64_for_any_panels(dtype, kind, shifted):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_largest_of_a_row(dtype):
     for simd in UNITS:
-        largest = row_max(dtype, simd)
+        maxima = maxima_of_rows(dtype, simd)
 
         @njit
-        def run(x, i, stride, last_panel, last_width, n, largest=largest):
-            return largest(x, i, stride, last_panel, last_width, n)
+        def run(out, x, stride, last_panel, last_width, n, maxima=maxima):
+            maxima(out, x, stride, last_panel, last_width, n, 0, len(out))
 
         for n in WIDTHS:
-            X = some(n, dtype, n)
-            x, stride, last_panel, last_width = in_panels(X, simd)
-            found = [run(x.ctypes.data, i, stride, last_panel, last_width, n) for i in range(5)]
-            assert found == X.max(1).tolist()
+            X, out = some(n, dtype, n), np.zeros(5)
+            x, *places = in_panels(X, simd)
+            run(out, x.ctypes.data, *places, n)
+            np.testing.assert_array_equal(out, X.max(1))
             X[:, n // 2] = np.nan  # passed over, but in the first column, from which all start
             x = in_panels(X, simd)[0]
-            found = [run(x.ctypes.data, i, stride, last_panel, last_width, n) for i in range(5)]
-            np.testing.assert_array_equal(found, np.nanmax(X, 1) if n > 1 else X[:, 0])
+            run(out, x.ctypes.data, *places, n)
+            np.testing.assert_array_equal(out, np.nanmax(X, 1) if n > 1 else X[:, 0])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

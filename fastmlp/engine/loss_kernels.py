@@ -11,7 +11,7 @@ from .elementary import INLINE, SCALAR, functions
 from .elementwise import compiled
 from .ir import atomic_store, clear_behind, float64_at, int64_at, items_at
 from .rows import AHEAD, copy_columns, data_row, prefetch_row
-from .sums import array_sum, row_max, row_sum, sums_of_rows
+from .sums import array_sum, maxima_of_rows, row_sum, sums_of_rows
 
 
 @njit(**INLINE)
@@ -41,7 +41,7 @@ def softmax_kernel(codes: bool):
         item, panel_width, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
         T, exp, log = getattr(np, dtype), functions(dtype).exp, functions("float64").log
         nothing = T(-1e4)  # exp of it is 0
-        row_top, row_totals = row_max(dtype, simd), sums_of_rows(dtype, simd, "x")
+        row_maxima, row_totals = maxima_of_rows(dtype, simd), sums_of_rows(dtype, simd, "x")
         row_shifted = sums_of_rows(dtype, simd, "x", shifted=True)
         row_mass, row_pick = array_sum(dtype, simd), row_sum(dtype, simd, "xw", shifted=True)
         lanes = min(simd.widths(dtype))  # divides the width of every panel: loops over so many need no tails
@@ -59,8 +59,7 @@ def softmax_kernel(codes: bool):
             tops = float64_at(r[R.ROW_DATA])  # then each row's share in its gradient
             sums = float64_at(r[R.ROW_DATA] + r[R.ROW_BYTES])
 
-            for i in range(lo, hi):
-                tops[i] = np.float64(row_top(c, i, c_panel, last_panel, last, n_out))
+            row_maxima(tops, c, c_panel, last_panel, last, n_out, lo, hi)
             if smoothing != T(0):
                 row_shifted(sums, 1, c, 0, 0, c_panel, last_panel, last, tops, 0, n_out, lo, hi)
             for i in range(lo, min(lo + AHEAD, asked)):

@@ -20,6 +20,7 @@ from .elementary import INLINE, SCALAR
 from .ir import I64, IP, Vectors, items_at
 
 BLOCK = 16
+LEAST = 2  # blocks; of fewer columns a chain takes no longer
 CONTRACT = ("contract",)
 
 
@@ -172,7 +173,7 @@ def row_sum(dtype: str, simd: Simd, kind: str, shifted: bool = False):
         in_first, in_last = i * panel * item, last_panel * stride + i * last_width * item
         x_first, x_last, y_first, y_last = x + in_first, x + in_last, y + in_first, y + in_last
         begin, end = (first + BLOCK - 1) // BLOCK, last // BLOCK
-        if begin >= end:
+        if end - begin < LEAST:
             return chain(0.0, x_first, x_last, w, y_first, y_last, stride, last_panel, shift, first, last)
         sum_ = blocks(x_first, x_last, y_first, y_last, w, stride, last_panel, shift, begin, end)
         if begin * BLOCK > first:
@@ -208,7 +209,7 @@ def sums_of_rows(dtype: str, simd: Simd, kind: str, shifted: bool = False):
 
     @njit(**INLINE)
     def sums(out, step, x, w, y, stride, last_panel, last_width, shifts, first, last, lo, hi):
-        if last_panel == 0 and last - first < BLOCK:
+        if last_panel == 0 and last - first < LEAST * BLOCK:
             weights = items(w)
             for i in range(lo, hi):
                 xs, ys, sum_ = items(x + i * last_width * item), items(y + i * last_width * item), 0.0
@@ -235,7 +236,7 @@ def row_max(dtype: str, simd: Simd):
     def largest(x, i, stride, last_panel, last_width, n):
         in_first, in_last = x + i * panel * item, x + last_panel * stride + i * last_width * item
         top, k = items(in_last if last_panel == 0 else in_first)[0], 0
-        if n >= BLOCK:
+        if n >= LEAST * BLOCK:
             top = blocks(in_first, in_last, 0, 0, 0, stride, last_panel, top, 0, n // BLOCK)
             k = n // BLOCK * BLOCK
         while k < n:
@@ -248,6 +249,26 @@ def row_max(dtype: str, simd: Simd):
         return top
 
     return largest
+
+
+def maxima_of_rows(dtype: str, simd: Simd):
+    """A function that writes `row_max` of rows lo..hi - 1 to out[i], in float64."""
+    item, items, largest = ITEMSIZE[dtype], items_at[dtype], row_max(dtype, simd)
+
+    @njit(**INLINE)
+    def maxima(out, x, stride, last_panel, last_width, n, lo, hi):
+        if last_panel == 0 and n < LEAST * BLOCK:
+            for i in range(lo, hi):
+                z = items(x + i * last_width * item)
+                top = z[0]
+                for k in range(1, n):
+                    top = z[k] if z[k] > top else top
+                out[i] = np.float64(top)
+        else:
+            for i in range(lo, hi):
+                out[i] = np.float64(largest(x, i, stride, last_panel, last_width, n))
+
+    return maxima
 
 
 def _sums_of_so_many(dtype: str, lanes: int, kind: str):
