@@ -14,6 +14,7 @@ from .devices import executor_of
 from .engine.executor import Executor
 from .engine.threads import Chooser, ShortRuns, available_cores, cores_of_late
 from .inputs import engine_data, engine_targets, engine_weights, most_entries, source_of
+from .layers import Dense, Softmax
 from .losses import BLOCK
 from .lowering import forward_plan, loss_plan
 from .prediction import KEPT_BYTES
@@ -119,16 +120,27 @@ class Steps:
 
 # Predictions ---------------------------------------------------------------------------------------------------------
 
+WIDE = 16  # outputs
 FEW_ROWS = 32  # a plan of its own: where a network is large, its products are shared out by columns
 MOST_KEPT = 32  # networks that are kept set up
 AT_ONCE = 8e9  # operations that all workers have done before a trial of fewer would pay: some 0.04 s
 _kept: list[Predictor] = []  # nobody uses them just now; `append`, `remove` and `pop` are atomic
 
 
-def logits(
-    layers, n_features: int, arrays: dict, X, dtype: np.dtype, n_threads: int | None = None, *, refuse: Callable, owner
+def predictions(
+    layers,
+    n_features: int,
+    arrays: dict,
+    X,
+    dtype: np.dtype,
+    loss=None,
+    n_threads: int | None = None,
+    *,
+    refuse: Callable,
+    owner,
 ) -> np.ndarray:
-    """The logits of any rows by the engine, on the CPU; what was set up for a network is kept for its next rows.
+    """The logits of any rows, or what a loss makes of them, by the engine, on the CPU; what was set up for a network is
+    kept for its next rows.
 
     Parameters
     ----------
@@ -141,6 +153,7 @@ def logits(
         Of an array, the engine finds what is not finite while it reads it.
     dtype : dtype
         Of the parameters and of all arithmetic.
+    loss : Loss, optional
     n_threads : int, optional
     refuse : function
         Called with such an X, raises.
@@ -154,14 +167,24 @@ def logits(
     X = engine_data(X)
     source, places = source_of(X)
     n = X.shape[0]
-    key = n_features, source, dtype, n <= FEW_ROWS, host_simd()
+    key = n_features, source, dtype, n <= FEW_ROWS, _last_layer(loss, layers, X, dtype), host_simd()
     predictor = _taken(layers, key) or Predictor(layers, key, most_entries(X, ROWS), owner)
     output = places["output"] = np.empty((n, predictor.n_outputs), dtype)
     if not predictor.run(arrays, places, n, n_threads):
         refuse(X)
     if predictor.lasts and predictor.owner() is not None:
         _keep(predictor)
-    return output
+    return output if loss is None or predictor.ends_with_output else loss.output(output)
+
+
+def _last_layer(loss, layers, X, dtype):
+    """The layer that makes the loss's outputs of the logits, where the engine is to do it, or None: NumPy takes longer
+    for many outputs, of a few a kernel more to compile would. Probabilities of logits that are infinite, since X is not
+    within the parameters' range, are finite: nobody would notice.
+    """
+    of_loss, last = None if loss is None else loss.own_layer, layers[-1]
+    wide = isinstance(last, Dense) and last.units >= WIDE
+    return of_loss if wide and (isinstance(of_loss, Softmax) or X.dtype.itemsize <= dtype.itemsize) else None
 
 
 def _taken(layers, key: tuple) -> Predictor | None:
@@ -203,8 +226,10 @@ class Predictor:
     ----------
     layers, key : tuple
         The network; columns of X, how its rows are stored, the dtype of the parameters, whether rows are `FEW_ROWS` at
-        most, the host's vectors.
+        most, a layer behind the network's or None, the host's vectors.
     n_outputs : int
+    ends_with_output : bool
+        Whether there is that layer, so that what it computes are no logits.
     n_bytes : int
         Its memory, with the model's arrays, which it knows again.
     owner : weakref
@@ -215,10 +240,12 @@ class Predictor:
     """
 
     def __init__(self, layers, key: tuple, entries: int, owner):
-        self.layers, self.key, (n_features, source, dtype, self._few, simd) = layers, key, key
+        self.layers, self.key, (n_features, source, dtype, self._few, last, simd) = layers, key, key
+        self.ends_with_output = last is not None
         self.owner = weakref.ref(owner, _forget)
         rows = FEW_ROWS if self._few else max(1, min(ROWS, BYTES // (dtype.itemsize * n_features)))
         common = {"n_features": n_features, "batch_size": rows, "source": source, "dtype": dtype.name, "simd": simd}
+        layers = layers if last is None else (*layers, last)
         self._plan = forward_plan(layers, entries=entries, n_workers=available_cores(), check=True, **common)
         self.n_outputs = self._plan.n_outputs
         self.n_bytes = self._plan.n_bytes + self._plan.sizes["parameters"]

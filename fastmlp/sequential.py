@@ -717,6 +717,10 @@ class Sequential:
         >>> model.logits([[3.0]]).tolist()
         [[3.0, -3.0]]
         """
+        return self._predicted(X, None, n_threads, training, seed)
+
+    def _predicted(self, X, loss: losses.Loss | None, n_threads, training, seed) -> np.ndarray:
+        """The logits, or what the loss makes of them."""
         self._need_parameters()
         n_threads = _check_threads(n_threads)
         check_columns(X, self._columns)
@@ -726,13 +730,14 @@ class Sequential:
         if draw or is_few(X, self._n_weights, self._first_units, self._can_be_kept):
             if isinstance(X, np.ndarray):
                 check_finite(X, "X")
-            logits = numpy_forward(self._flat, arrays, X, self.dtype, draw)
+            values = numpy_forward(self._flat, arrays, X, self.dtype, draw)
+            values = values if loss is None else loss.output(values)
         else:
             network = self._layers, self.n_features, arrays
-            logits = _evaluation().logits(*network, X, self.dtype, n_threads, refuse=_refuse, owner=self)
-        if X.dtype.itemsize > self.dtype.itemsize and not np.isfinite(logits).all():
+            values = _evaluation().predictions(*network, X, self.dtype, loss, n_threads, refuse=_refuse, owner=self)
+        if X.dtype.itemsize > self.dtype.itemsize and not np.isfinite(values).all():
             check_fits(X, self.dtype)
-        return logits
+        return values
 
     def activations(self, X: Any, layer: int | str = -1, *, training: bool = False, seed: int = 0) -> np.ndarray:
         """The values behind one layer, (n, width), in the model's dtype: what the layers up to it make of X.
@@ -876,8 +881,7 @@ class Sequential:
         >>> model.predict([[0.0], [2.0]]).round(4).tolist()
         [[0.5], [0.8808]]
         """
-        z = self.logits(X, n_threads, training=training, seed=seed)
-        return z if self.loss is None else self.loss.output(z)
+        return self._predicted(X, self.loss, n_threads, training, seed)
 
     def evaluate(
         self, X: Any, y: Any, sample_weight: Any = None, n_threads: int | None = None, *, groups: Any = None
@@ -1239,7 +1243,7 @@ def _warn_of_layers(layers: Sequence[Layer], loss, stacklevel: int = 3) -> None:
             "gradient is of.",
             stacklevel=stacklevel,
         )
-    if type(last).__name__ == loss.own_layer:
+    if loss.own_layer is not None and isinstance(last, type(loss.own_layer)):
         own = f" and has its own {last!r}"
     elif loss.classification and isinstance(last, (Activation, Softmax)) and not isinstance(last, Identity):
         own = f", numbers of any size and sign, and here {last!r} comes before it"

@@ -17,13 +17,19 @@ import scipy.sparse
 from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp import (
+    BinaryCrossEntropy,
     CustomActivation,
     Dense,
+    Focal,
     MLPClassifier,
     MLPRegressor,
     Perceptron,
+    Poisson,
+    PReLU,
     ReLU,
     Sequential,
+    SoftmaxCrossEntropy,
+    SoftmaxFocal,
     Tanh,
     evaluation,
     records as R,
@@ -224,6 +230,26 @@ def test_numbers_beyond_float32_are_named():
     with pytest.raises(ValueError, match=r"within float32's range; got 1e\+300 in row 1500, column 4"):
         network().logits(X)
 
+    model = Sequential(Dense(40), ReLU(), Dense(50)).build(SHAPE[1], seed=0)
+    for model.loss in (SoftmaxCrossEntropy(), BinaryCrossEntropy()):  # probabilities of infinite logits may be finite
+        with pytest.raises(ValueError, match=r"within float32's range; got 1e\+300 in row 1500, column 4"):
+            model.predict(X)
+
+
+@pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), BinaryCrossEntropy(), SoftmaxFocal(), Focal(), Poisson()])
+@pytest.mark.parametrize("units", [3, 50])
+def test_many_outputs_are_those_of_the_loss(loss, units, X):
+    """The engine makes probabilities of the logits where they are many."""
+    for layers in ([Dense(40), ReLU(), Dense(units)], [Dense(40), ReLU(), Dense(units), PReLU()]):
+        model = Sequential(*layers).build(SHAPE[1], seed=0)
+        model.loss = loss
+        by_numpy = loss.output(numpy_forward(model._flat, model._arrays, X, model.dtype))
+        np.testing.assert_allclose(model.predict(X), by_numpy, rtol=2e-5, atol=1e-30)
+        np.testing.assert_array_equal(model.predict(X), model.predict(X, n_threads=1))
+        np.testing.assert_allclose(loss.output(model.logits(X)), by_numpy, rtol=2e-5, atol=1e-30)
+        own_layer = loss.own_layer if units > 3 and len(layers) == 3 else None
+        assert [p.key[4] for p in kept() if p.layers is model._layers] == ([own_layer, None] if own_layer else [None])
+
 
 @pytest.mark.parametrize("cls", [MLPClassifier, MLPRegressor])
 def test_estimators_find_it_too(cls, rng):
@@ -253,11 +279,12 @@ def test_coefficients_may_be_changed_in_place_between_predictions(rng):
         model.predict(X)
 
 
-def test_some_hundred_rows_of_an_estimator_and_more_agree(rng):
+@pytest.mark.parametrize("n_classes", [3, 20])
+def test_some_hundred_rows_of_an_estimator_and_more_agree(n_classes, rng):
     X = rng.normal(size=(4 * WORTH_PACKING, 200))
     model = MLPClassifier((50, 20), max_iter=1, random_state=0)
     with pytest.warns(UserWarning, match="Maximum iterations"):
-        model.fit(X, np.arange(len(X)) % 3)
+        model.fit(X, np.arange(len(X)) % n_classes)
     parts = [model.predict_proba(X[i : i + 400]) for i in range(0, len(X), 400)]
     np.testing.assert_allclose(np.concatenate(parts), model.predict_proba(X), rtol=1e-10)
 
@@ -346,7 +373,7 @@ def test_sparse_rows_and_users_functions_are_not_kept(X, monkeypatch):
     model = Sequential(Dense(400), own, Dense(300), ReLU(), Dense(3)).build(SHAPE[1])
     model.logits(X)
     assert not kept()
-    monkeypatch.delattr("fastmlp.evaluation.logits")  # the weights would be packed for a few rows alone
+    monkeypatch.delattr("fastmlp.evaluation.predictions")  # the weights would be packed for a few rows alone
     assert model.logits(X[:400]).shape == (400, 3)
 
 

@@ -325,16 +325,18 @@ class BaseMLP(BaseEstimator, ABC):
         self.coefs_ = [parameters[f"dense_{i}.weight"] for i in range(self.n_layers_ - 1)]
         self.intercepts_ = [parameters[f"dense_{i}.bias"] for i in range(self.n_layers_ - 1)]
 
-    def _logits(self, X) -> np.ndarray:
-        """The last layer's outputs, before `out_activation_`, for X as a user passes it: (n_samples, n_outputs)."""
+    def _logits(self, X, loss=None) -> np.ndarray:
+        """The last layer's outputs, before `out_activation_`, or what `loss` makes of them, for X as a user passes it:
+        (n_samples, n_outputs)."""
         check_is_fitted(self, "coefs_")
         X = check_features(self, X, reset=False, finite=False)
         n_weights = sum(coef.size for coef in self.coefs_)
         if is_few(X, n_weights, self.coefs_[0].shape[1], packed=False):  # anyone may have changed them
             check_finite(X, "X", self)
             values = self._few_logits(X)
+            values = values if loss is None else loss.output(values)
         else:
-            values = self._many_logits(X)
+            values = self._many_predictions(X, loss)
         if X.dtype.itemsize > values.dtype.itemsize and not np.isfinite(values).all():
             check_fits(X, values.dtype)
         return values
@@ -348,9 +350,9 @@ class BaseMLP(BaseEstimator, ABC):
                 values = (function(values) if i else values) @ coef + intercept
         return values
 
-    def _many_logits(self, X) -> np.ndarray:
+    def _many_predictions(self, X, loss) -> np.ndarray:
         """By the engine, which finds what in X is not finite."""
-        from ..evaluation import logits
+        from ..evaluation import predictions
 
         layers, n_features, parameters = self._layers(), self.coefs_[0].shape[0], self._named_parameters()
         shapes = parameter_shapes(layers, n_features)
@@ -358,7 +360,7 @@ class BaseMLP(BaseEstimator, ABC):
             self._network()  # says which does not fit
         refuse = partial(check_finite, name="X", estimator=self)
         options = {"n_threads": self.n_threads, "refuse": refuse, "owner": self}
-        return logits(layers, n_features, parameters, X, self._network_dtype(), **options)
+        return predictions(layers, n_features, parameters, X, self._network_dtype(), loss, **options)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "coefs_")

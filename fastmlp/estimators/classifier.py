@@ -406,8 +406,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         >>> classifier.predict_proba([[-3.0], [3.0]]).round(3).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
         """
-        logits = self._logits(X)
-        return self._by_class(self._loss().output(logits))
+        return self._by_class(self._logits(X, self._loss()))
 
     def _by_class(self, probabilities):
         """Of the loss's outputs, a column for each class or label."""

@@ -328,8 +328,8 @@ class SKLearnClassifier(ClassifierMixin, _Wrapper):
         -------
         p : ndarray of shape (n_samples, n_classes)
         """
-        logits = self._rows_logits(X)
-        p = self.model_.loss.output(logits)
+        X = self._rows(X)
+        p = self.model_.predict(X)
         return p if p.shape[1] > 1 or self._multilabel else np.hstack([1 - p, p])
 
     def _rows_logits(self, X):

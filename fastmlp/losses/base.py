@@ -44,7 +44,7 @@ class Loss:
     classification: ClassVar[bool] = False
     codes: ClassVar[bool] = False  # whether y may be class numbers (n,) beside rows (n, K) that sum to 1
     mixable: ClassVar[bool] = False  # whether it is right for targets between those of two rows
-    own_layer: ClassVar[str] = ""  # what it does with the logits first: a network is not to end with it
+    own_layer: ClassVar = None  # the layer that does what `output` does; a network is not to end with it
 
     across: ClassVar[tuple[str, ...]] = ()  # or kernels that see all rows of a batch, a barrier after each
     queries: ClassVar[bool] = False  # whether rows belong to queries: `groups` says to which, a batch has whole ones

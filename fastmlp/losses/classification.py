@@ -9,7 +9,7 @@ import numpy as np
 from numpy import exp, log, maximum, where
 
 from .. import configs
-from ..activations import log1p_of_exp_minus_abs
+from ..activations import Logistic, log1p_of_exp_minus_abs
 from ..errors import check_range
 from ..layers import Softmax
 from .base import Loss, log_softmax, max_of, sigmoid, sum_of
@@ -41,7 +41,7 @@ class SoftmaxCrossEntropy(Loss):
     name: ClassVar[str] = "softmax_cross_entropy"
     codes: ClassVar[bool] = True
     mixable: ClassVar[bool] = True
-    own_layer: ClassVar[str] = "Softmax"
+    own_layer: ClassVar = Softmax()
     targets: ClassVar[str] = "integer codes (n,) in [0, K), or one-hot rows or probabilities (n, K)"
     classification: ClassVar[bool] = True
     label_smoothing: float = 0.0
@@ -111,7 +111,7 @@ class BinaryCrossEntropy(Loss):
 
     name: ClassVar[str] = "binary_cross_entropy"
     mixable: ClassVar[bool] = True
-    own_layer: ClassVar[str] = "Logistic"
+    own_layer: ClassVar = Logistic()
     targets: ClassVar[str] = "numbers in [0, 1] of shape (n,) or (n, K)"
     classification: ClassVar[bool] = True
     term: ClassVar = staticmethod(cross_entropy_term)
@@ -170,7 +170,7 @@ class Focal(Loss):
     """
 
     name: ClassVar[str] = "focal"
-    own_layer: ClassVar[str] = "Logistic"
+    own_layer: ClassVar = Logistic()
     targets: ClassVar[str] = "numbers in [0, 1] of shape (n,) or (n, K)"
     classification: ClassVar[bool] = True
     term: ClassVar = staticmethod(focal_term)
@@ -238,7 +238,7 @@ class SoftmaxFocal(Loss):
     """
 
     name: ClassVar[str] = "softmax_focal"
-    own_layer: ClassVar[str] = "Softmax"
+    own_layer: ClassVar = Softmax()
     targets: ClassVar[str] = "integer codes (n,) in [0, K)"
     classification: ClassVar[bool] = True
     row: ClassVar = staticmethod(softmax_focal_row)
