@@ -1,7 +1,8 @@
 """python -m benchmarks.predictions: microseconds of a prediction of some rows, beside PyTorch, JAX and scikit-learn.
 
-Everybody has the same weights and the rows as a float32 array in memory: `Sequential.logits` beside PyTorch (inference
-mode, its better number of threads) and JAX (jitted), `MLPClassifier.predict_proba` beside scikit-learn. A time is the
+Everybody has the same weights and the rows as a float32 array in memory, and gives probabilities: `Sequential.predict`
+beside PyTorch (inference mode, its better number of threads) and JAX (jitted), `MLPClassifier.predict_proba` beside
+scikit-learn. A time is the
 median of calls one after the other, as a server or an evaluation makes them, and of the rounds, in which all take
 turns, after a pause that lets the last one's threads fall asleep. `--docs` puts the table into docs/performance.md,
 where no number is typed.
@@ -16,9 +17,9 @@ import numpy as np
 from benchmarks.networks import Network, logits_of
 from benchmarks.phases import ROOT
 from benchmarks.report import machine, versions, write_into
-from fastmlp import Dense, MLPClassifier, ReLU, Sequential
+from fastmlp import Dense, MLPClassifier, ReLU, Sequential, SoftmaxCrossEntropy
 
-NETWORKS = [(10, 64, 64, 3), (784, 128, 64, 10), (784, 512, 512, 10)]
+NETWORKS = [(10, 64, 64, 3), (784, 128, 64, 10), (784, 512, 512, 10), (64, 128, 1000)]
 ROWS = [1, 10, 100, 1000, 10_000]
 PAUSE, SECONDS = 0.12, 0.04  # before a turn (threads of OpenBLAS look for work for 0.08 s), and of it
 
@@ -28,7 +29,8 @@ def ours(network, parameters):
     model = Sequential(*layers).build(network.widths[0])
     for i, (W, b) in enumerate(parameters):
         model.set_parameters({f"dense_{i}.weight": W, f"dense_{i}.bias": b})
-    return model.logits
+    model.loss = SoftmaxCrossEntropy()
+    return model.predict
 
 
 def pytorch(network, parameters, n_threads):
@@ -44,7 +46,7 @@ def pytorch(network, parameters, n_threads):
     def predict(X):
         torch.set_num_threads(n_threads)
         with torch.inference_mode():
-            return model(torch.from_numpy(X)).numpy()
+            return torch.softmax(model(torch.from_numpy(X)), 1).numpy()
 
     return predict
 
@@ -56,7 +58,7 @@ def jax(network, parameters):
     def forward(parameters, X):
         for W, b in parameters[:-1]:
             X = jax.nn.relu(X @ W + b)
-        return X @ parameters[-1][0] + parameters[-1][1]
+        return jax.nn.softmax(X @ parameters[-1][0] + parameters[-1][1])
 
     on_device = jax.device_put(parameters)
     return lambda X: np.asarray(forward(on_device, X))
@@ -66,10 +68,11 @@ def estimator(cls):
     """The probabilities of an estimator with these weights, after a fit to a few rows."""
 
     def make(network, parameters):
-        X, y = network.data(60)
-        y[: network.widths[-1]] = np.arange(network.widths[-1])
+        n_classes = network.widths[-1]
+        X, y = network.data(max(60, n_classes))
+        y[:n_classes] = np.arange(n_classes)
         found = cls(network.widths[1:-1], random_state=0)
-        found.partial_fit(X, y, classes=np.arange(network.widths[-1]))
+        found.partial_fit(X, y, classes=np.arange(n_classes))
         found.coefs_, found.intercepts_ = ([values[i] for values in parameters] for i in (0, 1))
         return found.predict_proba
 
@@ -108,9 +111,8 @@ def measure(network, rows, columns, rounds, smoke=False):
     for column in columns:
         for k, make in enumerate(COLUMNS[column]):
             predict = make(network, parameters)
-            result = predict(X)[:100]
-            if column in ("MLPClassifier", "scikit-learn"):  # probabilities: their logarithms but for a constant
-                result = np.log(result) - np.log(result[:, :1]) + expected[:, :1]
+            result = np.log(predict(X)[:100])  # the logits but for a constant
+            result += expected[:, :1] - result[:, :1]
             assert np.abs(result - expected).max() < 2e-3 * np.abs(expected).max(), f"{column}: not the same work"
             contenders[column, k] = predict
     times = {label: [] for label in contenders}

@@ -16,6 +16,7 @@ from benchmarks import (
     costs,
     embedding,
     gate,
+    losses,
     measure,
     partial_fit,
     phases,
@@ -27,6 +28,7 @@ from benchmarks import (
 )
 from benchmarks.networks import BY_NAME, Network, loss_of, network_of
 from benchmarks.peers import CONTENDERS, NumPy
+from fastmlp import BinaryCrossEntropy, SquaredError
 
 ROOT = Path(__file__).parent.parent
 
@@ -301,6 +303,32 @@ def test_embeddings_that_do_other_work_are_not_timed(monkeypatch):
     monkeypatch.setitem(embedding.COLUMNS, "PyTorch", [Other])
     with pytest.raises(AssertionError, match="PyTorch: not the same work"):
         embedding.measure(embedding.NETWORKS[0], ["fastmlp", "PyTorch"], rounds=1, steps=3)
+
+
+def test_losses_beside_jax_are_written_into_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(losses, "ROOT", tmp_path)
+    page = tmp_path / "docs" / "performance.md"
+    page.parent.mkdir()
+    page.write_text("before\n<!-- losses:begin -->\n<!-- losses:end -->\nafter\n")
+    losses.main(["--smoke", "--docs", "--peers"])
+    assert re.search(r"\| softmax_cross_entropy, 10, 128 \| [\d.e+]+ \|\n", page.read_text())
+
+
+def test_who_has_another_loss_is_found():
+    """The gradient of a mean where a sum is meant would not show in Adam: another loss does."""
+    case = BinaryCrossEntropy(), 1, 128, losses.labels(1)
+    losses.compare(*case, {"fastmlp": losses.FastMLP, "JAX": losses.FastMLP})
+    other = lambda loss, *of: losses.FastMLP(SquaredError(), *of)  # noqa: E731
+    with pytest.raises(AssertionError, match="JAX, binary_cross_entropy: not the same work"):
+        losses.compare(*case, {"fastmlp": losses.FastMLP, "JAX": other})
+
+
+@pytest.mark.parametrize("case", losses.CASES, ids=lambda case: f"{case[0].name}-{case[1]}")
+def test_losses_in_jax_are_ours(case, rng):
+    pytest.importorskip("jax")
+    loss, units, targets = case
+    z, y = rng.normal(size=(20, units)).astype(np.float32), targets(rng, 20)
+    assert float(losses.jax_losses()[loss.name](z, y).mean()) == pytest.approx(loss.value(z, y), rel=2e-5)
 
 
 def test_streams_beside_scikit_learn_are_written_into_the_page(tmp_path, monkeypatch):
