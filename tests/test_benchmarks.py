@@ -21,6 +21,7 @@ from benchmarks import (
     partial_fit,
     phases,
     predictions,
+    race,
     report,
     sparse,
     tasks,
@@ -361,6 +362,18 @@ def test_predictions_beside_their_peers_are_written_into_the_page(tmp_path, monk
     assert text.startswith("before\n") and text.endswith("after\n")
     for rows in (1, 10, 100):
         assert re.search(rf"\| 784-128-64-10, {rows} (\| [\d.e+]+ ){{3}}\|\n", text)
+
+
+def test_random_networks_race(capsys):
+    drawn = [race.network_of(np.random.default_rng(7)) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    rng = np.random.default_rng(7)
+    networks = [race.network_of(rng) for _ in range(300)]
+    assert {network.loss for network in networks} == {"squared_error", "softmax_cross_entropy"}
+    assert max(network.flop for network in networks) < race.MOST_FLOP
+    assert all(network.data(3)[1].max() < network.widths[-1] for network in networks if "softmax" in network.loss)
+    race.main(["--smoke", "--peers", "numpy", "--seed", "3"])
+    assert re.search(r": [\d.]+ us; numpy [\d.]+\n\nA peer was ahead on [01] of 1\.", capsys.readouterr().out)
 
 
 def test_any_network_can_be_named():
