@@ -76,7 +76,7 @@ BODIES = {
 
 @pytest.mark.parametrize(("body", "expected"), BODIES.values(), ids=BODIES)
 def test_sums_with_products_are_fused(body, expected):
-    if not jit._has_fma():
+    if not jit.has_fma():
         pytest.skip("this processor has no fused multiply-add")
     symbol = f"test.contraction.{abs(hash(body))}"
     arguments = "double %a, double %b, double %c, double %d"
@@ -107,7 +107,7 @@ def test_kernels_are_compiled_so(monkeypatch):
     jit._compile_now("momentum", "float32", "momentum-float32")
     features = llvmlite.binding.get_host_cpu_features()
     arm = platform.machine().lower() in ("arm64", "aarch64")
-    assert bool(texts) == jit._has_fma() == (arm or bool(features.get("fma")))
+    assert bool(texts) == jit.has_fma() == (arm or bool(features.get("fma")))
     for text in texts:
         assert "@llvm.fma" in text and not re.search("= f(add|sub|mul) [a-z ]*contract", text)
 

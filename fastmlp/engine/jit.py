@@ -115,7 +115,7 @@ def _cpu() -> tuple[str, str]:
     return name or llvm.get_host_cpu_name(), features
 
 
-def _has_fma() -> bool:
+def has_fma() -> bool:
     """Whether the processor has fused multiply-adds: else they would be calls of a library's."""
     return platform.machine().lower() in ("arm64", "aarch64") or "+fma" in _cpu()[1].split(",")
 
@@ -260,7 +260,7 @@ def _compile_now(name: str, dtype: str, key: str) -> int:
         compiled = cfunc(signature, nopython=True, error_model="numpy", fastmath={"contract"})(builder)
     except Exception as error:  # a user's function can break Numba in any way
         user_functions.refuse(name, str(error), error)
-    assembly = contracted(compiled.inspect_llvm()) if _has_fma() else compiled.inspect_llvm()
+    assembly = contracted(compiled.inspect_llvm()) if has_fma() else compiled.inspect_llvm()
     symbol, assembly = _entry(compiled.native_name, assembly)
     module = llvm.parse_assembly(assembly)
     foreign = [f.name for f in module.functions if f.is_declaration and f.name.startswith(_NUMBAS)]

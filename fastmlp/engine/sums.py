@@ -18,22 +18,35 @@ from numba.extending import intrinsic
 from ..simd import ITEMSIZE, Simd
 from .elementary import INLINE, SCALAR
 from .ir import I64, IP, Vectors, items_at
+from .jit import has_fma
 
 BLOCK = 16
 LEAST = 2  # blocks; of fewer columns a chain takes no longer
 CONTRACT = ("contract",)
 
 
+@intrinsic
+def plus_product(typingctx, total, x, y):
+    """total + x y, fused where the processor can. Of a loop over x y and a sum LLVM makes vectors of products on ARM,
+    whose elements it adds up in order: nothing to fuse."""
+
+    def codegen(context, builder, sig, args):
+        total, x, y = args
+        return builder.fma(x, y, total) if has_fma() else builder.fadd(total, builder.fmul(x, y))
+
+    return types.float64(types.float64, types.float64, types.float64), codegen
+
+
 def _terms(kind: str):
-    """What is added for a column, as a function of numbers and as one that emits it for vectors of float64: of x, of w
-    (a number for each column) and of y (a second matrix)."""
+    """What is added for a column, as a function of the sum so far and of numbers, and as one that emits the term for
+    vectors of float64: of x, of w (a number for each column) and of y (a second matrix)."""
     numbers = {
-        "x": lambda x, w, y: x,
-        "|x|": lambda x, w, y: abs(x),
-        "xx": lambda x, w, y: x * x,
-        "xw": lambda x, w, y: x * w,
-        "xy": lambda x, w, y: x * y,
-        "xwy": lambda x, w, y: x * w * y,
+        "x": lambda total, x, w, y: total + x,
+        "|x|": lambda total, x, w, y: total + abs(x),
+        "xx": lambda total, x, w, y: plus_product(total, x, x),
+        "xw": lambda total, x, w, y: plus_product(total, x, w),
+        "xy": lambda total, x, w, y: plus_product(total, x, y),
+        "xwy": lambda total, x, w, y: plus_product(total, x * w, y),
     }
     times = lambda b, x, y: b.fmul(x, y, flags=CONTRACT)  # noqa: E731
     vectors = {
@@ -150,7 +163,7 @@ def row_sum(dtype: str, simd: Simd, kind: str, shifted: bool = False):
     """
     item, panel, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
     number, vector = _terms(kind)
-    term, with_w, with_y = njit(**SCALAR)(number), "w" in kind, "y" in kind
+    plus, with_w, with_y = njit(**SCALAR)(number), "w" in kind, "y" in kind
     blocks = _sum_of_blocks(dtype, panel, vector, shifted)
 
     @njit(**SCALAR)
@@ -164,7 +177,7 @@ def row_sum(dtype: str, simd: Simd, kind: str, shifted: bool = False):
                 xk = x[k] - shift if shifted else x[k]
                 wk = items(w)[j * panel + k] if with_w else T(1)
                 yk = y[k] if with_y else T(1)
-                sum_ += term(np.float64(xk), np.float64(wk), np.float64(yk))
+                sum_ = plus(sum_, np.float64(xk), np.float64(wk), np.float64(yk))
             first = end
         return sum_
 
@@ -204,7 +217,7 @@ def sums_of_rows(dtype: str, simd: Simd, kind: str, shifted: bool = False):
     """
     item, items, T = ITEMSIZE[dtype], items_at[dtype], getattr(np, dtype)
     number, _ = _terms(kind)
-    term, with_w, with_y = njit(**SCALAR)(number), "w" in kind, "y" in kind
+    plus, with_w, with_y = njit(**SCALAR)(number), "w" in kind, "y" in kind
     total = row_sum(dtype, simd, kind, shifted)
 
     @njit(**INLINE)
@@ -217,7 +230,7 @@ def sums_of_rows(dtype: str, simd: Simd, kind: str, shifted: bool = False):
                 for k in range(first, last):
                     xk = xs[k] - shift if shifted else xs[k]
                     wk, yk = weights[k] if with_w else T(1), ys[k] if with_y else T(1)
-                    sum_ += term(np.float64(xk), np.float64(wk), np.float64(yk))
+                    sum_ = plus(sum_, np.float64(xk), np.float64(wk), np.float64(yk))
                 out[i * step] = sum_
         else:
             for i in range(lo, hi):
