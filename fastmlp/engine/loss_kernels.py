@@ -42,7 +42,6 @@ def softmax_kernel(codes: bool):
         T, exp, log = getattr(np, dtype), functions(dtype).exp, functions("float64").log
         nothing = T(-1e4)  # exp of it is 0
         row_maxima, row_totals = maxima_of_rows(dtype, simd), sums_of_rows(dtype, simd, "x")
-        row_shifted = sums_of_rows(dtype, simd, "x", shifted=True)
         row_mass, row_pick = array_sum(dtype, simd), row_sum(dtype, simd, "xw", shifted=True)
         lanes = min(simd.widths(dtype))  # divides the width of every panel: loops over so many need no tails
 
@@ -60,8 +59,10 @@ def softmax_kernel(codes: bool):
             sums = float64_at(r[R.ROW_DATA] + r[R.ROW_BYTES])
 
             row_maxima(tops, c, c_panel, last_panel, last, n_out, lo, hi)
-            if smoothing != T(0):
-                row_shifted(sums, 1, c, 0, 0, c_panel, last_panel, last, tops, 0, n_out, lo, hi)
+            if smoothing != T(0):  # sums of z - top
+                row_totals(sums, 1, c, 0, 0, c_panel, last_panel, last, tops, 0, n_out, lo, hi)
+                for i in range(lo, hi):
+                    sums[i] -= n_out * tops[i]
             for i in range(lo, min(lo + AHEAD, asked)):
                 prefetch_target(Y, y_bytes, weights, item, index[i])
             for i in range(lo, hi):
@@ -283,11 +284,11 @@ def row_kernel(declaration):
 
 def sum_losses(dtype: str, simd: Simd):
     """One unit: the sum of the rows' losses."""
-    total = array_sum("float64", simd)
+    sum_of = functions("float64").sum_of
 
     def sum_losses(record, lo, hi, worker):
         r, w = int64_at(record), int64_at(worker)
         for _ in range(lo, hi):
-            float64_at(w[R.STEP_LOSS])[0] = total(r[R.ROW_LOSS], 0, 0.0, w[R.ROWS])
+            float64_at(w[R.STEP_LOSS])[0] = sum_of(float64_at(r[R.ROW_LOSS]), w[R.ROWS])
 
     return sum_losses

@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..simd import ITEMSIZE, Simd
-from .elementary import INLINE, SCALAR
+from .elementary import INLINE
 from .ir import I64, IP, Vectors, items_at
 from .jit import has_fma
 
@@ -25,80 +25,69 @@ LEAST = 2  # blocks; of fewer columns a chain takes no longer
 CONTRACT = ("contract",)
 
 
-@intrinsic
-def plus_product(typingctx, total, x, y):
-    """total + x y, fused where the processor can. Of a loop over x y and a sum LLVM makes vectors of products on ARM,
-    whose elements it adds up in order: nothing to fuse."""
-
-    def codegen(context, builder, sig, args):
-        total, x, y = args
-        return builder.fma(x, y, total) if has_fma() else builder.fadd(total, builder.fmul(x, y))
-
-    return types.float64(types.float64, types.float64, types.float64), codegen
+def _i64(n: int) -> ir.Constant:
+    return ir.Constant(I64, n)
 
 
-def _terms(kind: str):
-    """What is added for a column, as a function of the sum so far and of numbers, and as one that emits the term for
-    vectors of float64: of x, of w (a number for each column) and of y (a second matrix)."""
-    numbers = {
-        "x": lambda total, x, w, y: total + x,
-        "|x|": lambda total, x, w, y: total + abs(x),
-        "xx": lambda total, x, w, y: plus_product(total, x, x),
-        "xw": lambda total, x, w, y: plus_product(total, x, w),
-        "xy": lambda total, x, w, y: plus_product(total, x, y),
-        "xwy": lambda total, x, w, y: plus_product(total, x * w, y),
-    }
-    times = lambda b, x, y: b.fmul(x, y, flags=CONTRACT)  # noqa: E731
-    vectors = {
-        "x": lambda b, x, w, y: x,
-        "|x|": lambda b, x, w, y: b.select(b.fcmp_ordered("<", x, ir.Constant(x.type, None)), b.fneg(x), x),
-        "xx": lambda b, x, w, y: times(b, x, x),
-        "xw": lambda b, x, w, y: times(b, x, w()),
-        "xy": lambda b, x, w, y: times(b, x, y()),
-        "xwy": lambda b, x, w, y: times(b, times(b, x, w()), y()),
-    }
-    return numbers[kind], vectors[kind]
+class _Row:
+    """Emits what finds the columns of row i of matrices in panels, `stride` bytes apart: whole blocks begin..end - 1 of
+    the columns first..last - 1, and what lies before `head` and from `tail` on."""
+
+    def __init__(self, builder, dtype: str, panel: int, i, stride, last_panel, last_width, first, last):
+        self.b, self.panel, self.item, self.lanes = builder, panel, ITEMSIZE[dtype], min(BLOCK, panel)
+        self.v, self.stride, self.last_panel = Vectors(builder, dtype, self.lanes), stride, last_panel
+        self.in_first = builder.mul(i, _i64(panel * self.item))
+        self.in_last = builder.add(
+            builder.mul(last_panel, stride), builder.mul(i, builder.mul(last_width, _i64(self.item)))
+        )
+        begin = builder.sdiv(builder.add(first, _i64(BLOCK - 1)), _i64(BLOCK))
+        end = builder.sdiv(last, _i64(BLOCK))
+        enough = builder.icmp_signed(">=", builder.sub(end, begin), _i64(LEAST))
+        self.begin, self.end = builder.select(enough, begin, end), end
+        self.head = builder.select(enough, builder.mul(begin, _i64(BLOCK)), last)
+        self.tail = builder.select(enough, builder.mul(end, _i64(BLOCK)), last)
+
+    def place(self, column):
+        """Bytes from a matrix's start to a column of this row."""
+        index, within = self.b.sdiv(column, _i64(self.panel)), self.b.srem(column, _i64(self.panel))
+        row = self.b.add(self.in_first, self.b.mul(index, self.stride))
+        row = self.b.select(self.b.icmp_signed("==", index, self.last_panel), self.in_last, row)
+        return self.b.add(row, self.b.mul(within, _i64(self.item)))
+
+    def item_at(self, address):
+        return self.b.load(self.b.inttoptr(address, self.v.scalar.as_pointer()))
 
 
-def _blocks(dtype: str, panel: int, start, add, finish, result):
-    """An intrinsic over the blocks first..last - 1 of a row: `add` takes in so many columns, `finish` makes one number.
+def _factors(kind: str, b, x, w, y):
+    """The two factors of what is added for a column, or one number and None: w is a number for each column, y of a
+    second matrix; both are asked for where the kind has them."""
+    if kind == "|x|":
+        return b.select(b.fcmp_ordered("<", x, ir.Constant(x.type, None)), b.fneg(x), x), None
+    if kind == "xwy":
+        return b.fmul(x, w()), y()
+    return x, {"x": lambda: None, "xx": lambda: x, "xw": w, "xy": y}[kind]()
 
-    x and y are rows in panels `stride` bytes apart, given by their addresses in the first panel and in the last; w is a
-    row whose columns are neighbours. Of what the kind does not read the addresses may be anything.
-    """
-    item, lanes = ITEMSIZE[dtype], min(BLOCK, panel)
-    numba_float = getattr(types, dtype)
+
+def _plus_term(b, total, x, y):
+    """The sum and one column's term. A product is fused with it by name, where the processor can: of such a chain LLVM
+    makes vectors of products on ARM, whose elements it adds up in order, and would fuse nothing."""
+    if y is None:
+        return b.fadd(total, x)
+    return b.fma(x, y, total) if has_fma() else b.fadd(total, b.fmul(x, y))
+
+
+def _plus(kind: str):
+    """An intrinsic: the sum and the term of one column, all float64."""
 
     @intrinsic
-    def blocks(typingctx, x, x_last, y, y_last, w, stride, last_panel, shift, first, last):
+    def plus(typingctx, total, x, w, y):
         def codegen(context, builder, sig, args):
-            x, x_last, y, y_last, w, stride, last_panel, shift, first, last = args
-            v = Vectors(builder, dtype, lanes)
-            i64 = lambda n: ir.Constant(I64, n)  # noqa: E731
-            starts = start(v, shift)
-            sums = [cgutils.alloca_once_value(builder, starts) for _ in range(BLOCK // lanes)]
-            shift = v.spread(shift)
-            with cgutils.for_range(builder, last, first) as loop:
-                for q, total in enumerate(sums):
-                    column = builder.add(builder.mul(loop.index, i64(BLOCK)), i64(q * lanes))
-                    index, within = builder.sdiv(column, i64(panel)), builder.srem(column, i64(panel))
-                    in_last = builder.icmp_signed("==", index, last_panel)
-                    at = builder.mul(index, stride)
-                    within = builder.mul(within, i64(item))
+            total, x, w, y = args
+            return _plus_term(builder, total, *_factors(kind, builder, x, lambda: w, lambda: y))
 
-                    def load(row, row_last, in_last=in_last, at=at, within=within):
-                        return v.load(builder.add(builder.select(in_last, row_last, builder.add(row, at)), within))
+        return types.float64(*[types.float64] * 4), codegen
 
-                    def weights(column=column):
-                        return v.load(builder.add(w, builder.mul(column, i64(item))))
-
-                    new = add(v, builder.load(total), load(x, x_last), shift, weights, lambda: load(y, y_last))
-                    builder.store(new, total)
-            return finish(v, [builder.load(total) for total in sums])
-
-        return result(*[IP] * 7, numba_float, IP, IP), codegen
-
-    return blocks
+    return plus
 
 
 def _in_pairs(v: Vectors, vectors, combine):
@@ -117,83 +106,54 @@ def _in_pairs(v: Vectors, vectors, combine):
     return v.b.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
 
-def _sum_of_blocks(dtype: str, panel: int, term, shifted: bool):
-    def wide(v):
-        return ir.VectorType(ir.DoubleType(), v.lanes)
-
-    def to_wide(v, x):
-        return v.b.fpext(x, wide(v)) if dtype == "float32" else x
-
-    def start(v, shift):
-        return ir.Constant(wide(v), [0.0] * v.lanes)
-
-    def add(v, total, x, shift, w, y):
-        x = to_wide(v, v.b.fsub(x, shift) if shifted else x)
-        value = term(v.b, x, lambda: to_wide(v, w()), lambda: to_wide(v, y()))
-        return v.b.fadd(total, value, flags=CONTRACT)
-
-    def finish(v, totals):
-        return _in_pairs(v, totals, v.b.fadd)
-
-    return _blocks(dtype, panel, start, add, finish, types.float64)
-
-
-def _largest_of_blocks(dtype: str, panel: int):
-    def largest(b, x, y):
-        return b.select(b.fcmp_ordered(">", y, x), y, x)
-
-    def start(v, shift):
-        return v.spread(shift)
-
-    def add(v, top, x, shift, w, y):
-        return largest(v.b, top, x)
-
-    def finish(v, tops):
-        return _in_pairs(v, tops, lambda x, y: largest(v.b, x, y))
-
-    return _blocks(dtype, panel, start, add, finish, getattr(types, dtype))
-
-
 def row_sum(dtype: str, simd: Simd, kind: str, shifted: bool = False):
-    """A function that adds up a row's columns first..last - 1, in float64: x, |x|, x^2 ("xx"), x w ("xw"),
-    x y ("xy") or x w y ("xwy").
+    """A function that adds up the columns first..last - 1 of row i, in float64: x, |x|, x^2 ("xx"), x w ("xw"),
+    x y ("xy") or x w y ("xwy"). Written out as instructions, for Numba would take a second longer to compile a loss.
 
-    x and y are addresses of matrices in panels, of which row `i` is meant, w of a row whose columns are neighbours;
-    what the kind does not read may be 0. With `shifted`, x - shift takes the place of x, a number of the dtype.
+    x and y are addresses of matrices in panels, w of a row whose columns are neighbours; what the kind does not read
+    may be 0. With `shifted`, x - shift takes the place of x, a number of the dtype.
     """
-    item, panel, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
-    number, vector = _terms(kind)
-    plus, with_w, with_y = njit(**SCALAR)(number), "w" in kind, "y" in kind
-    blocks = _sum_of_blocks(dtype, panel, vector, shifted)
+    panel, double = simd.panel(dtype), ir.DoubleType()
 
-    @njit(**SCALAR)
-    def chain(sum_, x_first, x_last, w, y_first, y_last, stride, last_panel, shift, first, last):
-        while first < last:
-            j = first // panel
-            end, in_last, at = min(last, (j + 1) * panel), j == last_panel, j * stride
-            x = items(x_last if in_last else x_first + at)
-            y = items(y_last if in_last else y_first + at)
-            for k in range(first - j * panel, end - j * panel):
-                xk = x[k] - shift if shifted else x[k]
-                wk = items(w)[j * panel + k] if with_w else T(1)
-                yk = y[k] if with_y else T(1)
-                sum_ = plus(sum_, np.float64(xk), np.float64(wk), np.float64(yk))
-            first = end
-        return sum_
+    def factors(b, x, shift, w, y, wide):
+        def to_wide(value):
+            return b.fpext(value, wide) if dtype == "float32" else value
 
-    @njit(**SCALAR)
-    def total(x, w, y, i, stride, last_panel, last_width, shift, first, last):
-        in_first, in_last = i * panel * item, last_panel * stride + i * last_width * item
-        x_first, x_last, y_first, y_last = x + in_first, x + in_last, y + in_first, y + in_last
-        begin, end = (first + BLOCK - 1) // BLOCK, last // BLOCK
-        if end - begin < LEAST:
-            return chain(0.0, x_first, x_last, w, y_first, y_last, stride, last_panel, shift, first, last)
-        sum_ = blocks(x_first, x_last, y_first, y_last, w, stride, last_panel, shift, begin, end)
-        if begin * BLOCK > first:
-            sum_ = chain(
-                sum_, x_first, x_last, w, y_first, y_last, stride, last_panel, shift, first, begin * BLOCK
-            )  # fmt: skip
-        return chain(sum_, x_first, x_last, w, y_first, y_last, stride, last_panel, shift, end * BLOCK, last)
+        return _factors(
+            kind, b, to_wide(b.fsub(x, shift) if shifted else x), *(lambda f=f: to_wide(f()) for f in (w, y))
+        )
+
+    @intrinsic
+    def total(typingctx, x, w, y, i, stride, last_panel, last_width, shift, first, last):
+        def codegen(context, b, sig, args):
+            x, w, y, i, stride, last_panel, last_width, shift, first, last = args
+            row = _Row(b, dtype, panel, i, stride, last_panel, last_width, first, last)
+            v, wide = row.v, ir.VectorType(double, row.lanes)
+            zeros, sum_ = ir.Constant(wide, [0.0] * row.lanes), cgutils.alloca_once(b, double)
+            sums = [cgutils.alloca_once(b, wide) for _ in range(BLOCK // row.lanes)]
+            b.store(ir.Constant(double, 0.0), sum_)
+            with b.if_then(b.icmp_signed("<", row.begin, row.end)):
+                for block in sums:
+                    b.store(zeros, block)
+                shifts = v.spread(shift)
+                with cgutils.for_range(b, row.end, row.begin) as loop:
+                    for q, block in enumerate(sums):
+                        column = b.add(b.mul(loop.index, _i64(BLOCK)), _i64(q * row.lanes))
+                        at, at_w = row.place(column), b.mul(column, _i64(row.item))
+                        w_and_y = (lambda at=at_w: v.load(b.add(w, at))), (lambda at=at: v.load(b.add(y, at)))
+                        one, other = factors(b, v.load(b.add(x, at)), shifts, *w_and_y, wide)
+                        one = one if other is None else b.fmul(one, other, flags=CONTRACT)
+                        b.store(b.fadd(b.load(block), one, flags=CONTRACT), block)
+                b.store(_in_pairs(v, [b.load(block) for block in sums], b.fadd), sum_)
+            for low, high in ((first, row.head), (row.tail, last)):
+                with cgutils.for_range(b, high, low) as loop:
+                    at, at_w = row.place(loop.index), b.mul(loop.index, _i64(row.item))
+                    w_and_y = (lambda at=at_w: row.item_at(b.add(w, at))), (lambda at=at: row.item_at(b.add(y, at)))
+                    terms = factors(b, row.item_at(b.add(x, at)), shift, *w_and_y, double)
+                    b.store(_plus_term(b, b.load(sum_), *terms), sum_)
+            return b.load(sum_)
+
+        return types.float64(*[IP] * 7, getattr(types, dtype), IP, IP), codegen
 
     return total
 
@@ -216,8 +176,7 @@ def sums_of_rows(dtype: str, simd: Simd, kind: str, shifted: bool = False):
     In narrow matrices a loop over the rows is all there is: what a row costs beyond its additions would show.
     """
     item, items, T = ITEMSIZE[dtype], items_at[dtype], getattr(np, dtype)
-    number, _ = _terms(kind)
-    plus, with_w, with_y = njit(**SCALAR)(number), "w" in kind, "y" in kind
+    plus, with_w, with_y = _plus(kind), "w" in kind, "y" in kind
     total = row_sum(dtype, simd, kind, shifted)
 
     @njit(**INLINE)
@@ -241,25 +200,36 @@ def sums_of_rows(dtype: str, simd: Simd, kind: str, shifted: bool = False):
 
 
 def row_max(dtype: str, simd: Simd):
-    """A function that finds the largest of a row's first n columns; NaN is passed over, but in the first column."""
-    item, panel, items = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype]
-    blocks = _largest_of_blocks(dtype, panel)
+    """A function that finds the largest of row i's first n columns; NaN is passed over, but in the first column."""
+    panel = simd.panel(dtype)
 
-    @njit(**SCALAR)
-    def largest(x, i, stride, last_panel, last_width, n):
-        in_first, in_last = x + i * panel * item, x + last_panel * stride + i * last_width * item
-        top, k = items(in_last if last_panel == 0 else in_first)[0], 0
-        if n >= LEAST * BLOCK:
-            top = blocks(in_first, in_last, 0, 0, 0, stride, last_panel, top, 0, n // BLOCK)
-            k = n // BLOCK * BLOCK
-        while k < n:
-            j = k // panel
-            z = items(in_last if j == last_panel else in_first + j * stride)
-            end = min(n, (j + 1) * panel)
-            for at in range(k - j * panel, end - j * panel):
-                top = z[at] if z[at] > top else top
-            k = end
-        return top
+    @intrinsic
+    def largest(typingctx, x, i, stride, last_panel, last_width, n):
+        def codegen(context, b, sig, args):
+            x, i, stride, last_panel, last_width, n = args
+            row = _Row(b, dtype, panel, i, stride, last_panel, last_width, _i64(0), n)
+
+            def larger(top, value):
+                return b.select(b.fcmp_ordered(">", value, top), value, top)
+
+            first = row.item_at(b.add(x, row.place(_i64(0))))
+            top = cgutils.alloca_once(b, row.v.scalar)
+            tops = [cgutils.alloca_once(b, row.v.type) for _ in range(BLOCK // row.lanes)]
+            b.store(first, top)
+            with b.if_then(b.icmp_signed("<", row.begin, row.end)):
+                for block in tops:
+                    b.store(row.v.spread(first), block)
+                with cgutils.for_range(b, row.end, row.begin) as loop:
+                    for q, block in enumerate(tops):
+                        column = b.add(b.mul(loop.index, _i64(BLOCK)), _i64(q * row.lanes))
+                        b.store(larger(b.load(block), row.v.load(b.add(x, row.place(column)))), block)
+                b.store(_in_pairs(row.v, [b.load(block) for block in tops], larger), top)
+            for low, high in ((_i64(0), row.head), (row.tail, n)):
+                with cgutils.for_range(b, high, low) as loop:
+                    b.store(larger(b.load(top), row.item_at(b.add(x, row.place(loop.index)))), top)
+            return b.load(top)
+
+        return getattr(types, dtype)(*[IP] * 6), codegen
 
     return largest
 
