@@ -144,6 +144,16 @@ def check_finite(array: np.ndarray, argument: str) -> None:
             raise ValueError(f"`{argument}` must be finite; got {what} in {place}.")
 
 
+def check_came_of(X, values: np.ndarray, are_probabilities: bool = False) -> None:
+    """ValueError where a number of X is infinite in the narrower dtype of these logits, as far as that matters; or of
+    probabilities made of them, which an infinite one makes 0, 1 or NaN."""
+    if X.dtype.itemsize <= values.dtype.itemsize:
+        return
+    fine = values.min() > 0 and values.max() < 1 if are_probabilities else np.isfinite(values).all()
+    if not fine:
+        check_fits(X, values.dtype)
+
+
 def check_fits(X, dtype: np.dtype, argument: str = "X") -> None:
     """ValueError naming the first number of X that is infinite in a narrower dtype: what came of it is not finite."""
     values = X.data if is_sparse(X) else X

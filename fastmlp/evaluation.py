@@ -9,12 +9,13 @@ from collections.abc import Callable
 import numpy as np
 
 from . import records as R
+from ._arrays import check_came_of
 from .batches import QueryBatches, RowBatches
 from .devices import executor_of
 from .engine.executor import Executor
 from .engine.threads import Chooser, ShortRuns, available_cores, cores_of_late
 from .inputs import engine_data, engine_targets, engine_weights, most_entries, source_of
-from .layers import Dense, Softmax
+from .layers import Dense
 from .losses import BLOCK
 from .lowering import forward_plan, loss_plan
 from .prediction import KEPT_BYTES
@@ -167,24 +168,23 @@ def predictions(
     X = engine_data(X)
     source, places = source_of(X)
     n = X.shape[0]
-    key = n_features, source, dtype, n <= FEW_ROWS, _last_layer(loss, layers, X, dtype), host_simd()
+    key = n_features, source, dtype, n <= FEW_ROWS, _last_layer(loss, layers), host_simd()
     predictor = _taken(layers, key) or Predictor(layers, key, most_entries(X, ROWS), owner)
     output = places["output"] = np.empty((n, predictor.n_outputs), dtype)
     if not predictor.run(arrays, places, n, n_threads):
         refuse(X)
     if predictor.lasts and predictor.owner() is not None:
         _keep(predictor)
+    check_came_of(X, output, predictor.ends_with_output)
     return output if loss is None or predictor.ends_with_output else loss.output(output)
 
 
-def _last_layer(loss, layers, X, dtype):
+def _last_layer(loss, layers):
     """The layer that makes the loss's outputs of the logits, where the engine is to do it, or None: NumPy takes longer
-    for many outputs, of a few a kernel more to compile would. Probabilities of logits that are infinite, since X is not
-    within the parameters' range, are finite: nobody would notice.
+    for many outputs, of a few a kernel more to compile would.
     """
-    of_loss, last = None if loss is None else loss.own_layer, layers[-1]
-    wide = isinstance(last, Dense) and last.units >= WIDE
-    return of_loss if wide and (isinstance(of_loss, Softmax) or X.dtype.itemsize <= dtype.itemsize) else None
+    last = layers[-1]
+    return loss.own_layer if loss is not None and isinstance(last, Dense) and last.units >= WIDE else None
 
 
 def _taken(layers, key: tuple) -> Predictor | None:

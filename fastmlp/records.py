@@ -113,9 +113,8 @@ AVERAGE_BYTES = 16  # from a parameter to its moving average, the last slot
 CLAIMED = (32, 48)  # how many pieces of its tiles have been claimed, by anyone; alternating from phase to phase; the
 # first is 0 between runs
 WORKER = 64
-LEAST_SCRATCH = (
-    4096  # bytes at SCRATCH: a block of a panel's width, squared, or this: for rows of losses, sparse entries
-)
+PAIRS = 256  # rows whose distances to another are taken at once, by losses across rows
+LEAST_SCRATCH = 2 * 8 * PAIRS  # bytes at SCRATCH: a block of a panel's width, squared, or this; also for sparse entries
 
 # scalars of a step (float64), a row for each group of layers: 1 / sum of weights, factors of p and sign(p) in the
 # gradient, the bound of the gradient, 1 - learning rate * weight decay, the new parameters' share in their average,

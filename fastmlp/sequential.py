@@ -12,6 +12,7 @@ import numpy as np
 
 from . import devices, initializers, losses, optimizers
 from ._arrays import (
+    check_came_of,
     check_columns,
     check_finite,
     check_fits,
@@ -730,14 +731,11 @@ class Sequential:
         if draw or is_few(X, self._n_weights, self._first_units, self._can_be_kept):
             if isinstance(X, np.ndarray):
                 check_finite(X, "X")
-            values = numpy_forward(self._flat, arrays, X, self.dtype, draw)
-            values = values if loss is None else loss.output(values)
-        else:
-            network = self._layers, self.n_features, arrays
-            values = _evaluation().predictions(*network, X, self.dtype, loss, n_threads, refuse=_refuse, owner=self)
-        if X.dtype.itemsize > self.dtype.itemsize and not np.isfinite(values).all():
-            check_fits(X, self.dtype)
-        return values
+            logits = numpy_forward(self._flat, arrays, X, self.dtype, draw)
+            check_came_of(X, logits)
+            return logits if loss is None else loss.output(logits)
+        network = self._layers, self.n_features, arrays
+        return _evaluation().predictions(*network, X, self.dtype, loss, n_threads, refuse=_refuse, owner=self)
 
     def activations(self, X: Any, layer: int | str = -1, *, training: bool = False, seed: int = 0) -> np.ndarray:
         """The values behind one layer, (n, width), in the model's dtype: what the layers up to it make of X.

@@ -199,6 +199,28 @@ def test_an_infinite_logit_stops_the_fit(loss):
         model.fit([[3e38], [-3e38]], np.zeros((2, loss.target_columns(k))), loss=loss, verbose=0)
 
 
+@pytest.mark.parametrize("loss", ["hinge", "softmax_focal", "ordinal", "softmax_cross_entropy"])
+@pytest.mark.parametrize("unit", [1, 5, 6])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_an_infinite_logit_of_another_class_stops_the_fit(loss, unit, sign):
+    """A maximum passes over it, and a margin to minus infinity is large enough."""
+    model, W = Sequential(Dense(8), dtype="float32").build(1), np.zeros((1, 8))
+    W[0, unit] = sign * 1e30
+    model.set_parameters({"dense_0.weight": W})
+    with pytest.raises(DivergenceError):
+        model.fit(np.full((8, 1), 1e20, np.float32), np.full(8, 7), loss=loss, epochs=1, batch_size=8, verbose=0)
+
+
+def test_the_first_of_equal_rivals_is_pushed_down():
+    """In the engine as in NumPy: the bias's gradient is that of the logits."""
+    logits, y = np.array([[2.0, 3.0, 1.0, 3.0, 3.0, 0.0]]), [0]
+    model = Sequential(Dense(6), dtype="float32").build(1)
+    model.set_parameters({"dense_0.weight": logits * 0, "dense_0.bias": logits[0]})
+    _, gradients = model.gradients([[1.0]], y, loss="hinge")
+    assert gradients["dense_0.bias"].tolist() == [-1, 1, 0, 0, 0, 0]
+    assert losses.Hinge().gradient(logits, y).tolist() == [[-1, 1, 0, 0, 0, 0]]
+
+
 def test_another_number_compiles_nothing(rng, monkeypatch):
     X, y = rng.normal(size=(9, 2)), rng.uniform(size=(9, 1))
     model = Sequential(Dense(3)).build(2)

@@ -23,11 +23,13 @@ from fastmlp import (
     Focal,
     MLPClassifier,
     MLPRegressor,
+    Ordinal,
     Perceptron,
     Poisson,
     PReLU,
     ReLU,
     Sequential,
+    SKLearnClassifier,
     SoftmaxCrossEntropy,
     SoftmaxFocal,
     Tanh,
@@ -230,10 +232,38 @@ def test_numbers_beyond_float32_are_named():
     with pytest.raises(ValueError, match=r"within float32's range; got 1e\+300 in row 1500, column 4"):
         network().logits(X)
 
-    model = Sequential(Dense(40), ReLU(), Dense(50)).build(SHAPE[1], seed=0)
-    for model.loss in (SoftmaxCrossEntropy(), BinaryCrossEntropy()):  # probabilities of infinite logits may be finite
-        with pytest.raises(ValueError, match=r"within float32's range; got 1e\+300 in row 1500, column 4"):
+
+@pytest.mark.parametrize("n", [5, 3000])
+@pytest.mark.parametrize("units", [1, 3, 20])
+@pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), BinaryCrossEntropy(), Focal(), Ordinal(), Poisson()])
+def test_probabilities_of_infinite_logits_are_not_believed(loss, units, n):
+    """A sigmoid of infinity is 1, and a softmax has a 0 where one logit is minus infinity."""
+    X = np.zeros((n, 30))
+    X[2, 4] = 1e300
+    model = Sequential(Dense(units)).build(30, seed=0)
+    model.loss, weight = loss, np.zeros((30, units))
+    assert np.isfinite(model.predict(X[:2])).all()
+    for sign in (1, -1):
+        weight[4, -1] = sign
+        model.set_parameters({"dense_0.weight": weight})
+        with pytest.raises(ValueError, match=r"within float32's range; got 1e\+300 in row 2, column 4"):
             model.predict(X)
+    X[2, 4] = 1e30  # a probability may be 1 without
+    assert np.isfinite(model.predict(X)).all()
+
+
+def test_estimators_do_not_believe_them_either(rng):
+    X = rng.normal(size=(2 * WORTH_PACKING, 30)).astype(np.float32)
+    for n_classes in (2, 20):
+        y = np.arange(len(X)) % n_classes
+        for model in (MLPClassifier((), max_iter=1), SKLearnClassifier(Sequential(Dense(1 if n_classes == 2 else 20)))):
+            with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+                model.fit(X, y)
+            far = X.astype(float)
+            far[7, 3] = 1e300
+            for rows in (far, far[:10]):
+                with pytest.raises(ValueError, match=r"within float32's range; got 1e\+300 in row 7, column 3"):
+                    model.predict_proba(rows)
 
 
 @pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), BinaryCrossEntropy(), SoftmaxFocal(), Focal(), Poisson()])

@@ -46,11 +46,11 @@ def test_row_sums_are_those_of_float64_for_any_panels(dtype, kind, shifted):
             centred = X - shifts.astype(dtype)[:, None] if shifted else X
             x64, xw = centred.astype(float), centred.astype(float) * w
             terms = {"x": x64, "|x|": abs(x64), "xx": x64 * x64, "xw": xw, "xy": x64 * Y, "xwy": xw * Y}[kind]
-            for first, last in ((0, n), (n // 3, n - n // 5)):
+            for first, last in {(0, n), (n // 3, n - n // 5), (min(15, n), n), (min(31, n), n)}:
                 out, places = np.zeros(5), (x.ctypes.data, w.ctypes.data, y.ctypes.data)
                 run(out, *places, stride, last_panel, last_width, shifts, first, last)
                 np.testing.assert_allclose(out, terms[:, first:last].sum(1), rtol=1e-13, atol=1e-13)
-                assert out.tobytes() == bits.setdefault((n, first), out.tobytes()), (n, simd)
+                assert out.tobytes() == bits.setdefault((n, first, last), out.tobytes()), (n, simd)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -67,10 +67,13 @@ def test_the_largest_of_a_row(dtype):
             x, *places = in_panels(X, simd)
             run(out, x.ctypes.data, *places, n)
             np.testing.assert_array_equal(out, X.max(1))
-            X[:, n // 2] = np.nan  # passed over, but in the first column, from which all start
+            X[:, 0] = 9.0  # NaN further on in its lane does not hide it
+            X[:, n // 2] = X[:, max(n // 16 - 1, 0) * 16] = (
+                np.nan
+            )  # passed over, but in the first, from which all start
             x = in_panels(X, simd)[0]
             run(out, x.ctypes.data, *places, n)
-            np.testing.assert_array_equal(out, np.nanmax(X, 1) if n > 1 else X[:, 0])
+            np.testing.assert_array_equal(out, np.nanmax(X, 1) if n >= 32 else X[:, 0])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -18,7 +18,7 @@ from .sums import array_sum
 
 NARROW = 4  # columns, in one panel with every vector unit
 WIDE = 16  # columns: then fewer rows at once lie in a first-level cache
-BLOCK = 256  # rows whose distances are taken at once: as many with every vector unit, for sums are of a block
+BLOCK = R.PAIRS  # rows whose distances are taken at once: as many with every vector unit, for sums are of a block
 
 
 def collect(dtype: str, simd: Simd):

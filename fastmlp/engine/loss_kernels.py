@@ -178,12 +178,6 @@ def separable_kernel(declaration, compiled=compiled):
             a, b = T(numbers[0]), T(numbers[1])
             last_panel = n_panels - 1
             n_last = n_out - last_panel * panel_width
-            if n_last < last:  # padding that is not 0 could overflow
-                at = last_panel * c_panel + lo * last * item
-                t = items(r[R.ROW_DATA] + at)
-                for k in range((hi - lo) * last):
-                    t[k] = T(0)
-                clear_padding(r[R.C] + at, hi - lo, n_last, last)
             for i in range(lo, min(lo + AHEAD, asked)):
                 prefetch_target(Y, y_bytes, weights, item, index[i])
             for i in range(lo, hi):

@@ -1,4 +1,4 @@
-"""Sums along a row of a matrix in panels, by vectors, and a row's largest number.
+"""Sums along the rows and columns of matrices in panels, by vectors, and the largest number of a row.
 
 Blocks of sixteen columns are taken at once, each column into a float64 sum of its own, and these are added in pairs at
 the end; columns before the first whole block and behind the last one are added one after another. So the bits of a sum

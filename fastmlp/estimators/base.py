@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from .. import activations, devices
-from .._arrays import check_fits
+from .._arrays import check_came_of, check_fits
 from ..errors import unknown_name
 from ..layers import Dense
 from ..lowering import parameter_shapes
@@ -333,13 +333,10 @@ class BaseMLP(BaseEstimator, ABC):
         n_weights = sum(coef.size for coef in self.coefs_)
         if is_few(X, n_weights, self.coefs_[0].shape[1], packed=False):  # anyone may have changed them
             check_finite(X, "X", self)
-            values = self._few_logits(X)
-            values = values if loss is None else loss.output(values)
-        else:
-            values = self._many_predictions(X, loss)
-        if X.dtype.itemsize > values.dtype.itemsize and not np.isfinite(values).all():
-            check_fits(X, values.dtype)
-        return values
+            logits = self._few_logits(X)
+            check_came_of(X, logits)
+            return logits if loss is None else loss.output(logits)
+        return self._many_predictions(X, loss)
 
     def _few_logits(self, X) -> np.ndarray:
         """By NumPy, in the dtype of the weights."""

@@ -28,6 +28,8 @@ from ..normalization import BatchNorm, Norm
 from ..plan import Group, Kernel, Matrix, Parameter, Plan, Ref, Step
 from ..schedules import Schedule
 
+LINE = 64  # bytes of a cache line on most machines; another size costs time, not correctness
+
 
 @dataclass(frozen=True)
 class Op:
@@ -53,7 +55,6 @@ class Op:
         return self.parameters["weight"]
 
 
-LINE = 64  # bytes of a cache line on most machines; another size costs time, not correctness
 _CSR = {R.X: Ref("X", 0), R.INDICES: Ref("indices", 0), R.INDPTR: Ref("indptr", 0)}
 
 
