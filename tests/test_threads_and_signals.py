@@ -625,6 +625,24 @@ def test_another_number_of_workers_is_taken_when_the_machine_changes(monkeypatch
     assert machine.run(5) > 0.95
 
 
+@pytest.mark.parametrize("flops_per_step", [1e6, 1e9])  # one worker is tried first, or two
+def test_a_thread_that_wakes_on_the_callers_core_is_waited_for(monkeypatch, flops_per_step):
+    """Two workers share a core for six milliseconds, whenever one worker has run before them."""
+    machine, shared, of_two = Machine(monkeypatch, {1: 1.7e-6, 2: 1.0e-6}), 0.006, 0.0
+    chooser = machine.chooser = threads.Chooser(None, flops_per_step)
+    while machine.now < 4:
+        workers, rows = chooser.slice(np.ones(100_000, np.int64))
+        taken = rows * machine.costs[workers]
+        if workers == 2:
+            slowly = min(shared, rows * 3.6e-6)  # seconds in which few rows get done
+            taken = slowly + (rows - slowly / 3.6e-6) * machine.costs[2]
+        shared = 0.006 if workers == 1 else shared - slowly
+        machine.now += taken
+        chooser.measured(workers, taken, rows)
+        of_two += taken * (workers == 2 and machine.now > 2)
+    assert of_two > 0.95 * 2
+
+
 def test_after_a_break_what_was_measured_before_it_does_not_decide(monkeypatch):
     """One worker has become the fastest; short fits, with breaks between them, notice."""
     machine = Machine(monkeypatch, {1: 1.4e-6, 2: 1.0e-6})

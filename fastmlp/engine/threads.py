@@ -267,12 +267,14 @@ class Chooser:
     Each candidate is tried on a few short slices, or on two where a step, the least of a slice, is long; then the
     fastest runs, and now and then another is measured again, for other processes come and go. A candidate that was far
     slower is tried again more rarely, and so is one whose trial cost much time. What was measured more than `STALE`
-    seconds ago does not count any more once there is something newer.
+    seconds ago does not count any more once there is something newer. A trial of more workers goes on for `WAKE`
+    seconds while it loses: the system may put a thread that has slept on the caller's own core, for six milliseconds,
+    and trials that ended sooner found half a core each time.
     """
 
     SLICE = 0.04  # seconds of compiled work between two looks at the keyboard
     TRIAL, FIRST_TRIALS = 0.002, 3  # seconds of a trial slice, and how many of them at first
-    STALE = 1.0
+    STALE, WAKE = 1.0, 0.01
     PRICE = 0.01  # of the time is what trials that lost may cost
     LONG = 2e7  # operations of a step from which on all cores are tried first: a short fit may have no other step
 
@@ -292,6 +294,7 @@ class Chooser:
         self.least = dict.fromkeys(self.candidates, float("inf"))  # seconds of a slice
         self.wait = dict.fromkeys(self.candidates, 0.25)  # seconds until the next trial, grows while it loses
         self.last = dict.fromkeys(self.candidates, perf_counter())  # when it was measured: breaks count, too
+        self._trial = 0, 0.0  # of so many workers, for so long, that goes on; or of 0
 
     @property
     def best(self) -> int:
@@ -306,6 +309,8 @@ class Chooser:
             enough = 2 if self.least[candidate] > self.FIRST_TRIALS * self.TRIAL else self.FIRST_TRIALS
             if self.trials[candidate] < enough:
                 return candidate, True
+        if self._trial[0]:
+            return self._trial[0], True
         best, now = self.best, perf_counter()
         for candidate in self.candidates:
             if candidate != best and now - self.last[candidate] > self.wait[candidate]:
@@ -327,20 +332,23 @@ class Chooser:
         if not rows:
             return
         cost, before, now = seconds / rows, self.cost[workers], perf_counter()
+        tried = seconds + (self._trial[1] if self._trial[0] == workers else 0.0)
         # the first slice of a candidate starts its threads and warms its caches
         if self.trials[workers] <= 1 or now - self.last[workers] - seconds > self.STALE:
             self.cost[workers] = cost
-        elif self.trials[workers] < self.FIRST_TRIALS:
+        elif self.trials[workers] < self.FIRST_TRIALS or tried > seconds:
             self.cost[workers] = min(cost, before)
         else:
             self.cost[workers] = 0.5 * (cost + before)
         self.trials[workers] += 1
         self.least[workers] = min(self.least[workers], seconds)
         self.last[workers] = now
+        self._trial = (workers, tried) if workers > self.best and tried < self.WAKE else (0, 0.0)
         if workers != self.best:
             slower = self.cost[workers] / self.cost[self.best]
             # by the least slice: one in which the process was stopped for a while would put the next trial off for good
-            self.wait[workers] = max(min(4.0, 0.25 * slower**2), self.least[workers] * (1 - 1 / slower) / self.PRICE)
+            trial = max(self.least[workers], self.WAKE if workers > self.best else 0.0)
+            self.wait[workers] = max(min(4.0, 0.25 * slower**2), trial * (1 - 1 / slower) / self.PRICE)
 
 
 class ShortRuns:
