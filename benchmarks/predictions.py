@@ -69,7 +69,7 @@ def estimator(cls):
 
     def make(network, parameters):
         n_classes = network.widths[-1]
-        X, y = network.data(max(60, n_classes))
+        X, y = network.data(3 * max(20, n_classes))
         y[:n_classes] = np.arange(n_classes)
         found = cls(network.widths[1:-1], random_state=0)
         found.partial_fit(X, y, classes=np.arange(n_classes))

@@ -218,7 +218,13 @@ class Softmax:
 
     def __call__(self, z: np.ndarray) -> np.ndarray:
         """The softmax of each row, in NumPy."""
-        e = np.ascontiguousarray(np.asarray(z).T)  # sums over few outputs of many rows: a sixth of the time
+        z = np.asarray(z)
+        if z.shape[1] >= 64:
+            e = z - z.max(axis=1, keepdims=True)
+            e = np.exp(e, out=e)
+            e /= e.sum(axis=1, keepdims=True)
+            return e
+        e = np.ascontiguousarray(z.T)  # sums over few outputs of many rows: a sixth of the time
         e = np.exp(e - e.max(axis=0))
         e /= e.sum(axis=0)
         return np.ascontiguousarray(e.T)
