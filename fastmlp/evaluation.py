@@ -165,11 +165,11 @@ def predictions(
     -------
     array (n, K)
     """
-    X = engine_data(X)
-    source, places = source_of(X)
-    n = X.shape[0]
+    rows = engine_data(X)
+    source, places = source_of(rows)
+    n = rows.shape[0]
     key = n_features, source, dtype, n <= FEW_ROWS, _last_layer(loss, layers), host_simd()
-    predictor = _taken(layers, key) or Predictor(layers, key, most_entries(X, ROWS), owner)
+    predictor = _taken(layers, key) or Predictor(layers, key, most_entries(rows, ROWS), owner)
     output = places["output"] = np.empty((n, predictor.n_outputs), dtype)
     if not predictor.run(arrays, places, n, n_threads):
         refuse(X)

@@ -10,6 +10,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
+from sklearn.utils.validation import check_is_fitted
 
 from .. import losses
 from ..losses.base import log_softmax
@@ -406,6 +407,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         >>> classifier.predict_proba([[-3.0], [3.0]]).round(3).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
         """
+        check_is_fitted(self, "coefs_")
         return self._by_class(self._logits(X, self._loss()))
 
     def _by_class(self, probabilities):
