@@ -96,28 +96,25 @@ class PyTorch:
         return [table, *(array.T for array in arrays)]
 
 
-class JAX:
-    def __init__(self, network, X, y):
+class JAXSteps:
+    """Adam's steps on the mean of a function of parameters and a batch, an epoch of batches as one compiled scan."""
+
+    def __init__(self, value, parameters, batches):
         import jax
         import jax.numpy as jnp
 
-        def loss(p, X, y):
-            a = jnp.tanh(p[0].at[X].get(mode="promise_in_bounds").reshape(len(X), -1) @ p[1] + p[2])
-            return -jnp.take_along_axis(jax.nn.log_softmax(a @ p[3] + p[4]), y[:, None], 1).mean()
-
         def step(state, batch):
             p, m, v, t = state
-            g, t = jax.grad(loss)(p, *batch), t + 1.0
+            g, t = jax.grad(value)(p, *batch), t + 1.0
             m = [m + (1 - BETA_1) * (g - m) for m, g in zip(m, g, strict=True)]
             v = [v + (1 - BETA_2) * (g * g - v) for v, g in zip(v, g, strict=True)]
             rate, correction = RATE / (1 - BETA_1**t), 1 / (1 - BETA_2**t)
             p = [p - rate * m / (jnp.sqrt(v * correction) + EPSILON) for p, m, v in zip(p, m, v, strict=True)]
             return (p, m, v, t), None
 
-        p = [jnp.array(array) for array in network.model().parameters.values()]
+        p = [jnp.array(array) for array in parameters]
         self.state = (p, [jnp.zeros_like(a) for a in p], [jnp.zeros_like(a) for a in p], jnp.float32(0))
-        shape = -1, network.batch_size
-        self.batches = jnp.array(X.astype(np.int32).reshape(*shape, network.context)), jnp.array(y.reshape(shape))
+        self.batches = tuple(map(jnp.array, batches))
         self.jax, self.run = jax, jax.jit(lambda state, batches: jax.lax.scan(step, state, batches)[0])
 
     def epoch(self):
@@ -127,11 +124,40 @@ class JAX:
         return [np.asarray(array) for array in self.state[0]]
 
 
+class JAX(JAXSteps):
+    def __init__(self, network, X, y):
+        import jax
+        import jax.numpy as jnp
+
+        def loss(p, X, y):
+            a = jnp.tanh(p[0].at[X].get(mode="promise_in_bounds").reshape(len(X), -1) @ p[1] + p[2])
+            return -jnp.take_along_axis(jax.nn.log_softmax(a @ p[3] + p[4]), y[:, None], 1).mean()
+
+        shape = -1, network.batch_size
+        batches = X.astype(np.int32).reshape(*shape, network.context), y.reshape(shape)
+        super().__init__(loss, network.model().parameters.values(), batches)
+
+
 COLUMNS = {
     "fastmlp": [FastMLP],
     "PyTorch": [lambda *of: PyTorch(*of, 1), lambda *of: PyTorch(*of, 2)],
     "JAX": [JAX],
 }
+
+
+def in_turns(contenders, rounds, steps, at_least):
+    """{label: seconds of a step in each round}, of epochs of so many steps that take so many seconds together."""
+    times = {label: [] for label in contenders}
+    for _ in range(rounds):
+        for label, one in contenders.items():
+            time.sleep(PAUSE)
+            one.epoch()
+            begun, n = time.perf_counter(), 0
+            while n == 0 or time.perf_counter() - begun < at_least:
+                one.epoch()
+                n += 1
+            times[label].append((time.perf_counter() - begun) / (n * steps))
+    return times
 
 
 def measure(network, columns, rounds, steps):
@@ -145,16 +171,7 @@ def measure(network, columns, rounds, steps):
         for mine, its, first in zip(expected, one.parameters(), start, strict=True):
             change = np.abs(mine - first).max()
             assert np.abs(mine - its).max() < 0.1 * change, f"{column}: not the same work"
-    times = {label: [] for label in contenders}
-    for _ in range(rounds):
-        for label, one in contenders.items():
-            time.sleep(PAUSE)
-            one.epoch()
-            begun, n = time.perf_counter(), 0
-            while n == 0 or time.perf_counter() - begun < SECONDS:
-                one.epoch()
-                n += 1
-            times[label].append((time.perf_counter() - begun) / (n * steps))
+    times = in_turns(contenders, rounds, steps, SECONDS)
     return {column: min(median(t) for label, t in times.items() if label[0] == column) for column in columns}
 
 

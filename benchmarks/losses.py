@@ -6,20 +6,19 @@ turns. `--docs` puts the table into docs/performance.md, where no number is type
 """
 
 import argparse
-import time
 from statistics import median
 
 import numpy as np
 
+from benchmarks.embedding import RATE, JAXSteps, in_turns
 from benchmarks.peers import BETA_1, BETA_2, EPSILON
 from benchmarks.phases import ROOT
-from benchmarks.predictions import PAUSE
 from benchmarks.report import machine, versions, write_into
 from fastmlp import Adam, Dense, ReLU, Sequential, losses
 from fastmlp.training import Training
 
 WIDTHS, BATCHES, STEPS = (32, 64), (128, 512), 20
-RATE, SECONDS = 1e-3, 0.3  # of a turn: a fit, in which the number of workers is found out
+SECONDS = 0.3  # of a turn: a fit, in which the number of workers is found out
 
 
 def codes(n_classes):
@@ -145,35 +144,17 @@ class FastMLP:
         return list(self.model.parameters.values())
 
 
-class JAX:
+class JAX(JAXSteps):
     def __init__(self, loss, units, batch_size, X, y):
         import jax
-        import jax.numpy as jnp
 
         rows = jax_losses()[loss.name]
 
         def value(p, X, y):
             return rows(jax.nn.relu(X @ p[0] + p[1]) @ p[2] + p[3], y).mean()
 
-        def step(state, batch):
-            p, m, v, t = state
-            g, t = jax.grad(value)(p, *batch), t + 1.0
-            m = [m + (1 - BETA_1) * (g - m) for m, g in zip(m, g, strict=True)]
-            v = [v + (1 - BETA_2) * (g * g - v) for v, g in zip(v, g, strict=True)]
-            rate, correction = RATE / (1 - BETA_1**t), 1 / (1 - BETA_2**t)
-            p = [p - rate * m / (jnp.sqrt(v * correction) + EPSILON) for p, m, v in zip(p, m, v, strict=True)]
-            return (p, m, v, t), None
-
-        p = [jnp.array(array) for array in model_of(units).parameters.values()]
-        self.state = (p, [jnp.zeros_like(a) for a in p], [jnp.zeros_like(a) for a in p], jnp.float32(0))
-        self.batches = tuple(jnp.array(a.reshape(-1, batch_size, *a.shape[1:])) for a in (X, y))
-        self.jax, self.run = jax, jax.jit(lambda state, batches: jax.lax.scan(step, state, batches)[0])
-
-    def epoch(self):
-        self.state = self.jax.block_until_ready(self.run(self.state, self.batches))
-
-    def parameters(self):
-        return [np.asarray(array) for array in self.state[0]]
+        batches = (a.reshape(-1, batch_size, *a.shape[1:]) for a in (X, y))
+        super().__init__(value, model_of(units).parameters.values(), batches)
 
 
 def compare(loss, units, batch_size, targets, contenders):
@@ -199,16 +180,7 @@ def measure(loss, units, batch_size, targets, contenders, rounds):
     rng, n = np.random.default_rng(3), STEPS * batch_size
     X, y = rng.normal(size=(n, WIDTHS[0])).astype(np.float32), targets(rng, n)
     running = {column: make(loss, units, batch_size, X, y) for column, make in contenders.items()}
-    times = {column: [] for column in running}
-    for _ in range(rounds):
-        for column, one in running.items():
-            time.sleep(PAUSE)
-            one.epoch()
-            begun, count = time.perf_counter(), 0
-            while count == 0 or time.perf_counter() - begun < SECONDS:
-                one.epoch()
-                count += 1
-            times[column].append((time.perf_counter() - begun) / (count * STEPS))
+    times = in_turns(running, rounds, STEPS, SECONDS)
     running["fastmlp"].training.close()
     return {column: median(of) for column, of in times.items()}
 
