@@ -106,12 +106,8 @@ def gather_kernel(source: str):
         clear = store_zeros(dtype, least)
 
         @njit(**SCALAR)
-        def bring(x, out, i, n_whole, panel_bytes, n_last, last_width, scaling, scale, offset):
-            """A row at x into row i; the loops around it are the faster for being two."""
-            for _ in range(n_whole):
-                whole(x, out + i * panel_width * item, scaling, scale, offset)
-                x, out = x + panel_width * itemsize, out + panel_bytes
-            out += i * last_width * item
+        def bring(x, out, n_last, last_width, scaling, scale, offset):
+            """The last panel of a row, all of a narrow one; the loops around it are the faster for being several."""
             if n_last < last_width:
                 for k in range(0, last_width, least):
                     clear(out + k * item)
@@ -127,18 +123,32 @@ def gather_kernel(source: str):
             scale, offset = T(1), T(0)
             if scaling != 0:
                 scale, offset = T(float64_at(scaling)[0]), T(float64_at(scaling)[1])
-            if in_order:  # the processor sees the next rows coming
+            asked = lo if in_order else hi  # the processor sees the next rows coming
+            for i in range(lo, min(lo + AHEAD, asked)):
+                prefetch_row(X + index[i] * stride, n_bytes)
+            if n_whole > 0:
+                upcoming = X + data_row(in_order, first, index, lo) * stride if lo < hi else X
+                for i in range(lo, hi):
+                    if i + AHEAD < asked:
+                        prefetch_row(X + index[i + AHEAD] * stride, n_bytes)
+                    x, upcoming = upcoming, X + data_row(in_order, first, index, min(i + 1, hi - 1)) * stride
+                    ahead, out = upcoming, C  # a line for each that is read: all at once would hold up the rest
+                    for _ in range(n_whole):
+                        for at in range(0, panel_width * itemsize, LINE):
+                            prefetch(ahead + at)
+                        whole(x, out + i * panel_width * item, scaling, scale, offset)
+                        x, ahead, out = x + panel_width * itemsize, ahead + panel_width * itemsize, out + panel_bytes
+                    bring(x, out + i * last_width * item, n_last, last_width, scaling, scale, offset)
+            elif in_order:
                 for i in range(lo, hi):
                     x = X + (first + i) * stride
-                    bring(x, C, i, n_whole, panel_bytes, n_last, last_width, scaling, scale, offset)
+                    bring(x, C + i * last_width * item, n_last, last_width, scaling, scale, offset)
             else:
-                for i in range(lo, min(lo + AHEAD, hi)):
-                    prefetch_row(X + index[i] * stride, n_bytes)
                 for i in range(lo, hi):
                     if i + AHEAD < hi:
                         prefetch_row(X + index[i + AHEAD] * stride, n_bytes)
                     x = X + index[i] * stride
-                    bring(x, C, i, n_whole, panel_bytes, n_last, last_width, scaling, scale, offset)
+                    bring(x, C + i * last_width * item, n_last, last_width, scaling, scale, offset)
 
         return gather
 
