@@ -58,6 +58,11 @@ class Matrix:
         return -(-self.columns // self.panel)
 
     @property
+    def is_column(self) -> bool:
+        """Whether it is a single column, without padding: kernels of its own multiply by it."""
+        return self.last_width == 1
+
+    @property
     def panel_bytes(self) -> int:
         return self.panel * self.pitch * self.item
 

@@ -15,26 +15,30 @@ class Simd:
     """A vector instruction set and the register tile chosen for it.
 
     A tile of `rows` x 2 vectors holds 2 * rows accumulators in registers: 16 of 32 for AVX-512, 12 of 16 for AVX2. On
-    AVX-512 8 x 2 was measured at the FMA peak of a Zen 4; larger ones gain nothing there and on a Xeon. With
-    `shares_columns`, cores may share out a product by its columns.
+    AVX-512 8 x 2 was measured at the FMA peak of a Zen 4; larger ones gain nothing there and on a Xeon. What is `gpu`
+    shares out products in its own way, and has no kernels for matrices of one column.
     """
 
     name: str
     vector_bytes: int
     rows: int
-    shares_columns: bool = True
+    gpu: bool = False
 
     def panel(self, dtype: str) -> int:
         """Columns of a full panel: two vectors."""
         return 2 * self.vector_bytes // ITEMSIZE[dtype]
 
     def widths(self, dtype: str) -> tuple[int, ...]:
-        """Widths that a panel can have, descending: the last panel of a narrow matrix does not pay for a full one."""
+        """Widths that a panel can have, descending: the last panel of a narrow matrix does not pay for a full one. The
+        only panel of a matrix of one column is that column.
+        """
         width, least = self.panel(dtype), 16 // ITEMSIZE[dtype]
         return tuple(width >> i for i in range(8) if width >> i >= least)
 
     def last_width(self, columns: int, dtype: str) -> int:
         """Width of the last panel of a matrix of so many columns, padding included."""
+        if columns == 1 and not self.gpu:
+            return 1
         rest = columns % self.panel(dtype) or self.panel(dtype)
         return min(w for w in self.widths(dtype) if w >= rest)
 

@@ -30,7 +30,7 @@ import numpy as np
 from fastmlp import Dense, ReLU, SGD, Sequential
 
 def fit(*layers, n=60, n_features=3, **arguments):
-    layers = layers or (Dense(2), ReLU(), Dense(1))
+    layers = layers or (Dense(3), ReLU(), Dense(1))
     X = np.random.default_rng(0).normal(size=(n, n_features)).astype(np.float32)
     y = X[:, :1] * np.ones(layers[-1].units)
     fit = dict(loss="squared_error", optimizer=SGD(0.01), epochs=2, n_threads=1, verbose=0)

@@ -60,7 +60,7 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 # for a device's
 TINY = SIMULATED and os.environ.get("FASTMLP_CUDA_SIZES") != "device"
 if TINY:
-    THREADS, MOST_BLOCKS, MOST_IN_Y, BUSY, SIMD = 4, 2, 2, 4, Simd("CUDA simulator", 16, 1, shares_columns=False)
+    THREADS, MOST_BLOCKS, MOST_IN_Y, BUSY, SIMD = 4, 2, 2, 4, Simd("CUDA simulator", 16, 1, gpu=True)
     TILES = {
         "float32": (Tile(8, 8, 4, 4, 4), Tile(4, 8, 8, 4, 4, groups=2)),
         "float64": (Tile(8, 8, 4, 4, 4), Tile(4, 4, 4, 2, 4, groups=2)),
@@ -69,7 +69,7 @@ if TINY:
         "bf16": (Tile(32, 32, 16, 4, 8, precision="bf16"),),
     }
 else:
-    THREADS, MOST_BLOCKS, MOST_IN_Y, SIMD = 256, 4096, 65_535, Simd("CUDA", 64, 1, shares_columns=False)
+    THREADS, MOST_BLOCKS, MOST_IN_Y, SIMD = 256, 4096, 65_535, Simd("CUDA", 64, 1, gpu=True)
     BUSY = 100  # blocks that keep a large device busy
     # The larger, the fewer times each number is read, and out of shared memory, too; the smaller, the more blocks
     TILES = {

@@ -258,6 +258,26 @@ class Vectors:
         value.align = self.item
         return value
 
+    def _first(self, n):
+        """Which lanes come before lane n."""
+        lanes = ir.VectorType(I64, self.lanes)
+        end = self.b.insert_element(ir.Constant(lanes, ir.Undefined), n, ir.Constant(I32, 0))
+        end = self.b.shuffle_vector(end, end, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
+        return self.b.icmp_signed("<", ir.Constant(lanes, list(range(self.lanes))), end)
+
+    def load_and_keep_first(self, address, n):
+        """A vector whose lanes from lane n on are 0, whatever lies there."""
+        return self.b.select(self._first(n), self.load(address), self.zeros)
+
+    def load_first(self, address, n):
+        """The same of which nothing from lane n on is read. By scalars on units whose vectors are of four lanes."""
+        pointer, bits = self.type.as_pointer(), ir.VectorType(ir.IntType(1), self.lanes)
+        fn_type = ir.FunctionType(self.type, [pointer, I32, bits, self.type])
+        name = f"llvm.masked.load.v{self.lanes}{self.suffix}.p0"
+        fn = cgutils.get_or_insert_function(self.b.module, fn_type, name)
+        place = self.b.inttoptr(address, pointer)
+        return self.b.call(fn, [place, ir.Constant(I32, self.item), self._first(n), self.zeros])
+
     def store(self, value, address):
         self.b.store(value, self.b.inttoptr(address, self.type.as_pointer())).align = self.item
 

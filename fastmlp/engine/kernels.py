@@ -12,6 +12,7 @@ from . import custom
 from .activity import activity_gradient, activity_penalty
 from .augmentation_kernels import gaussian_noise, mix_kernel, random_affine
 from .batch_loss_kernels import collect, contrastive, listnet, ranknet, triplet_choose, triplet_gradient
+from .column_kernels import column_bias_gradient, column_product, few_weight_gradient
 from .dropout import KINDS, drop_rows, dropout_kernel
 from .elementwise import (
     activation_derivative,
@@ -58,8 +59,11 @@ _OF_CSR = {
 KERNELS = {
     "product": product,
     "product_panels": product_panels,
+    "product.column": column_product,
     "weight_gradient": weight_gradient,
+    "weight_gradient.few": few_weight_gradient,
     "bias_gradient": bias_gradient,
+    "bias_gradient.column": column_bias_gradient,
     "elementwise": elementwise,
     "add": add,
     "multiply": multiply,

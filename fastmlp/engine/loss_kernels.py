@@ -43,7 +43,7 @@ def softmax_kernel(codes: bool):
         nothing = T(-1e4)  # exp of it is 0
         row_maxima, row_totals = maxima_of_rows(dtype, simd), sums_of_rows(dtype, simd, "x")
         row_mass, row_pick = array_sum(dtype, simd), row_sum(dtype, simd, "xw", shifted=True)
-        lanes = min(simd.widths(dtype))  # divides the width of every panel: loops over so many need no tails
+        lanes = min(simd.widths(dtype))  # divides the width of panels but a column's: loops over so many need no tails
 
         def softmax(record, lo, hi, worker):
             r, w = int64_at(record), int64_at(worker)
@@ -87,6 +87,8 @@ def softmax_kernel(codes: bool):
                     if columns == panel_width:
                         for k in range(panel_width):
                             z[k] = z[k] - top
+                    elif width == 1:
+                        z[0] = z[0] - top
                     else:
                         for at in range(0, width, lanes):
                             for k in range(lanes):
@@ -112,6 +114,8 @@ def softmax_kernel(codes: bool):
                         if width == panel_width:
                             for k in range(panel_width):
                                 z[k] = z[k] * share
+                        elif width == 1:
+                            z[0] = z[0] * share
                         else:
                             for at in range(0, width, lanes):
                                 for k in range(lanes):
@@ -180,7 +184,12 @@ def separable_kernel(declaration, compiled=compiled):
             n_last = n_out - last_panel * panel_width
             for i in range(lo, min(lo + AHEAD, asked)):
                 prefetch_target(Y, y_bytes, weights, item, index[i])
-            for i in range(lo, hi):
+            terms = items(r[R.ROW_DATA])
+            for i in range(lo, hi if last == 1 else lo):  # one column
+                if i + AHEAD < asked:
+                    prefetch_target(Y, y_bytes, weights, item, index[i + AHEAD])
+                terms[i] = items(Y)[data_row(in_order, first_row, index, i)]
+            for i in range(lo, hi if last > 1 else lo):
                 if i + AHEAD < asked:
                     prefetch_target(Y, y_bytes, weights, item, index[i + AHEAD])
                 y, out = Y + data_row(in_order, first_row, index, i) * y_bytes, r[R.ROW_DATA]
@@ -208,7 +217,11 @@ def separable_kernel(declaration, compiled=compiled):
                         weight = items(weights)[data_row(in_order, first_row, index, lo + i)]
                         for k in range(columns):
                             z[i * width + k] = weight * z[i * width + k]
-            row_totals(losses, 1, r[R.ROW_DATA], 0, 0, c_panel, last_panel, last, losses, 0, n_out, lo, hi)
+            if last == 1:
+                for i in range(lo, hi):
+                    losses[i] = np.float64(terms[i])
+            else:
+                row_totals(losses, 1, r[R.ROW_DATA], 0, 0, c_panel, last_panel, last, losses, 0, n_out, lo, hi)
             not_finite = 0
             for i in range(lo, hi):
                 if weights != 0:

@@ -25,8 +25,8 @@ def by_width(functions: list, widths: list[int]):
     """One function for panels of every width, which comes before the arguments of theirs; `functions` are by falling
     width.
     """
-    full, half, quarter, eighth = (functions + functions[-1:] * 3)[:4]
-    full_width, half_width, quarter_width = (widths + [0] * 3)[:3]
+    full, half, quarter, eighth, least = (functions + functions[-1:] * 4)[:5]
+    full_width, half_width, quarter_width, eighth_width = (widths + [0] * 4)[:4]
 
     @njit(**INLINE)
     def of_width(width, *arguments):
@@ -36,8 +36,10 @@ def by_width(functions: list, widths: list[int]):
             half(*arguments)
         elif width == quarter_width:
             quarter(*arguments)
-        else:
+        elif width == eighth_width:
             eighth(*arguments)
+        else:
+            least(*arguments)
 
     return of_width
 

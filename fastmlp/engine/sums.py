@@ -293,12 +293,14 @@ def sums_of_columns(dtype: str, simd: Simd, kind: str):
     x, y and centre are addresses; those that the kind does not read may be 0. The sums are kept in registers.
     """
     item, panel, least = ITEMSIZE[dtype], simd.panel(dtype), min(simd.widths(dtype))
-    whole, part = _sums_of_so_many(dtype, panel, kind), _sums_of_so_many(dtype, least, kind)
+    whole, part, one = (_sums_of_so_many(dtype, lanes, kind) for lanes in (panel, least, 1))
 
     @njit(**INLINE)
     def sums(out, x, y, centre, width, rows):
         if width == panel:
             whole(out, x, y, centre, width * item, rows)
+        elif width == 1:
+            one(out, x, y, centre, item, rows)
         else:
             for k in range(0, width, least):
                 part(out + 8 * k, x + k * item, y + k * item, centre + k * item, width * item, rows)

@@ -176,6 +176,9 @@ class Backward:
         self.gradient, self.shared = dz, False
 
 
+ROWS_FOR_TWO = 8  # of a batch: then two columns, too, take less time one by one
+
+
 def _fits_the_caches(plan: Plan) -> bool:
     """Whether everything that a step touches lies in a second-level cache from one step to the next."""
     return plan.n_bytes < 2**18 and plan.n_features * plan.item < 512
@@ -188,7 +191,8 @@ def _update_steps(plan: Plan, op: Op, gradient: Matrix, updates: Updates) -> lis
     if plan.multiplies_sparse(op.source):
         kernel, rows, own = "sparse_gradient", -(-plan.entries // n_in), plan.by_columns  # of an input that are not 0
     else:
-        kernel, rows = "weight_gradient", plan.batch_size
+        few = gradient.is_column or (gradient.columns == 2 and plan.batch_size >= ROWS_FOR_TWO and not plan.simd.gpu)
+        kernel, rows = "weight_gradient.few" if few else "weight_gradient", plan.batch_size
         # what a worker updates is what it multiplies by next: columns of W; or where there is W^T, columns of that
         of_columns = weight.transposed is None and shares_columns(plan, n_in, n_out, training=True)
         # tiles among which the prefetches of the next step's rows are shared out
@@ -242,4 +246,5 @@ def _vector_update_step(plan: Plan, op: Op, name: str, gradient: Matrix, updates
     fields = {**panels(gradient), **following, R.ONES: Ref("ones", 0), R.W: parameter.matrix.at}
     width = gradient.last_width if gradient.n_panels == 1 else plan.simd.panel(plan.dtype)
     cost = max(1, width * (plan.batch_size + 16) // 8)
-    return Step("bias_gradient", fields, f"{parameter.name} {parameter.shape}: {text}", gradient.n_panels, cost)
+    kernel = "bias_gradient.column" if gradient.is_column else "bias_gradient"
+    return Step(kernel, fields, f"{parameter.name} {parameter.shape}: {text}", gradient.n_panels, cost)

@@ -124,7 +124,7 @@ def shares_columns(plan: Plan, depth: int, columns: int, training: bool) -> bool
     in its own, unless they are too many.
     """
     rows = plan.batch_size
-    if not plan.simd.shares_columns or columns < COLUMNS_A_ROW * rows or rows * depth * columns < WORTH_A_BARRIER:
+    if plan.simd.gpu or columns < COLUMNS_A_ROW * rows or rows * depth * columns < WORTH_A_BARRIER:
         return False
     return training or plan.sizes["parameters"] >= CACHE_BYTES
 
@@ -132,6 +132,8 @@ def shares_columns(plan: Plan, depth: int, columns: int, training: bool) -> bool
 def product_step(plan: Plan, target: Matrix, fields: dict, text: str, training: bool) -> Step:
     """The product that these fields describe, into `target`."""
     depth, panel = fields[R.DEPTH], plan.simd.panel(plan.dtype)
+    if target.is_column:
+        return Step("product.column", fields, text)
     if not shares_columns(plan, depth, target.columns, training):
         return Step("product", fields, text)
     fields = {**fields, R.PRODUCT: Kernel("product")}
