@@ -13,7 +13,7 @@ from .activations import ACTIVATIONS, GELU, Activation, CustomActivation, Logist
 from .augmentation import CutMix, GaussianNoise, MixUp, RandomAffine
 from .embedding import Embedding
 from .errors import check_count, check_flag, check_range
-from .hints import Hinted
+from .hints import Hinted, hint
 from .initializers import Initializer
 from .normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from .schedules import Schedule
@@ -81,6 +81,10 @@ class Dense(Hinted):
             check_range(name, getattr(self, name), 0, float("inf"))
         if self.max_norm is not None:
             check_range("max_norm", self.max_norm, 0, float("inf"), low_open=True)
+        if isinstance(self.use_bias, str):
+            raise TypeError(
+                f"`use_bias` must be True or False; got {self.use_bias!r}: {hint(['Dense'], 'activation')}."
+            )
         for name in ("use_bias", "trainable"):
             check_flag(name, getattr(self, name))
 

@@ -28,7 +28,7 @@ from .activations import Activation, CustomActivation, Identity
 from .augmentation import AUGMENTATIONS
 from .embedding import Embedding
 from .epochs import check_callbacks, run_epochs
-from .errors import DivergenceError, check_count, check_flag, unknown_name
+from .errors import DivergenceError, check_count, check_flag, check_range, unknown_name
 from .hints import hint
 from .history import History
 from .layers import (
@@ -358,6 +358,7 @@ class Sequential:
         epochs: int = 1,
         batch_size: int = 32,
         validation_data: tuple | None = None,
+        validation_split: float = 0.0,
         sample_weight: Any = None,
         class_weight: dict | str | None = None,
         groups: Any = None,
@@ -395,6 +396,9 @@ class Sequential:
             For losses of queries, batch_size counts queries, whose rows stay together.
         validation_data : (X, y) or (X, y, sample_weight), optional
             Adds val_loss (and val_accuracy for classification) to every epoch. (X, y, groups) for losses of queries.
+        validation_split : float
+            In [0, 1): the share of the rows that is validated on and not trained on, the last ones, as in Keras. Rows
+            that lie in an order, such as class by class, are to be shuffled before. Not for losses of queries.
         sample_weight : array-like (n,), optional
             Weights of the rows, not negative and not all 0; 1 where not given.
         class_weight : dict or "balanced", optional
@@ -439,7 +443,8 @@ class Sequential:
         Warns
         -----
         UserWarning
-            The last layer does what the loss does itself, such as a `Softmax` before "softmax_cross_entropy".
+            The last layer does what the loss does itself, such as a `Softmax` before "softmax_cross_entropy"; or
+            `validation_split` holds out a class that no other row has.
 
         Examples
         --------
@@ -469,6 +474,13 @@ class Sequential:
         _warn_of_layers(self.layers, loss)
         columns = column_names(X)
         X, y, sample_weight, groups = self._checked(X, y, loss, sample_weight, groups)
+        validation = self._validation(validation_data, X.shape[1], columns, loss)
+        check_range("validation_split", validation_split, 0, 1)
+        if validation_split:
+            if validation is not None or groups is not None:
+                other = "groups" if validation is None else "validation_data"
+                raise ValueError(f"`validation_split` must be 0 where there are `{other}`; got {validation_split!r}.")
+            (X, y, sample_weight), validation = _split(X, y, sample_weight, validation_split)
         n = X.shape[0]
         if class_weight is not None:
             of_class = class_weights(class_weight, y, loss, self.n_outputs)
@@ -476,7 +488,6 @@ class Sequential:
             both = "class_weight * sample_weight"
             sample_weight = of_class if sample_weight is None else check_weights(of_class * sample_weight, n, both)
         backup, callbacks = check_callbacks(callbacks)
-        validation = self._validation(validation_data, X.shape[1], columns, loss)
         self._check_batch_norm(n, batch_size)
         devices.check_precision(precision, devices.check_device(device), self.dtype)
         device = devices.choose(device, self.layers, X, batch_size, epochs, precision)
@@ -1210,6 +1221,29 @@ def _draw(training: bool, seed: int) -> np.random.Generator | None:
     check_flag("training", training)
     seed = check_count(seed, "seed", least=0)
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(4,)))) if training else None
+
+
+def _split(X, y, sample_weight, share: float) -> tuple[tuple, tuple]:
+    """Rows to train on, and the last ones as validation data; both are views."""
+    n = len(y)
+    n_train = int(n * (1 - share))
+    if not 0 < n_train < n:
+        raise ValueError(
+            f"`validation_split`={share!r} of {n} rows leaves none to {'validate' if n_train else 'train'} on."
+        )
+    parts = []
+    for rows, what in ((slice(n_train), "first"), (slice(n_train, n), "last")):
+        weights = None if sample_weight is None else sample_weight[rows]
+        parts.append((X[rows], y[rows], check_weights(weights, len(y[rows]), f"sample_weight, of the {what} rows,")))
+    if y.ndim == 1 and y.dtype.kind in "iu":
+        alone = np.setdiff1d(y[n_train:], y[:n_train])
+        if alone.size:
+            warnings.warn(
+                f"`validation_split`={share!r} holds out the last {n - n_train} rows, and with them all of class "
+                f"{alone[0]}: shuffle rows that lie class by class.",
+                stacklevel=3,
+            )
+    return parts[0], (*parts[1], None)
 
 
 _refuse = partial(check_finite, argument="X")

@@ -28,6 +28,10 @@ from fastmlp.optimizers import OPTIMIZERS, Optimizer
     ("make", "meant"),
     [
         (lambda: Dense(8, activation="relu"), r"Dense has no argument 'activation': .*Dense\(64\), ReLU\(\)"),
+        (
+            lambda: Dense(8, "relu"),
+            r"`use_bias` must be True or False; got 'relu': activations are layers: Dense\(64\)",
+        ),
         (lambda: Dense(8, input_shape=(4,)), "'input_shape': how many inputs there are follows from X"),
         (lambda: Dropout(p=0.5), "Dropout has no argument 'p': it is `rate`"),
         (lambda: Adam(lr=0.1), "Adam has no argument 'lr': it is `learning_rate`"),

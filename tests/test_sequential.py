@@ -332,6 +332,26 @@ def test_validation_data_is_evaluated_and_not_trained_on():
     np.testing.assert_allclose(history["val_accuracy"][-1], last["accuracy"], rtol=1e-12)
 
 
+@pytest.mark.parametrize("kind", [np.asarray, scipy.sparse.csr_array])
+def test_a_share_of_the_rows_is_validation_data(kind):
+    (X, y), weights = data(), np.linspace(0.5, 2, 60)
+    options = {"loss": "softmax_cross_entropy", "epochs": 3, "batch_size": 16, "verbose": 0, "class_weight": "balanced"}
+    split, given = classifier(), classifier()
+    history = split.fit(kind(X), y, validation_split=0.3, sample_weight=weights, **options)
+    validation = X[42:], y[42:], weights[42:]
+    expected = given.fit(X[:42], y[:42], validation_data=validation, sample_weight=weights[:42], **options)
+    assert history["val_loss"] == expected["val_loss"] and history["loss"] == expected["loss"]
+    assert all(np.array_equal(given.parameters[name], split.parameters[name]) for name in given.parameters)
+
+
+def test_a_share_of_what_belongs_together():
+    X, y = data()
+    with pytest.raises(ValueError, match="`validation_split` must be 0 where there are `groups`; got 0.5"):
+        Sequential(Dense(1)).fit(X, y, groups=y, loss="ranknet", validation_split=0.5)
+    with pytest.warns(UserWarning, match="holds out the last 12 rows, and with them all of class 2: shuffle rows"):
+        classifier().fit(X, np.repeat([0, 1, 2], [24, 24, 12]), validation_split=0.2, loss="softmax_cross_entropy")
+
+
 def test_batch_size_above_n_means_n():
     X, y = data()
     options = {"loss": "softmax_cross_entropy", "epochs": 3, "verbose": 0, "shuffle": False}
@@ -479,6 +499,17 @@ def test_values_in_y_that_are_not_finite_are_named(value, word):
         ({"validation_data": np.zeros((3, 5))}, ["validation_data", "(X, y)"]),
         ({"validation_data": (np.zeros((3, 4)), np.zeros(3, int))}, ["validation_data[0]", "5", "4"]),
         ({"validation_data": (np.zeros((3, 5)), np.zeros(2, int))}, ["validation_data[1]", "3 rows"]),
+        ({"validation_split": 1}, ["`validation_split` must be in [0, 1); got 1"]),
+        ({"validation_split": 1e-17}, ["`validation_split`=1e-17 of 60 rows leaves none to validate on"]),
+        ({"validation_split": 0.999}, ["`validation_split`=0.999 of 60 rows leaves none to train on"]),
+        (
+            {"validation_split": 0.2, "validation_data": data()},
+            ["must be 0 where there are `validation_data`; got 0.2"],
+        ),
+        (
+            {"validation_split": 0.5, "sample_weight": np.repeat([0.0, 1.0], 30)},
+            ["`sample_weight, of the first rows,` must not be zero everywhere"],
+        ),
         ({"loss": SquaredError}, ["loss", "'squared_error'", "or one Loss object; got <class"]),
         ({"loss": ["hinge", "huber"]}, ["or one Loss object; got ['hinge', 'huber']"]),
         ({"optimizer": Adam}, ["optimizer", "'adam'", "or an optimiser such as Adam(); got <class"]),
