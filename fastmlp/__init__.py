@@ -13,8 +13,8 @@ Declarations: `layers`, `normalization`, `augmentation`, `activations`, `losses`
 `initializers`; to add an activation, add a class in `activations.py` (a user's own are `CustomActivation` and
 `CustomLoss`). Around a fit: `epochs`, `callbacks`, `backup`, `progress`, `history`; before and after it: `rate_test`,
 `diagnosis`. Files: `serialization` and `model_file` for models and `onnx_export` for other programs, `datasets`,
-`tables` and `preprocessing` for data, which the command line (`cli`, `commands`) uses. What an error says: `errors`,
-`hints`. Names below are imported on first use, so that `import fastmlp` costs nothing.
+`tables`, `preprocessing` and `piecewise` for data, which the command line (`cli`, `commands`) uses. What an error says:
+`errors`, `hints`. Names below are imported on first use, so that `import fastmlp` costs nothing.
 """
 
 import sys
@@ -103,6 +103,7 @@ _HOME = {  # and in __init__.pyi, for editors
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
     "Perceptron": "estimators",
+    "PiecewiseLinearEncoder": "estimators",
     "SKLearnClassifier": "estimators",
     "SKLearnRegressor": "estimators",
     "History": "history",

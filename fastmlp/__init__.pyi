@@ -35,6 +35,7 @@ from .estimators import (
     MLPClassifier as MLPClassifier,
     MLPRegressor as MLPRegressor,
     Perceptron as Perceptron,
+    PiecewiseLinearEncoder as PiecewiseLinearEncoder,
     SKLearnClassifier as SKLearnClassifier,
     SKLearnRegressor as SKLearnRegressor,
 )

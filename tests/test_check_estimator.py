@@ -5,7 +5,7 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from fastmlp import MLPClassifier, MLPRegressor, Perceptron
+from fastmlp import MLPClassifier, MLPRegressor, Perceptron, PiecewiseLinearEncoder
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the checks warn on purpose, of convergence and of their own API
 
@@ -16,6 +16,7 @@ ESTIMATORS = [
     MLPRegressor(solver="sgd"),
     MLPClassifier(solver="sgd", activation="tanh", learning_rate="adaptive"),
     Perceptron(max_iter=30),
+    PiecewiseLinearEncoder(n_bins=5),
 ]
 
 

@@ -47,7 +47,13 @@ PUBLIC = {
     for name, value in ((name, getattr(fastmlp, name)) for name in fastmlp.__all__)
     if callable(value) and not (inspect.isclass(value) and issubclass(value, Exception))
 }
-CALLED = [fastmlp.Sequential, fastmlp.MLPClassifier, fastmlp.MLPRegressor, fastmlp.Perceptron]  # with methods to call
+CALLED = [
+    fastmlp.Sequential,
+    fastmlp.MLPClassifier,
+    fastmlp.MLPRegressor,
+    fastmlp.Perceptron,
+    fastmlp.PiecewiseLinearEncoder,
+]  # with methods to call
 
 
 def cells(line):
