@@ -5,23 +5,26 @@ do it, to these rows or others. What was decided is a plain dictionary that JSON
 model's file::
 
     {"features": [{"name": "age", "kind": "number", "fill": 37.0, "mean": 38.6, "scale": 13.6, "missing": False,
-                   "sort": "number"},
+                   "edges": [17.0, 37.0, 90.0], "means": [0.74, 0.12], "sort": "number"},
                   {"name": "job", "kind": "text", "categories": ["Sales", "Tech", None]}],
      "target": {"name": "income", "task": "classification", "classes": ["<=50K", ">50K"]},
      "ignored": {"id": "every text is different"}}
 
 A number is standardised; a missing one becomes the median, and gets a second column that tells, if any was missing in
-training. A text is one-hot encoded, where missing (None) is a category of its own and an unseen one is all zeros.
+training. Then come its places in bins (`piecewise`), of which there are fewer where rows are few, or numbers so many
+that memory counts. A text is one-hot encoded, where missing (None) is a category of its own and an unseen one is all
+zeros.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import piecewise
 from .errors import unknown_name
 from .tables import infer, kind_of, numbers
 
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 MAX_CATEGORIES = 100  # of one text column; the rarer ones are treated as unseen
 FARTHEST = 1e6  # standard deviations; rows that were trained on are within sqrt(n_rows), others may be anything
+MAX_BINS, ROWS_A_BIN = 48, 64  # of a number
+MAX_ENCODED = 2**28  # numbers in all bins of all rows that are trained on: a gibibyte in float32
 MAX_INTEGER_CLASSES = 20  # more distinct integers than this are taken for a quantity, not for classes
 
 
@@ -81,10 +86,13 @@ def fit_preprocess(table: pa.Table, target: str, task: str, drop: Collection[str
         The target is no target (constant, texts for a regression), or no other column tells anything.
     """
     features, ignored = [], {}
+    n_numbers = sum(kind_of(table[name]) == "number" for name in table.column_names)
+    most = MAX_ENCODED // max(1, table.num_rows * n_numbers)
+    n_bins = min(MAX_BINS, table.num_rows // ROWS_A_BIN, most)
     for name in table.column_names:
         if name == target:
             continue
-        reason, feature = ("left out", None) if name in drop else _fit_feature(name, table[name])
+        reason, feature = ("left out", None) if name in drop else _fit_feature(name, table[name], n_bins)
         if feature is None:
             ignored[name] = reason
         else:
@@ -103,18 +111,26 @@ def encode_features(table: pa.Table, preprocess: dict, dtype: np.dtype | str = "
     ValueError
         A column is missing, or holds texts where numbers are expected, or an infinite number.
     """
-    there = set(table.column_names)
-    for feature in preprocess["features"]:
+    return next(encoded_blocks(table, preprocess, dtype, max(1, table.num_rows)))
+
+
+def encoded_blocks(table: pa.Table, preprocess: dict, dtype: np.dtype | str, n_rows: int) -> Iterator[np.ndarray]:
+    """`encode_features` of so many rows after the other: all of a large table would be many times larger."""
+    features, there = preprocess["features"], set(table.column_names)
+    for feature in features:
         if feature["name"] not in there:
             raise ValueError(f"the table has no column {feature['name']!r}, which the model was trained on.")
-    X = np.zeros((table.num_rows, sum(map(_width, preprocess["features"]))), dtype=dtype)
-    first = 0
-    for feature in preprocess["features"]:
-        last = first + _width(feature)
-        encode = _encode_number if feature["kind"] == "number" else _encode_text
-        encode(table[feature["name"]], feature, X[:, first:last])
-        first = last
-    return X
+    columns = [_values(table[feature["name"]], feature) for feature in features]
+    for start in range(0, max(1, table.num_rows), n_rows):
+        rows = slice(start, min(start + n_rows, table.num_rows))
+        X = np.zeros((rows.stop - start, sum(map(_width, features))), dtype=dtype)
+        first = 0
+        for feature, values in zip(features, columns, strict=True):
+            last = first + _width(feature)
+            encode = _encode_number if feature["kind"] == "number" else _encode_text
+            encode(values[rows], feature, X[:, first:last])
+            first = last
+        yield X
 
 
 def encode_target(table: pa.Table, preprocess: dict) -> np.ndarray:
@@ -141,7 +157,7 @@ def text_columns(preprocess: dict) -> list[str]:
     return names + [target["name"]] * isinstance(target.get("classes", [None])[0], str)
 
 
-def _fit_feature(name: str, column: pa.ChunkedArray) -> tuple[str, dict | None]:
+def _fit_feature(name: str, column: pa.ChunkedArray, n_bins: int) -> tuple[str, dict | None]:
     """(reason, None) for a column to ignore, else ("", what becomes of it)."""
     import pyarrow.compute as pc
 
@@ -163,7 +179,11 @@ def _fit_feature(name: str, column: pa.ChunkedArray) -> tuple[str, dict | None]:
     missing = np.isnan(values)
     # The median; np.median would overflow for values near the largest float
     fill = sum(float(np.quantile(values[~missing], 0.5, method=side)) / 2 for side in ("lower", "higher"))
-    mean, scale = _mean_and_scale(np.where(missing, fill, values))
+    filled = np.where(missing, fill, values)
+    mean, scale = _mean_and_scale(filled)
+    edges, means = piecewise.fit_bins(filled, n_bins) if n_bins > 1 else (np.zeros(0), np.zeros(0))
+    if len(means) < 2:  # a flag's bin would tell what the standardised number does
+        edges, means = edges[:0], means[:0]
     return "", {
         "name": name,
         "kind": "number",
@@ -171,6 +191,8 @@ def _fit_feature(name: str, column: pa.ChunkedArray) -> tuple[str, dict | None]:
         "mean": mean,
         "scale": scale,
         "missing": bool(missing.any()),
+        "edges": edges.tolist(),
+        "means": means.tolist(),
         "sort": _sort(column),
     }
 
@@ -223,25 +245,36 @@ def _mean_and_scale(values: np.ndarray) -> tuple[float, float]:
 
 
 def _width(feature: dict) -> int:
-    return len(feature["categories"]) if feature["kind"] == "text" else 1 + feature["missing"]
+    if feature["kind"] == "text":
+        return len(feature["categories"])
+    return 1 + feature["missing"] + len(feature.get("means", ()))
 
 
-def _encode_number(column: pa.ChunkedArray, feature: dict, out: np.ndarray) -> None:
+def _values(column: pa.ChunkedArray, feature: dict) -> np.ndarray:
+    """Numbers, NaN where one is missing, or the codes of texts."""
+    if feature["kind"] == "text":
+        return _codes(column, feature["categories"])
     if kind_of(column) == "text" and _sort(inferred := infer(column)) == feature.get("sort", "number"):
         column = inferred  # of Parquet, where the model was of CSV
-    values = numbers(column, feature["name"])
+    return numbers(column, feature["name"])
+
+
+def _encode_number(values: np.ndarray, feature: dict, out: np.ndarray) -> None:
     missing = np.isnan(values)
+    values = np.where(missing, feature["fill"], values)
     # Both halves by the scale first: neither the difference of huge numbers nor the cast to float32 may overflow
     with np.errstate(over="ignore"):
-        z = np.where(missing, feature["fill"], values) / feature["scale"] - feature["mean"] / feature["scale"]
+        z = values / feature["scale"] - feature["mean"] / feature["scale"]
     np.clip(z, -FARTHEST, FARTHEST, out=z)
     out[:, 0] = z
     if feature["missing"]:
         out[:, 1] = missing
+    if feature.get("means"):
+        edges, means = np.array(feature["edges"]), np.array(feature["means"])
+        piecewise.encode(values, edges, means, out[:, 1 + feature["missing"] :])
 
 
-def _encode_text(column: pa.ChunkedArray, feature: dict, out: np.ndarray) -> None:
-    codes = _codes(column, feature["categories"])
+def _encode_text(codes: np.ndarray, feature: dict, out: np.ndarray) -> None:
     rows = np.flatnonzero(codes >= 0)
     out[rows, codes[rows]] = 1
 

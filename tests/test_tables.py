@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -203,6 +204,27 @@ def test_other_rows_in_another_order_with_more_columns():
     np.testing.assert_allclose(X, [[0, 0, 1], [0, 0, 0], [z, 0, 0]], atol=1e-15)
 
 
+def test_numbers_get_bins_where_rows_are_many_and_memory_allows(monkeypatch):
+    n = np.arange(640)
+    columns = {"a": n, "b": pa.array(n, mask=n % 10 == 0), "flag": n % 2, "text": np.array(["x", "y"])[n % 2], "y": n}
+    table = pa.table(columns)
+    bins = {f["name"]: len(f.get("means", ())) for f in preprocess_of(table)["features"]}
+    assert bins == {"a": 10, "b": 10, "flag": 0, "text": 0}  # of two numbers a bin tells what the number does
+    preprocess = preprocess_of(table)
+    X = encode_features(table, preprocess, "float64")
+    assert X.shape == (640, 11 + 12 + 1 + 2)
+    np.testing.assert_allclose(X[:, :23].mean(axis=0), [0] * 12 + [0.1] + [0] * 10, atol=1e-9)
+    assert np.unique(X[:, 1]).size == 64 and (np.diff(X[:, 1:11].sum(axis=1)) > 0).all()
+    blocks = list(preprocessing.encoded_blocks(table, preprocess, "float64", 100))
+    assert [len(block) for block in blocks] == [100] * 6 + [40] and np.array_equal(np.concatenate(blocks), X)
+    assert len(preprocess_of(table.slice(0, 127))["features"][0]["means"]) == 0
+    monkeypatch.setattr(preprocessing, "MAX_ENCODED", 640 * 4 * 3)
+    assert len(preprocess_of(table)["features"][0]["means"]) == 3
+    for feature in preprocess["features"]:  # a file of a model without bins
+        feature.pop("edges", None), feature.pop("means", None)
+    assert encode_features(table, preprocess).shape == (640, 6)
+
+
 def test_a_missing_column_is_named():
     preprocess = preprocess_of(pa.table({"age": [1, 2], "job": [3, 4], "y": [1, 2]}))
     with pytest.raises(ValueError, match="no column 'job'"):
@@ -390,7 +412,8 @@ def test_adult(data_folder):
     table = read_table(data_folder / "adult_train.csv.gz")
     preprocess = preprocess_of(table, "income", find_task(table["income"]))
     assert preprocess["target"]["classes"] == ["<=50K", ">50K"]
-    assert encode_features(table, preprocess).shape == (32_561, 108)
+    bins = sum(len(feature.get("means", ())) for feature in preprocess["features"])
+    assert encode_features(table, preprocess).shape == (32_561, 108 + bins) and 6 * 30 < bins <= 6 * 48
     assert [feature["name"] for feature in preprocess["features"] if None in feature.get("categories", ())] == [
         "workclass",
         "occupation",
@@ -405,8 +428,10 @@ def test_california(data_folder):
     assert find_task(table["median_house_value"]) == "regression"
     preprocess = preprocess_of(table, "median_house_value")
     X = encode_features(table, preprocess)
-    assert X.shape == (20_640, 14) and np.isfinite(X).all()
-    assert X[:, 5].sum() == 207  # the indicator beside total_bedrooms
+    assert X.shape == (20_640, 392) and np.isfinite(X).all()
+    names = [feature["name"] for feature in preprocess["features"]]
+    before = sum(1 + len(feature["means"]) for feature in preprocess["features"][: names.index("total_bedrooms")])
+    assert X[:, before + 1].sum() == 207  # where one is missing
     assert tables.kind_of(table["ocean_proximity"]) == "text"
 
 
@@ -429,7 +454,8 @@ def test_any_table_becomes_finite_numbers_also_when_read_again(tmp_path, columns
     table = read_table(path)
     assert table.num_rows == 6
     try:
-        preprocess = preprocess_of(table.slice(0, 4))
+        with mock.patch.object(preprocessing, "ROWS_A_BIN", 1):  # else these were too few for bins
+            preprocess = preprocess_of(table.slice(0, 4))
     except ValueError as error:
         assert "no column but 'y' can be learned from" in str(error)
         return
