@@ -6,18 +6,20 @@ says how many times longer the fastest peer took; the least ones come last.
 """
 
 import argparse
+import itertools
+from dataclasses import replace
 
 import numpy as np
 
 from benchmarks.measure import measure_network
-from benchmarks.networks import Network
+from benchmarks.networks import Network, network_of
 from benchmarks.peers import CONTENDERS
 from benchmarks.report import machine, versions
 
 OURS, MOST_FLOP = "fastmlp auto", 2e10  # of a step: more takes seconds, and is products alone
 
 
-def network_of(rng):
+def drawn(rng):
     """A network that nobody chose."""
 
     def between(least, most):
@@ -34,6 +36,12 @@ def network_of(rng):
             return network
 
 
+def named(name):
+    """The network of that name, of numbers where it has one output."""
+    network = network_of(name)
+    return replace(network, loss="squared_error") if network.widths[-1] == 1 else network
+
+
 def race(network, peers, rounds, smoke=False):
     """{label: how many times longer}, and our microseconds a step; of those who are installed."""
     times = measure_network(network, [OURS, *peers], rounds, smoke)
@@ -47,13 +55,14 @@ def main(arguments=None):
     parser.add_argument("--networks", type=int, default=40, help="how many; one takes some seconds")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", nargs="+", choices=peers, default=["jax", "torch 2"], metavar="PEER")
+    parser.add_argument("--only", nargs="+", metavar="NETWORK", help="these, such as 784-1/128, and no random ones")
     parser.add_argument("--smoke", action="store_true", help="one network, one round: only that everything runs")
     options = parser.parse_args(arguments)
     rng, rounds = np.random.default_rng(options.seed), 1 if options.smoke else options.rounds
     print(f"{machine()}; {versions()}.", flush=True)
     lines = []
-    for _ in range(1 if options.smoke else options.networks):
-        network = network_of(rng)
+    chosen = map(named, options.only) if options.only else (drawn(rng) for _ in range(options.networks))
+    for network in itertools.islice(chosen, 1 if options.smoke else None):
         try:
             ratios, microseconds = race(network, options.peers, rounds, options.smoke)
         except AssertionError as error:  # rounding, which Adam's first steps make large where gradients vanish

@@ -365,15 +365,17 @@ def test_predictions_beside_their_peers_are_written_into_the_page(tmp_path, monk
 
 
 def test_random_networks_race(capsys):
-    drawn = [race.network_of(np.random.default_rng(7)) for _ in range(2)]
+    drawn = [race.drawn(np.random.default_rng(7)) for _ in range(2)]
     assert drawn[0] == drawn[1]
     rng = np.random.default_rng(7)
-    networks = [race.network_of(rng) for _ in range(300)]
+    networks = [race.drawn(rng) for _ in range(300)]
     assert {network.loss for network in networks} == {"squared_error", "softmax_cross_entropy"}
     assert max(network.flop for network in networks) < race.MOST_FLOP
     assert all(network.data(3)[1].max() < network.widths[-1] for network in networks if "softmax" in network.loss)
     race.main(["--smoke", "--peers", "numpy", "--seed", "3"])
     assert re.search(r": [\d.]+ us; numpy [\d.]+\n\nA peer was ahead on [01] of 1\.", capsys.readouterr().out)
+    race.main(["--smoke", "--peers", "numpy", "--only", "9-4-1/20", "3-2"])
+    assert re.search(r"\n9-4-1, 20, relu, squared_error: [\d.]+ us; numpy .*\n\nA .* of 1\.", capsys.readouterr().out)
 
 
 def test_any_network_can_be_named():
