@@ -1224,7 +1224,7 @@ def _draw(training: bool, seed: int) -> np.random.Generator | None:
 
 
 def _split(X, y, sample_weight, share: float) -> tuple[tuple, tuple]:
-    """Rows to train on, and the last ones as validation data; both are views."""
+    """Rows to train on, and the last ones as validation data; of arrays, both are views."""
     n = len(y)
     n_train = int(n * (1 - share))
     if not 0 < n_train < n:
