@@ -217,6 +217,13 @@ def _array(values, argument: str) -> np.ndarray:
         raise ValueError(f"`{argument}` must be an array: {error}") from None
 
 
+def class_labels(y: np.ndarray, loss) -> np.ndarray | None:
+    """The class of each row (n,), by targets that the loss takes; None where it has not one for each."""
+    labels = y.argmax(axis=1) if y.ndim == 2 and y.shape[1] > 1 else y.reshape(-1)
+    several = y.size > len(y) and not loss.codes
+    return None if not loss.classification or several or (labels != np.floor(labels)).any() else labels
+
+
 def class_weights(class_weight, y: np.ndarray, loss, n_outputs: int) -> np.ndarray:
     """The weight of each row by its class, float64 (n,).
 
@@ -224,9 +231,8 @@ def class_weights(class_weight, y: np.ndarray, loss, n_outputs: int) -> np.ndarr
     >>> class_weights("balanced", np.array([0, 0, 0, 1]), Hinge(), 1).round(3).tolist()
     [0.667, 0.667, 0.667, 2.0]
     """
-    labels = y.argmax(axis=1) if y.ndim == 2 and y.shape[1] > 1 else y.reshape(-1)
-    several = y.size > len(y) and not loss.codes
-    if not loss.classification or several or (labels != np.floor(labels)).any():
+    labels = class_labels(y, loss)
+    if labels is None:
         raise ValueError(f"`class_weight` needs one class per row; got loss={loss.name!r} and targets of {y.shape}.")
     if isinstance(class_weight, str) and class_weight == "balanced":
         _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)

@@ -97,7 +97,7 @@ def _add_train(commands) -> None:
     parser.add_argument("data", help="mnist, digits, or a table: .csv, .tsv (.gz too) or .parquet")
     network = parser.add_argument_group("network and training")
     network.add_argument("--hidden", type=_widths, default=(128, 64), metavar="N,N", help="widths, or none (128,64)")
-    network.add_argument("--epochs", type=_at_least(1), help="10 for images; 30 for tables, the best of which counts")
+    network.add_argument("--epochs", type=_at_least(1), help="10 for images; 30 for tables, of which the best is kept")
     network.add_argument(
         "--batch-size", type=_at_least(1), metavar="N", help="rows per step (a tenth of the rows, 8 to 128)"
     )

@@ -31,12 +31,13 @@ def bin_edges(values: np.ndarray, n_bins: int) -> np.ndarray:
 def encode(values: np.ndarray, edges: np.ndarray, means: np.ndarray, out: np.ndarray) -> None:
     """out[:, t] = clip((x - edges[t]) / (edges[t + 1] - edges[t]), 0, 1) - means[t], (n, number of bins); 0 where x is
     NaN."""
-    # halves: the difference of huge numbers must not overflow
-    begin, width = edges[:-1] / 2, edges[1:] / 2 - edges[:-1] / 2
+    with np.errstate(over="ignore"):
+        factors = np.where(np.isfinite(np.diff(edges)), 1.0, 0.5)  # of huge numbers, whose differences would overflow
+        begin = factors * edges[:-1]
+        width = factors * edges[1:] - begin
     for first in range(0, len(values), ROWS):
-        x = values[first : first + ROWS, None] / 2
         with np.errstate(over="ignore"):
-            places = (x - begin) / width
+            places = (factors * values[first : first + ROWS, None] - begin) / width
         np.clip(places, 0, 1, out=places)
         places -= means
         places[np.isnan(places)] = 0

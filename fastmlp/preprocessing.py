@@ -86,7 +86,8 @@ def fit_preprocess(table: pa.Table, target: str, task: str, drop: Collection[str
         The target is no target (constant, texts for a regression), or no other column tells anything.
     """
     features, ignored = [], {}
-    n_numbers = sum(kind_of(table[name]) == "number" for name in table.column_names)
+    used = [name for name in table.column_names if name != target and name not in drop]
+    n_numbers = sum(kind_of(table[name]) == "number" for name in used)
     most = MAX_ENCODED // max(1, table.num_rows * n_numbers)
     n_bins = min(MAX_BINS, table.num_rows // ROWS_A_BIN, most)
     for name in table.column_names:

@@ -20,6 +20,7 @@ from ._arrays import (
     check_targets,
     check_weights,
     check_X,
+    class_labels,
     class_weights,
     column_names,
 )
@@ -480,7 +481,7 @@ class Sequential:
             if validation is not None or groups is not None:
                 other = "groups" if validation is None else "validation_data"
                 raise ValueError(f"`validation_split` must be 0 where there are `{other}`; got {validation_split!r}.")
-            (X, y, sample_weight), validation = _split(X, y, sample_weight, validation_split)
+            (X, y, sample_weight), validation = _split(X, y, sample_weight, validation_split, loss)
         n = X.shape[0]
         if class_weight is not None:
             of_class = class_weights(class_weight, y, loss, self.n_outputs)
@@ -1223,7 +1224,7 @@ def _draw(training: bool, seed: int) -> np.random.Generator | None:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(4,)))) if training else None
 
 
-def _split(X, y, sample_weight, share: float) -> tuple[tuple, tuple]:
+def _split(X, y, sample_weight, share: float, loss) -> tuple[tuple, tuple]:
     """Rows to train on, and the last ones as validation data; of arrays, both are views."""
     n = len(y)
     n_train = int(n * (1 - share))
@@ -1235,12 +1236,12 @@ def _split(X, y, sample_weight, share: float) -> tuple[tuple, tuple]:
     for rows, what in ((slice(n_train), "first"), (slice(n_train, n), "last")):
         weights = None if sample_weight is None else sample_weight[rows]
         parts.append((X[rows], y[rows], check_weights(weights, len(y[rows]), f"sample_weight, of the {what} rows,")))
-    if y.ndim == 1 and y.dtype.kind in "iu":
-        alone = np.setdiff1d(y[n_train:], y[:n_train])
+    if (labels := class_labels(y, loss)) is not None:
+        alone = np.setdiff1d(labels[n_train:], labels[:n_train])
         if alone.size:
             warnings.warn(
                 f"`validation_split`={share!r} holds out the last {n - n_train} rows, and with them all of class "
-                f"{alone[0]}: shuffle rows that lie class by class.",
+                f"{alone[0]:g}: shuffle rows that lie class by class.",
                 stacklevel=3,
             )
     return parts[0], (*parts[1], None)

@@ -337,7 +337,7 @@ def test_a_share_of_the_rows_is_validation_data(kind):
     (X, y), weights = data(), np.linspace(0.5, 2, 60)
     options = {"loss": "softmax_cross_entropy", "epochs": 3, "batch_size": 16, "verbose": 0, "class_weight": "balanced"}
     split, given = classifier(), classifier()
-    history = split.fit(kind(X), y, validation_split=0.3, sample_weight=weights, **options)
+    history = split.fit(kind(X), y, validation_split=0.29, sample_weight=weights, **options)
     validation = X[42:], y[42:], weights[42:]
     expected = given.fit(X[:42], y[:42], validation_data=validation, sample_weight=weights[:42], **options)
     assert history["val_loss"] == expected["val_loss"] and history["loss"] == expected["loss"]
@@ -348,8 +348,14 @@ def test_a_share_of_what_belongs_together():
     X, y = data()
     with pytest.raises(ValueError, match="`validation_split` must be 0 where there are `groups`; got 0.5"):
         Sequential(Dense(1)).fit(X, y, groups=y, loss="ranknet", validation_split=0.5)
-    with pytest.warns(UserWarning, match="holds out the last 12 rows, and with them all of class 2: shuffle rows"):
-        classifier().fit(X, np.repeat([0, 1, 2], [24, 24, 12]), validation_split=0.2, loss="softmax_cross_entropy")
+    labels, late = np.repeat([0, 1, 2], [24, 24, 12]), np.arange(60) >= 48
+    softmax, binary = (classifier(), "softmax_cross_entropy"), (Sequential(Dense(1)), "binary_cross_entropy")
+    for y, (model, loss) in ((labels, softmax), (np.eye(3)[labels], softmax), (late, binary), (late * 1.0, binary)):
+        with pytest.warns(UserWarning, match="holds out the last 12 rows, and with them all of class [12]: ") as record:
+            model.fit(X, y, validation_split=0.2, loss=loss, verbose=0)
+        assert [warning.filename for warning in record] == [__file__]
+    for y, loss in ((np.arange(60), "squared_error"), (np.linspace(0, 1, 60), "binary_cross_entropy")):
+        Sequential(Dense(1)).fit(X, y, validation_split=0.2, loss=loss, verbose=0)  # numbers are no classes
 
 
 def test_batch_size_above_n_means_n():

@@ -218,8 +218,9 @@ def test_numbers_get_bins_where_rows_are_many_and_memory_allows(monkeypatch):
     blocks = list(preprocessing.encoded_blocks(table, preprocess, "float64", 100))
     assert [len(block) for block in blocks] == [100] * 6 + [40] and np.array_equal(np.concatenate(blocks), X)
     assert len(preprocess_of(table.slice(0, 127))["features"][0]["means"]) == 0
-    monkeypatch.setattr(preprocessing, "MAX_ENCODED", 640 * 4 * 3)
+    monkeypatch.setattr(preprocessing, "MAX_ENCODED", 640 * 3 * 3)
     assert len(preprocess_of(table)["features"][0]["means"]) == 3
+    assert len(preprocess_of(table, drop=["b"])["features"][0]["means"]) == 4  # what is left out takes no memory
     for feature in preprocess["features"]:  # a file of a model without bins
         feature.pop("edges", None), feature.pop("means", None)
     assert encode_features(table, preprocess).shape == (640, 6)

@@ -5,7 +5,8 @@
 
 What is learned from is standardised numbers, their places in 48 bins (`PiecewiseLinearEncoder`) and one-hot texts; by
 128-64 with Mish and dropout of 0.2, AdamW with a weight decay of 0.1 and one cycle up to 4e-3, in 30 epochs of batches
-of 128, of which the best on a tenth of the rows is kept. `fastmlp train` does the same. Figures are in docs/recipes.md.
+of 128, of which the best on a tenth of the rows is kept. `fastmlp train` does much the same. Figures are in
+docs/recipes.md.
 """
 
 import argparse

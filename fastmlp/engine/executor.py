@@ -25,7 +25,8 @@ def _arena(n_bytes: int, what: str) -> np.ndarray:
     try:
         if n_bytes > physical_memory():
             raise MemoryError
-        raw = np.zeros(n_bytes + page, np.uint8)  # NumPy asks for huge pages where they help
+        # a vector's bytes more, which `Vectors.load_and_keep_first` reads; NumPy asks for huge pages where they help
+        raw = np.zeros(n_bytes + page + 32, np.uint8)
     except (MemoryError, ValueError):
         raise MemoryError(
             f"{what} needs {n_bytes:,} bytes ({n_bytes / 2**30:.1f} GiB), more than there is; "

@@ -266,7 +266,8 @@ class Vectors:
         return self.b.icmp_signed("<", ir.Constant(lanes, list(range(self.lanes))), end)
 
     def load_and_keep_first(self, address, n):
-        """A vector whose lanes from lane n on are 0, whatever lies there."""
+        """A vector whose lanes from lane n on are 0, whatever lies there: memory of an executor goes on for a vector of
+        four lanes."""
         return self.b.select(self._first(n), self.load(address), self.zeros)
 
     def load_first(self, address, n):
