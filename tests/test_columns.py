@@ -1,5 +1,9 @@
 """Layers of one or two units, whose products have kernels of their own."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -48,3 +52,32 @@ def test_products_of_any_depth(rows, units, dtype, rng):
         )
         for name, array in model.parameters.items():  # the step, without the gradient's being kept
             np.testing.assert_allclose(array, before[name] - 0.5 * gradients[name], rtol=1e-5, atol=1e-5 * scale.max())
+
+
+POISONED = """
+import numpy as np
+from fastmlp import SGD, Dense, Logistic, Sequential
+from fastmlp.training import Training
+
+for depth in (5, 6, 45, 46):
+    X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    losses = []
+    for poisoned in (False, True):
+        model = Sequential(Dense(depth), Logistic(), Dense(1)).build(3)
+        options = {"loss": "squared_error", "optimizer": SGD(0.1, momentum=0.9), "batch_size": 9, "n_threads": 1}
+        with Training(model, X, X[:, 0], **options, _guard=64) as training:
+            if poisoned:
+                training.executor.workspace.view(np.float32)[:] = np.nan
+                training.executor.fill_guards()
+            losses.append(training.run(epochs=2))
+    assert np.array_equal(*losses) and np.isfinite(losses).all(), (depth, losses)
+"""
+
+
+@pytest.mark.parametrize("simd", ["sse", "avx2"])
+def test_what_lies_behind_the_last_column_counts_for_nothing(simd):
+    """Vectors of four lanes read it, of others they do not."""
+    run = subprocess.run(
+        [sys.executable, "-c", POISONED], env={**os.environ, "FASTMLP_SIMD": simd}, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
