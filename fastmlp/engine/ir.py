@@ -674,16 +674,10 @@ def clear_behind(dtype: str, lanes: int):
         def codegen(context, builder, sig, args):
             dst, first, width = args
             v = Vectors(builder, dtype, lanes)
-            places = ir.VectorType(I64, lanes)
-            of_lanes = ir.Constant(places, list(range(lanes)))
-            mask = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
             with cgutils.for_range(builder, builder.sdiv(width, _i64(lanes)), builder.sdiv(first, _i64(lanes))) as loop:
                 before = builder.sub(first, builder.mul(loop.index, _i64(lanes)))
-                end = builder.insert_element(ir.Constant(places, ir.Undefined), before, ir.Constant(I32, 0))
-                end = builder.shuffle_vector(end, ir.Constant(places, ir.Undefined), mask)
                 at = builder.add(dst, builder.mul(loop.index, _i64(lanes * v.item)))
-                keep = builder.icmp_signed("<", of_lanes, end)
-                v.store(builder.select(keep, v.load(at), v.zeros), at)
+                v.store(v.load_and_keep_first(at, before), at)
             return context.get_dummy_value()
 
         return types.void(IP, IP, IP), codegen
