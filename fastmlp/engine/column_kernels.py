@@ -9,30 +9,24 @@ unit's, nor on the other rows.
 from __future__ import annotations
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .. import records as R
 from ..simd import ITEMSIZE, Simd
-from .ir import I64, IP, Vectors, call, int64_at, items_at, tile_of_columns
+from .ir import IP, Vectors, call, i64, int64_at, items_at, tile_of_columns
 from .products import BATCH_CHUNK, by_width, shapes_of, update_block
-from .sums import array_sum
+from .sums import BLOCK as SUMS, array_sum, in_pairs
 
-SUMS = 16
 CHAINS = 8  # vectors of sums at a time: a core has about as many multiply-adds under way
-
-
-def _i64(n: int) -> ir.Constant:
-    return ir.Constant(I64, n)
 
 
 def _dots_of(dtype: str, simd: Simd, rows: int):
     """An intrinsic: c[row + i] = start + sum_k A[row + i, k] b[k] for i < rows; A as in `tile_of_rows`, `start` is the
     number at `init` (0: zero)."""
     item, panel, least = ITEMSIZE[dtype], simd.panel(dtype), min(simd.widths(dtype))
-    lanes = min(SUMS, simd.vector_bytes // item)
+    lanes = simd.vector_bytes // item
     span = max(SUMS, panel)  # columns of whole panels in which every sum gets equally many
 
     @intrinsic
@@ -45,37 +39,37 @@ def _dots_of(dtype: str, simd: Simd, rows: int):
             def add(panel_index, stride, p, k, first, load):
                 """To the sums, a vector of each row: column k of a panel, the p-th of a span, with b's from `first`."""
                 at = builder.add(a, builder.mul(panel_index, panel_bytes))
-                at = builder.add(at, builder.add(builder.mul(row, stride), _i64(k * item)))
+                at = builder.add(at, builder.add(builder.mul(row, stride), i64(k * item)))
                 column = p * panel + k
-                y = load(builder.add(builder.add(b, builder.mul(first, _i64(item))), _i64(column * item)))
+                y = load(builder.add(builder.add(b, builder.mul(first, i64(item))), i64(column * item)))
                 for i, own in enumerate(sums):
-                    x = load(builder.add(at, builder.mul(stride, _i64(i))))
+                    x = load(builder.add(at, builder.mul(stride, i64(i))))
                     total = own[column % SUMS // lanes]
                     builder.store(v.fma(x, y, builder.load(total)), total)
 
-            n_spans, n_panels = builder.sdiv(depth, _i64(span)), span // panel
+            n_spans, n_panels = builder.sdiv(depth, i64(span)), span // panel
             with cgutils.for_range(builder, n_spans) as loop:
                 for p in range(n_panels):
-                    index = builder.add(builder.mul(loop.index, _i64(n_panels)), _i64(p))
+                    index = builder.add(builder.mul(loop.index, i64(n_panels)), i64(p))
                     for k in range(0, panel, lanes):
-                        add(index, _i64(panel * item), p, k, builder.mul(loop.index, _i64(span)), v.load)
-            done = builder.mul(n_spans, _i64(span))
-            left, last = builder.sub(depth, done), builder.sdiv(builder.sub(depth, _i64(1)), _i64(panel))
+                        add(index, i64(panel * item), p, k, builder.mul(loop.index, i64(span)), v.load)
+            done = builder.mul(n_spans, i64(span))
+            left, last = builder.sub(depth, done), builder.sdiv(builder.sub(depth, i64(1)), i64(panel))
             for p in range(n_panels):
-                index = builder.add(builder.mul(n_spans, _i64(n_panels)), _i64(p))
-                stride = builder.select(builder.icmp_signed("==", index, last), stride_last, _i64(panel * item))
+                index = builder.add(builder.mul(n_spans, i64(n_panels)), i64(p))
+                stride = builder.select(builder.icmp_signed("==", index, last), stride_last, i64(panel * item))
                 for k in range(0, panel, lanes):
-                    n = builder.sub(left, _i64(p * panel + k))
-                    with builder.if_then(builder.icmp_signed(">", n, _i64(0))):
+                    n = builder.sub(left, i64(p * panel + k))
+                    with builder.if_then(builder.icmp_signed(">", n, i64(0))):
                         load = v.load_first if lanes > least else v.load_and_keep_first
                         add(index, stride, p, k, done, lambda address, load=load, n=n: load(address, n))
 
-            total = _sums_of_lanes(builder, [_halved(builder, own) for own in sums], lanes)
+            total = in_pairs(builder, [[builder.load(block) for block in own] for own in sums], builder.fadd)
             out = Vectors(builder, dtype, rows)
             start = cgutils.alloca_once_value(builder, out.zeros)
-            with builder.if_then(builder.icmp_signed("!=", init, _i64(0))):
+            with builder.if_then(builder.icmp_signed("!=", init, i64(0))):
                 builder.store(out.broadcast(init), start)
-            out.store(builder.fadd(builder.load(start), total), builder.add(c, builder.mul(row, _i64(item))))
+            out.store(builder.fadd(builder.load(start), total), builder.add(c, builder.mul(row, i64(item))))
             return context.get_dummy_value()
 
         return types.void(*[IP] * 8), codegen
@@ -83,36 +77,10 @@ def _dots_of(dtype: str, simd: Simd, rows: int):
     return dots
 
 
-def _halved(builder, places):
-    """One vector of the sums of several, each with the one half of them further on."""
-    vectors = [builder.load(place) for place in places]
-    while len(vectors) > 1:
-        half = len(vectors) // 2
-        vectors = [builder.fadd(x, y) for x, y in zip(vectors[:half], vectors[half:], strict=True)]
-    return vectors[0]
-
-
-def _sums_of_lanes(builder, vectors, n: int):
-    """A vector of the sums over each one's n lanes, in pairs half of them apart. Two vectors become one at every step,
-    with halves of the rows of both, so that a step takes few instructions."""
-    while n > 1:
-        half = n // 2
-        joined = [vectors[i : i + 2] for i in range(0, len(vectors), 2)]
-        vectors = []
-        for x, *others in joined:
-            y = others[0] if others else ir.Constant(x.type, ir.Undefined)
-            starts = range(0, (1 + len(others)) * x.type.count, n)
-            low, high = ([start + at + lane for start in starts for lane in range(half)] for at in (0, half))
-            masks = (ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes) for lanes in (low, high))
-            vectors.append(builder.fadd(*(builder.shuffle_vector(x, y, mask) for mask in masks)))
-        n = half
-    return vectors[0]
-
-
 def column_product(dtype: str, simd: Simd):
     """`product` with one column, for rows lo..hi."""
     item = ITEMSIZE[dtype]
-    several = min(CHAINS, max(1, CHAINS * simd.vector_bytes // (SUMS * item)))
+    several = CHAINS * simd.vector_bytes // (SUMS * item)
     of_several, of_one = _dots_of(dtype, simd, several), _dots_of(dtype, simd, 1)
 
     def column_product(record, lo, hi, worker):
@@ -136,7 +104,7 @@ def few_weight_gradient(dtype: str, simd: Simd):
     """`weight_gradient` of one or two columns: dz^T A is made of sums of rows of A, by full vectors. Unit p is a panel
     of A."""
     item, panel, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
-    shapes, least = [*shapes_of(dtype, simd), (1, 1, 1)], min(simd.widths(dtype))
+    shapes, least = shapes_of(dtype, simd, column=True), min(simd.widths(dtype))
     row_of = by_width([tile_of_columns(dtype, 1, *shape[1:]) for shape in shapes], [shape[0] for shape in shapes])
 
     def few_weight_gradient(record, lo, hi, worker):

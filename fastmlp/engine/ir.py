@@ -17,7 +17,7 @@ IP = types.intp
 SCALAR = {"float32": (ir.FloatType(), "f32", 4), "float64": (ir.DoubleType(), "f64", 8)}
 
 
-def _i64(x: int) -> ir.Constant:
+def i64(x: int) -> ir.Constant:
     return ir.Constant(I64, x)
 
 
@@ -147,9 +147,9 @@ def flush_denormals(typingctx):
     def codegen(context, builder, sig, args):
         before = _float_mode(builder)
         if before is None:
-            return _i64(0)
+            return i64(0)
         bits = 0x8040 if _is_x86(builder) else 1 << 24  # flush to zero and denormals are zeros; FZ
-        _set_float_mode(builder, builder.or_(before, _i64(bits)))
+        _set_float_mode(builder, builder.or_(before, i64(bits)))
         return before
 
     return types.int64(), codegen
@@ -338,7 +338,7 @@ def tile_of_rows(dtype: str, rows: int, vectors: int, lanes: int, panel: int, as
         _load_tile(v, acc, c, width, more)
 
         def step(a_rows, b_row):
-            b_values = [v.load(builder.add(b_row, _i64(j * lanes * item))) for j in range(vectors)]
+            b_values = [v.load(builder.add(b_row, i64(j * lanes * item))) for j in range(vectors)]
             for i in range(rows):
                 x = v.broadcast(a_rows[i])
                 for j in range(vectors):
@@ -346,33 +346,33 @@ def tile_of_rows(dtype: str, rows: int, vectors: int, lanes: int, panel: int, as
 
         def at_panel(index):
             a_panel = builder.add(a, builder.mul(index, panel_bytes))
-            return a_panel, builder.add(b, builder.mul(index, _i64(panel * width)))
+            return a_panel, builder.add(b, builder.mul(index, i64(panel * width)))
 
-        done = _i64(0)
+        done = i64(0)
         if unrolled > 1:
-            done = builder.sdiv(depth, _i64(panel))
+            done = builder.sdiv(depth, i64(panel))
             with cgutils.for_range(builder, done) as panels:
                 a_panel, b_panel = at_panel(panels.index)
-                first = builder.add(a_panel, builder.mul(row, _i64(panel * item)))
-                with cgutils.for_range(builder, _i64(panel // unrolled)) as loop:
-                    a_at = builder.add(first, builder.mul(loop.index, _i64(unrolled * item)))
-                    b_at = builder.add(b_panel, builder.mul(loop.index, _i64(unrolled * width)))
+                first = builder.add(a_panel, builder.mul(row, i64(panel * item)))
+                with cgutils.for_range(builder, i64(panel // unrolled)) as loop:
+                    a_at = builder.add(first, builder.mul(loop.index, i64(unrolled * item)))
+                    b_at = builder.add(b_panel, builder.mul(loop.index, i64(unrolled * width)))
                     if ask_ahead:
-                        group = builder.add(builder.mul(panels.index, _i64(panel // unrolled)), loop.index)
+                        group = builder.add(builder.mul(panels.index, i64(panel // unrolled)), loop.index)
                         _emit_prefetch(builder, builder.add(ahead, builder.mul(group, ahead_step)), False, 3)
                     for k in range(unrolled):
-                        places = [builder.add(a_at, _i64((i * panel + k) * item)) for i in range(rows)]
-                        step(places, builder.add(b_at, _i64(k * width)))
-        n_panels = builder.sdiv(builder.add(depth, _i64(panel - 1)), _i64(panel))
+                        places = [builder.add(a_at, i64((i * panel + k) * item)) for i in range(rows)]
+                        step(places, builder.add(b_at, i64(k * width)))
+        n_panels = builder.sdiv(builder.add(depth, i64(panel - 1)), i64(panel))
         with cgutils.for_range(builder, n_panels, done) as panels:
             a_panel, b_panel = at_panel(panels.index)
-            left = builder.sub(depth, builder.mul(panels.index, _i64(panel)))
-            is_whole = builder.icmp_signed(">=", left, _i64(panel))
-            stride = builder.select(is_whole, _i64(panel * item), stride_last)
-            a_rows = [builder.add(a_panel, builder.mul(builder.add(row, _i64(i)), stride)) for i in range(rows)]
-            with cgutils.for_range(builder, builder.select(is_whole, _i64(panel), left)) as loop:
-                k = builder.mul(loop.index, _i64(item))
-                b_row = builder.add(b_panel, builder.mul(loop.index, _i64(width)))
+            left = builder.sub(depth, builder.mul(panels.index, i64(panel)))
+            is_whole = builder.icmp_signed(">=", left, i64(panel))
+            stride = builder.select(is_whole, i64(panel * item), stride_last)
+            a_rows = [builder.add(a_panel, builder.mul(builder.add(row, i64(i)), stride)) for i in range(rows)]
+            with cgutils.for_range(builder, builder.select(is_whole, i64(panel), left)) as loop:
+                k = builder.mul(loop.index, i64(item))
+                b_row = builder.add(b_panel, builder.mul(loop.index, i64(width)))
                 step([builder.add(at, k) for at in a_rows], b_row)
         _store_tile(v, acc, c, width)
         return context.get_dummy_value()
@@ -408,40 +408,40 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
         _load_tile(v, acc, c, width, more)
 
         def step(k):
-            b_row = builder.add(b, builder.mul(k, _i64(width)))
+            b_row = builder.add(b, builder.mul(k, i64(width)))
             a_row = builder.add(a, builder.mul(k, stride))
-            b_values = [v.load(builder.add(b_row, _i64(j * lanes * item))) for j in range(vectors)]
+            b_values = [v.load(builder.add(b_row, i64(j * lanes * item))) for j in range(vectors)]
             for i in range(rows):
-                x = v.broadcast(builder.add(a_row, _i64(i * item)))
+                x = v.broadcast(builder.add(a_row, i64(i * item)))
                 for j in range(vectors):
                     builder.store(v.fma(x, b_values[j], builder.load(acc[i][j])), acc[i][j])
 
         def steps(first, last):
             """Groups of terms, from one to before another."""
             with cgutils.for_range(builder, last, first) as loop:
-                at = builder.mul(loop.index, _i64(unrolled))
+                at = builder.mul(loop.index, i64(unrolled))
                 for k in range(unrolled):
-                    step(builder.add(at, _i64(k)))
+                    step(builder.add(at, i64(k)))
 
-        groups = builder.sdiv(depth, _i64(unrolled))
+        groups = builder.sdiv(depth, i64(unrolled))
         if not ahead:
-            steps(_i64(0), groups)
+            steps(i64(0), groups)
         else:
             next_a, n_a, upcoming, n_upcoming, update, slot_bytes, slots, transposed = ahead
             n_lines, asks_for_a = rows * width // LINE, rows * vectors >= 16
             # no more of them than groups of terms: what a short product has no time for is not asked for
-            most = _most(builder, n_upcoming, _i64(n_lines))
+            most = _most(builder, n_upcoming, i64(n_lines))
             most = _most(builder, most, n_a) if asks_for_a else most
-            stretches = _least(builder, most, _most(builder, groups, _i64(1)))
-            end = cgutils.alloca_once_value(builder, _i64(0))
+            stretches = _least(builder, most, _most(builder, groups, i64(1)))
+            end = cgutils.alloca_once_value(builder, i64(0))
             with cgutils.for_range(builder, stretches) as loop:
                 line = loop.index
-                at = builder.mul(line, _i64(LINE))
-                with builder.if_then(builder.icmp_signed("<", line, _i64(n_lines))):
+                at = builder.mul(line, i64(LINE))
+                with builder.if_then(builder.icmp_signed("<", line, i64(n_lines))):
                     _emit_touch(builder, builder.add(update, at))
                     _emit_touch(builder, builder.add(transposed, at))
                     for i in range(1, 3):
-                        slot = builder.mul(_least(builder, slots, _i64(i)), slot_bytes)
+                        slot = builder.mul(_least(builder, slots, i64(i)), slot_bytes)
                         _emit_prefetch(builder, builder.add(builder.add(update, slot), at), True, 3)
                 if asks_for_a:
                     with builder.if_then(builder.icmp_signed("<", line, n_a)):
@@ -449,10 +449,10 @@ def tile_of_columns(dtype: str, rows: int, vectors: int, lanes: int, ask_ahead: 
                 with builder.if_then(builder.icmp_signed("<", line, n_upcoming)):
                     _emit_prefetch(builder, builder.add(upcoming, at), False, 2)
                 begin = builder.load(end)
-                builder.store(builder.sdiv(builder.mul(groups, builder.add(line, _i64(1))), stretches), end)
+                builder.store(builder.sdiv(builder.mul(groups, builder.add(line, i64(1))), stretches), end)
                 steps(begin, builder.load(end))
         if unrolled > 1:
-            with cgutils.for_range(builder, depth, builder.mul(groups, _i64(unrolled))) as loop:
+            with cgutils.for_range(builder, depth, builder.mul(groups, i64(unrolled))) as loop:
                 step(loop.index)
         _store_tile(v, acc, c, width)
 
@@ -511,23 +511,23 @@ def sum_of_rows(dtype: str, vectors: int, lanes: int):
             _load_tile(v, start, c, width, more)
 
             def add(e, sums):
-                place = builder.load(builder.inttoptr(builder.add(places, builder.mul(e, _i64(8))), I64.as_pointer()))
-                row = builder.add(b, builder.mul(place, _i64(width)))
-                x = v.broadcast(builder.add(values, builder.mul(e, _i64(item))))
+                place = builder.load(builder.inttoptr(builder.add(places, builder.mul(e, i64(8))), I64.as_pointer()))
+                row = builder.add(b, builder.mul(place, i64(width)))
+                x = v.broadcast(builder.add(values, builder.mul(e, i64(item))))
                 for j in range(vectors):
-                    y = v.load(builder.add(row, _i64(j * lanes * item)))
+                    y = v.load(builder.add(row, i64(j * lanes * item)))
                     builder.store(v.fma(x, y, builder.load(sums[j])), sums[j])
 
-            pairs = builder.sdiv(n, _i64(2))
+            pairs = builder.sdiv(n, i64(2))
             with cgutils.for_range(builder, pairs) as loop:
-                e = builder.mul(loop.index, _i64(2))
+                e = builder.mul(loop.index, i64(2))
                 add(e, even)
-                add(builder.add(e, _i64(1)), odd)
-            with cgutils.for_range(builder, n, builder.mul(pairs, _i64(2))) as loop:
+                add(builder.add(e, i64(1)), odd)
+            with cgutils.for_range(builder, n, builder.mul(pairs, i64(2))) as loop:
                 add(loop.index, even)
             for j in range(vectors):
                 total = builder.fadd(builder.load(even[j]), builder.load(odd[j]))
-                v.store(total, builder.add(c, _i64(j * lanes * item)))
+                v.store(total, builder.add(c, i64(j * lanes * item)))
             return context.get_dummy_value()
 
         return types.void(*[IP] * 7), codegen
@@ -552,10 +552,10 @@ def squares_of_differences(dtype: str, vectors: int, lanes: int):
                 at = builder.mul(loop.index, row_bytes)
                 own, row = v.broadcast(builder.add(x, at)), builder.add(b, at)
                 for j in range(vectors):
-                    difference = builder.fsub(own, v.load(builder.add(row, _i64(j * lanes * item))))
+                    difference = builder.fsub(own, v.load(builder.add(row, i64(j * lanes * item))))
                     builder.store(v.fma(difference, difference, builder.load(sums[j])), sums[j])
             for j in range(vectors):
-                v.store(builder.load(sums[j]), builder.add(out, _i64(j * lanes * item)))
+                v.store(builder.load(sums[j]), builder.add(out, i64(j * lanes * item)))
             return context.get_dummy_value()
 
         return types.void(*[IP] * 5), codegen
@@ -572,11 +572,11 @@ def sum_of_differences(dtype: str, vectors: int, lanes: int):
         def codegen(context, builder, sig, args):
             s, x, b, row_bytes, n, c = args
             v = Vectors(builder, dtype, lanes)
-            places = [_i64(j * lanes * item) for j in range(vectors)]
+            places = [i64(j * lanes * item) for j in range(vectors)]
             own = [v.load(builder.add(x, place)) for place in places]
             sums = [cgutils.alloca_once_value(builder, v.load(builder.add(c, place))) for place in places]
             with cgutils.for_range(builder, n) as loop:
-                factor = v.broadcast(builder.add(s, builder.mul(loop.index, _i64(item))))
+                factor = v.broadcast(builder.add(s, builder.mul(loop.index, i64(item))))
                 row = builder.add(b, builder.mul(loop.index, row_bytes))
                 for mine, place, total in zip(own, places, sums, strict=True):
                     difference = builder.fsub(mine, v.load(builder.add(row, place)))
@@ -594,9 +594,9 @@ def _accumulators(v: Vectors, rows: int, vectors: int, init):
     """Registers that start from the row at `init` (an address, or 0 for zeros), the same for every row of the tile."""
     acc = [[cgutils.alloca_once_value(v.b, v.zeros) for _ in range(vectors)] for _ in range(rows)]
     if init is not None:
-        with v.b.if_then(v.b.icmp_signed("!=", init, _i64(0))):
+        with v.b.if_then(v.b.icmp_signed("!=", init, i64(0))):
             for j in range(vectors):
-                start = v.load(v.b.add(init, _i64(j * v.lanes * v.item)))
+                start = v.load(v.b.add(init, i64(j * v.lanes * v.item)))
                 for i in range(rows):
                     v.b.store(start, acc[i][j])
     return acc
@@ -604,16 +604,16 @@ def _accumulators(v: Vectors, rows: int, vectors: int, init):
 
 def _load_tile(v: Vectors, acc, c, width: int, more):
     """Where `more` is not 0, go on from what the tile at `c` holds."""
-    with v.b.if_then(v.b.icmp_signed("!=", more, _i64(0))):
+    with v.b.if_then(v.b.icmp_signed("!=", more, i64(0))):
         for i, row in enumerate(acc):
             for j, register in enumerate(row):
-                v.b.store(v.load(v.b.add(c, _i64(i * width + j * v.lanes * v.item))), register)
+                v.b.store(v.load(v.b.add(c, i64(i * width + j * v.lanes * v.item))), register)
 
 
 def _store_tile(v: Vectors, acc, c, width: int):
     for i, row in enumerate(acc):
         for j, register in enumerate(row):
-            v.store(v.b.load(register), v.b.add(c, _i64(i * width + j * v.lanes * v.item)))
+            v.store(v.b.load(register), v.b.add(c, i64(i * width + j * v.lanes * v.item)))
 
 
 def convert_vectors(source: str, dtype: str, vectors: int, lanes: int):
@@ -629,21 +629,21 @@ def convert_vectors(source: str, dtype: str, vectors: int, lanes: int):
             vector = ir.VectorType(from_type, lanes).as_pointer()
             values = []
             for j in range(vectors):
-                x = builder.load(builder.inttoptr(builder.add(src, _i64(j * lanes * from_item)), vector))
+                x = builder.load(builder.inttoptr(builder.add(src, i64(j * lanes * from_item)), vector))
                 x.align = from_item
                 if source == "uint8":
                     x = builder.uitofp(x, v.type)
                 elif source != dtype:
                     x = (builder.fpext if v.item > from_item else builder.fptrunc)(x, v.type)
                 values.append(x)
-            with builder.if_else(builder.icmp_signed("==", scaled, _i64(0))) as (plain, with_scale):
+            with builder.if_else(builder.icmp_signed("==", scaled, i64(0))) as (plain, with_scale):
                 with plain:
                     for j, x in enumerate(values):
-                        v.store(x, builder.add(dst, _i64(j * lanes * v.item)))
+                        v.store(x, builder.add(dst, i64(j * lanes * v.item)))
                 with with_scale:
                     factor, shift = v.spread(scale), v.spread(offset)
                     for j, x in enumerate(values):
-                        v.store(v.fma(x, factor, shift), builder.add(dst, _i64(j * lanes * v.item)))
+                        v.store(v.fma(x, factor, shift), builder.add(dst, i64(j * lanes * v.item)))
             return context.get_dummy_value()
 
         return types.void(IP, IP, IP, numba_float, numba_float), codegen
@@ -674,9 +674,9 @@ def clear_behind(dtype: str, lanes: int):
         def codegen(context, builder, sig, args):
             dst, first, width = args
             v = Vectors(builder, dtype, lanes)
-            with cgutils.for_range(builder, builder.sdiv(width, _i64(lanes)), builder.sdiv(first, _i64(lanes))) as loop:
-                before = builder.sub(first, builder.mul(loop.index, _i64(lanes)))
-                at = builder.add(dst, builder.mul(loop.index, _i64(lanes * v.item)))
+            with cgutils.for_range(builder, builder.sdiv(width, i64(lanes)), builder.sdiv(first, i64(lanes))) as loop:
+                before = builder.sub(first, builder.mul(loop.index, i64(lanes)))
+                at = builder.add(dst, builder.mul(loop.index, i64(lanes * v.item)))
                 v.store(v.load_and_keep_first(at, before), at)
             return context.get_dummy_value()
 
@@ -694,7 +694,7 @@ def transpose_square(dtype: str, lanes: int):
         def codegen(context, builder, sig, args):
             src, src_stride, dst, dst_stride = args
             v = Vectors(builder, dtype, lanes)
-            rows = [v.load(builder.add(src, builder.mul(src_stride, _i64(i)))) for i in range(lanes)]
+            rows = [v.load(builder.add(src, builder.mul(src_stride, i64(i)))) for i in range(lanes)]
             half = lanes // 2
             while half:  # swap the off-diagonal quarters of every 2 half x 2 half block
                 low = [l if l & half == 0 else lanes + l - half for l in range(lanes)]
@@ -705,7 +705,7 @@ def transpose_square(dtype: str, lanes: int):
                         rows[i], rows[i + half] = v.shuffle(x, y, low), v.shuffle(x, y, high)
                 half //= 2
             for i in range(lanes):
-                v.store(rows[i], builder.add(dst, builder.mul(dst_stride, _i64(i))))
+                v.store(rows[i], builder.add(dst, builder.mul(dst_stride, i64(i))))
             return context.get_dummy_value()
 
         return types.void(IP, IP, IP, IP), codegen

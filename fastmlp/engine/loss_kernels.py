@@ -185,18 +185,20 @@ def separable_kernel(declaration, compiled=compiled):
             for i in range(lo, min(lo + AHEAD, asked)):
                 prefetch_target(Y, y_bytes, weights, item, index[i])
             terms = items(r[R.ROW_DATA])
-            for i in range(lo, hi if last == 1 else lo):  # one column
-                if i + AHEAD < asked:
-                    prefetch_target(Y, y_bytes, weights, item, index[i + AHEAD])
-                terms[i] = items(Y)[data_row(in_order, first_row, index, i)]
-            for i in range(lo, hi if last > 1 else lo):
-                if i + AHEAD < asked:
-                    prefetch_target(Y, y_bytes, weights, item, index[i + AHEAD])
-                y, out = Y + data_row(in_order, first_row, index, i) * y_bytes, r[R.ROW_DATA]
-                for _ in range(last_panel):
-                    copy(y, out + i * panel_width * item, panel_width, 0, T(1), T(0))
-                    y, out = y + panel_width * item, out + c_panel
-                copy(y, out + i * last * item, n_last, 0, T(1), T(0))
+            if last == 1:  # one column
+                for i in range(lo, hi):
+                    if i + AHEAD < asked:
+                        prefetch_target(Y, y_bytes, weights, item, index[i + AHEAD])
+                    terms[i] = items(Y)[data_row(in_order, first_row, index, i)]
+            else:
+                for i in range(lo, hi):
+                    if i + AHEAD < asked:
+                        prefetch_target(Y, y_bytes, weights, item, index[i + AHEAD])
+                    y, out = Y + data_row(in_order, first_row, index, i) * y_bytes, r[R.ROW_DATA]
+                    for _ in range(last_panel):
+                        copy(y, out + i * panel_width * item, panel_width, 0, T(1), T(0))
+                        y, out = y + panel_width * item, out + c_panel
+                    copy(y, out + i * last * item, n_last, 0, T(1), T(0))
             for j in range(n_panels):
                 width = panel_width if j < last_panel else last
                 columns = min(width, n_out - j * panel_width)

@@ -15,10 +15,11 @@ BATCH_CHUNK = 128
 BLOCK_BYTES = 2**14
 
 
-def shapes_of(dtype: str, simd: Simd) -> list[tuple[int, int, int]]:
-    """(width, vectors, lanes) of every panel width."""
+def shapes_of(dtype: str, simd: Simd, column: bool = False) -> list[tuple[int, int, int]]:
+    """(width, vectors, lanes) of every panel width, and with `column` of a single column."""
     lanes = simd.vector_bytes // ITEMSIZE[dtype]
-    return [(w, max(1, w // lanes), min(w, lanes)) for w in simd.widths(dtype)]
+    widths = (*simd.widths(dtype), 1) if column else simd.widths(dtype)
+    return [(w, max(1, w // lanes), min(w, lanes)) for w in widths]
 
 
 def by_width(functions: list, widths: list[int]):

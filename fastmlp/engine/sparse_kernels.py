@@ -19,7 +19,7 @@ PIECE = 128  # entries of a row that are converted at a time, into the scratch o
 
 def _sum_rows(dtype: str, simd: Simd):
     """`sum_of_rows` for panels of every width, and for a column."""
-    shapes = [*shapes_of(dtype, simd), (1, 1, 1)]
+    shapes = shapes_of(dtype, simd, column=True)
     sums = [sum_of_rows(dtype, vectors, lanes) for _, vectors, lanes in shapes]
     return by_width(sums, [shape[0] for shape in shapes])
 

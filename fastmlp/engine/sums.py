@@ -17,16 +17,12 @@ from numba.extending import intrinsic
 
 from ..simd import ITEMSIZE, Simd
 from .elementary import INLINE
-from .ir import I64, IP, Vectors, items_at
+from .ir import IP, Vectors, i64, items_at
 from .jit import has_fma
 
 BLOCK = 16
 LEAST = 2  # blocks; of fewer columns a chain takes no longer
 CONTRACT = ("contract",)
-
-
-def _i64(n: int) -> ir.Constant:
-    return ir.Constant(I64, n)
 
 
 class _Row:
@@ -36,23 +32,23 @@ class _Row:
     def __init__(self, builder, dtype: str, panel: int, i, stride, last_panel, last_width, first, last):
         self.b, self.panel, self.item, self.lanes = builder, panel, ITEMSIZE[dtype], min(BLOCK, panel)
         self.v, self.stride, self.last_panel = Vectors(builder, dtype, self.lanes), stride, last_panel
-        self.in_first = builder.mul(i, _i64(panel * self.item))
+        self.in_first = builder.mul(i, i64(panel * self.item))
         self.in_last = builder.add(
-            builder.mul(last_panel, stride), builder.mul(i, builder.mul(last_width, _i64(self.item)))
+            builder.mul(last_panel, stride), builder.mul(i, builder.mul(last_width, i64(self.item)))
         )
-        begin = builder.sdiv(builder.add(first, _i64(BLOCK - 1)), _i64(BLOCK))
-        end = builder.sdiv(last, _i64(BLOCK))
-        enough = builder.icmp_signed(">=", builder.sub(end, begin), _i64(LEAST))
+        begin = builder.sdiv(builder.add(first, i64(BLOCK - 1)), i64(BLOCK))
+        end = builder.sdiv(last, i64(BLOCK))
+        enough = builder.icmp_signed(">=", builder.sub(end, begin), i64(LEAST))
         self.begin, self.end = builder.select(enough, begin, end), end
-        self.head = builder.select(enough, builder.mul(begin, _i64(BLOCK)), last)
-        self.tail = builder.select(enough, builder.mul(end, _i64(BLOCK)), last)
+        self.head = builder.select(enough, builder.mul(begin, i64(BLOCK)), last)
+        self.tail = builder.select(enough, builder.mul(end, i64(BLOCK)), last)
 
     def place(self, column):
         """Bytes from a matrix's start to a column of this row."""
-        index, within = self.b.sdiv(column, _i64(self.panel)), self.b.srem(column, _i64(self.panel))
+        index, within = self.b.sdiv(column, i64(self.panel)), self.b.srem(column, i64(self.panel))
         row = self.b.add(self.in_first, self.b.mul(index, self.stride))
         row = self.b.select(self.b.icmp_signed("==", index, self.last_panel), self.in_last, row)
-        return self.b.add(row, self.b.mul(within, _i64(self.item)))
+        return self.b.add(row, self.b.mul(within, i64(self.item)))
 
     def item_at(self, address):
         return self.b.load(self.b.inttoptr(address, self.v.scalar.as_pointer()))
@@ -90,20 +86,34 @@ def _plus(kind: str):
     return plus
 
 
-def _in_pairs(v: Vectors, vectors, combine):
-    """One number of all lanes: each with the one half the block further on, and so on down to two."""
-    while len(vectors) > 1:
-        half = len(vectors) // 2
-        vectors = [combine(x, y) for x, y in zip(vectors[:half], vectors[half:], strict=True)]
-    (vector,) = vectors
-    n = v.lanes
+def in_pairs(b, rows, combine):
+    """A vector of one number for each row, which is a list of vectors: of all of its lanes, each with the one half the
+    block further on, and so on down to two. There are 1, 2, 4 or 8 rows.
+
+    Two rows become one vector at every step, with halves of both, so that a step takes few instructions.
+    """
+    vectors, n = [], rows[0][0].type.count
+    for row in rows:
+        while len(row) > 1:
+            half = len(row) // 2
+            row = [combine(x, y) for x, y in zip(row[:half], row[half:], strict=True)]
+        vectors += row
     while n > 1:
-        half, mask = n // 2, lambda lanes: ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
-        undef = ir.Constant(vector.type, ir.Undefined)
-        low = v.b.shuffle_vector(vector, undef, mask(list(range(half))))
-        high = v.b.shuffle_vector(vector, undef, mask(list(range(half, n))))
-        vector, n = combine(low, high), half
-    return v.b.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+        half, joined = n // 2, [vectors[i : i + 2] for i in range(0, len(vectors), 2)]
+        vectors = []
+        for x, *others in joined:
+            y = others[0] if others else ir.Constant(x.type, ir.Undefined)
+            starts = range(0, (1 + len(others)) * x.type.count, n)
+            low, high = ([start + at + lane for start in starts for lane in range(half)] for at in (0, half))
+            masks = (ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes) for lanes in (low, high))
+            vectors.append(combine(*(b.shuffle_vector(x, y, mask) for mask in masks)))
+        n = half
+    return vectors[0]
+
+
+def _number_in_pairs(b, vectors, combine):
+    """That of one row, as a number."""
+    return b.extract_element(in_pairs(b, [vectors], combine), ir.Constant(ir.IntType(32), 0))
 
 
 def row_sum(dtype: str, simd: Simd, kind: str, shifted: bool = False):
@@ -138,16 +148,16 @@ def row_sum(dtype: str, simd: Simd, kind: str, shifted: bool = False):
                 shifts = v.spread(shift)
                 with cgutils.for_range(b, row.end, row.begin) as loop:
                     for q, block in enumerate(sums):
-                        column = b.add(b.mul(loop.index, _i64(BLOCK)), _i64(q * row.lanes))
-                        at, at_w = row.place(column), b.mul(column, _i64(row.item))
+                        column = b.add(b.mul(loop.index, i64(BLOCK)), i64(q * row.lanes))
+                        at, at_w = row.place(column), b.mul(column, i64(row.item))
                         w_and_y = (lambda at=at_w: v.load(b.add(w, at))), (lambda at=at: v.load(b.add(y, at)))
                         one, other = factors(b, v.load(b.add(x, at)), shifts, *w_and_y, wide)
                         one = one if other is None else b.fmul(one, other, flags=CONTRACT)
                         b.store(b.fadd(b.load(block), one, flags=CONTRACT), block)
-                b.store(_in_pairs(v, [b.load(block) for block in sums], b.fadd), sum_)
+                b.store(_number_in_pairs(b, [b.load(block) for block in sums], b.fadd), sum_)
             for low, high in ((first, row.head), (row.tail, last)):
                 with cgutils.for_range(b, high, low) as loop:
-                    at, at_w = row.place(loop.index), b.mul(loop.index, _i64(row.item))
+                    at, at_w = row.place(loop.index), b.mul(loop.index, i64(row.item))
                     w_and_y = (lambda at=at_w: row.item_at(b.add(w, at))), (lambda at=at: row.item_at(b.add(y, at)))
                     terms = factors(b, row.item_at(b.add(x, at)), shift, *w_and_y, double)
                     b.store(_plus_term(b, b.load(sum_), *terms), sum_)
@@ -207,12 +217,12 @@ def row_max(dtype: str, simd: Simd):
     def largest(typingctx, x, i, stride, last_panel, last_width, n):
         def codegen(context, b, sig, args):
             x, i, stride, last_panel, last_width, n = args
-            row = _Row(b, dtype, panel, i, stride, last_panel, last_width, _i64(0), n)
+            row = _Row(b, dtype, panel, i, stride, last_panel, last_width, i64(0), n)
 
             def larger(top, value):
                 return b.select(b.fcmp_ordered(">", value, top), value, top)
 
-            first = row.item_at(b.add(x, row.place(_i64(0))))
+            first = row.item_at(b.add(x, row.place(i64(0))))
             top = cgutils.alloca_once(b, row.v.scalar)
             tops = [cgutils.alloca_once(b, row.v.type) for _ in range(BLOCK // row.lanes)]
             b.store(first, top)
@@ -221,10 +231,10 @@ def row_max(dtype: str, simd: Simd):
                     b.store(row.v.spread(first), block)
                 with cgutils.for_range(b, row.end, row.begin) as loop:
                     for q, block in enumerate(tops):
-                        column = b.add(b.mul(loop.index, _i64(BLOCK)), _i64(q * row.lanes))
+                        column = b.add(b.mul(loop.index, i64(BLOCK)), i64(q * row.lanes))
                         b.store(larger(b.load(block), row.v.load(b.add(x, row.place(column)))), block)
-                b.store(_in_pairs(row.v, [b.load(block) for block in tops], larger), top)
-            for low, high in ((_i64(0), row.head), (row.tail, n)):
+                b.store(_number_in_pairs(b, [b.load(block) for block in tops], larger), top)
+            for low, high in ((i64(0), row.head), (row.tail, n)):
                 with cgutils.for_range(b, high, low) as loop:
                     b.store(larger(b.load(top), row.item_at(b.add(x, row.place(loop.index)))), top)
             return b.load(top)
