@@ -139,7 +139,7 @@ def measure(network, rounds, patience=2.0):
         if label not in skipped
     }
     # The CPU apart: a device that has nothing to do lowers its clocks, and whoever came next would pay
-    on_cpu = ["fastmlp cpu"]
+    on_cpu = [label for label in contenders if label == "fastmlp cpu"]
     on_device = [label for label in contenders if label not in on_cpu]
     for labels in (on_device, on_cpu):
         for turn in range(rounds + 1):  # the first compiles, and fastmlp captures its graph
@@ -182,11 +182,14 @@ def kernels(network, copies=10, rounds=5):
         launches.configured = configured
     contender.run([None])
     executor, taken = contender.training.executor, []
-    stream, control = executor._stream, np.zeros(2, np.int64)
-    for launch in executor._programs[0].launches[:-1]:  # the last one counts steps, of which there are only two
+    stream, control = executor._stream, np.zeros(len(executor._memory.control), np.int64)
+    for launch in executor._programs[0].launches:
         executor._memory.control.copy_to_device(control, stream=stream)
         graph = graphs.Graph(stream, lambda launch=launch: [launch() for _ in range(copies)])
         times = []
+        if last[0] == "end_of_step":  # it counts steps, of which there are only two
+            graph.close()
+            continue
         for _ in range(rounds):
             start, end = cuda.event(), cuda.event()
             start.record(stream)

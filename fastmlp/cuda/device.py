@@ -18,7 +18,9 @@ from numba.core import config
 
 from ..simd import Simd
 
-NOT_FINITE, STEP = 0, 1  # of `control`: whether a loss was not finite, and the number of the step
+# Of `control`: whether a loss was not finite, the number of the step, and a copy of it for the kernel that ends a step:
+# that goes by the copy while it counts up the other
+NOT_FINITE, STEP, STEP_OF_UPDATES, CONTROL = range(4)
 
 
 VECTOR = 16  # bytes that a thread reads or writes at once

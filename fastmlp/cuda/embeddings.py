@@ -13,7 +13,7 @@ from numba import cuda, int64
 
 from .. import records as R
 from ..simd import ITEMSIZE
-from .device import NOT_FINITE, SIMD, STEP
+from .device import NOT_FINITE, SIMD, STEP, STEP_OF_UPDATES
 from .functions import cuda_kernel, inlined, place
 from .gradients import FIRST_COLUMN, FIRST_ROW, FIRST_UNIT, LAST_ROW, RECORD, TO, of_table
 
@@ -88,9 +88,11 @@ def shares_of_table(dtype: str):
     def shares_of_table(control, steps, table, forward, backward, coded, blocks, work, shares):
         if control[NOT_FINITE] != 0:
             return
-        b, t = cuda.blockIdx.x, cuda.threadIdx.x
+        b, t, step = cuda.blockIdx.x, cuda.threadIdx.x, control[STEP]
+        if b == 0 and t == 0:
+            control[STEP_OF_UPDATES] = step
         k, to, first_unit, first = blocks[b, RECORD], blocks[b, TO], blocks[b, FIRST_UNIT], blocks[b, FIRST_ROW]
-        last = min(blocks[b, LAST_ROW], steps[control[STEP], R.STEP_ROWS])
+        last = min(blocks[b, LAST_ROW], steps[step, R.STEP_ROWS])
         n_codes, n_out, mine = table[forward, R.N_CODED], table[k, R.N_OUT], t // panel
         column, p = blocks[b, FIRST_COLUMN] + t % panel, blocks[b, FIRST_COLUMN] // panel
         da, da_items = table[backward, R.C] // item, table[backward, R.C_PANEL_BYTES] // item

@@ -18,7 +18,7 @@ from .. import records as R
 from ..engine.layout import NamedParameters
 from ..plan import Plan
 from . import data
-from .device import MOST_BLOCKS, STEP, THREADS
+from .device import CONTROL, MOST_BLOCKS, STEP, THREADS
 from .elementwise import find_not_finite
 from .gradients import n_items
 from .graphs import Program
@@ -110,7 +110,7 @@ class CudaExecutor(NamedParameters):
         """
         started = time.perf_counter()
         first = int(steps[0, R.STEP_LOSS_AT])
-        control = np.zeros(2, np.int64)
+        control = np.zeros(CONTROL, np.int64)
         control[STEP] = first
         with _interrupts_wait() as interrupted:
             self._memory.control.copy_to_device(control, stream=self._stream)

@@ -3,7 +3,7 @@
 Two kernels for all matrices and vectors of a plan, or more where matrices want tiles of more than one size, and one for
 an embedding's table (`embeddings.py`). Blocks add up their tile over their share of the rows; then each parameter's
 shares are added, in their order, and it is updated. How many shares there are depends on sizes alone, so every device
-takes the same sums.
+takes the same sums. Where there is one share of all, one kernel does both.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from numba import cuda
 from .. import records as R
 from ..plan import Plan, Step
 from ..simd import ITEMSIZE
-from .device import NOT_FINITE, SIMD, STEP, THREADS, TILES, TINY, Tile, tile_for
+from .device import NOT_FINITE, SIMD, STEP, STEP_OF_UPDATES, THREADS, TILES, TINY, Tile, tile_for
 from .functions import cuda_kernel, inlined, item_type, one_of, place, unrolled
+from .loss_kernels import step_end
 from .tiles import keep_piece, piece_rows, shared_items, tile_sums
 from .updates import Update, update
 from .vectors import BYTES, copy_vector, vector_items
@@ -27,9 +28,12 @@ ENOUGH = 264  # blocks: two for each processor of a large device
 ENOUGH_OF_SMALL = 1024  # of panels and of a table's rows
 LEAST = 4 if TINY else 128  # rows of a share: the sum of smaller ones would cost more than it gains
 
-# A block of the first kernel: its record, whether that is a matrix, the corner of its tile, its rows, and where in the
-# shares its record's numbers of this share begin: they lie in panels, as parameters do
-RECORD, IS_MATRIX, FIRST_UNIT, FIRST_COLUMN, FIRST_ROW, LAST_ROW, TO = range(7)
+SHARES_TOGETHER = 8  # of a parameter, on their way at a time
+
+# A block of the first kernel: its record, whether that is a matrix, the corner of its tile, its rows, where in the
+# shares its record's numbers of this share begin, for they lie in panels, as parameters do, and what is done with the
+# gradient if this is all of it
+RECORD, IS_MATRIX, FIRST_UNIT, FIRST_COLUMN, FIRST_ROW, LAST_ROW, TO, THEN = range(8)
 # A block of the second: its record, whether it is a matrix, the corner of its tile, what is done with its gradient,
 # where its shares begin, how many there are, and of how many numbers
 CHANGE, AT, SHARES, SIZE = range(4, 8)
@@ -86,6 +90,11 @@ def n_shares(n_tiles: int, batch_size: int, enough: int) -> int:
     return max(1, min(enough // n_tiles, batch_size // LEAST))
 
 
+def at_once(gradients: list[Gradient]) -> bool:
+    """Whether each is the sum of one share, and one kernel has all of them."""
+    return all(g.shares == 1 for g in gradients) and len({g.tile for g in gradients}) == 1
+
+
 def n_items(gradients: list[Gradient]) -> int:
     """Numbers in all shares."""
     return sum(gradient.shares * gradient.size for gradient in gradients)
@@ -96,7 +105,7 @@ def bytes_of_tables(gradients: list[Gradient], dtype: str) -> int:
     panel, units, rows = SIMD.panel(dtype), units_of_block(sum(gradient.size for gradient in gradients), dtype), 0
     for g in gradients:
         n_panels = -(-g.columns // panel)
-        rows += g.shares * (g.tile.count(g.rows, g.columns) if g.is_matrix else n_panels) * (TO + 1)
+        rows += g.shares * (g.tile.count(g.rows, g.columns) if g.is_matrix else n_panels) * (THEN + 1)
         rows += -(-g.rows // units) * n_panels * (SIZE + 1)
     return 8 * rows
 
@@ -113,7 +122,7 @@ def tables(gradients: list[Gradient], changes: list[int], batch_size: int, dtype
         corners = [(i, j) for i in range(0, g.rows, tile_rows) for j in range(0, g.columns, tile_columns)]
         rows = -(-batch_size // (g.shares * g.tile.depth)) * g.tile.depth  # of a share
         for share in range(g.shares):
-            place = share * rows, (share + 1) * rows, at + share * g.size
+            place = share * rows, (share + 1) * rows, at + share * g.size, change
             blocks.setdefault(g.tile, []).extend((g.record, g.is_matrix, *corner, *place) for corner in corners)
         corners = [(i, j) for i in range(0, g.rows, units) for j in range(0, g.columns, panel)]
         updates += [(g.record, g.is_matrix, *corner, change, at, g.shares, g.size) for corner in corners]
@@ -129,40 +138,70 @@ def units_of_block(n_parameters: int, dtype: str) -> int:
     return units if n_parameters <= 2 * ENOUGH * THREADS else 4 * units
 
 
+# What becomes of a vector of numbers of a gradient, f(x, unit, column, at, *rest): they are those of a unit, 0 of a
+# bias, from `column` on, and lie from `at` on in the parameter's panels
+
+
+@inlined
+def _into_shares(x, unit, column, at, shares, to):
+    copy_vector(shares, to + at, x, 0)
+
+
 @cache
-def _kept_piece(dtype: str, tile: Tile):
-    """Piece g of a tile into `shares`, of whose items from `start` on a thread has some."""
-    lanes, threads, piece, BN = vector_items(dtype), tile.block, piece_rows(dtype, tile), tile.columns
-    across, n_vectors = BN // lanes, piece * BN // (lanes * threads)
-    down = threads // across  # rows from a thread's vector to its next
-    keep = keep_piece(dtype, tile)
+def _updated(dtype: str, changes: tuple[Update, ...]):
+    """The parameters are updated, and their transposed copies."""
+    panel, D, lanes, item = SIMD.panel(dtype), item_type[dtype], vector_items(dtype), ITEMSIZE[dtype]
+    vectors = 1 + changes[0].n_slots
+    items, change = vectors * lanes, one_of(tuple(map(update, changes)))
 
     @inlined
-    def kept_piece(g, shared, sums, shares, start, width, n_units):
-        keep(g, shared, sums)
-        i, j = cuda.threadIdx.x // across, cuda.threadIdx.x % across * lanes
-        for v in range(n_vectors):
-            unit = g * piece + v * down  # from the thread's first on
-            if unit < n_units:
-                copy_vector(shares, start + unit * width, shared, (i + v * down) * BN + j)
+    def updated(x, unit, column, at, which, is_matrix, state, transposed, slot, scalars, s, work, table, k):
+        n_in, n_out = (table[k, R.DEPTH], table[k, R.N_OUT]) if is_matrix else (1, column + lanes)
+        w, kept = table[k, R.W] // item + at, table[k, R.GRADIENT] // item + at
+        own = cuda.local.array(items, D, BYTES)  # all is read before anything is written
+        for v in range(vectors):
+            copy_vector(own, v * lanes, state, w + v * slot)
+        for i in range(lanes):
+            if column + i < n_out:
+                change(which, own, i, lanes, x[i], scalars, s, work, kept + i)
+        for v in range(vectors):
+            copy_vector(state, w + v * slot, own, v * lanes)
+        if is_matrix and table[k, R.WT] >= 0:
+            wt, last_width, last = table[k, R.WT] // item, table[k, R.WT_LAST_WIDTH], (n_in - 1) // panel
+            for i in range(lanes):
+                if column + i < n_out:
+                    transposed[wt + place(column + i, unit, panel, last, panel * n_out, last_width)] = own[i]
 
-    return kept_piece
+    return updated
 
 
 @cache
-def gradient_tile(dtype: str, tile: Tile):
-    """A block's tile of the gradient A^T dz of a matrix over rows first..last of the batch, added in their order, into
-    `shares` from `to` on. All threads of a block call it.
+def gradient_tile(dtype: str, tile: Tile, then):
+    """A block's tile of the gradient A^T dz of a matrix over rows first..last of the batch, added in their order, whose
+    vectors `then` gets. All threads of a block call it.
     """
     T, item, panel, D, lanes = (
         getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype], vector_items(dtype)
     )  # fmt: skip
-    n_sums, across = tile.own_rows * tile.own_columns, tile.columns // lanes
-    sums_of = tile_sums(dtype, tile, False)
-    keep_all = unrolled(tile.own_rows // lanes, _kept_piece(dtype, tile))
+    threads, piece, BN, n_sums = tile.block, piece_rows(dtype, tile), tile.columns, tile.own_rows * tile.own_columns
+    across, n_vectors = BN // lanes, piece * BN // (lanes * threads)
+    down = threads // across  # rows from a thread's vector to its next
+    sums_of, keep = tile_sums(dtype, tile, False), keep_piece(dtype, tile)
 
     @inlined
-    def gradient_tile(shared, table, k, work, first_unit, first_column, first, last, shares, to):
+    def one_piece(g, shared, sums, unit, column, at, width, n_units, *rest):
+        keep(g, shared, sums)
+        i, j, x = cuda.threadIdx.x // across, cuda.threadIdx.x % across * lanes, cuda.local.array(lanes, D, BYTES)
+        for v in range(n_vectors):
+            more = g * piece + v * down  # units from the thread's first on
+            if more < n_units:
+                copy_vector(x, 0, shared, (i + v * down) * BN + j)
+                then(x, unit + more, column, at + more * width, *rest)
+
+    all_pieces = unrolled(tile.own_rows // lanes, one_piece)
+
+    @inlined
+    def gradient_tile(shared, table, k, work, first_unit, first_column, first, last, *rest):
         n_in, last_panel, last_width = table[k, R.DEPTH], table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
         a, a_panel_items = table[k, R.A] // item, table[k, R.A_PANEL_BYTES] // item
         a_last_panel, a_last_width = (n_in - 1) // panel, table[k, R.A_STRIDE_LAST] // item
@@ -177,17 +216,17 @@ def gradient_tile(dtype: str, tile: Tile):
         unit, column = first_unit + cuda.threadIdx.x // across, first_column + cuda.threadIdx.x % across * lanes
         p = column // panel
         width = panel if p < last_panel else last_width
-        start = to + p * panel * n_in + unit * width + column - p * panel
+        at = p * panel * n_in + unit * width + column - p * panel
         n_units = n_in - unit if column < last_panel * panel + last_width else 0
-        keep_all(0, shared, sums, shares, start, width, n_units)
+        all_pieces(0, shared, sums, unit, column, at, width, n_units, *rest)
 
     return gradient_tile
 
 
 @cache
-def panel_sums(dtype: str, threads: int):
-    """The sums of the columns of a panel of dz over rows first..last, into `shares` from `to` on: each thread adds
-    every n-th row of a vector's columns, then their sums are added pair by pair. All threads of a block call it.
+def panel_sums(dtype: str, threads: int, then):
+    """The sums of the columns of a panel of dz over rows first..last, whose vectors `then` gets: each thread adds every
+    n-th row of a vector's columns, then their sums are added pair by pair. All threads of a block call it.
     """
     T, item, panel, D, lanes = (
         getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype], vector_items(dtype)
@@ -196,7 +235,7 @@ def panel_sums(dtype: str, threads: int):
     parts = threads // across
 
     @inlined
-    def panel_sums(shared, table, k, work, first_column, first, last, shares, to):
+    def panel_sums(shared, table, k, work, first_column, first, last, *rest):
         p = first_column // panel
         part, j = cuda.threadIdx.x // across, cuda.threadIdx.x % across * lanes
         width = panel if p < table[k, R.N_PANELS] - 1 else table[k, R.LAST_WIDTH]
@@ -218,7 +257,8 @@ def panel_sums(dtype: str, threads: int):
                     shared[part * panel + j + i] += shared[(part + half) * panel + j + i]
             half //= 2
         if part == 0 and j < width:
-            copy_vector(shares, to + first_column + j, shared, j)
+            copy_vector(x, 0, shared, j)
+            then(x, 0, first_column + j, first_column + j, *rest)
 
     return panel_sums
 
@@ -227,14 +267,16 @@ def panel_sums(dtype: str, threads: int):
 def shares_of_gradients(dtype: str, tile: Tile):
     """Launched with a block of `tile.block` threads for each row of `blocks`."""
     D, size = item_type[dtype], shared_items(dtype, tile)
-    of_tile, of_panel = gradient_tile(dtype, tile), panel_sums(dtype, tile.block)
+    of_tile, of_panel = gradient_tile(dtype, tile, _into_shares), panel_sums(dtype, tile.block, _into_shares)
 
     def shares_of_gradients(control, steps, table, blocks, work, shares):
         if control[NOT_FINITE] != 0:
             return
-        b = cuda.blockIdx.x
+        b, step = cuda.blockIdx.x, control[STEP]
+        if b == 0 and cuda.threadIdx.x == 0:
+            control[STEP_OF_UPDATES] = step
         k, to, first_column = blocks[b, RECORD], blocks[b, TO], blocks[b, FIRST_COLUMN]
-        first, last = blocks[b, FIRST_ROW], min(blocks[b, LAST_ROW], steps[control[STEP], R.STEP_ROWS])
+        first, last = blocks[b, FIRST_ROW], min(blocks[b, LAST_ROW], steps[step, R.STEP_ROWS])
         shared = cuda.shared.array(size, D, BYTES)
         if blocks[b, IS_MATRIX] != 0:
             of_tile(shared, table, k, work, blocks[b, FIRST_UNIT], first_column, first, last, shares, to)
@@ -245,25 +287,85 @@ def shares_of_gradients(dtype: str, tile: Tile):
 
 
 @cuda_kernel
-def updates(dtype: str, changes: tuple[Update, ...], units: int):
+def updates_at_once(dtype: str, tile: Tile, changes: tuple[Update, ...], with_loss: bool):
+    """The gradients of all rows, what each record does with them, transposed copies, and the end of the step.
+
+    Launched with a block of `tile.block` threads for each row of `blocks`, and one for the end.
+    """
+    D, size, then = item_type[dtype], shared_items(dtype, tile), _updated(dtype, changes)
+    of_tile, of_panel = gradient_tile(dtype, tile, then), panel_sums(dtype, tile.block, then)
+    end = step_end(with_loss, tile.block)
+
+    def updates_at_once(
+        control, steps, scalars, table, blocks, work, state, transposed, slot, row_losses, sums
+    ):  # fmt: skip
+        if control[NOT_FINITE] != 0:
+            return
+        b, step = cuda.blockIdx.x, control[STEP_OF_UPDATES]
+        rows = steps[step, R.STEP_ROWS]
+        if b == cuda.gridDim.x - 1:
+            end(control, step, rows, row_losses, sums)
+            return
+        k, which, first_column = blocks[b, RECORD], blocks[b, THEN], blocks[b, FIRST_COLUMN]
+        s = steps[step, R.STEP_SCALARS] + table[k, R.GROUP] // 8
+        shared = cuda.shared.array(size, D, BYTES)
+        if blocks[b, IS_MATRIX] != 0:
+            of_tile(
+                shared, table, k, work, blocks[b, FIRST_UNIT], first_column, 0, rows,
+                which, True, state, transposed, slot, scalars, s, work, table, k,
+            )  # fmt: skip
+        else:
+            of_panel(
+                shared, table, k, work, first_column, 0, rows,
+                which, False, state, transposed, slot, scalars, s, work, table, k,
+            )  # fmt: skip
+
+    return updates_at_once
+
+
+@cuda_kernel
+def updates(dtype: str, changes: tuple[Update, ...], units: int, ends: bool, with_loss: bool):
     """The sums of all shares, what each record does with a gradient, and transposed copies.
 
-    Launched with a block of `THREADS` for each row of `blocks`, which has so many units of a panel's columns.
+    Launched with a block of `THREADS` for each row of `blocks`, which has so many units of a panel's columns, and with
+    one for the end of the step if that is now.
     """
     T, item, panel, D, change = (
         getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype], one_of(tuple(map(update, changes)))
     )  # fmt: skip
     stored = panel + 1  # one more than numbers of a row: neighbours in a column lie in different banks
-    size = units * stored
+    size, end = units * stored, step_end(with_loss, THREADS)
 
-    def updates(control, steps, scalars, table, blocks, work, state, transposed, slot, shares):
+    @inlined
+    def read_share(u, x, shares, at, n):
+        x[u] = shares[at + u * n]
+
+    read_shares = unrolled(SHARES_TOGETHER, read_share)
+
+    @inlined
+    def sum_of_shares(shares, at, n, n_shares):
+        g, x, share = T(0), cuda.local.array(SHARES_TOGETHER, D), 0
+        while share + SHARES_TOGETHER <= n_shares:
+            read_shares(0, x, shares, at + share * n, n)
+            for u in range(SHARES_TOGETHER):
+                g += x[u]
+            share += SHARES_TOGETHER
+        while share < n_shares:
+            g += shares[at + share * n]
+            share += 1
+        return g
+
+    def updates(control, steps, scalars, table, blocks, work, state, transposed, slot, shares, row_losses, sums):
         if control[NOT_FINITE] != 0:
             return
-        b, t = cuda.blockIdx.x, cuda.threadIdx.x
+        b, t, step = cuda.blockIdx.x, cuda.threadIdx.x, control[STEP_OF_UPDATES]
+        if ends and b == cuda.gridDim.x - 1:
+            end(control, step, steps[step, R.STEP_ROWS], row_losses, sums)
+            return
         k, which, first, n = blocks[b, RECORD], blocks[b, CHANGE], blocks[b, AT], blocks[b, SIZE]
         first_unit, first_column, is_matrix = blocks[b, FIRST_UNIT], blocks[b, FIRST_COLUMN], blocks[b, IS_MATRIX] != 0
         n_in, n_out = (table[k, R.DEPTH], table[k, R.N_OUT]) if is_matrix else (1, n)
-        last_panel, s = table[k, R.N_PANELS] - 1, steps[control[STEP], R.STEP_SCALARS] + table[k, R.GROUP] // 8
+        last_panel, s = table[k, R.N_PANELS] - 1, steps[step, R.STEP_SCALARS] + table[k, R.GROUP] // 8
         p, w = first_column // panel, table[k, R.W] // item
         width = panel if p < last_panel else table[k, R.LAST_WIDTH]
         shared = cuda.shared.array(size, D)
@@ -271,9 +373,7 @@ def updates(dtype: str, changes: tuple[Update, ...], units: int):
             unit, j = e // panel, e % panel
             if first_unit + unit < n_in and first_column + j < n_out and j < width:
                 at = p * panel * n_in + (first_unit + unit) * width + j
-                g = T(0)
-                for share in range(blocks[b, SHARES]):
-                    g += shares[first + share * n + at]
+                g = sum_of_shares(shares, first + at, n, blocks[b, SHARES])
                 change(which, state, w + at, slot, g, scalars, s, work, table[k, R.GRADIENT] // item + at)
                 shared[unit * stored + j] = state[w + at]
         if is_matrix and table[k, R.WT] >= 0:

@@ -21,6 +21,7 @@ from . import (
     dropout,
     elementwise,
     embeddings,
+    few_rows,
     gradients,
     layers,
     loss_kernels,
@@ -60,19 +61,18 @@ class Launches:
         """The launches of one step, whichever it is, in their order."""
         todo, launches = dict(enumerate(self._records)), []
         if narrow.qualifies(self.plan):
-            table, names = narrow.program(self._records)
-            launches.append(self._rows(table, names))
-            for k in table[:, narrow.RECORD]:
-                del todo[k]
+            launches.append(self._rows())
+            todo = {k: step for k, step in todo.items() if narrow.kind_of(step) is None}
         sums = gradients_of(self.plan)
-        records_of_sums = [gradient.record for gradient in sums]
-        with_loss = any(step.kernel == "sum_losses" for step in self._records)
-        for k, step in todo.items():
-            if sums and k == sums[0].record:
-                launches += self._gradients(sums)
-            if k not in records_of_sums and step.kernel not in _WITHIN_OTHERS:
-                launches.append(self._launch(k, step))
-        return [*launches, self._end_of_step(with_loss)]
+        apart = {gradient.record for gradient in sums}
+        others = [k for k, step in todo.items() if k not in apart and step.kernel not in _WITHIN_OTHERS]
+        before = [k for k in others if not sums or k < sums[0].record]
+        launches += [self._launch(k, todo[k]) for k in before]
+        ends = len(before) == len(others)  # nothing follows the updates
+        if sums:
+            launches += self._gradients(sums, ends)
+        launches += [self._launch(k, todo[k]) for k in others[len(before) :]]
+        return launches if sums and ends else [*launches, self._end_of_step()]
 
     def _launch(self, k: int, step: Step):
         """The launch of record k."""
@@ -87,27 +87,48 @@ class Launches:
 
     # Of several records ----------------------------------------------------------------------------------------------
 
-    def _rows(self, table: np.ndarray, epilogues: tuple[str, ...]):
+    @property
+    def _with_loss(self) -> bool:
+        return any(step.kernel == "sum_losses" for step in self._records)
+
+    def _rows(self):
         """All records over rows, of a narrow network."""
-        plan, m, bound = self.plan, self.memory, self.bound
+        plan, m, bound, scaled = self.plan, self.memory, self.bound, self.plan.scaling is not None
         (loss,) = (step.kernel for step in self._records if loss_kernels.is_loss(step.kernel))
-        of_names, tile = tuple(elementwise.Epilogue(name, plan.dtype) for name in epilogues), narrow.tile_of(plan)
-        kernel = narrow.rows_kernel(plan.dtype, tile, plan.scaling is not None, of_names, loss)
-        launch = self._configured(kernel, -(-plan.batch_size // tile.rows), tile.block)
+        table, names = few_rows.program(plan, narrow.kind_of)
+        epilogues = tuple(elementwise.Epilogue(name, plan.dtype) for name in names)
+        if narrow.of_few_rows(plan):
+            rows_of_block, threads = few_rows.ROWS, few_rows.THREADS
+            wide = plan.n_features > few_rows.MOST_COLUMNS
+            kernel = few_rows.rows_kernel(plan.dtype, wide, scaled, epilogues, loss)
+        else:
+            tile = narrow.tile_of(plan)
+            rows_of_block, threads = tile.rows, tile.block
+            kernel = narrow.rows_kernel(plan.dtype, tile, scaled, epilogues, loss)
+        launch = self._configured(kernel, -(-plan.batch_size // rows_of_block), threads)
         buffers = m.table, m.numbers, cuda.to_device(table), len(table), m.work, m.state, m.transposed
         data = self.data["X"], self.data["y"], self._weights()
         data = *data, m.of_loss, m.row_losses, *(plan.scaling or (1.0, 0.0))
         return lambda: launch(m.control, bound["steps"], bound["scalars"], *buffers, bound["order"], *data)
 
-    def _gradients(self, sums_of: list[gradients.Gradient]) -> list:
+    def _gradients(self, sums_of: list[gradients.Gradient], ends: bool) -> list:
         """The sums of shares of rows, and the updates, of all these records."""
-        dtype, m, bound = self.plan.dtype, self.memory, self.bound
+        dtype, m, bound, with_loss = self.plan.dtype, self.memory, self.bound, self._with_loss
         changes = [self._update(self._records[gradient.record]) for gradient in sums_of]
         distinct = tuple(dict.fromkeys(changes))
         changes = [*map(distinct.index, changes)]
         tables, units, of_updates = gradients.tables(sums_of, changes, self.plan.batch_size, dtype)
-        update = self._configured(gradients.updates(dtype, distinct, units), len(of_updates), THREADS)
-        rest = cuda.to_device(of_updates), m.work, m.state, m.transposed, self._slot, m.shares
+        if ends and gradients.at_once(sums_of) and narrow.qualifies(self.plan):
+            ((tile, blocks),) = tables.items()
+            kernel = gradients.updates_at_once(dtype, tile, distinct, with_loss)
+            launch = self._configured(kernel, len(blocks) + 1, tile.block)
+            rest = cuda.to_device(blocks), m.work, m.state, m.transposed, self._slot, m.row_losses
+            return [
+                lambda: launch(m.control, bound["steps"], bound["scalars"], m.table, *rest, bound["sums"]),
+            ]
+        kernel = gradients.updates(dtype, distinct, units, ends, with_loss)
+        update = self._configured(kernel, len(of_updates) + ends, THREADS)
+        rest = cuda.to_device(of_updates), m.work, m.state, m.transposed, self._slot, m.shares, m.row_losses
 
         def sums(tile, blocks):
             if tile == gradients.of_table(dtype):
@@ -118,7 +139,7 @@ class Launches:
 
         return [
             *(sums(tile, blocks) for tile, blocks in tables.items()),
-            lambda: update(m.control, bound["steps"], bound["scalars"], m.table, *rest),
+            lambda: update(m.control, bound["steps"], bound["scalars"], m.table, *rest, bound["sums"]),
         ]
 
     def _shares_of_table(self, tile, blocks: np.ndarray):
@@ -283,7 +304,8 @@ class Launches:
 
     def _loss(self, k: int, step: Step):
         plan, m, bound, f = self.plan, self.memory, self.bound, step.fields
-        launch = self._over(plan.batch_size, loss_kernels.loss(plan.dtype, step.kernel, bool(f.get(R.IN_BATCH))))
+        kernel = loss_kernels.loss(plan.dtype, step.kernel, bool(f.get(R.IN_BATCH)))
+        launch = self._over(plan.batch_size * loss_kernels.TOGETHER, kernel)
         y, weights = self.data["y"], self._weights(step)
         if f.get(R.IN_BATCH):
             y = self._in_workspace(f[R.Y], plan.batch_size * plan.n_outputs).reshape(plan.batch_size, plan.n_outputs)
@@ -341,9 +363,9 @@ class Launches:
         launch = self._over_panels(step, constraints.max_norm(self.plan.dtype, self._update(step, "assign")))
         return self._with_everything(k, launch, self.memory.transposed, self._slot)
 
-    def _end_of_step(self, with_loss: bool):
+    def _end_of_step(self):
         m, bound = self.memory, self.bound
-        launch = self._configured(loss_kernels.end_of_step(with_loss), 1, loss_kernels.END_THREADS)
+        launch = self._configured(loss_kernels.end_of_step(self._with_loss), 1, loss_kernels.END_THREADS)
         return lambda: launch(m.control, bound["steps"], m.row_losses, bound["sums"])
 
 

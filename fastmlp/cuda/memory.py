@@ -12,7 +12,7 @@ from numba import cuda
 from .. import records as R
 from ..plan import Kernel, Plan, Ref, Step
 from . import narrow
-from .device import SIMD, TILES
+from .device import CONTROL, SIMD, TILES
 
 # Fields of places that a record need not have
 OPTIONAL = {
@@ -37,7 +37,7 @@ BEHIND = max(tile.rows for tile in _TILES) * 2 * SIMD.vector_bytes
 class Memory:
     """Arrays on the device. Items are the plan's, where nothing else is said."""
 
-    control: Any  # int64: `NOT_FINITE` and `STEP` of device.py
+    control: Any  # int64: the words that device.py names
     table: Any  # int64: the plan's records, a row for each
     numbers: Any  # float64: the records' NUMBER
     of_loss: Any  # float64: the loss's own numbers
@@ -60,7 +60,7 @@ def allocate(plan: Plan, n_in_shares: int, state=None) -> Memory:
         n = plan.sizes["parameters"] // plan.item
         state = cuda.to_device(np.zeros((1 + plan.n_slots) * n, plan.dtype))
     return Memory(
-        control=cuda.to_device(np.zeros(2, np.int64)),
+        control=cuda.to_device(np.zeros(CONTROL, np.int64)),
         table=cuda.to_device(table),
         numbers=cuda.to_device(np.ascontiguousarray(table[:, R.NUMBER]).view(np.float64)),
         of_loss=cuda.to_device(np.array([*plan.numbers, 0.0, 0.0])),

@@ -3,6 +3,9 @@
 A block takes some rows of the batch through all records over rows: rows do not need each other, so only its own threads
 wait for one another, where otherwise each record is a launch. What it computes for them, some tens of kilobytes, it
 reads again at once, out of its processor's cache; the gradients, which need all rows, read it later.
+
+The kernel is that of `few_rows.py`, or the one here: of many rows, or where products are those of tensor cores, with
+the tiles of wide products.
 """
 
 from __future__ import annotations
@@ -11,12 +14,14 @@ import numpy as np
 from numba import cuda
 
 from .. import records as R
-from ..plan import Kernel, Plan, Step
+from ..plan import Plan, Step
 from ..simd import ITEMSIZE
-from .device import SIMD, STEP, TILES, TINY, Tile
+from . import few_rows
+from .device import SIMD, STEP, STEP_OF_UPDATES, TILES, TINY, Tile
 from .elementwise import Epilogue, scalar_epilogue
+from .few_rows import ELEMENTWISE, EPILOGUE, GATHER, KIND, LOSS, PRODUCT, RECORD, TRANSPOSED
 from .functions import cuda_kernel, data_row, failed_before, item_type, one_of, place
-from .loss_kernels import is_loss, row_loss
+from .loss_kernels import TOGETHER as MOST_TOGETHER, is_loss, row_loss
 from .products import product_tile
 from .rows import TOGETHER, gathered
 from .tiles import shared_items
@@ -26,7 +31,7 @@ MOST = 128  # columns: the rows of a block and their weights stay near their pro
 MANY = 10 if TINY else 4096  # rows of a batch that are enough blocks for a large device with tiles of more rows
 # Fewer rows than a tile of wide products: batches of a thousand rows should be more than a few blocks
 if TINY:
-    FEW_ROWS = {precision: tiles[-1] for precision, tiles in TILES.items()}
+    FEW_ROWS = {precision: tiles[-1] for precision, tiles in TILES.items() if tiles[-1].precision}
     MANY_ROWS = {
         "float32": Tile(8, 16, 4, 4, 4),  # of which a piece is more than a slab
         "float64": Tile(8, 16, 4, 4, 4),
@@ -36,8 +41,6 @@ if TINY:
     }
 else:
     FEW_ROWS = {
-        "float32": Tile(32, 128, 32, 4, 4),
-        "float64": Tile(32, 128, 16, 4, 4),
         "tf32x3": Tile(32, 128, 32, 4, 8, precision="tf32x3"),
         "tf32": Tile(32, 128, 32, 4, 8, precision="tf32"),
         "bf16": Tile(32, 128, 32, 4, 8, precision="bf16"),
@@ -50,15 +53,12 @@ else:
         "bf16": Tile(64, 128, 32, 8, 8, groups=2, precision="bf16"),
     }
 
-# The table of what a block does: the plan's record, what kind of work that is, its epilogue, where its weights are
-RECORD, KIND, EPILOGUE, TRANSPOSED = range(4)
-GATHER, PRODUCT, ELEMENTWISE, LOSS = range(4)
 _KINDS = {"product": PRODUCT, "elementwise": ELEMENTWISE}
 _OVER_TILES = ("weight_gradient", "bias_gradient", "sum_losses")
 
 
-def _kind(step: Step) -> int | None:
-    """None for what this kernel does not know."""
+def kind_of(step: Step) -> int | None:
+    """None for what these kernels do not know."""
     if step.kernel.startswith("gather."):
         return GATHER
     return LOSS if is_loss(step.kernel) else _KINDS.get(step.kernel)
@@ -67,31 +67,25 @@ def _kind(step: Step) -> int | None:
 def qualifies(plan: Plan) -> bool:
     """Whether all records over rows are of these kinds and narrow, and gradients are used at once."""
     steps = [step for phase in plan.phases for step in phase.steps]
-    if plan.n_features > MOST or not any(_kind(step) == LOSS for step in steps):
+    if not all(step.kernel in _OVER_TILES or kind_of(step) is not None for step in steps):
         return False
-    known = all(step.kernel in _OVER_TILES or _kind(step) is not None for step in steps)
+    over_rows = [step for step in steps if step.kernel not in _OVER_TILES]
+    if not any(kind_of(step) == LOSS for step in over_rows):
+        return False
+    if of_few_rows(plan):
+        return few_rows.has_room(plan, over_rows)
     panels = MOST // SIMD.panel(plan.dtype)
-    return known and all(step.fields[R.N_PANELS] <= panels for step in steps if R.N_PANELS in step.fields)
+    return all(step.fields[R.N_PANELS] <= panels for step in over_rows if R.N_PANELS in step.fields)
+
+
+def of_few_rows(plan: Plan) -> bool:
+    """Whether the kernel would be that of few rows."""
+    return plan.batch_size < MANY and plan.precision not in FEW_ROWS
 
 
 def tile_of(plan: Plan) -> Tile:
-    """The rows that a block takes through the network, and the tiles of its products."""
+    """The rows that a block of many takes through the network, and the tiles of its products."""
     return (FEW_ROWS if plan.batch_size < MANY else MANY_ROWS)[plan.precision]
-
-
-def program(steps: list[Step]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The table of what a block does, and the names of the epilogues that it numbers."""
-    rows, names = [], []
-    for k, step in enumerate(steps):
-        if _kind(step) is None:
-            continue
-        following = step.fields.get(R.EPILOGUE)
-        name = following.name if isinstance(following, Kernel) else ""
-        if name not in names:
-            names.append(name)
-        transposed = step.kernel == "product" and step.fields[R.B].buffer == "transposed"
-        rows.append((k, _kind(step), names.index(name), transposed))
-    return np.array(rows, np.int64), tuple(names)
 
 
 @cuda_kernel
@@ -101,7 +95,8 @@ def rows_kernel(dtype: str, tile: Tile, scaled: bool, epilogues: tuple[Epilogue,
         getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype], vector_items(dtype)
     )  # fmt: skip
     BM, BN, threads, size = tile.rows, tile.columns, tile.block, shared_items(dtype, tile)
-    finish, of_row = one_of(tuple(map(scalar_epilogue, epilogues))), row_loss(dtype, loss)
+    together = max(1, min(MOST_TOGETHER, threads // BM))  # threads that share a row of the loss
+    finish, of_row = one_of(tuple(map(scalar_epilogue, epilogues))), row_loss(dtype, loss, together, threads)
     of_tile, gather = product_tile(dtype, epilogues, tile), gathered(dtype, scaled)
     step_of_rows = -(-BM // TOGETHER)
 
@@ -115,6 +110,8 @@ def rows_kernel(dtype: str, tile: Tile, scaled: bool, epilogues: tuple[Epilogue,
             return
         last_row = min(first_row + BM, rows)
         index, first = steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
+        if first_row == 0 and t == 0:
+            control[STEP_OF_UPDATES] = step
         shared = cuda.shared.array(size, D, BYTES)
         for r in range(n):
             k, kind, which = todo[r, RECORD], todo[r, KIND], todo[r, EPILOGUE]
@@ -138,9 +135,15 @@ def rows_kernel(dtype: str, tile: Tile, scaled: bool, epilogues: tuple[Epilogue,
                     finish(which, work, c + at, other + at, work[source + at], T(numbers[k]))
             else:
                 of_weight = T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE])
-                for i in range(first_row + t, last_row, threads):
-                    row = data_row(order, index, first, i)
-                    of_row(control, table, k, i, row, y, weights, of_loss, of_weight, work, row_losses)
+                for begin in range(first_row, last_row, threads // together):
+                    i, row = begin + t // together, 0
+                    inside = i < last_row
+                    if inside:
+                        row = data_row(order, index, first, i)
+                    of_row(
+                        control, table, k, i, row, inside, y, weights, of_loss, of_weight, work, row_losses, shared
+                    )  # fmt: skip
+                    cuda.syncwarp()
             cuda.syncthreads()  # the block's own writes are there for all of its threads
 
     return rows_kernel

@@ -174,6 +174,7 @@ FITS = {
     ),
     "embedding": ([Embedding([9, 300], 50, columns=[2, 0]), Dense(200), ReLU(), Dense(10)], {"batch_size": 600}),
     "narrow": ([Dense(64), GELU(), Dense(64), ReLU(), Dense(10)], {"optimizer": AdamW(1e-3, ema_decay=0.9), "X": 20}),
+    "narrow, of many columns": ([Dense(128), Tanh(), Dense(128), GELU(), Dense(10)], {"batch_size": 500}),
     "narrow, of many rows": ([Dense(64), GELU(), Dense(64), ReLU(), Dense(10)], {"batch_size": 5000, "X": 20}),
     "narrow, one layer": ([Rescaling(0.1), Dense(10)], {"optimizer": SGD(0.1, momentum=0.9, clip_value=1.0), "X": 20}),
 }
@@ -202,7 +203,7 @@ def test_kernels_compile_without_spilling_a_register(name, precision, launched, 
     layers, options = FITS[name]
     options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 128, "X": 300} | options
     note_launches(layers, X[:, : options.pop("X")].astype(dtype), Y, precision=precision, **options)
-    assert len(launched) >= 4
+    assert len(launched) >= 2
     for kernel, (arguments, threads) in launched.items():
         for architecture in {ARCHITECTURE} if precision is None else {LEAST_CAPABILITY, ARCHITECTURE}:
             used = assemble(kernel, arguments, tmp_path, architecture)
@@ -216,9 +217,11 @@ def test_kernels_compile_without_spilling_a_register(name, precision, launched, 
     ("loss", "n_outputs"), [("softmax_focal", 10), ("ordinal", 9), ("hinge", 10), ("quantile", 3), ("gaussian", 2)]
 )
 def test_losses_of_whole_rows_compile(loss, n_outputs, dtype, launched, tmp_path):
-    note_launches([Dense(n_outputs)], X.astype(dtype), Y, loss=loss, optimizer="sgd", batch_size=128)
-    ((kernel, (arguments, _)),) = ((k, of) for k, of in launched.items() if k.py_func.__name__ == "loss")
-    assert assemble(kernel, arguments, tmp_path)["spills"] == 0
+    for layers, name in (([Dense(200), ReLU()], "loss"), ([], "rows_kernel")):
+        layers = [*layers, Dense(n_outputs)]
+        note_launches(layers, X.astype(dtype), Y, loss=loss, optimizer="sgd", batch_size=128)
+        ((kernel, (arguments, _)),) = ((k, of) for k, of in launched.items() if k.py_func.__name__ == name)
+        assert assemble(kernel, arguments, tmp_path)["spills"] == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

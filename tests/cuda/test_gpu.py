@@ -161,12 +161,15 @@ def test_every_loss_that_is_a_sum_over_outputs(name):
 @pytest.mark.parametrize("widths", [(67, 128, 33, 4), (300, 260, 130, 4)], ids=["narrow", "wide"])
 def test_a_step_of_tensor_cores_is_the_twins(widths, tile, precision, monkeypatch, tensor_cores):
     """With all tiles: by a wrong place of a single word parameters would differ by some 1; by no rounding, 1e-3."""
-    from fastmlp.cuda import gradients, narrow
-    from fastmlp.cuda.device import TILES
+    from fastmlp.cuda import narrow
+    from fastmlp.cuda.device import TILES, tile_for
 
     tile = TILES[precision][tile]
-    monkeypatch.setattr("fastmlp.cuda.launches.tile_for", lambda *arguments: tile)
-    monkeypatch.setattr(gradients, "tile_for", lambda *arguments: tile)
+    for module in ("launches", "gradients"):  # evaluations keep their own: they are not rounded
+        monkeypatch.setattr(
+            f"fastmlp.cuda.{module}.tile_for",
+            lambda rows, columns, of, times=1: tile if of == precision else tile_for(rows, columns, of, times),
+        )
     monkeypatch.setattr(narrow, "MANY", 1 if tile.rows > 32 else 1000)
     # tensor cores may cut off where they add
     assert_a_step_is_the_twins(precision, widths, 256, monkeypatch, tolerance=3e-5)

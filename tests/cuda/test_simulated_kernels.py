@@ -8,7 +8,7 @@ from numba import cuda
 from fastmlp import devices, records as R
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.cuda import elementwise, gradients, loss_kernels, narrow, products, updates
-from fastmlp.cuda.device import NOT_FINITE, SIMD, STEP, THREADS, TILES, Tile
+from fastmlp.cuda.device import CONTROL, NOT_FINITE, SIMD, STEP, STEP_OF_UPDATES, THREADS, TILES, Tile
 from fastmlp.cuda.memory import BEHIND
 from fastmlp.cuda.rows import gather, rows_of_block, scatter
 from fastmlp.losses import LOSSES, SoftmaxCrossEntropy
@@ -48,7 +48,7 @@ class Device:
         self.steps[0, R.STEP_ROWS], self.steps[0, R.STEP_FIRST] = rows, first
         self.steps[0, R.STEP_INDEX] = -1 if index is None else 0
         self.order = np.zeros(1, np.int64) if index is None else np.asarray(index)
-        self.scalars, self.control = np.ones(R.N_SCALARS), np.zeros(2, np.int64)
+        self.scalars, self.control = np.ones(R.N_SCALARS), np.zeros(CONTROL, np.int64)
         self.used = np.zeros(N_ITEMS, bool)
 
     def matrix(self, array=None, shape=None):
@@ -133,7 +133,7 @@ def test_weight_and_bias_gradients_and_the_transposed_copy(rng, precision, tile,
     monkeypatch.setattr(gradients, "units_of_block", lambda *arguments: units)
     A, dZ, W, b = (rng.normal(size=shape) for shape in ((rows, n_in), (rows, n_out), (n_in, n_out), (1, n_out)))
     change = updates.Update("l2", False, False, "sgd", False, 0, dtype)
-    device = Device(dtype, rows)
+    device, losses = Device(dtype, rows), np.zeros(rows)
     device.scalars[R.RULE], device.scalars[R.L2] = 0.5, 0.1
     a, dz, w, bias, wt = (*map(device.matrix, (A, dZ, W, b)), device.matrix(shape=(n_out, n_in)))
     device.panels(dz)
@@ -148,8 +148,8 @@ def test_weight_and_bias_gradients_and_the_transposed_copy(rng, precision, tile,
         launch = gradients.shares_of_gradients(dtype, tile)
         device.launch(launch, len(blocks[tile]), tile.block, *common, device.record, blocks[tile], device.items, shares)
         rest = device.record, of_updates, device.items, device.items, device.items, 0, shares
-        launch = gradients.updates(dtype, (change,), units)
-        device.launch(launch, len(of_updates), THREADS, *common, device.scalars, *rest)
+        launch = gradients.updates(dtype, (change,), units, False, True)
+        device.launch(launch, len(of_updates), THREADS, *common, device.scalars, *rest, losses, losses)
     factors = (reference.rounded(np.asarray(factor, dtype), precision) for factor in (A.T, dZ))
     expected = W - 0.5 * (np.matmul(*factors) + 0.1 * W)
     np.testing.assert_allclose(device.value(w), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
@@ -295,7 +295,68 @@ def test_the_sum_of_losses_and_the_next_step(rng):
     device = Device("float64", 11)
     loss_kernels.end_of_step(True)[1, THREADS](device.control, device.steps, losses, sums)
     assert sums[0] == pytest.approx(losses.sum(), rel=1e-14) and sums[1] == 0
-    assert list(device.control) == [0, 1]
+    assert list(device.control) == [0, 1, 0]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("tile", TILES["float32"])
+@pytest.mark.parametrize(("rows", "n_in", "n_out"), [(1, 1, 1), (11, 9, 13), (5, 17, 4)])
+def test_updates_from_one_share_and_the_end_of_the_step(rng, rows, n_in, n_out, tile, at_once):
+    """All that a step of a narrow network does after its rows, with two slots and an average."""
+    A, dZ, W, b = (rng.normal(size=shape) for shape in ((rows, n_in), (rows, n_out), (n_in, n_out), (1, n_out)))
+    change = updates.Update("", True, True, "adam", True, 3, "float32")
+    device = Device("float32", rows)
+    scalars, losses, sums = np.array([0.9, 0.8, 0.1, 0.2, 1e-3]), rng.normal(size=rows), np.full(1, np.nan)
+    device.scalars[R.RULE : R.RULE + 5], device.scalars[R.CLIP], device.scalars[R.DECAY] = scalars, 0.7, 0.99
+    device.scalars[R.AVERAGE] = 0.3
+    a, dz = map(device.matrix, (A, dZ))
+    at, distance = int(device.used.sum()), 600
+    slots = rng.uniform(size=(3, n_in + 1, n_out))
+    parameters = [device.matrix(W), device.matrix(b)]
+    wt = device.matrix(shape=(n_out, n_in))
+    first = [matrix.at.offset // 4 for matrix in parameters]
+    assert at + distance > wt.at.offset // 4 + wt.items
+    for k in range(3):
+        for matrix, place, values in zip(parameters, first, (slots[k, :-1], slots[k, -1:]), strict=True):
+            matrix.pack(values.astype("float32"), device.items[place + (k + 1) * distance :])
+            device.used[place + (k + 1) * distance : place + (k + 1) * distance + matrix.items] = True
+    device.panels(dz)
+    device.operand(a)
+    device.record = np.repeat(device.record, 2, axis=0)
+    for k, (matrix, depth) in enumerate(zip(parameters, (n_in, 0), strict=True)):
+        device.record[k, R.W], device.record[k, R.DEPTH], device.record[k, R.N_OUT] = matrix.at.offset, depth, n_out
+    device.record[:, R.WT], device.record[:, R.WT_LAST_WIDTH] = (wt.at.offset, -1), wt.last_width
+    columns = (dz.n_panels - 1) * SIMD.panel("float32") + dz.last_width
+    of = [gradients.Gradient(k, k == 0, n_in if k == 0 else 1, columns, tile, 1) for k in range(2)]
+    assert gradients.at_once(of)
+    blocks, units, of_updates = gradients.tables(of, [0, 0], rows, "float32")
+    common = device.control, device.steps, device.scalars, device.record
+    rest = device.items, device.items, device.items, distance
+    device.control[STEP_OF_UPDATES] = 0
+    if at_once:
+        kernel = gradients.updates_at_once("float32", tile, (change,), True)
+        device.launch(kernel, len(blocks[tile]) + 1, tile.block, *common, blocks[tile], *rest, losses, sums)
+    else:
+        shares = np.full(gradients.n_items(of), np.nan, "float32")
+        kernel = gradients.shares_of_gradients("float32", tile)
+        numbers = device.record, blocks[tile], device.items, shares
+        device.launch(kernel, len(blocks[tile]), tile.block, *common[:2], *numbers)
+        kernel = gradients.updates("float32", (change,), units, True, True)
+        device.launch(kernel, len(of_updates) + 1, THREADS, *common, of_updates, *rest, shares, losses, sums)
+    for matrix, place, p, g, values in (
+        (parameters[0], first[0], W, A.T @ dZ, slots[:, :-1]),
+        (parameters[1], first[1], b, dZ.sum(axis=0, keepdims=True), slots[:, -1:]),
+    ):
+        m, v, average = values
+        g = g.clip(-0.7, 0.7)
+        m, v = m + scalars[1] * (g - m), v + scalars[2] * (g * g - v)
+        p = 0.99 * p - scalars[0] * m / (np.sqrt(v) + scalars[3])
+        for k, value in enumerate((p, m, v, average + 0.3 * (p - average))):
+            found = matrix.unpack(device.items[place + k * distance :])
+            np.testing.assert_allclose(found, value, rtol=2e-4, atol=2e-5)
+    assert np.array_equal(device.value(wt), device.value(parameters[0]).T)
+    assert sums[0] == pytest.approx(losses.sum(), rel=1e-12) and device.control[STEP] == 1
+    assert device.untouched()
 
 
 def test_the_simulator_is_what_runs():

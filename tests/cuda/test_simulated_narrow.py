@@ -18,9 +18,9 @@ ADAM = Adam()
 N = 21  # batches of 8: two whole ones, which are two shares of 4 rows, and one of 5 rows
 
 
-def data(kind, dtype):
-    rng = np.random.default_rng(0)
-    X = rng.integers(0, 256, (N, 5)).astype(np.uint8) if kind == "bytes" else rng.normal(size=(N, 5)).astype(dtype)
+def data(kind, dtype, n_features=5):
+    rng, shape = np.random.default_rng(0), (N, n_features)
+    X = rng.integers(0, 256, shape).astype(np.uint8) if kind == "bytes" else rng.normal(size=shape).astype(dtype)
     return X, rng.normal(size=(N, 3)) if kind == "numbers" else rng.integers(0, 3, N)
 
 
@@ -41,6 +41,10 @@ CASES = {
         "codes",
         {"batch_size": 12},
     ),
+    "one share of rows": ([Dense(20), GELU(), Dense(18), ReLU(), Dense(3)], "codes", {"batch_size": 5}),
+    "more columns of X than a layer may have": ([Dense(7), Tanh(), Dense(32), ReLU(), Dense(3)], "bytes", {}),
+    "as deep as a product without a second turn": ([Dense(32), ReLU(), Dense(32), ReLU(), Dense(17)], "codes", {}),
+    "X is read twice": ([Residual(Dense(9), ReLU(), Dense(5)), Tanh(), Dense(3)], "codes", {"batch_size": 3}),
     "residual, frozen": (
         [Dense(6, trainable=False), Residual(ReLU(), Dense(6), Tanh(), Dense(6)), ReLU(), Dense(3)],
         "codes",
@@ -52,7 +56,7 @@ CASES = {
 def train(layers, X, y, dtype, **options):
     """(losses, losses of validation data, parameters, launches of a step)"""
     options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 8, "seed": 2} | options
-    model = Sequential(*layers, dtype=dtype).build(5)
+    model = Sequential(*layers, dtype=dtype).build(X.shape[1])
     with Training(model, X, y, device="cuda", **options) as training:
         losses = [*training.run(1), *training.run(2)]
         validation = training.loss_of(X[:9], y[:9])
@@ -63,14 +67,17 @@ def train(layers, X, y, dtype, **options):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", CASES)
-def test_narrow_networks_take_four_launches_that_do_what_the_others_do(name, dtype, monkeypatch):
+def test_narrow_networks_take_few_launches_that_do_what_the_others_do(name, dtype, monkeypatch):
+    """The rows; with a batch of many rows two sizes of tiles of gradients, else one; the updates, by the kernel of the
+    gradients where there is one share of rows. An evaluation is rows and an end.
+    """
     layers, kind, options = CASES[name]
-    X, y = data(kind, dtype)
+    X, y = data(kind, dtype, 67 if name.startswith("more columns of X") else 5)
     narrowly = train(layers, X, y, dtype, **options)
     monkeypatch.setattr(narrow, "qualifies", lambda plan: False)
     monkeypatch.setattr(gradients, "n_shares", lambda *arguments: 1)
     generally = train(layers, X, y, dtype, **options)
-    assert narrowly[3] == (5 if "batch_size" in options else 4) < generally[3]
+    assert narrowly[3] == {12: 4, 8: 3, 5: 2, 3: 2}[options.get("batch_size", 8)] < generally[3]
     rtol = 1e-5 if dtype == "float32" else 1e-12
     np.testing.assert_allclose(narrowly[0], generally[0], rtol=rtol)
     np.testing.assert_allclose(narrowly[1], generally[1], rtol=rtol)
@@ -94,9 +101,11 @@ def test_gradients_in_shares_beside_networks_that_are_not_narrow(monkeypatch):
         np.testing.assert_allclose(shared[2][key], array, rtol=1e-11, atol=1e-11, err_msg=key)
 
 
-def test_which_plans_are_narrow():
-    common = {"n_features": 128, "batch_size": 8, "source": "uint8", "dtype": "float32", "simd": SIMD}
-    softmax, layers = SoftmaxCrossEntropy(), [Dense(128), ReLU(), Dense(128)]
+@pytest.mark.parametrize(("batch_size", "most", "most_inputs"), [(8, 32, 144), (16, 128, 128)])
+def test_which_plans_are_narrow(batch_size, most, most_inputs):
+    """With few rows and with many."""
+    common = {"n_features": most, "batch_size": batch_size, "source": "uint8", "dtype": "float32", "simd": SIMD}
+    softmax, layers = SoftmaxCrossEntropy(), [Dense(most), ReLU(), Dense(most)]
 
     def trained(layers, optimizer=ADAM, **changes):
         return training_plan(layers, softmax, "codes", optimizer, **(common | changes))
@@ -105,9 +114,10 @@ def test_which_plans_are_narrow():
     assert narrow.qualifies(trained(layers, AdamW(clip_value=1.0, ema_decay=0.9), weighted=True))
     assert narrow.qualifies(trained(layers, dtype="float64"))
     assert narrow.qualifies(loss_plan(layers, softmax, "codes", **common))
-    assert not narrow.qualifies(trained(layers, n_features=129))
-    assert not narrow.qualifies(trained([Dense(129), ReLU(), Dense(3)]))
-    assert not narrow.qualifies(trained([Dense(20), ReLU(), Dense(129)]))
+    assert narrow.qualifies(trained(layers, n_features=most_inputs))
+    assert not narrow.qualifies(trained(layers, n_features=most_inputs + 1))
+    assert not narrow.qualifies(trained([Dense(most + 1), ReLU(), Dense(3)]))
+    assert not narrow.qualifies(trained([Dense(20), ReLU(), Dense(most + 1)]))
     assert not narrow.qualifies(trained([Dense(20), Dropout(0.5), Dense(3)]))
     assert not narrow.qualifies(trained([Dense(20), BatchNorm(), Dense(3)]))
     assert not narrow.qualifies(trained(layers, Adam(clip_norm=1.0)))

@@ -22,6 +22,7 @@ from fastmlp import (
     devices,
 )
 from fastmlp.cuda import device, gradients, narrow
+from fastmlp.cuda.device import tile_for
 from fastmlp.training import Training
 
 pytestmark = [
@@ -90,8 +91,11 @@ def test_fits_follow_the_cpu(name, tile, dtype, monkeypatch):
 def test_steps_of_tensor_cores_are_the_twins(is_narrow, tile, precision, monkeypatch):
     """Narrow networks with tiles for few rows and for many; others with all tiles."""
     tile = device.TILES[precision][tile]
-    monkeypatch.setattr("fastmlp.cuda.launches.tile_for", lambda *arguments: tile)
-    monkeypatch.setattr(gradients, "tile_for", lambda *arguments: tile)
+    for module in ("launches", "gradients"):  # evaluations keep their own: they are not rounded
+        monkeypatch.setattr(
+            f"fastmlp.cuda.{module}.tile_for",
+            lambda rows, columns, of, times=1: tile if of == precision else tile_for(rows, columns, of, times),
+        )
     monkeypatch.setattr(gradients, "LEAST", 64)
     monkeypatch.setattr(narrow, "MANY", 1 if tile.rows > 32 else 1000)
     widths = (67, 128, 33, 4) if is_narrow else (67, 131, 33, 4)
