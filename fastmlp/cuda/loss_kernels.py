@@ -22,6 +22,7 @@ from .functions import (
     item_type,
     sum_of_block,
 )
+from .vectors import get, put
 
 END_THREADS = THREADS if TINY else 1024  # as many as a block can have: it sums up the losses of all rows
 TOGETHER = 2 if TINY else 8  # threads that share a row
@@ -89,9 +90,9 @@ def softmax_cross_entropy_row(dtype: str, codes: bool, together: int, threads: i
         # Nothing is written before the last loop, where exponentials are computed once more: reads need not wait
         top = least
         if own < columns:
-            top = work[place_of(i, own, c, last_panel, last_width, panel_items)]
+            top = get(work, place_of(i, own, c, last_panel, last_width, panel_items))
         for j in range(own + together, columns, together):
-            z = work[place_of(i, j, c, last_panel, last_width, panel_items)]
+            z = get(work, place_of(i, j, c, last_panel, last_width, panel_items))
             top = z if z > top else top
         parts[t] = top
         cuda.syncwarp()
@@ -102,7 +103,10 @@ def softmax_cross_entropy_row(dtype: str, codes: bool, together: int, threads: i
         cuda.syncwarp()
         mass, pick, total, sum_z = T(0), T(0), T(0), T(0)
         for j in range(own, columns, together):
-            z, target = work[place_of(i, j, c, last_panel, last_width, panel_items)] - top, target_of(y, row, code, j)
+            z, target = (
+                get(work, place_of(i, j, c, last_panel, last_width, panel_items)) - top,
+                target_of(y, row, code, j),
+            )
             mass += target
             pick += target * z
             sum_z += z
@@ -128,8 +132,8 @@ def softmax_cross_entropy_row(dtype: str, codes: bool, together: int, threads: i
             for j in range(own, last_panel * panel + last_width, together):
                 at, g = place_of(i, j, c, last_panel, last_width, panel_items), T(0)  # padding
                 if j < columns:
-                    g = exp(work[at] - top) * share - floor - factor * target_of(y, row, code, j)
-                work[at] = g
+                    g = exp(get(work, at) - top) * share - floor - factor * target_of(y, row, code, j)
+                put(work, at, T(g))
 
     return softmax_cross_entropy_row
 
@@ -164,11 +168,11 @@ def separable_row(dtype: str, kernel: str, together: int, threads: int):
         for j in range(own, columns, together):
             at, g = place_of(i, j, c, last_panel, last_width, panel_items), T(0)  # padding
             if j < outputs:
-                z, target = work[at], T(y[row, j])
+                z, target = get(work, at), T(y[row, j])
                 loss += np.float64(T(term(z, target, a, b)))
                 g = scale * weight * T(slope(z, target, a, b))
             if table[k, R.WITH_GRADIENT] != 0:
-                work[at] = g
+                put(work, at, T(g))
         losses = cuda.shared.array(threads, item_type["float64"])
         losses[t] = loss
         cuda.syncwarp()
@@ -198,7 +202,7 @@ def whole_row(dtype: str, kernel: str, together: int, threads: int):
         first = table[k, R.ROW_DATA] // item + 2 * i * n
         z, g = work[first : first + n], work[first + n : first + 2 * n]
         for j in range(n):
-            z[j] = work[place_of(i, j, c, last_panel, last_width, panel_items)]
+            z[j] = get(work, place_of(i, j, c, last_panel, last_width, panel_items))
         loss = np.float64(weight) * np.float64(of_row(z, y[row], g, n, numbers))
         for j in range(n):  # a comparison can hide a NaN
             loss += np.float64(z[j] - z[j])

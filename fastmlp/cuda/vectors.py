@@ -20,7 +20,12 @@ if SIMULATED:
         to[at : at + n] = source[place : place + n]
 
     def put(to, at, value):
+        assert at >= 0
         to[at] = value
+
+    def get(array, at):
+        assert at >= 0
+        return array.reshape(-1)[at]
 
 else:
     from llvmlite import ir
@@ -59,3 +64,13 @@ else:
             return context.get_dummy_value()
 
         return types.void(to, types.intp, to.dtype), codegen
+
+    @intrinsic
+    def get(typingctx, array, at):
+        """Number `at` of an array, one row after the other."""
+
+        def codegen(context, builder, sig, args):
+            data = context.make_array(array)(context, builder, args[0]).data
+            return builder.load(cgutils.gep(builder, data, args[1]))
+
+        return array.dtype(array, types.intp), codegen
