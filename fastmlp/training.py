@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import losses, optimizers, records as R, schedules
-from .batches import QueryBatches, RowBatches
+from .batches import Epochs, QueryBatches, RowBatches
 from .devices import executor_of
 from .engine import jit
 from .engine.threads import Chooser
@@ -18,7 +18,7 @@ from .inputs import engine_data, engine_targets, engine_weights, most_entries, s
 from .layers import Dense, named
 from .lowering import training_plan
 
-MOST_ROWS_AHEAD = 2**21  # whose order is drawn while a device is busy: some 10 ms
+MOST_ROWS_AHEAD = 2**22  # whose order is drawn while a device is busy: 6 ms in small epochs, 40 in one
 AHEAD, AHEAD_ROWS = 64, 2**16  # epochs that are prepared at a time, and their rows in all, where nothing is scheduled
 CHECK = 0.25  # seconds between two checks that the parameters are finite, of which the last good ones are kept
 
@@ -150,7 +150,7 @@ class Training:
         self._unchecked = 0.0  # seconds
         self._evaluations = {}
         self._prepared: Prepared | None = None
-        self._drawn: tuple[tuple[int, int], np.ndarray | None] | None = None  # the order of epochs that come next
+        self._drawn: tuple[tuple[int, int], Epochs] | None = None  # the batches of epochs that come next
         if state is not None:
             self._resume(state)
 
@@ -294,11 +294,14 @@ class Training:
         return out
 
     def epochs_together(self, most: int) -> int:
-        """How many epochs make one call: tiny ones share a slice."""
+        """How many epochs make one call: tiny ones share a slice. A power of two, so that mostly as many follow: what a
+        device has of them stays in its place, and the orders that were drawn ahead are those that are needed.
+        """
         if self._penalised:
             return 1
         seconds = self._chooser.cost[self._chooser.best] * self.n_samples
-        return max(1, min(most, 64, int(Chooser.SLICE / seconds))) if seconds else 1  # unknown yet
+        fitting = max(1, min(64, int(Chooser.SLICE / seconds))) if seconds else 1  # unknown yet
+        return max(1, min(most, 1 << fitting.bit_length() - 1))
 
     def _run_epochs(self, epochs: int) -> np.ndarray:
         n_batches, prepared = self.steps_per_epoch, self._prepared
@@ -334,7 +337,7 @@ class Training:
 
     def _prepare(self, epochs: int) -> Prepared:
         """The next epochs' order of rows, steps and numbers, known to the executor."""
-        order, starts, sizes, weights = self._batches.epochs(self._permutations(self.epoch, epochs), epochs)
+        order, starts, sizes, weights = self._batches_of(self.epoch, epochs)
         n_batches = self.steps_per_epoch
         steps = np.zeros((len(starts), R.STEP), np.int64)
         steps[:, R.STEP_ROWS] = sizes
@@ -418,25 +421,30 @@ class Training:
             epoch,
         )
 
+    def _batches_of(self, first: int, epochs: int) -> Epochs:
+        """The batches of these epochs: those that `_draw_ahead` has ready, or new ones."""
+        drawn, self._drawn = self._drawn, None  # new ones may take its place
+        if drawn is not None and drawn[0] == (first, epochs):
+            return drawn[1]
+        return self._batches.epochs(self._permutations(first, epochs), epochs)
+
     def _permutations(self, first: int, epochs: int) -> np.ndarray | None:
         """Of the rows, or queries, in these epochs: each depends on the seed and the epoch's number only."""
         if not self.shuffle or self._batches.n_batches == 1:  # one batch holds all: their order means nothing
             return None
-        if self._drawn is not None and self._drawn[0] == (first, epochs):
-            return self._drawn[1]
         permute = jit.function("permutation", self.plan.dtype)
-        order = np.empty((epochs, self._batches.n), np.int64)
+        order = self.executor.room_for_order((epochs, self._batches.n))
         key = int(np.random.SeedSequence(self.seed, spawn_key=(1,)).generate_state(1, np.uint64).view(np.int64)[0])
         for k in range(epochs):
             permute(order[k].ctypes.data, self._batches.n, key, self.epochs_before + first + k)
         return order
 
     def _draw_ahead(self, first: int, epochs: int) -> None:
-        """Have the order of these epochs ready, which probably come next: for while a device is busy with those before.
-        Not for so many rows that the last epoch of a fit would wait for an order that nobody needs.
+        """Have the batches of these epochs ready, which probably come next: for while a device is busy with those
+        before. Not for so many rows that the last epoch of a fit would wait for an order that nobody needs.
         """
         if epochs * self.n_samples <= MOST_ROWS_AHEAD and (self._drawn is None or self._drawn[0] != (first, epochs)):
-            self._drawn = (first, epochs), self._permutations(first, epochs)
+            self._drawn = (first, epochs), self._batches_of(first, epochs)
 
     # Looking at the model --------------------------------------------------------------------------------------------
 
@@ -445,7 +453,7 @@ class Training:
         engine made of them is kept for the next epoch. Penalties of layers are included, and with an average, it is the
         average's loss."""
         self._take_what_was_set()
-        return self._evaluation("loss", X, y, sample_weight, groups).loss() + self._penalty(self._kept)
+        return self._evaluation("loss", X, y, sample_weight, groups).loss() + self._penalty(of_kept=True)
 
     def logits(self, X) -> np.ndarray:
         """The last layer's values for other rows, (n, K)."""
@@ -475,10 +483,12 @@ class Training:
             rows = np.unique(np.linspace(0, self.n_samples - 1, min(n, self.n_samples)).astype(np.intp))
         return tuple(array if array is None else array[rows] for array in self._data)
 
-    def _penalty(self, vector: np.ndarray | None = None) -> float:
-        """The penalties of all layers, of a vector laid out like the parameters."""
-        vector, weights = self.executor.parameters if vector is None else vector, self._penalised
-        return sum(layer.penalty(m.within(vector)) for layer, m in weights)  # padding is 0
+    def _penalty(self, of_kept: bool = False) -> float:
+        """The penalties of all layers: of the parameters that steps see, or of those that the model gets."""
+        if not self._penalised:  # no look at the parameters, which may lie on a device
+            return 0.0
+        vector = self._kept if of_kept else self.executor.parameters
+        return sum(layer.penalty(m.within(vector)) for layer, m in self._penalised)  # padding is 0
 
     def weight_squares(self) -> float:
         """||W||^2 summed over the dense layers, without biases: what an L2 penalty multiplies."""

@@ -384,3 +384,16 @@ def interrupt(training, steps):
         with mock.patch.object(training.executor, "run", interrupted), pytest.raises(KeyboardInterrupt):
             training._chooser.cost = dict.fromkeys(training._chooser.cost, 1e-9)  # so that the epoch is one run
             training.run(1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "most", "together"),
+    [(0.0, 9, 1), (1.0, 9, 1), (0.013, 9, 2), (0.004, 9, 8), (1e-6, 9, 9), (1e-6, 99, 64)],
+)
+def test_epochs_make_one_call_by_powers_of_two(seconds, most, together):
+    X, y = np.zeros((20, 3), np.float32), np.arange(20) % 3
+    options = {"loss": "softmax_cross_entropy", "optimizer": "sgd", "batch_size": 4}
+    with Training(Sequential(Dense(3)).build(3), X, y, n_threads=1, **options) as training:
+        training._chooser.cost = {1: seconds / 20}  # a row
+        training._chooser.trials = {1: 9}
+        assert training.epochs_together(most) == together

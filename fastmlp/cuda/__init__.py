@@ -15,6 +15,7 @@ Importing this package imports nothing of CUDA; `require` does.
 - `compiled.py` keeps machine code in files.
 - `memory.py` gives a plan its memory on the device, `launches.py` gives its records their kernels, grids and arguments,
   and `graphs.py` replays a step's launches as one.
+- `driver.py` copies between the host and the device by the driver's own functions.
 - `data.py` keeps the data on the device, or streams them in chunks.
 - `executor.py` holds all that together and runs the steps.
 """

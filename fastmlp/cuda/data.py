@@ -11,6 +11,7 @@ import numpy as np
 from numba import cuda
 
 from .. import records as R
+from .driver import Copies
 
 MOST = 2**26  # bytes of a chunk: a copy of some milliseconds, longer ones would gain nothing
 
@@ -63,7 +64,8 @@ class Streamed:
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], output, batch_size: int, room: int, stream):
-        self._arrays, self._stream, self._copies = arrays, stream, cuda.stream()
+        self._arrays, self._stream, self._own_stream = arrays, stream, cuda.stream()
+        self._copies = Copies(self._own_stream)
         everything = arrays if output is None else {**arrays, "output": output}
         chunk = min(room // 4, MOST) // (batch_size * bytes_of_a_row(everything))
         self.steps_per_chunk = max(1, int(chunk))
@@ -106,15 +108,15 @@ class Streamed:
         rows = self._rows(self._steps[first : first + self.steps_per_chunk])
         self._inside[k] = None  # until all of it is there
         self._copied[k].synchronize()  # the pinned memory is free again
-        self._used[k].wait(self._copies)
+        self._used[k].wait(self._own_stream)
         for name, array in self._arrays.items():
             pinned = self._pinned[k][name][: len(rows)]
             if array.flags.c_contiguous and array.flags.aligned:
                 np.take(array, rows, axis=0, out=pinned, mode="clip")  # "raise" would go by way of a copy
             else:
                 pinned[:] = array[rows]
-            self.buffers[k][name][: len(rows)].copy_to_device(pinned, stream=self._copies)
-        self._copied[k].record(self._copies)
+            self._copies.to_device(pinned, self.buffers[k][name])
+        self._copied[k].record(self._own_stream)
         self._inside[k] = chunk
 
     def _rows(self, steps: np.ndarray) -> np.ndarray:
@@ -124,5 +126,5 @@ class Streamed:
         return rows if self._order is None else self._order[rows]
 
     def close(self) -> None:
-        self._copies.synchronize()  # pinned memory must not go while it is read
+        self._copies.wait()  # pinned memory must not go while it is read
         self.buffers = self._pinned = []

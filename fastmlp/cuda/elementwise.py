@@ -144,12 +144,12 @@ def elementwise(dtype: str, of: Epilogue):
 
 @cuda_kernel
 def find_not_finite(dtype: str):
-    """found[0] = 1 if one of the numbers first..last of `state` is not finite."""
+    """found[0] = 1 if one of the first n numbers of `state` is not finite, found[1] = 1 if one of the others is not."""
     largest = np.finfo(dtype).max
 
-    def find_not_finite(state, first, last, found):
-        for e in range(first + cuda.grid(1), last, cuda.gridsize(1)):
+    def find_not_finite(state, n, found):
+        for e in range(cuda.grid(1), len(state), cuda.gridsize(1)):
             if not abs(state[e]) <= largest:
-                found[0] = 1
+                found[0 if e < n else 1] = 1
 
     return find_not_finite

@@ -6,6 +6,7 @@ how many steps were done, and whether a loss was not finite.
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ from ..engine.layout import NamedParameters
 from ..plan import Plan
 from . import data
 from .device import CONTROL, MOST_BLOCKS, STEP, THREADS
+from .driver import Copies
 from .elementwise import find_not_finite
 from .gradients import n_items
 from .graphs import Program
@@ -52,20 +54,33 @@ class CudaExecutor(NamedParameters):
         arrays = {name: _by_row(externals[name]) for name in INPUTS if name in externals}
         self._output = externals.get("output")
         self._stream = cuda.stream()
+        self._copies = Copies(self._stream)
         try:
             self._data = self._place(arrays)
             self._memory = allocate(plan, n_items(gradients_of(plan)), state)
-            self._found = cuda.to_device(np.zeros(1, np.int64))
+            self._found = cuda.to_device(np.zeros(2, np.int64))  # not finite: parameters, slots; since `refresh`
             self._bound: dict = {}  # what `bind` brought to the device
             self._programs = [
                 Program(Launches(plan, self._memory, buffer, self._bound, self._stream).of_step(), self._stream)
                 for buffer in self._data.buffers
             ]
+            self._look = None if state is not None else Program([self._looking()], self._stream)
         except Exception as error:  # Numba's own class, of one of two packages
             if "OUT_OF_MEMORY" not in str(error):
                 raise
             raise _memory_error(self._needed) from error
         cuda.synchronize()  # all of it is there, whatever stream it came by
+        # Pinned memory of the host: what comes back from the device, and two orders of rows, of which one is in use
+        self._control, self._flags = (cuda.pinned_array(a.shape, a.dtype) for a in (self._memory.control, self._found))
+        self._sums, self._orders = cuda.pinned_array(1, np.float64), [np.empty(0, np.int64)] * 2
+        self._order = None  # that in use
+        self._looked = False  # whether the flags are those of the parameters
+
+    def _looking(self):
+        """The launch that looks for numbers that are not finite among parameters and slots."""
+        blocks = max(1, min(MOST_BLOCKS, -(-self._host.size // THREADS)))
+        launch = configured(find_not_finite(self.plan.dtype), blocks, THREADS, self._stream)
+        return lambda: launch(self._memory.state, self._n, self._found)
 
     def _place(self, arrays: dict[str, np.ndarray]) -> data.Resident | data.Streamed:
         """The data on the device as a whole if that leaves room for everything else, else in chunks."""
@@ -87,20 +102,38 @@ class CudaExecutor(NamedParameters):
         """Bring these arrays to the device; see `engine.executor.Executor.bind`."""
         each = np.arange(len(steps))
         steps[:, R.STEP_SCALARS], steps[:, R.STEP_LOSS_AT] = scalars[0].size * each, each
+        self._order = order
         on_device, order = self._data.bind(steps, order)
         order = np.zeros(1, np.int64) if order is None else order.ravel()
-        for name, array in {"steps": on_device, "scalars": scalars.ravel(), "order": order, "sums": sums}.items():
-            self._hold(name, array)
+        cuda.current_context()  # is current in this thread from here on
+        self._read = {"steps": on_device, "scalars": scalars.ravel(), "order": order}  # live until they were read
+        for name, array in self._read.items():
+            self._make_room(name, array)
+            self._copies.to_device(array, self._bound[name])
+        self._make_room("sums", sums)
+        if len(self._sums) < len(sums):
+            self._sums = cuda.pinned_array(sums.shape, sums.dtype)
         self._host_sums = sums
         self._first_rows = steps[:, R.STEP_FIRST].copy(), on_device[:, R.STEP_FIRST]
 
-    def _hold(self, name: str, array: np.ndarray) -> None:
-        """Bring the array to the device, to where the one before it lay if it has room: graphs know the place."""
+    def _make_room(self, name: str, array: np.ndarray) -> None:
+        """For such an array on the device: where the one before it lay, if it has room, for graphs know the place."""
         if name not in self._bound or len(self._bound[name]) < len(array):
             self._bound[name] = cuda.device_array(array.shape, array.dtype)
             for program in self._programs:
                 program.forget()
-        self._bound[name][: len(array)].copy_to_device(array, stream=self._stream)
+
+    def room_for_order(self, shape: tuple[int, int]) -> np.ndarray:
+        """As the CPU's, in pinned memory, which the device reads by itself. Another place than that of the order that
+        `bind` was given last, which is still needed.
+        """
+        n = math.prod(shape)
+        if 8 * n > data.MOST:
+            return super().room_for_order(shape)
+        k = int(self._order is not None and np.may_share_memory(self._order, self._orders[0]))
+        if len(self._orders[k]) < n:
+            self._orders[k] = cuda.pinned_array(n, np.int64)
+        return self._orders[k][:n].reshape(shape)
 
     def run(self, steps: np.ndarray, n_workers: int, meanwhile=None) -> tuple[int, float]:
         """Run these steps, rows of what `bind` was given, and `meanwhile`, which must not use the device, while it is
@@ -113,8 +146,9 @@ class CudaExecutor(NamedParameters):
         control = np.zeros(CONTROL, np.int64)
         control[STEP] = first
         with _interrupts_wait() as interrupted:
-            self._memory.control.copy_to_device(control, stream=self._stream)
-            self._stale = True
+            cuda.current_context()  # is current in this thread from here on
+            self._copies.to_device(control, self._memory.control)
+            self._stale, self._looked = True, False
             for buffer, begin, end in self._data.pieces(first, first + len(steps)):
                 step = self._programs[buffer]
                 for _ in range(begin, end):
@@ -125,25 +159,26 @@ class CudaExecutor(NamedParameters):
                     self._fetch_output(steps[begin - first : end - first], buffer)
                 if interrupted:
                     break
+            if self._look is not None:
+                self._look()
             if meanwhile is not None and not interrupted:
                 meanwhile()
-            self._fetch(self._memory.control, control)  # waits for the device
-            done = int(control[STEP]) - first
-            if done:
-                self._fetch(self._bound["sums"][first : first + done], self._host_sums[first : first + done])
+            sums = self._sums[first : first + len(steps)]
+            self._copies.to_host(self._memory.control, self._control)
+            self._copies.to_host(self._found, self._flags)
+            self._copies.to_host(self._bound["sums"], sums, first)
+            self._copies.wait()
+            done = int(self._control[STEP]) - first
+            self._host_sums[first : first + done] = sums[:done]
+            self._looked = self._look is not None
             self.steps_done += done
         return done, time.perf_counter() - started
-
-    def _fetch(self, device, host: np.ndarray) -> None:
-        """Copy to the host when all steps so far are done."""
-        device.copy_to_host(host, stream=self._stream)
-        self._stream.synchronize()
 
     def _fetch_output(self, steps: np.ndarray, buffer: int) -> None:
         """The rows that these steps wrote into a buffer."""
         n, step = int(steps[:, R.STEP_ROWS].sum()), int(steps[0, R.STEP_LOSS_AT])
         host, device = (int(rows[step]) for rows in self._first_rows)
-        self._fetch(self._data.buffers[buffer]["output"][device : device + n], self._output[host : host + n])
+        self._copies.to_host(self._data.buffers[buffer]["output"], self._output[host : host + n], device)
 
     # Parameters ------------------------------------------------------------------------------------------------------
 
@@ -163,19 +198,14 @@ class CudaExecutor(NamedParameters):
 
     def _pull(self) -> None:
         if self._stale:
-            self._fetch(self._memory.state, self._host.reshape(-1))
+            cuda.current_context()  # is current in this thread from here on
+            self._copies.to_host(self._memory.state, self._host.reshape(-1))
+            self._copies.wait()
             self._stale = False
 
     def all_finite(self, what: str) -> bool:
-        """As the CPU's; looked at where the numbers are, for a flag is sooner here than they."""
-        first, last = (0, self._n) if what == "parameters" else (self._n, self._host.size)
-        found = np.zeros(1, np.int64)
-        self._found.copy_to_device(found, stream=self._stream)
-        blocks = max(1, min(MOST_BLOCKS, -(-(last - first) // THREADS)))
-        launch = configured(find_not_finite(self.plan.dtype), blocks, THREADS, self._stream)
-        launch(self._memory.state, first, last, self._found)
-        self._fetch(self._found, found)
-        return not found[0]
+        """As the CPU's; known since the end of the last run, for a flag is sooner here than the numbers."""
+        return not self._flags[int(what == "slots")] if self._looked else super().all_finite(what)
 
     def refresh(self) -> None:
         """Take note that parameters or slots were written on the host: they go to the device."""
@@ -183,10 +213,13 @@ class CudaExecutor(NamedParameters):
         self._push()
 
     def _push(self) -> None:
-        self._memory.state.copy_to_device(self._host.reshape(-1), stream=self._stream)
+        cuda.current_context()  # is current in this thread from here on
+        self._looked, nothing = False, np.zeros(2, np.int64)
+        self._copies.to_device(nothing, self._found)
+        self._copies.to_device(self._host.reshape(-1), self._memory.state)
         if len(self.transposed):
-            self._memory.transposed.copy_to_device(self.transposed.view(self.plan.dtype), stream=self._stream)
-        self._stream.synchronize()  # evaluations, which read it too, have streams of their own
+            self._copies.to_device(self.transposed.view(self.plan.dtype), self._memory.transposed)
+        self._copies.wait()  # evaluations, which read it too, have streams of their own
 
     def shared(self, slot: int | None):
         """The parameters, or what lies in a slot, as the `state` of another executor."""
@@ -196,8 +229,9 @@ class CudaExecutor(NamedParameters):
     def close(self) -> None:
         """Let go of the device's memory."""
         self._pull()
-        for program in self._programs:
-            program.close()
+        for program in [*self._programs, self._look]:
+            if program is not None:
+                program.close()
         self._data.close()
         self._bound.clear()
         self._memory = None

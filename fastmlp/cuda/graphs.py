@@ -12,6 +12,7 @@ from collections.abc import Callable
 from numba import cuda
 
 from .device import SIMULATED
+from .driver import call
 
 _wanted = not SIMULATED  # False for good after a failure
 
@@ -83,28 +84,21 @@ class Graph:
         # in this mode other threads may use the device meanwhile
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         with cuda.defer_cleanup():  # freeing memory is not allowed during a capture, whatever Python collects
-            self._call("cuStreamBeginCapture", self._stream, mode)
+            call("cuStreamBeginCapture", self._stream, mode)
             try:
                 launch_each()
             except BaseException:
                 driver.cuStreamEndCapture(self._stream)  # the stream must be usable again
                 raise
-            graph = self._call("cuStreamEndCapture", self._stream)
+            graph = call("cuStreamEndCapture", self._stream)
         try:
-            self._executable = self._call("cuGraphInstantiate", graph, 0)
+            self._executable = call("cuGraphInstantiate", graph, 0)
         finally:
             driver.cuGraphDestroy(graph)
 
     def launch(self) -> None:
-        self._call("cuGraphLaunch", self._executable, self._stream)
+        call("cuGraphLaunch", self._executable, self._stream)
 
     def close(self) -> None:
         """Frees it; what of it runs comes to its end first."""
         self._driver.cuGraphExecDestroy(self._executable)
-
-    def _call(self, name: str, *arguments):
-        """The driver's functions return their error, and what they give."""
-        error, *values = getattr(self._driver, name)(*arguments)
-        if error != self._driver.CUresult.CUDA_SUCCESS:
-            raise RuntimeError(f"{name}: {error.name}")
-        return values[0] if values else None

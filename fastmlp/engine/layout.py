@@ -51,6 +51,10 @@ class NamedParameters:
         with np.errstate(all="ignore"):
             return bool(np.isfinite(values.sum()) or np.isfinite(values).all())  # a sum may overflow
 
+    def room_for_order(self, shape: tuple[int, int]) -> np.ndarray:
+        """Where to write the order of rows that `bind` is given next."""
+        return np.empty(shape, np.int64)
+
     def unpack(self, vector: np.ndarray) -> dict[str, np.ndarray]:
         """Named arrays, copies, from a vector laid out like `parameters` (or like a slot)."""
         return {p.name: p.matrix.unpack(p.matrix.within(vector)).reshape(p.shape) for p in self.plan.parameters}

@@ -3,6 +3,7 @@
 Needs numba-cuda, whose wheels bring the compilers, but no device: arrays stay on the host, and launches only compile.
 """
 
+import ctypes
 import re
 import shutil
 import subprocess
@@ -108,9 +109,12 @@ def launched(monkeypatch):
     monkeypatch.setattr(cuda, "stream", Queue)
     monkeypatch.setattr(cuda, "event", Queue)
     monkeypatch.setattr(cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(cuda, "current_context", lambda: None)
     monkeypatch.setattr(data, "free_memory", lambda: 2**40)
     monkeypatch.setattr(graphs, "_wanted", False)
-    monkeypatch.setattr("fastmlp.cuda.launches.configured", configured)
+    monkeypatch.setattr("fastmlp.cuda.driver.SIMULATED", True)  # copies are those of `HostArray`
+    for module in ("launches", "executor"):
+        monkeypatch.setattr(f"fastmlp.cuda.{module}.configured", configured)
     return launches
 
 
@@ -186,7 +190,7 @@ def note_launches(layers, X, y, **options):
     with Training(model, X, y, device="cuda", **options) as training:
         scalars = np.ones((1, len(training.plan.groups), records.N_SCALARS))
         training.executor.bind(np.zeros((1, records.STEP), np.int64), None, scalars, np.zeros(1))
-        for program in training.executor._programs:
+        for program in [*training.executor._programs, training.executor._look]:
             program._launch_each()
 
 
@@ -319,6 +323,43 @@ def test_numbers_are_rounded_by_the_instructions_that_are_meant():
     assert of_pair[1:] == [20, 10]  # the upper half is the first
     ((of_number,),) = operands(of_one, "cvt.rna.tf32.f32 ")
     assert of_number[1:] == [30]
+
+
+class DeviceArray:
+    """An array of numba-cuda's, as far as copies know it, whose memory is the host's."""
+
+    def __init__(self, array):
+        self.array, self.strides = array, array.strides
+        self.device_ctypes_pointer = ctypes.c_size_t(array.ctypes.data)
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 3)])
+def test_copies_by_the_driver_itself(shape, monkeypatch):
+    """Its bindings get what they take: places, bytes and the stream."""
+    from cuda.bindings import driver as bindings
+
+    from fastmlp.cuda import driver
+
+    streams, error = [], bindings.CUresult.CUDA_SUCCESS
+
+    def copy(to, source, n_bytes, stream):
+        streams.append(int(bindings.CUstream(stream)))
+        ctypes.memmove(int(to), int(source), n_bytes)
+        return (error,)
+
+    stream = type("Stream", (Queue,), {"__int__": lambda self: 77})()
+    monkeypatch.setattr(bindings, "cuMemcpyHtoDAsync", copy)
+    monkeypatch.setattr(bindings, "cuMemcpyDtoHAsync", copy)
+    copies, device = driver.Copies(stream), DeviceArray(np.zeros(shape))
+    host = np.random.default_rng(0).normal(size=(4, *shape[1:]))
+    copies.to_device(host, device)
+    assert np.array_equal(device.array[:4], host) and not device.array[4:].any()
+    back = np.zeros((2, *shape[1:]))
+    copies.to_host(device, back, 1)
+    assert np.array_equal(back, host[1:3]) and streams == [77, 77]
+    error = bindings.CUresult.CUDA_ERROR_INVALID_VALUE
+    with pytest.raises(RuntimeError, match="cuMemcpyHtoDAsync: CUDA_ERROR_INVALID_VALUE"):
+        copies.to_device(host, device)
 
 
 def test_packages_that_do_not_go_together_are_named(monkeypatch):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ from fastmlp import (
 )
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.losses import LOSSES
+from fastmlp.training import Training
 
 pytestmark = pytest.mark.gpu
 
@@ -260,6 +262,24 @@ def test_graphs_give_the_bits_of_plain_launches(monkeypatch):
     plain, of_launches = fit("cuda", layers, X, y, optimizer="adam", validation_data=(X, y))
     assert list(captured["loss"]) == list(plain["loss"]) and list(captured["val_loss"]) == list(plain["val_loss"])
     assert all(np.array_equal(of_graphs[name], array) for name, array in of_launches.items())
+
+
+def test_epochs_run_in_any_thread():
+    """The device's context is made current where copies and graphs need it."""
+    X, y = data()
+    options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 128, "device": "cuda"}
+    parameters = []
+    for in_threads in (False, True):
+        model = Sequential(Dense(64), ReLU(), Dense(10)).build(X.shape[1])
+        with Training(model, X, y, **options) as training:
+            for _ in range(4):
+                epoch = threading.Thread(target=training.run)
+                (epoch.start if in_threads else epoch.run)()
+                if in_threads:
+                    epoch.join()
+            assert training.epoch == 4
+        parameters.append(model.parameters)
+    assert all(np.array_equal(parameters[1][name], array) for name, array in parameters[0].items())
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "uint8"])

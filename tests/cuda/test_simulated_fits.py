@@ -404,10 +404,55 @@ def test_what_is_no_longer_finite_on_the_device_is_noticed_there(number, what, w
         state, n = executor._memory.state, training.plan.sizes["parameters"] // training.plan.item
         executor.run(training._prepared.steps[:1], 1)  # what the host has is older from here on
         assert executor.all_finite("parameters") and executor.all_finite("slots")
-        state[n - 1 if what == "parameters" else n] = number  # padding, which nothing else looks at
+        (program,) = executor._programs
+        at = n - 1 if what == "parameters" else n  # padding, which nothing else looks at
+        program.launches.append(lambda: state.__setitem__(at, number))
+        executor.run(training._prepared.steps[:1], 1)
         assert [executor.all_finite(name) for name in ("parameters", "slots")] == [what == "slots", what != "slots"]
         with pytest.raises(DivergenceError, match=word):
             training._check_parameters(1)
+        assert executor.all_finite("parameters") and executor.all_finite("slots")  # restored
+
+
+def test_an_epoch_leaves_the_parameters_on_the_device():
+    X, y, _ = data()
+    options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 8, "seed": 1, "device": "cuda"}
+    with Training(Sequential(Dense(4), ReLU(), Dense(3)).build(5), X, y, **options) as training:
+        training.run(1)
+        pulled = []
+        pull = training.executor._pull
+        training.executor._pull = lambda: (pulled.append(True), pull())
+        training.run(1)
+        training.loss_of(X, y)
+        assert not pulled
+
+
+@pytest.mark.parametrize("runs", [(1, 1, 1, 1), (1, 3, 2, 2, 1), (2, 2, 4, 1)])
+def test_an_order_that_is_drawn_ahead_does_not_replace_the_one_in_use(runs, monkeypatch):
+    """Two places take turns: whatever was drawn in vain, and where Ctrl-C has an epoch begin again."""
+    X, y, _ = data()
+    options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 8, "seed": 1}
+    layers = Dense(4), ReLU(), Dense(3)
+    with (
+        Training(Sequential(*layers).build(5), X, y, device="cuda", **options) as training,
+        Training(Sequential(*layers).build(5), X, y, device="cpu", **options) as reference,
+    ):
+        run = training.executor.run
+
+        def interrupted(steps, n_workers, meanwhile):
+            run(steps[:1], n_workers, meanwhile)
+            raise KeyboardInterrupt
+
+        for epochs in runs:
+            training._chooser.cost[1] = 1e-6  # epochs are bound together
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(training.executor, "run", interrupted)
+                training.run(epochs)
+            training.run(epochs)
+            used, ((first, n), drawn) = training.executor._order, training._drawn
+            assert (first, n) == (training.epoch, len(used))
+            assert np.array_equal(drawn.order, reference._permutations(first, n))
+            assert np.array_equal(used, reference._permutations(first - n, n))
 
 
 def test_the_next_order_of_rows_is_drawn_while_the_device_is_busy(monkeypatch):

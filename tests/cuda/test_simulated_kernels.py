@@ -198,13 +198,14 @@ def test_gather(rng, source, index):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("number", "at", "found"), [(0, 3, 0), (np.nan, 3, 1), (-np.inf, 11, 1), (np.nan, 2, 0), (np.inf, 12, 0)]
+    ("number", "at", "found"),
+    [(0, 3, [0, 0]), (np.nan, 0, [1, 0]), (-np.inf, 2, [1, 0]), (np.inf, 3, [0, 1]), (np.nan, 19, [0, 1])],
 )
-def test_numbers_that_are_not_finite_are_found_in_their_range(number, at, found, dtype):
-    state, flag = np.full(20, np.finfo(dtype).max, dtype), np.zeros(1, np.int64)
+def test_numbers_that_are_not_finite_are_found_among_parameters_and_slots(number, at, found, dtype):
+    state, flags = np.full(20, np.finfo(dtype).max, dtype), np.zeros(2, np.int64)
     state[at] = number
-    elementwise.find_not_finite(dtype)[2, THREADS](state, 3, 12, flag)
-    assert flag[0] == found
+    elementwise.find_not_finite(dtype)[2, THREADS](state, 3, flags)
+    assert list(flags) == found
 
 
 def test_scatter(rng):
