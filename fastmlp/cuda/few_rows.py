@@ -21,26 +21,29 @@ from ..plan import Kernel, Plan, Step
 from .device import SIMD, STEP, STEP_OF_UPDATES, TINY
 from .elementwise import Epilogue, scalar_epilogue, vector_epilogue
 from .functions import cuda_kernel, data_row, failed_before, inlined, item_type, one_of, unrolled
-from .loss_kernels import row_loss
+from .loss_kernels import code_of, row_loss
 from .vectors import BYTES, copy_vector, get, put, vector_items
 
+I = np.int32  # of places, which takes half the instructions of int64; Numba makes int64 of all sums and products
 if TINY:
-    ROWS, LOG2_THREADS, MOST_COLUMNS, LOG2_GROUPS, LEAST_GROUPS, AHEAD, SOME, TOGETHER = 4, 5, 32, 2, 2, 4, 2, 3
+    ROWS, LOG2_THREADS, MOST_COLUMNS, LOG2_GROUPS, LEAST_GROUPS, AHEAD, SOME, TOGETHER = 4, 5, 32, 2, 2, 4, 1, 3
 else:
     ROWS, LOG2_THREADS, MOST_COLUMNS = 8, 8, 128  # of a block, and of a matrix but for the batch itself
     LOG2_GROUPS = 4  # of threads, which share out the factors: their sums are added one after the other
     LEAST_GROUPS = 4  # the sums of so many at a time
-    AHEAD = 8  # vectors of weights that a thread has on their way
+    AHEAD = 16  # vectors of weights that a thread has in its registers: half of them on their way, or all
     SOME = 4  # of them are multiplied without a look at each
     TOGETHER = 16  # numbers of X that a thread has on their way
 THREADS = 2**LOG2_THREADS
 
 # What a block does, a row for each record: which it is, what kind of work; places are numbers from the start of a
-# buffer. ACROSS is the logarithm of the threads side by side, KEPT whether A is in shared memory.
+# buffer. ACROSS is the logarithm of the threads side by side, and GROUPS that of the groups of them; KEPT is whether A,
+# or the logits, are in shared memory. A loss has its own facts where a product has what it does not.
 FIELDS = (
     RECORD, KIND, EPILOGUE, TRANSPOSED, KEPT, A, A_PANEL, A_LAST_PANEL, A_LAST_WIDTH, B, DEPTH, LAST_PANEL, LAST_WIDTH,
-    INIT, C, C_PANEL, OTHER, ACROSS,
-) = range(18)  # fmt: skip
+    INIT, C, C_PANEL, OTHER, ACROSS, GROUPS,
+) = range(19)  # fmt: skip
+OUTPUTS, WEIGHTED, WITH_GRADIENT, ROW_DATA = DEPTH, TRANSPOSED, INIT, B
 GATHER, PRODUCT, ELEMENTWISE, LOSS = range(4)
 
 
@@ -90,13 +93,19 @@ def program(plan: Plan, kind_of) -> tuple[np.ndarray, tuple[str, ...]]:
             row[B], row[DEPTH] = f[R.B].offset // item, depth
             row[INIT] = f[R.INIT].offset // item if f.get(R.INIT) else -1
             row[ACROSS] = (-(-columns // lanes) - 1).bit_length()
+            row[GROUPS] = n_groups(row[ACROSS]).bit_length() - 1
             kept = f[R.OTHER] if Epilogue(names[row[EPILOGUE]], plan.dtype).apart else f[R.C]
         elif kind == GATHER:
             row[DEPTH], kept = f[R.N_FEATURES], f[R.C]
+        elif kind == LOSS:
+            row[OUTPUTS], row[WEIGHTED], row[WITH_GRADIENT] = f[R.N_OUT], bool(f.get(R.SW)), f[R.WITH_GRADIENT]
+            row[ROW_DATA], row[KEPT] = _offset(f.get(R.ROW_DATA)) // item, f[R.C] == kept
+            row[A], row[A_PANEL], row[A_LAST_PANEL] = row[C], row[C_PANEL], row[LAST_PANEL]
+            row[A_LAST_WIDTH], kept = row[LAST_WIDTH], f[R.C]
         else:
             row[A], kept = _offset(f.get(R.IN)) // item, None
         rows.append(row)
-    return np.array(rows, np.int64), tuple(names)
+    return np.array(rows, np.int32), tuple(names)
 
 
 def has_room(plan: Plan, over_rows: list[Step]) -> bool:
@@ -128,7 +137,7 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
     """
     T, panel, D, lanes = getattr(np, dtype), SIMD.panel(dtype), item_type[dtype], vector_items(dtype)
     log2_panel, n_sums, n_weights, n_fields = panel.bit_length() - 1, ROWS * lanes, AHEAD * lanes, len(FIELDS)
-    of_sums, two_records, down = _sums_items(dtype), 2 * n_fields, THREADS // ROWS
+    of_sums, n_slots, down, half = _sums_items(dtype), 3 * n_fields, THREADS // ROWS, AHEAD // 2
     size = of_sums + MOST_COLUMNS * ROWS
     of_x = 0 if wide else of_sums  # where the rows of X are, and behind `of_sums` those of all other matrices
     n_own = -(-ROWS * MOST_COLUMNS // (lanes * THREADS))  # vectors of results that a thread may have
@@ -136,51 +145,50 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
     assert panels_down * panel == down
     finish_item = one_of(tuple(map(scalar_epilogue, epilogues)))
     fetch, finish = (one_of(of) for of in zip(*(vector_epilogue(e) for e in epilogues), strict=True))
-    of_row = row_loss(dtype, loss, down, THREADS)
+    code_of_row = code_of(loss)
 
     @inlined
     def place_of(column, row, last_panel, last_width, panel_items):
-        p = column >> log2_panel
-        return p * panel_items + row * (panel if p < last_panel else last_width) + column - (p << log2_panel)
+        p = I(column >> log2_panel)
+        width = I(panel) if p < last_panel else last_width
+        return I(p * panel_items + row * width + column - (p << log2_panel))
 
     # Weights ---------------------------------------------------------------------------------------------------------
 
     @inlined
+    def position(fields, f):
+        """Of a thread: its vector of columns, and its group."""
+        across = get(fields, f + ACROSS) & 31
+        return I((cuda.threadIdx.x & ((1 << across) - 1)) * lanes), I(cuda.threadIdx.x >> across)
+
+    @inlined
+    def factors_left(fields, f, begin, group):
+        """Of a thread's group, from `begin` on; none of a group that is not."""
+        log2_groups = get(fields, f + GROUPS) & 31
+        left = I((get(fields, f + DEPTH) - begin - group + (1 << log2_groups) - 1) >> log2_groups)
+        return left if group >> log2_groups == 0 else I(0)
+
+    @inlined
+    def weights_of(fields, f, begin):
+        """Where a thread's first vector of weights is, of its factors from `begin` on, how far it is to the next, and
+        how many there are.
+        """
+        column, group = position(fields, f)
+        depth, last_panel, last_width = (
+            get(fields, f + DEPTH), get(fields, f + LAST_PANEL), get(fields, f + LAST_WIDTH)
+        )  # fmt: skip
+        at = I(get(fields, f + B) + place_of(column, I(begin + group), last_panel, last_width, I(depth * panel)))
+        width = I(panel) if column >> log2_panel < last_panel else last_width
+        inside = column < last_panel * panel + last_width
+        left = factors_left(fields, f, begin, group) if inside else I(0)
+        return at, I(width << (get(fields, f + GROUPS) & 31)), left
+
+    @inlined
     def bring_vector(u, w, source, at, distance, left):
         if u < left:
-            copy_vector(w, u * lanes, source, at + u * distance)
+            copy_vector(w, u * lanes, source, I(at + u * distance))
 
-    bring_vectors = unrolled(AHEAD, bring_vector)
-
-    @inlined
-    def factors_left(fields, f, begin):
-        """Of a thread's group, from `begin` on."""
-        across, depth = get(fields, f + ACROSS), get(fields, f + DEPTH)
-        group, log2_groups = cuda.threadIdx.x >> across, min(LOG2_GROUPS, LOG2_THREADS - across)
-        groups = 1 << log2_groups
-        left = (depth - begin - group + groups - 1) >> log2_groups
-        return np.int32(left if group < groups else 0)
-
-    @inlined
-    def bring(fields, f, begin, w, start, state, transposed):
-        """A thread's vectors of weights, of its factors from `begin` on, and what its sums start from."""
-        across, depth, last_panel, last_width = (
-            get(fields, f + ACROSS), get(fields, f + DEPTH), get(fields, f + LAST_PANEL), get(fields, f + LAST_WIDTH)
-        )  # fmt: skip
-        b, init, from_transposed = get(fields, f + B), get(fields, f + INIT), get(fields, f + TRANSPOSED) != 0
-        column, group = (cuda.threadIdx.x & ((1 << across) - 1)) * lanes, cuda.threadIdx.x >> across
-        width, inside = panel, column < last_panel * panel + last_width
-        if column >> log2_panel >= last_panel:
-            width = last_width
-        at = b + place_of(column, begin + group, last_panel, last_width, panel * depth)
-        left = factors_left(fields, f, begin) if inside else np.int32(0)
-        distance = width << min(LOG2_GROUPS, LOG2_THREADS - across)
-        bring_vectors(0, w, transposed if from_transposed else state, at, distance, left)
-        if begin == 0:
-            for j in range(lanes):
-                start[j] = T(0)
-            if init >= 0 and group == 0 and inside:
-                copy_vector(start, 0, state, init + column)
+    bring_half = unrolled(half, bring_vector)
 
     # Products --------------------------------------------------------------------------------------------------------
 
@@ -188,7 +196,7 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
     def multiply_vector(u, sums, w, shared, a, distance):
         x = cuda.local.array(ROWS, D, BYTES)
         for i in range(0, ROWS, lanes):
-            copy_vector(x, i, shared, a + u * distance + i)
+            copy_vector(x, i, shared, I(a + u * distance + i))
         for i in range(ROWS):
             for j in range(lanes):
                 sums[i * lanes + j] += x[i] * w[u * lanes + j]
@@ -208,42 +216,35 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
         elif u < left:
             multiply_left(u, sums, w, shared, a, distance, left)
 
-    multiply_each = unrolled(AHEAD // SOME, multiply_some)
+    multiply_half = unrolled(half // SOME, multiply_some)
 
     @inlined
-    def multiply(fields, f, begin, sums, w, shared, a):
-        """A thread's vectors of weights times its factors of all rows; how many more factors its block has."""
-        across = get(fields, f + ACROSS)
-        group, log2_groups = cuda.threadIdx.x >> across, min(LOG2_GROUPS, LOG2_THREADS - across)
-        left = factors_left(fields, f, begin)
-        multiply_each(0, sums, w, shared, a + (begin + group) * ROWS, ROWS << log2_groups, left)
-        return begin + (AHEAD << log2_groups)
-
-    @inlined
-    def keep(shared, place, column, i, x):
+    def keep(shared, column, i, x):
         """A vector of row i, where the next product finds it."""
         for j in range(lanes):
-            put(shared, place + (column + j) * ROWS + i, x[j])
+            put(shared, I(of_sums + (column + j) * ROWS + i), x[j])
 
     @inlined
-    def fetch_a(fields, f, shared, work, first_row, rows):
+    def fetch_a(fields, f, shared, work, row, rows):
         """The rows of A into shared memory, where the record before this one did not leave them."""
-        i, x = cuda.threadIdx.x % ROWS, cuda.local.array(lanes, D, BYTES)
+        i, x = I(cuda.threadIdx.x % ROWS), cuda.local.array(lanes, D, BYTES)
         a, panel_items, last_panel, last_width = (
             get(fields, f + A), get(fields, f + A_PANEL), get(fields, f + A_LAST_PANEL), get(fields, f + A_LAST_WIDTH)
         )  # fmt: skip
-        for column in range(cuda.threadIdx.x // ROWS * lanes, last_panel * panel + last_width, down * lanes):
+        column = I(cuda.threadIdx.x // ROWS * lanes)
+        while column < last_panel * panel + last_width:
             for j in range(lanes):
                 x[j] = T(0)
-            if first_row + i < rows:
-                copy_vector(x, 0, work, a + place_of(column, first_row + i, last_panel, last_width, panel_items))
-            keep(shared, of_sums, column, i, x)
+            if row < rows:
+                copy_vector(x, 0, work, I(a + place_of(column, row, last_panel, last_width, panel_items)))
+            keep(shared, column, i, x)
+            column = I(column + down * lanes)
 
     @inlined
     def fetch_vector(u, o, which, work, other, row, rows, last_panel, last_width, panel_items):
-        column = (cuda.threadIdx.x // ROWS + u * down) * lanes
+        column = I((cuda.threadIdx.x // ROWS + u * down) * lanes)
         if row < rows and column < last_panel * panel + last_width:
-            fetch(which, o, u * lanes, work, other + place_of(column, row, last_panel, last_width, panel_items))
+            fetch(which, o, u * lanes, work, I(other + place_of(column, row, last_panel, last_width, panel_items)))
 
     fetch_vectors = unrolled(n_own, fetch_vector)
 
@@ -259,17 +260,16 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
     @inlined
     def put_sums(fields, f, shared, sums):
         """A thread's sums to where those of all groups are added."""
-        across = get(fields, f + ACROSS)
-        group, column = cuda.threadIdx.x >> across, (cuda.threadIdx.x & ((1 << across) - 1)) * lanes
-        stored = ((1 << across) + 1) * lanes
-        if group < 1 << min(LOG2_GROUPS, LOG2_THREADS - across):
+        column, group = position(fields, f)
+        stored = I(((1 << (get(fields, f + ACROSS) & 31)) + 1) * lanes)
+        if group >> (get(fields, f + GROUPS) & 31) == 0:
             for i in range(ROWS):
-                copy_vector(shared, (group * ROWS + i) * stored + column, sums, i * lanes)
+                copy_vector(shared, I((group * ROWS + i) * stored + column), sums, i * lanes)
 
     @inlined
     def add_vector(some, total, shared, place, distance):
         x = cuda.local.array(lanes, D, BYTES)
-        copy_vector(x, 0, shared, place + some * distance)
+        copy_vector(x, 0, shared, I(place + some * distance))
         for j in range(lanes):
             total[j] += x[j]
 
@@ -277,32 +277,34 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
 
     @inlined
     def finish_vector(
-        u, o, which, shared, work, c, other, row, rows, last_panel, last_width, panel_items, across, number
+        u, o, which, shared, work, c, other, row, rows, last_panel, last_width, panel_items, across, log2_groups, number
     ):  # fmt: skip
-        column, i, total = (
-            (cuda.threadIdx.x // ROWS + u * down) * lanes, cuda.threadIdx.x % ROWS, cuda.local.array(lanes, D, BYTES)
-        )  # fmt: skip
-        stored, groups = ((1 << across) + 1) * lanes, 1 << min(LOG2_GROUPS, LOG2_THREADS - across)
+        column, i = I((cuda.threadIdx.x // ROWS + u * down) * lanes), I(cuda.threadIdx.x % ROWS)
+        stored, total = I(((1 << (across & 31)) + 1) * lanes), cuda.local.array(lanes, D, BYTES)
         if column < last_panel * panel + last_width:
             for j in range(lanes):
                 total[j] = T(0)
-            for group in range(0, groups, LEAST_GROUPS):
-                add_vectors(0, total, shared, (group * ROWS + i) * stored + column, ROWS * stored)
+            place, distance = I(i * stored + column), I(ROWS * stored)
+            end = I(place + (distance << (log2_groups & 31)))
+            while place < end:
+                add_vectors(0, total, shared, place, distance)
+                place = I(place + LEAST_GROUPS * distance)
             if row < rows:
                 at = place_of(column, row, last_panel, last_width, panel_items)
-                finish(which, work, c + at, other + at, total, o, u * lanes, number)
-            keep(shared, of_sums, column, i, total)
+                finish(which, work, I(c + at), I(other + at), total, o, u * lanes, number)
+            keep(shared, column, i, total)
 
     finish_vectors = unrolled(n_own, finish_vector)
 
     @inlined
     def add_up(fields, f, o, shared, work, row, rows, number):
         """The sums of all groups, the epilogue, and the results to where they belong."""
-        last_panel, last_width, panel_items, across = (
-            get(fields, f + LAST_PANEL), get(fields, f + LAST_WIDTH), get(fields, f + C_PANEL), get(fields, f + ACROSS)
+        last_panel, last_width, panel_items, across, log2_groups = (
+            get(fields, f + LAST_PANEL), get(fields, f + LAST_WIDTH), get(fields, f + C_PANEL), get(fields, f + ACROSS),
+            get(fields, f + GROUPS),
         )  # fmt: skip
         which, c, other = get(fields, f + EPILOGUE), get(fields, f + C), get(fields, f + OTHER)
-        rest = row, rows, last_panel, last_width, panel_items, across, number
+        rest = row, rows, last_panel, last_width, panel_items, across, log2_groups, number
         finish_vectors(0, o, which, shared, work, c, other, *rest)
 
     # Other kinds -----------------------------------------------------------------------------------------------------
@@ -319,10 +321,10 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
     @inlined
     def write_number(u, values, shared, work, place, at, panels_left, panel_items, of_last, left, inside):
         if u * down < left:
-            put(shared, place + u * (down * ROWS), values[u])
+            put(shared, I(place + u * (down * ROWS)), values[u])
             if inside:
-                last = of_last if u * panels_down >= panels_left else 0
-                put(work, at + u * panels_down * panel_items + last, values[u])
+                last = of_last if u * panels_down >= panels_left else I(0)
+                put(work, I(at + u * panels_down * panel_items + last), values[u])
 
     read_numbers, write_numbers = unrolled(TOGETHER, read_number), unrolled(TOGETHER, write_number)
 
@@ -334,105 +336,156 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
             get(fields, f + C_PANEL),
         )  # fmt: skip
         values, inside, columns = cuda.local.array(TOGETHER, D, BYTES), row < rows, last_panel * panel + last_width
-        for column in range(cuda.threadIdx.x // ROWS, columns, TOGETHER * down):
-            p = column >> log2_panel
-            at, place = c + place_of(column, row, p + 1, panel, panel_items), of_x + column * ROWS
-            read_numbers(0, values, x, of_data * n + column, n - column if inside else 0, scale, offset)
+        column = I(cuda.threadIdx.x // ROWS)
+        while column < columns:
+            p = I(column >> log2_panel)
+            at = I(c + place_of(column, row, I(p + 1), I(panel), panel_items))
+            place = I(of_x + column * ROWS + cuda.threadIdx.x % ROWS)
+            read_numbers(0, values, x, of_data * n + column, I(n - column if inside else 0), scale, offset)
             write_numbers(
-                0, values, shared, work, place + cuda.threadIdx.x % ROWS, at, last_panel - p, panel_items,
-                row * (last_width - panel), columns - column, inside,
+                0, values, shared, work, place, at, I(last_panel - p), panel_items, I(row * (last_width - panel)),
+                I(columns - column), inside,
             )  # fmt: skip
+            column = I(column + TOGETHER * down)
 
     @inlined
-    def elementwise(fields, f, work, first_row, rows, number):
+    def elementwise(fields, f, work, row, rows, number):
         last_panel, last_width, panel_items = (
             get(fields, f + LAST_PANEL), get(fields, f + LAST_WIDTH), get(fields, f + C_PANEL)
         )  # fmt: skip
         which, a, c, other = get(fields, f + EPILOGUE), get(fields, f + A), get(fields, f + C), get(fields, f + OTHER)
-        row = first_row + cuda.threadIdx.x % ROWS
-        for column in range(cuda.threadIdx.x // ROWS, last_panel * panel + last_width, down):
-            if row < rows:
-                at = place_of(column, row, last_panel, last_width, panel_items)
-                finish_item(which, work, c + at, other + at, get(work, a + at), number)
+        column, end = I(cuda.threadIdx.x // ROWS), last_panel * panel + last_width if row < rows else 0
+        while column < end:
+            at = place_of(column, row, last_panel, last_width, panel_items)
+            finish_item(which, work, I(c + at), I(other + at), get(work, I(a + at)), number)
+            column = I(column + down)
+
+    @inlined
+    def read_logit(where, j):
+        shared, _, i, _, _, _, _, _ = where
+        return get(shared, I(of_sums + j * ROWS + i))
+
+    @inlined
+    def write_gradient(where, j, g):
+        """For the product that follows, and for the gradients of parameters."""
+        shared, work, i, row, c, last_panel, last_width, panel_items = where
+        put(shared, I(of_sums + j * ROWS + i), g)
+        put(work, I(c + place_of(I(j), row, last_panel, last_width, panel_items)), g)
+
+    of_row = row_loss(dtype, loss, down, THREADS, read_logit, write_gradient)
 
     def rows_kernel(
         control, steps, scalars, table, numbers, todo, n, work, state, transposed, order, x, y, weights, of_loss,
         row_losses, scale, offset,
     ):  # fmt: skip
-        t, step, to_do, number = cuda.threadIdx.x, control[STEP], 0, T(0)
-        if t < n_fields:
-            to_do = todo[0, t]
+        t, step, to_do, number = cuda.threadIdx.x, control[STEP], I(0), T(0)
+        fields = cuda.shared.array(n_slots, types.int32)
+        for e in range(t, min(n, 2) * n_fields, THREADS):
+            put(fields, e, get(todo, e))
         first_row, rows, index, first = (
             cuda.blockIdx.x * ROWS, steps[step, R.STEP_ROWS], steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
         )  # fmt: skip
-        row, of_loss_row, of_weight = (
-            first_row + t % ROWS, first_row + t // down, T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE])
+        row, loss_row, of_weight = (
+            I(first_row + t % ROWS), first_row + t // down, T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE])
         )  # fmt: skip
-        of_data, of_targets = 0, 0  # rows of the data
+        of_data, of_targets, code = 0, 0, 0  # rows of the data
         if row < rows:
             of_data = data_row(order, index, first, row)
-        if of_loss_row < rows:
-            of_targets = data_row(order, index, first, of_loss_row)
+        if loss_row < rows:
+            of_targets = data_row(order, index, first, loss_row)
+            code = code_of_row(y, of_targets)
         if failed_before(control) or first_row >= rows:
             return
         if first_row == 0 and t == 0:
             control[STEP_OF_UPDATES] = step
         shared = cuda.shared.array(size, D, BYTES)
-        fields = cuda.shared.array(two_records, types.int64)
-        sums, w, start, o = (
+        sums, w, o = (
             cuda.local.array(n_sums, D, BYTES), cuda.local.array(n_weights, D, BYTES),
-            cuda.local.array(lanes, D, BYTES), cuda.local.array(n_others, D, BYTES),
+            cuda.local.array(n_others, D, BYTES),
         )  # fmt: skip
-        if t < n_fields:
-            put(fields, t, to_do)
-        cuda.syncthreads()
-        f, a, r, begin = 0, of_x, 0, 0
+        start = cuda.local.array(lanes, D, BYTES)  # what a thread's sums begin with: the bias, or nothing
+        for j in range(lanes):
+            start[j] = T(0)
+        # Slots of what is done now, next, and after that
+        f, following, after, a, r, begin, left = 0, n_fields, 2 * n_fields, I(of_x), 0, I(0), I(0)
         while r < n:
-            kind, k, following, more = get(fields, f + KIND), get(fields, f + RECORD), n_fields - f, False
+            kind, is_product = get(fields, f + KIND), get(fields, f + KIND) == PRODUCT
             if begin == 0:
-                number = T(numbers[k])
-                if t < n_fields and r + 1 < n:
-                    to_do = todo[r + 1, t]
-            if kind == PRODUCT:
-                if begin == 0:
+                number = T(numbers[get(fields, f + RECORD)])
+                if t < n_fields and r + 2 < n:
+                    to_do = get(todo, (r + 2) * n_fields + t)
+                if is_product:
                     fetch_other(fields, f, o, work, row, rows)
-                    if get(fields, f + KEPT) == 0:
-                        fetch_a(fields, f, shared, work, first_row, rows)
-                        a = of_sums
-                        cuda.syncthreads()
                     for i in range(ROWS):
                         for j in range(lanes):
                             sums[i * lanes + j] = start[j]
-                begin = multiply(fields, f, begin, sums, w, shared, a)
-                more = begin < get(fields, f + DEPTH)
+                if (is_product or kind == LOSS) and get(fields, f + KEPT) == 0:
+                    fetch_a(fields, f, shared, work, row, rows)
+                    a = I(of_sums)
+                    cuda.syncthreads()
+            # The product's turn: some factors, whose places the next ones take at once, or those of the next record
+            end, more, own, distance = I(0), False, I(0), I(0)
+            if is_product:
+                column, group = position(fields, f)
+                end = I(begin + (AHEAD << (get(fields, f + GROUPS) & 31)))
+                more = end < get(fields, f + DEPTH)
+                distance = I(ROWS << (get(fields, f + GROUPS) & 31))
+                own, left = I(a + (begin + group) * ROWS), factors_left(fields, f, begin, group)
+            coming, coming_begin, at, far, coming_left = f, end, I(0), I(0), I(0)
             if not more:
-                begin = 0
-                if t < n_fields and r + 1 < n:
-                    put(fields, following + t, to_do)
-                cuda.syncthreads()  # nobody reads A any more, and all know what comes next
-                if kind == PRODUCT:
+                coming, coming_begin = following, I(0)
+            brings = more
+            if not more and r + 1 < n:
+                brings = get(fields, following + KIND) == PRODUCT
+            if brings:
+                at, far, coming_left = weights_of(fields, coming, coming_begin)
+            source = transposed if get(fields, coming + TRANSPOSED) != 0 else state
+            if is_product:
+                multiply_half(0, sums, w, shared, own, distance, left)
+            bring_half(0, w, source, at, far, coming_left)
+            if is_product:
+                multiply_half(half // SOME, sums, w, shared, own, distance, left)
+            bring_half(half, w, source, at, far, coming_left)
+            begin = coming_begin
+            if not more:
+                for j in range(lanes):
+                    start[j] = T(0)
+                if brings and get(fields, following + INIT) >= 0:
+                    column, group = position(fields, following)
+                    inside = column < get(fields, following + LAST_PANEL) * panel + get(fields, following + LAST_WIDTH)
+                    if group == 0 and inside:
+                        copy_vector(start, 0, state, I(get(fields, following + INIT) + column))
+                if t < n_fields and r + 2 < n:
+                    put(fields, after + t, to_do)
+                cuda.syncthreads()  # nobody reads A any more
+                if is_product:
                     put_sums(fields, f, shared, sums)
-            coming = f if more else following
-            if more or r + 1 < n:
-                if get(fields, coming + KIND) == PRODUCT:
-                    bring(fields, coming, begin, w, start, state, transposed)
-            if not more:
-                if kind == PRODUCT:
                     cuda.syncthreads()
                     add_up(fields, f, o, shared, work, row, rows, number)
-                    a = of_sums
+                    a = I(of_sums)
                 elif kind == GATHER:
                     gather(fields, f, shared, work, x, of_data, scale, offset, row, rows)
                 elif kind == ELEMENTWISE:
-                    elementwise(fields, f, work, first_row, rows, number)
+                    elementwise(fields, f, work, row, rows, number)
                 else:
-                    i, inside = of_loss_row, of_loss_row < rows
+                    last_panel, last_width = get(fields, f + LAST_PANEL), get(fields, f + LAST_WIDTH)
+                    facts = (
+                        get(fields, f + OUTPUTS), last_panel * panel + last_width, get(fields, f + WITH_GRADIENT),
+                        get(fields, f + ROW_DATA),
+                    )  # fmt: skip
+                    where = (
+                        shared, work, t // down, I(loss_row), get(fields, f + C), last_panel, last_width,
+                        get(fields, f + C_PANEL),
+                    )  # fmt: skip
+                    weight, inside = T(1), loss_row < rows
+                    if inside and get(fields, f + WEIGHTED) != 0:
+                        weight = weights[of_targets]
                     of_row(
-                        control, table, k, i, of_targets, inside, y, weights, of_loss, of_weight, work, row_losses,
-                        shared,
+                        control, loss_row, of_targets, inside, code, weight, y, of_loss, of_weight, facts, where, work,
+                        row_losses, shared,
                     )  # fmt: skip
                 cuda.syncthreads()
-                f = following
+                f, following, after = following, after, f
                 r += 1
 
     return rows_kernel

@@ -22,7 +22,7 @@ from .functions import cuda_kernel, inlined, item_type, one_of, place, unrolled
 from .loss_kernels import step_end
 from .tiles import keep_piece, piece_rows, shared_items, tile_sums
 from .updates import Update, update
-from .vectors import BYTES, copy_vector, vector_items
+from .vectors import BYTES, copy_vector, put, vector_items
 
 ENOUGH = 264  # blocks: two for each processor of a large device
 ENOUGH_OF_SMALL = 1024  # of panels and of a table's rows
@@ -138,45 +138,64 @@ def units_of_block(n_parameters: int, dtype: str) -> int:
     return units if n_parameters <= 2 * ENOUGH * THREADS else 4 * units
 
 
-# What becomes of a vector of numbers of a gradient, f(x, unit, column, at, *rest): they are those of a unit, 0 of a
-# bias, from `column` on, and lie from `at` on in the parameter's panels
+# What becomes of a vector of numbers of a gradient, then(v, x, unit, column, at, *rest): the thread's v-th, the numbers
+# of a unit, 0 of a bias, from `column` on, which lie from `at` on in the parameter's panels; and what is read for it
+# before the sums are known, ask(v, at, *rest)
 
 
 @inlined
-def _into_shares(x, unit, column, at, shares, to):
+def _nothing(v, at, *rest):
+    pass
+
+
+@inlined
+def _into_shares(v, x, unit, column, at, shares, to):
     copy_vector(shares, to + at, x, 0)
 
 
 @cache
-def _updated(dtype: str, changes: tuple[Update, ...]):
-    """The parameters are updated, and their transposed copies."""
-    panel, D, lanes, item = SIMD.panel(dtype), item_type[dtype], vector_items(dtype), ITEMSIZE[dtype]
-    vectors = 1 + changes[0].n_slots
-    items, change = vectors * lanes, one_of(tuple(map(update, changes)))
+def _own_state(dtype: str, n_slots: int):
+    """ask(v, at, own, state, slot, w, ...): a vector of parameters and their slots into `own`."""
+    lanes, vectors = vector_items(dtype), 1 + n_slots
 
     @inlined
-    def updated(x, unit, column, at, which, is_matrix, state, transposed, slot, scalars, s, work, table, k):
-        n_in, n_out = (table[k, R.DEPTH], table[k, R.N_OUT]) if is_matrix else (1, column + lanes)
-        w, kept = table[k, R.W] // item + at, table[k, R.GRADIENT] // item + at
-        own = cuda.local.array(items, D, BYTES)  # all is read before anything is written
-        for v in range(vectors):
-            copy_vector(own, v * lanes, state, w + v * slot)
+    def ask(v, at, own, state, slot, w, *rest):
+        for k in range(vectors):
+            copy_vector(own, (v * vectors + k) * lanes, state, w + at + k * slot)
+
+    return ask
+
+
+@cache
+def _updated(dtype: str, changes: tuple[Update, ...]):
+    """The parameters are updated, and their transposed copies. `own` is what `_own_state` has brought."""
+    panel, lanes, vectors = SIMD.panel(dtype), vector_items(dtype), 1 + changes[0].n_slots
+    change = one_of(tuple(map(update, changes)))
+
+    @inlined
+    def updated(v, x, unit, column, at, own, state, slot, w, which, n_out, numbers, work, kept, transposed, copy):
         for i in range(lanes):
             if column + i < n_out:
-                change(which, own, i, lanes, x[i], scalars, s, work, kept + i)
-        for v in range(vectors):
-            copy_vector(state, w + v * slot, own, v * lanes)
-        if is_matrix and table[k, R.WT] >= 0:
-            wt, last_width, last = table[k, R.WT] // item, table[k, R.WT_LAST_WIDTH], (n_in - 1) // panel
+                change(which, own, v * vectors * lanes + i, lanes, x[i], numbers, 0, work, kept + at + i)
+        for k in range(vectors):
+            copy_vector(state, w + at + k * slot, own, (v * vectors + k) * lanes)
+        wt, last_panel, last_width = copy
+        if wt >= 0:
             for i in range(lanes):
                 if column + i < n_out:
-                    transposed[wt + place(column + i, unit, panel, last, panel * n_out, last_width)] = own[i]
+                    place_there = wt + place(column + i, unit, panel, last_panel, panel * n_out, last_width)
+                    put(transposed, place_there, own[v * vectors * lanes + i])
 
     return updated
 
 
+def vectors_of_thread(dtype: str, tile: Tile) -> int:
+    """Of a tile's results."""
+    return tile.rows * tile.columns // (vector_items(dtype) * tile.block)
+
+
 @cache
-def gradient_tile(dtype: str, tile: Tile, then):
+def gradient_tile(dtype: str, tile: Tile, ask, then):
     """A block's tile of the gradient A^T dz of a matrix over rows first..last of the batch, added in their order, whose
     vectors `then` gets. All threads of a block call it.
     """
@@ -196,15 +215,29 @@ def gradient_tile(dtype: str, tile: Tile, then):
             more = g * piece + v * down  # units from the thread's first on
             if more < n_units:
                 copy_vector(x, 0, shared, (i + v * down) * BN + j)
-                then(x, unit + more, column, at + more * width, *rest)
+                then(g * n_vectors + v, x, unit + more, column, at + more * width, *rest)
 
-    all_pieces = unrolled(tile.own_rows // lanes, one_piece)
+    @inlined
+    def ask_of_piece(g, at, width, n_units, *rest):
+        for v in range(n_vectors):
+            more = g * piece + v * down
+            if more < n_units:
+                ask(g * n_vectors + v, at + more * width, *rest)
+
+    n_pieces = tile.own_rows // lanes
+    all_pieces, ask_all = unrolled(n_pieces, one_piece), unrolled(n_pieces, ask_of_piece)
 
     @inlined
     def gradient_tile(shared, table, k, work, first_unit, first_column, first, last, *rest):
         n_in, last_panel, last_width = table[k, R.DEPTH], table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
         a, a_panel_items = table[k, R.A] // item, table[k, R.A_PANEL_BYTES] // item
         a_last_panel, a_last_width = (n_in - 1) // panel, table[k, R.A_STRIDE_LAST] // item
+        unit, column = first_unit + cuda.threadIdx.x // across, first_column + cuda.threadIdx.x % across * lanes
+        p = column // panel
+        width = panel if p < last_panel else last_width
+        at = p * panel * n_in + unit * width + column - p * panel
+        n_units = n_in - unit if column < last_panel * panel + last_width else 0
+        ask_all(0, at, width, n_units, *rest)
         sums = cuda.local.array(n_sums, D, BYTES)
         for i in range(n_sums):
             sums[i] = T(0)
@@ -213,18 +246,13 @@ def gradient_tile(dtype: str, tile: Tile, then):
             a_last_panel * panel + a_last_width, work, table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item,
             last_panel, last_width, first_column, first, last,
         )  # fmt: skip
-        unit, column = first_unit + cuda.threadIdx.x // across, first_column + cuda.threadIdx.x % across * lanes
-        p = column // panel
-        width = panel if p < last_panel else last_width
-        at = p * panel * n_in + unit * width + column - p * panel
-        n_units = n_in - unit if column < last_panel * panel + last_width else 0
         all_pieces(0, shared, sums, unit, column, at, width, n_units, *rest)
 
     return gradient_tile
 
 
 @cache
-def panel_sums(dtype: str, threads: int, then):
+def panel_sums(dtype: str, threads: int, ask, then):
     """The sums of the columns of a panel of dz over rows first..last, whose vectors `then` gets: each thread adds every
     n-th row of a vector's columns, then their sums are added pair by pair. All threads of a block call it.
     """
@@ -243,6 +271,8 @@ def panel_sums(dtype: str, threads: int, then):
         x, total = cuda.local.array(lanes, D, BYTES), cuda.local.array(lanes, D, BYTES)
         for i in range(lanes):
             total[i] = T(0)
+        if part == 0 and j < width:
+            ask(0, first_column + j, *rest)
         if j < width:
             for row in range(first + part, last, parts):
                 copy_vector(x, 0, work, dz + row * width)
@@ -258,7 +288,7 @@ def panel_sums(dtype: str, threads: int, then):
             half //= 2
         if part == 0 and j < width:
             copy_vector(x, 0, shared, j)
-            then(x, 0, first_column + j, first_column + j, *rest)
+            then(0, x, 0, first_column + j, first_column + j, *rest)
 
     return panel_sums
 
@@ -267,15 +297,17 @@ def panel_sums(dtype: str, threads: int, then):
 def shares_of_gradients(dtype: str, tile: Tile):
     """Launched with a block of `tile.block` threads for each row of `blocks`."""
     D, size = item_type[dtype], shared_items(dtype, tile)
-    of_tile, of_panel = gradient_tile(dtype, tile, _into_shares), panel_sums(dtype, tile.block, _into_shares)
+    of_tile, of_panel = (
+        gradient_tile(dtype, tile, _nothing, _into_shares), panel_sums(dtype, tile.block, _nothing, _into_shares)
+    )  # fmt: skip
 
     def shares_of_gradients(control, steps, table, blocks, work, shares):
+        b, step = cuda.blockIdx.x, control[STEP]
+        k, to, first_column = blocks[b, RECORD], blocks[b, TO], blocks[b, FIRST_COLUMN]
         if control[NOT_FINITE] != 0:
             return
-        b, step = cuda.blockIdx.x, control[STEP]
         if b == 0 and cuda.threadIdx.x == 0:
             control[STEP_OF_UPDATES] = step
-        k, to, first_column = blocks[b, RECORD], blocks[b, TO], blocks[b, FIRST_COLUMN]
         first, last = blocks[b, FIRST_ROW], min(blocks[b, LAST_ROW], steps[step, R.STEP_ROWS])
         shared = cuda.shared.array(size, D, BYTES)
         if blocks[b, IS_MATRIX] != 0:
@@ -292,32 +324,43 @@ def updates_at_once(dtype: str, tile: Tile, changes: tuple[Update, ...], with_lo
 
     Launched with a block of `tile.block` threads for each row of `blocks`, and one for the end.
     """
-    D, size, then = item_type[dtype], shared_items(dtype, tile), _updated(dtype, changes)
-    of_tile, of_panel = gradient_tile(dtype, tile, then), panel_sums(dtype, tile.block, then)
+    T, item, D, size = getattr(np, dtype), ITEMSIZE[dtype], item_type[dtype], shared_items(dtype, tile)
+    n_slots, panel, n_scalars = changes[0].n_slots, SIMD.panel(dtype), R.N_SCALARS
+    items = vectors_of_thread(dtype, tile) * (1 + n_slots) * vector_items(dtype)
+    how = _own_state(dtype, n_slots), _updated(dtype, changes)
+    of_tile, of_panel = gradient_tile(dtype, tile, *how), panel_sums(dtype, tile.block, *how)
     end = step_end(with_loss, tile.block)
 
     def updates_at_once(
         control, steps, scalars, table, blocks, work, state, transposed, slot, row_losses, sums
     ):  # fmt: skip
+        b, step = min(cuda.blockIdx.x, len(blocks) - 1), control[STEP_OF_UPDATES]
+        k, which, first_column, first_unit = (
+            blocks[b, RECORD], blocks[b, THEN], blocks[b, FIRST_COLUMN], blocks[b, FIRST_UNIT]
+        )  # fmt: skip
+        rows, s = steps[step, R.STEP_ROWS], steps[step, R.STEP_SCALARS] + table[k, R.GROUP] // 8
         if control[NOT_FINITE] != 0:
             return
-        b, step = cuda.blockIdx.x, control[STEP_OF_UPDATES]
-        rows = steps[step, R.STEP_ROWS]
-        if b == cuda.gridDim.x - 1:
+        if cuda.blockIdx.x == len(blocks):
             end(control, step, rows, row_losses, sums)
             return
-        k, which, first_column = blocks[b, RECORD], blocks[b, THEN], blocks[b, FIRST_COLUMN]
-        s = steps[step, R.STEP_SCALARS] + table[k, R.GROUP] // 8
+        w, kept, n_in = table[k, R.W] // item, table[k, R.GRADIENT] // item, table[k, R.DEPTH]
+        numbers, own = cuda.local.array(n_scalars, D), cuda.local.array(items, D, BYTES)
+        for i in range(n_scalars):
+            numbers[i] = T(scalars[s + i])
         shared = cuda.shared.array(size, D, BYTES)
         if blocks[b, IS_MATRIX] != 0:
+            wt = table[k, R.WT] // item if table[k, R.WT] >= 0 else -1
+            copy = wt, (n_in - 1) // panel, table[k, R.WT_LAST_WIDTH]
             of_tile(
-                shared, table, k, work, blocks[b, FIRST_UNIT], first_column, 0, rows,
-                which, True, state, transposed, slot, scalars, s, work, table, k,
+                shared, table, k, work, first_unit, first_column, 0, rows,
+                own, state, slot, w, which, table[k, R.N_OUT], numbers, work, kept, transposed, copy,
             )  # fmt: skip
         else:
+            end_of_columns = first_column + panel  # all, padding too
             of_panel(
                 shared, table, k, work, first_column, 0, rows,
-                which, False, state, transposed, slot, scalars, s, work, table, k,
+                own, state, slot, w, which, end_of_columns, numbers, work, kept, transposed, (-1, 0, 0),
             )  # fmt: skip
 
     return updates_at_once

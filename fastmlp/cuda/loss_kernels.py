@@ -21,6 +21,7 @@ from .functions import (
     inlined,
     item_type,
     sum_of_block,
+    unrolled,
 )
 from .vectors import get, put
 
@@ -29,26 +30,45 @@ TOGETHER = 2 if TINY else 8  # threads that share a row
 
 
 @cache
-def _logits(dtype: str):
-    """Two device functions: where the logits are (place, last panel, its width, numbers of a panel), and where column j
-    of row i is, given these.
+def in_panels(dtype: str):
+    """How the loss of a row finds logits in the workspace: read(where, j) and write(where, j, g), of column j; `where`
+    is (work, row, place of the matrix, last panel, its width, numbers of a panel).
     """
-    item, panel = ITEMSIZE[dtype], SIMD.panel(dtype)
+    panel = SIMD.panel(dtype)
     log2_panel = panel.bit_length() - 1
 
     @inlined
-    def layout(table, k):
-        return (
-            table[k, R.C] // item, table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH], table[k, R.C_PANEL_BYTES] // item
-        )  # fmt: skip
+    def place_of(j, i, c, last_panel, last_width, panel_items):
+        p = j >> log2_panel
+        return c + p * panel_items + i * (panel if p < last_panel else last_width) + j - (p << log2_panel)
 
     @inlined
-    def place_of(i, j, c, last_panel, last_width, panel_items):
-        p = j >> log2_panel
-        width = panel if p < last_panel else last_width
-        return c + p * panel_items + i * width + j - (p << log2_panel)
+    def read(where, j):
+        work, i, c, last_panel, last_width, panel_items = where
+        return get(work, place_of(j, i, c, last_panel, last_width, panel_items))
 
-    return layout, place_of
+    @inlined
+    def write(where, j, g):
+        work, i, c, last_panel, last_width, panel_items = where
+        put(work, place_of(j, i, c, last_panel, last_width, panel_items), g)
+
+    return read, write
+
+
+@cache
+def of_record(dtype: str):
+    """f(table, k, work, i): what the loss of a row knows of its record, and where the logits of row i are."""
+    item, panel = ITEMSIZE[dtype], SIMD.panel(dtype)
+
+    @inlined
+    def of_record(table, k, work, i):
+        last_panel, last_width = table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
+        facts = (
+            table[k, R.N_OUT], last_panel * panel + last_width, table[k, R.WITH_GRADIENT], table[k, R.ROW_DATA] // item
+        )  # fmt: skip
+        return facts, (work, i, table[k, R.C] // item, last_panel, last_width, table[k, R.C_PANEL_BYTES] // item)
+
+    return of_record
 
 
 @inlined
@@ -60,11 +80,9 @@ def _note(control, row_losses, i, loss):
 
 
 @cache
-def softmax_cross_entropy_row(dtype: str, codes: bool, together: int, threads: int):
-    """Of row i of the batch, which is row `row` of the data. As the CPU's: y becomes (1 - s) y + s mass / K, the loss
-    is mass log(sum exp(z - top)) - sum y (z - top).
-    """
-    T, panel, (layout, place_of) = getattr(np, dtype), SIMD.panel(dtype), _logits(dtype)
+def softmax_cross_entropy_row(dtype: str, codes: bool, together: int, threads: int, read, write):
+    """As the CPU's: y becomes (1 - s) y + s mass / K, the loss is mass log(sum exp(z - top)) - sum y (z - top)."""
+    T, D, some = getattr(np, dtype), item_type[dtype], min(4, together)  # parts of a row that are on their way together
     exp, log, least = functions(dtype).exp, functions("float64").log, T(-np.inf)
 
     @inlined
@@ -74,66 +92,77 @@ def softmax_cross_entropy_row(dtype: str, codes: bool, together: int, threads: i
         return T(y[row, j])
 
     @inlined
+    def compare(u, sums, parts, at):
+        z = get(parts, at + u)
+        sums[0] = z if z > sums[0] else sums[0]
+
+    @inlined
+    def add(u, sums, parts, at):
+        for k in range(4):
+            sums[k] += get(parts, k * threads + at + u)
+
+    compare_some, add_some = unrolled(some, compare), unrolled(some, add)
+
+    @inlined
     def softmax_cross_entropy_row(
-        control, table, k, i, row, inside, y, weights, numbers, scale, work, row_losses, parts
+        control, i, row, inside, code, weight, y, numbers, scale, facts, where, work, row_losses, parts
     ):  # fmt: skip
-        t, smoothing, outputs = cuda.threadIdx.x, T(numbers[0]), table[k, R.N_OUT]
-        c, last_panel, last_width, panel_items = layout(table, k)
+        outputs, padded, with_gradient, _ = facts
+        t, smoothing, sums = cuda.threadIdx.x, T(numbers[0]), cuda.local.array(4, D)
         own, first = t % together, t - t % together
-        columns, weight, code = 0, T(1), 0
-        if inside:
-            columns = outputs
-            if table[k, R.SW] >= 0:
-                weight = weights[row]
-            if codes:
-                code = y[row, 0]
+        columns, end = outputs if inside else 0, min(together, outputs)
         # Nothing is written before the last loop, where exponentials are computed once more: reads need not wait
-        top = least
-        if own < columns:
-            top = get(work, place_of(i, own, c, last_panel, last_width, panel_items))
-        for j in range(own + together, columns, together):
-            z = get(work, place_of(i, j, c, last_panel, last_width, panel_items))
+        top, j = least, own
+        while j < columns:  # a `range` with a step takes many more instructions
+            z = read(where, j)
             top = z if z > top else top
-        parts[t] = top
+            j += together
+        put(parts, t, top)
         cuda.syncwarp()
-        top = parts[first]
-        for other in range(1, min(together, outputs)):
-            z = parts[first + other]
-            top = z if z > top else top
+        sums[0] = least
+        other = 0
+        while other < end:  # threads without columns have the least
+            compare_some(0, sums, parts, first + other)
+            other += some
+        top = sums[0]
         cuda.syncwarp()
-        mass, pick, total, sum_z = T(0), T(0), T(0), T(0)
-        for j in range(own, columns, together):
-            z, target = (
-                get(work, place_of(i, j, c, last_panel, last_width, panel_items)) - top,
-                target_of(y, row, code, j),
-            )
+        mass, pick, total, sum_z, j = T(0), T(0), T(0), T(0), own
+        while j < columns:
+            z, target = read(where, j) - top, target_of(y, row, code, j)
             mass += target
             pick += target * z
-            sum_z += z
             total += exp(z)
-        parts[t], parts[threads + t], parts[2 * threads + t], parts[3 * threads + t] = mass, pick, total, sum_z
+            sum_z += z
+            j += together
+        put(parts, t, mass)
+        put(parts, threads + t, pick)
+        put(parts, 2 * threads + t, total)
+        put(parts, 3 * threads + t, sum_z)
         cuda.syncwarp()
-        mass, pick, total, sum_z = T(0), T(0), T(0), T(0)
-        for other in range(first, first + min(together, outputs)):
-            mass += parts[other]
-            pick += parts[threads + other]
-            total += parts[2 * threads + other]
-            sum_z += parts[3 * threads + other]
+        for k in range(4):
+            sums[k] = T(0)
+        other = 0
+        while other < end:
+            add_some(0, sums, parts, first + other)
+            other += some
+        mass, pick, total, sum_z = sums[0], sums[1], sums[2], sums[3]
         if smoothing != T(0):
             pick = (T(1) - smoothing) * pick + smoothing * mass * sum_z / T(outputs)
+        if inside and with_gradient != 0:
+            share, floor = scale * weight * mass / total, scale * weight * mass * smoothing / T(outputs)
+            factor = scale * weight * (T(1) - smoothing)
+            j = own
+            while j < padded:
+                g = T(0)  # padding
+                if j < columns:
+                    g = exp(read(where, j) - top) * share - floor - factor * target_of(y, row, code, j)
+                write(where, j, T(g))
+                j += together
         if inside and own == 0:
             _note(
                 control, row_losses, i,
                 np.float64(weight * mass) * log(np.float64(total)) - np.float64(weight) * np.float64(pick),
             )  # fmt: skip
-        if inside and table[k, R.WITH_GRADIENT] != 0:
-            share, floor = scale * weight * mass / total, scale * weight * mass * smoothing / T(outputs)
-            factor = scale * weight * (T(1) - smoothing)
-            for j in range(own, last_panel * panel + last_width, together):
-                at, g = place_of(i, j, c, last_panel, last_width, panel_items), T(0)  # padding
-                if j < columns:
-                    g = exp(get(work, at) - top) * share - floor - factor * target_of(y, row, code, j)
-                put(work, at, T(g))
 
     return softmax_cross_entropy_row
 
@@ -151,29 +180,29 @@ def _of_four(kernel: str, field: str, dtype: str):
 
 
 @cache
-def separable_row(dtype: str, kernel: str, together: int, threads: int):
+def separable_row(dtype: str, kernel: str, together: int, threads: int, read, write):
     """A loss that is a sum over outputs, by its declaration's term and slope."""
-    T, panel, (layout, place_of) = getattr(np, dtype), SIMD.panel(dtype), _logits(dtype)
+    T, D = getattr(np, dtype), item_type["float64"]
     term, slope = (_of_four(kernel, field, dtype) for field in ("term", "slope"))
 
     @inlined
-    def separable_row(control, table, k, i, row, inside, y, weights, numbers, scale, work, row_losses, parts):
-        c, last_panel, last_width, panel_items = layout(table, k)
-        a, b, t, outputs = T(numbers[0]), T(numbers[1]), cuda.threadIdx.x, table[k, R.N_OUT]
-        own, weight, columns, loss = t % together, T(1), 0, 0.0
-        if inside:
-            columns = last_panel * panel + last_width
-            if table[k, R.SW] >= 0:
-                weight = weights[row]
-        for j in range(own, columns, together):
-            at, g = place_of(i, j, c, last_panel, last_width, panel_items), T(0)  # padding
+    def separable_row(
+        control, i, row, inside, code, weight, y, numbers, scale, facts, where, work, row_losses, parts
+    ):  # fmt: skip
+        outputs, padded, with_gradient, _ = facts
+        a, b, t, loss = T(numbers[0]), T(numbers[1]), cuda.threadIdx.x, 0.0
+        own = t % together
+        j, end = own, padded if inside else 0
+        while j < end:
+            g = T(0)  # padding
             if j < outputs:
-                z, target = get(work, at), T(y[row, j])
+                z, target = read(where, j), T(y[row, j])
                 loss += np.float64(T(term(z, target, a, b)))
                 g = scale * weight * T(slope(z, target, a, b))
-            if table[k, R.WITH_GRADIENT] != 0:
-                put(work, at, T(g))
-        losses = cuda.shared.array(threads, item_type["float64"])
+            if with_gradient != 0:
+                write(where, j, T(g))
+            j += together
+        losses = cuda.shared.array(threads, D)
         losses[t] = loss
         cuda.syncwarp()
         if inside and own == 0:
@@ -185,31 +214,30 @@ def separable_row(dtype: str, kernel: str, together: int, threads: int):
 
 
 @cache
-def whole_row(dtype: str, kernel: str, together: int, threads: int):
+def whole_row(dtype: str, kernel: str, together: int, threads: int, read, write):
     """A loss that takes a row's logits together, out of the panels and back, by its declaration's `row`: one thread of
     those that share the row.
     """
-    T, item, panel, (layout, place_of) = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), _logits(dtype)
-    of_row = declarations.function_of(kernel, "row", dtype)
+    T, of_row = getattr(np, dtype), declarations.function_of(kernel, "row", dtype)
 
     @device_function
-    def whole_row(control, table, k, i, row, inside, y, weights, numbers, scale, work, row_losses, parts):
+    def whole_row(
+        control, i, row, inside, code, weight, y, numbers, scale, facts, where, work, row_losses, parts
+    ):  # fmt: skip
         if not inside or cuda.threadIdx.x % together != 0:
             return
-        c, last_panel, last_width, panel_items = layout(table, k)
-        n = table[k, R.N_OUT]
-        weight = T(1) if table[k, R.SW] < 0 else weights[row]
-        first = table[k, R.ROW_DATA] // item + 2 * i * n
+        n, padded, with_gradient, row_data = facts
+        first = row_data + 2 * i * n
         z, g = work[first : first + n], work[first + n : first + 2 * n]
         for j in range(n):
-            z[j] = get(work, place_of(i, j, c, last_panel, last_width, panel_items))
+            z[j] = read(where, j)
         loss = np.float64(weight) * np.float64(of_row(z, y[row], g, n, numbers))
         for j in range(n):  # a comparison can hide a NaN
             loss += np.float64(z[j] - z[j])
         _note(control, row_losses, i, loss)
-        if table[k, R.WITH_GRADIENT] != 0:
-            for j in range(last_panel * panel + last_width):
-                work[place_of(i, j, c, last_panel, last_width, panel_items)] = scale * weight * g[j] if j < n else T(0)
+        if with_gradient != 0:
+            for j in range(padded):
+                write(where, j, T(scale * weight * g[j]) if j < n else T(0))
 
     return whole_row
 
@@ -223,19 +251,35 @@ def is_loss(kernel: str) -> bool:
 
 
 @cache
-def row_loss(dtype: str, kernel: str, together: int, threads: int):
-    """The loss of a row by the name that the plan has for the CPU's kernel: "huber.dense"...; a function of (control,
-    table, k, i, row, inside, y, weights, numbers, scale, work, row_losses, parts), of a block with so many `threads`
-    and four numbers for each of them in shared memory, `parts`.
+def row_loss(dtype: str, kernel: str, together: int, threads: int, read, write):
+    """The loss of a row by the name that the plan has for the CPU's kernel: "huber.dense"... A function of
 
-    So many threads next to each other, `together`, a power of two and at most a warp, have row i of the batch, row
-    `row` of the data. All threads of a block call it: those that are not `inside` the batch do nothing but wait.
+    - control; i, the row of the batch, `row`, that of the data, and whether it is inside the batch; its code, if
+      targets are codes, and its weight; y, the loss's own numbers, the scale of gradients;
+    - facts: (outputs, columns with padding, whether the gradient is wanted, place of what `whole_row` needs);
+    - where: where logits are, for `read` and `write`, as `in_panels` gives them;
+    - work, row_losses, and parts, four numbers for each thread of a block in shared memory.
+
+    So many threads next to each other, `together`, a power of two and at most a warp, have one row. All threads of a
+    block call it: those whose row is not inside do nothing but wait.
     """
     family, _, kind = kernel.rpartition(".")
     if family == "softmax_cross_entropy":
-        return softmax_cross_entropy_row(dtype, kind == "codes", together, threads)
+        return softmax_cross_entropy_row(dtype, kind == "codes", together, threads, read, write)
     of_row = separable_row if declarations.declaration_of(family).row is None else whole_row
-    return of_row(dtype, kernel, together, threads)
+    return of_row(dtype, kernel, together, threads, read, write)
+
+
+@cache
+def code_of(kernel: str):
+    """f(y, row): a row's code, where the loss takes codes."""
+    codes = kernel.endswith(".codes")
+
+    @inlined
+    def code_of(y, row):
+        return y[row, 0] if codes else 0
+
+    return code_of
 
 
 @cuda_kernel
@@ -244,7 +288,9 @@ def loss(dtype: str, kernel: str, in_batch: bool):
     `THREADS`.
     """
     T, D, size, rows_of_block = getattr(np, dtype), item_type[dtype], 4 * THREADS, THREADS // TOGETHER
-    of_row = row_loss(dtype, kernel, TOGETHER, THREADS)
+    of_row, code, record = (
+        row_loss(dtype, kernel, TOGETHER, THREADS, *in_panels(dtype)), code_of(kernel), of_record(dtype)
+    )  # fmt: skip
 
     def loss(control, steps, scalars, table, k, order, y, weights, numbers, work, row_losses):
         if failed_before(control):
@@ -254,10 +300,17 @@ def loss(dtype: str, kernel: str, in_batch: bool):
         scale, parts = T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE]), cuda.shared.array(size, D)
         for begin in range(cuda.blockIdx.x * rows_of_block, rows, cuda.gridDim.x * rows_of_block):
             i = begin + cuda.threadIdx.x // TOGETHER
-            row = i
-            if i < rows and not in_batch:
-                row = data_row(order, index, first, i)
-            of_row(control, table, k, i, row, i < rows, y, weights, numbers, scale, work, row_losses, parts)
+            row, inside, own_code, weight = i, i < rows, 0, T(1)
+            if inside:
+                if not in_batch:
+                    row = data_row(order, index, first, i)
+                own_code = code(y, row)
+                if table[k, R.SW] >= 0:
+                    weight = weights[row]
+            facts, where = record(table, k, work, i)
+            of_row(
+                control, i, row, inside, own_code, weight, y, numbers, scale, facts, where, work, row_losses, parts
+            )  # fmt: skip
             cuda.syncwarp()  # before the next row's sums are written where this one's are read
 
     return loss

@@ -21,7 +21,7 @@ from .device import SIMD, STEP, STEP_OF_UPDATES, TILES, TINY, Tile
 from .elementwise import Epilogue, scalar_epilogue
 from .few_rows import ELEMENTWISE, EPILOGUE, GATHER, KIND, LOSS, PRODUCT, RECORD, TRANSPOSED
 from .functions import cuda_kernel, data_row, failed_before, item_type, one_of, place
-from .loss_kernels import TOGETHER as MOST_TOGETHER, is_loss, row_loss
+from .loss_kernels import TOGETHER as MOST_TOGETHER, code_of, in_panels, is_loss, of_record, row_loss
 from .products import product_tile
 from .rows import TOGETHER, gathered
 from .tiles import shared_items
@@ -96,7 +96,11 @@ def rows_kernel(dtype: str, tile: Tile, scaled: bool, epilogues: tuple[Epilogue,
     )  # fmt: skip
     BM, BN, threads, size = tile.rows, tile.columns, tile.block, shared_items(dtype, tile)
     together = max(1, min(MOST_TOGETHER, threads // BM))  # threads that share a row of the loss
-    finish, of_row = one_of(tuple(map(scalar_epilogue, epilogues))), row_loss(dtype, loss, together, threads)
+    finish, of_row = (
+        one_of(tuple(map(scalar_epilogue, epilogues))),
+        row_loss(dtype, loss, together, threads, *in_panels(dtype)),
+    )
+    code, record = code_of(loss), of_record(dtype)
     of_tile, gather = product_tile(dtype, epilogues, tile), gathered(dtype, scaled)
     step_of_rows = -(-BM // TOGETHER)
 
@@ -136,12 +140,17 @@ def rows_kernel(dtype: str, tile: Tile, scaled: bool, epilogues: tuple[Epilogue,
             else:
                 of_weight = T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE])
                 for begin in range(first_row, last_row, threads // together):
-                    i, row = begin + t // together, 0
+                    i, row, own_code, weight = begin + t // together, 0, 0, T(1)
                     inside = i < last_row
                     if inside:
                         row = data_row(order, index, first, i)
+                        own_code = code(y, row)
+                        if table[k, R.SW] >= 0:
+                            weight = weights[row]
+                    facts, where = record(table, k, work, i)
                     of_row(
-                        control, table, k, i, row, inside, y, weights, of_loss, of_weight, work, row_losses, shared
+                        control, i, row, inside, own_code, weight, y, of_loss, of_weight, facts, where, work,
+                        row_losses, shared,
                     )  # fmt: skip
                     cuda.syncwarp()
             cuda.syncthreads()  # the block's own writes are there for all of its threads
