@@ -68,13 +68,14 @@ def _sums_items(dtype: str) -> int:
     return max(n_groups(across) * ROWS * _stored_row(dtype, across) for across in range(widest + 1))
 
 
-def program(plan: Plan, kind_of) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The table of what a block does, and the names of the epilogues that it numbers; `kind_of` gives a record's kind,
-    or None.
+def program(plan: Plan, kind_of) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
+    """The table of what a block does, the names of the epilogues that it numbers, and each record's own number, for
+    them; `kind_of` gives a record's kind, or None.
     """
     item, panel, lanes = plan.item, SIMD.panel(plan.dtype), vector_items(plan.dtype)
     rows: list[list[int]] = []
     names: list[str] = []
+    numbers: list[int] = []
     kept = None  # the matrix whose rows are in shared memory
     for k, step in enumerate(step for phase in plan.phases for step in phase.steps):
         kind = kind_of(step)
@@ -105,7 +106,8 @@ def program(plan: Plan, kind_of) -> tuple[np.ndarray, tuple[str, ...]]:
         else:
             row[A], kept = _offset(f.get(R.IN)) // item, None
         rows.append(row)
-    return np.array(rows, np.int32), tuple(names)
+        numbers.append(f.get(R.NUMBER, 0))
+    return np.array(rows, np.int32), tuple(names), np.array(numbers, np.int64).view(np.float64).astype(plan.dtype)
 
 
 def has_room(plan: Plan, over_rows: list[Step]) -> bool:
@@ -170,8 +172,8 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
 
     @inlined
     def weights_of(fields, f, begin):
-        """Where a thread's first vector of weights is, of its factors from `begin` on, how far it is to the next, and
-        how many there are.
+        """Where a thread's first vector of weights is, of its factors from `begin` on, how far it is to the next, how
+        many there are, and where its vector of the bias is, or -1: only the first group adds it.
         """
         column, group = position(fields, f)
         depth, last_panel, last_width = (
@@ -181,7 +183,9 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
         width = I(panel) if column >> log2_panel < last_panel else last_width
         inside = column < last_panel * panel + last_width
         left = factors_left(fields, f, begin, group) if inside else I(0)
-        return at, I(width << (get(fields, f + GROUPS) & 31)), left
+        init = get(fields, f + INIT)
+        of_bias = I(init + column) if inside and init >= 0 and begin + group == 0 else I(-1)
+        return at, I(width << (get(fields, f + GROUPS) & 31)), left, of_bias
 
     @inlined
     def bring_vector(u, w, source, at, distance, left):
@@ -378,15 +382,18 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
         control, steps, scalars, table, numbers, todo, n, work, state, transposed, order, x, y, weights, of_loss,
         row_losses, scale, offset,
     ):  # fmt: skip
-        t, step, to_do, number = cuda.threadIdx.x, control[STEP], I(0), T(0)
-        fields = cuda.shared.array(n_slots, types.int32)
-        for e in range(t, min(n, 2) * n_fields, THREADS):
-            put(fields, e, get(todo, e))
+        # Who asks for much at once waits once: nothing is converted or used before all of it is on its way
+        t, step, to_do, then, number = cuda.threadIdx.x, control[STEP], I(0), I(0), T(0)
+        if t < n_fields:
+            to_do = get(todo, t)
+            if n > 1:
+                then = get(todo, n_fields + t)
+        a_of_loss, b_of_loss = T(of_loss[0]), T(of_loss[1])
         first_row, rows, index, first = (
             cuda.blockIdx.x * ROWS, steps[step, R.STEP_ROWS], steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
         )  # fmt: skip
         row, loss_row, of_weight = (
-            I(first_row + t % ROWS), first_row + t // down, T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE])
+            I(first_row + t % ROWS), first_row + t // down, scalars[steps[step, R.STEP_SCALARS] + R.SCALE]
         )  # fmt: skip
         of_data, of_targets, code = 0, 0, 0  # rows of the data
         if row < rows:
@@ -399,6 +406,11 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
         if first_row == 0 and t == 0:
             control[STEP_OF_UPDATES] = step
         shared = cuda.shared.array(size, D, BYTES)
+        fields = cuda.shared.array(n_slots, types.int32)
+        if t < n_fields:
+            put(fields, t, to_do)
+            put(fields, n_fields + t, then)
+        cuda.syncthreads()
         sums, w, o = (
             cuda.local.array(n_sums, D, BYTES), cuda.local.array(n_weights, D, BYTES),
             cuda.local.array(n_others, D, BYTES),
@@ -411,7 +423,7 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
         while r < n:
             kind, is_product = get(fields, f + KIND), get(fields, f + KIND) == PRODUCT
             if begin == 0:
-                number = T(numbers[get(fields, f + RECORD)])
+                number = get(numbers, r)
                 if t < n_fields and r + 2 < n:
                     to_do = get(todo, (r + 2) * n_fields + t)
                 if is_product:
@@ -431,14 +443,14 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
                 more = end < get(fields, f + DEPTH)
                 distance = I(ROWS << (get(fields, f + GROUPS) & 31))
                 own, left = I(a + (begin + group) * ROWS), factors_left(fields, f, begin, group)
-            coming, coming_begin, at, far, coming_left = f, end, I(0), I(0), I(0)
+            coming, coming_begin, at, far, coming_left, of_bias = f, end, I(0), I(0), I(0), I(-1)
             if not more:
                 coming, coming_begin = following, I(0)
             brings = more
             if not more and r + 1 < n:
                 brings = get(fields, following + KIND) == PRODUCT
             if brings:
-                at, far, coming_left = weights_of(fields, coming, coming_begin)
+                at, far, coming_left, of_bias = weights_of(fields, coming, coming_begin)
             source = transposed if get(fields, coming + TRANSPOSED) != 0 else state
             if is_product:
                 multiply_half(0, sums, w, shared, own, distance, left)
@@ -450,11 +462,8 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
             if not more:
                 for j in range(lanes):
                     start[j] = T(0)
-                if brings and get(fields, following + INIT) >= 0:
-                    column, group = position(fields, following)
-                    inside = column < get(fields, following + LAST_PANEL) * panel + get(fields, following + LAST_WIDTH)
-                    if group == 0 and inside:
-                        copy_vector(start, 0, state, I(get(fields, following + INIT) + column))
+                if of_bias >= 0:
+                    copy_vector(start, 0, state, of_bias)
                 if t < n_fields and r + 2 < n:
                     put(fields, after + t, to_do)
                 cuda.syncthreads()  # nobody reads A any more
@@ -481,8 +490,8 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
                     if inside and get(fields, f + WEIGHTED) != 0:
                         weight = weights[of_targets]
                     of_row(
-                        control, loss_row, of_targets, inside, code, weight, y, of_loss, of_weight, facts, where, work,
-                        row_losses, shared,
+                        control, loss_row, of_targets, inside, code, weight, y, a_of_loss, b_of_loss, of_loss,
+                        T(of_weight), facts, where, work, row_losses, shared,
                     )  # fmt: skip
                 cuda.syncthreads()
                 f, following, after = following, after, f

@@ -205,7 +205,7 @@ def gradient_tile(dtype: str, tile: Tile, ask, then):
     threads, piece, BN, n_sums = tile.block, piece_rows(dtype, tile), tile.columns, tile.own_rows * tile.own_columns
     across, n_vectors = BN // lanes, piece * BN // (lanes * threads)
     down = threads // across  # rows from a thread's vector to its next
-    sums_of, keep = tile_sums(dtype, tile, False), keep_piece(dtype, tile)
+    sums_of, keep, asks = tile_sums(dtype, tile, False), keep_piece(dtype, tile), ask is not _nothing
 
     @inlined
     def one_piece(g, shared, sums, unit, column, at, width, n_units, *rest):
@@ -228,16 +228,22 @@ def gradient_tile(dtype: str, tile: Tile, ask, then):
     all_pieces, ask_all = unrolled(n_pieces, one_piece), unrolled(n_pieces, ask_of_piece)
 
     @inlined
-    def gradient_tile(shared, table, k, work, first_unit, first_column, first, last, *rest):
-        n_in, last_panel, last_width = table[k, R.DEPTH], table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
-        a, a_panel_items = table[k, R.A] // item, table[k, R.A_PANEL_BYTES] // item
-        a_last_panel, a_last_width = (n_in - 1) // panel, table[k, R.A_STRIDE_LAST] // item
+    def position(n_in, first_unit, first_column, last_panel, last_width):
+        """Of a thread's first vector: unit, column, place, numbers from a unit to the next, and units from it on."""
         unit, column = first_unit + cuda.threadIdx.x // across, first_column + cuda.threadIdx.x % across * lanes
         p = column // panel
         width = panel if p < last_panel else last_width
         at = p * panel * n_in + unit * width + column - p * panel
-        n_units = n_in - unit if column < last_panel * panel + last_width else 0
-        ask_all(0, at, width, n_units, *rest)
+        return unit, column, at, width, n_in - unit if column < last_panel * panel + last_width else 0
+
+    @inlined
+    def gradient_tile(shared, table, k, work, first_unit, first_column, first, last, *rest):
+        n_in, last_panel, last_width = table[k, R.DEPTH], table[k, R.N_PANELS] - 1, table[k, R.LAST_WIDTH]
+        a, a_panel_items = table[k, R.A] // item, table[k, R.A_PANEL_BYTES] // item
+        a_last_panel, a_last_width = (n_in - 1) // panel, table[k, R.A_STRIDE_LAST] // item
+        if asks:
+            _, _, at, width, n_units = position(n_in, first_unit, first_column, last_panel, last_width)
+            ask_all(0, at, width, n_units, *rest)
         sums = cuda.local.array(n_sums, D, BYTES)
         for i in range(n_sums):
             sums[i] = T(0)
@@ -246,6 +252,7 @@ def gradient_tile(dtype: str, tile: Tile, ask, then):
             a_last_panel * panel + a_last_width, work, table[k, R.C] // item, table[k, R.C_PANEL_BYTES] // item,
             last_panel, last_width, first_column, first, last,
         )  # fmt: skip
+        unit, column, at, width, n_units = position(n_in, first_unit, first_column, last_panel, last_width)
         all_pieces(0, shared, sums, unit, column, at, width, n_units, *rest)
 
     return gradient_tile

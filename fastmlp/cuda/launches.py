@@ -95,18 +95,21 @@ class Launches:
         """All records over rows, of a narrow network."""
         plan, m, bound, scaled = self.plan, self.memory, self.bound, self.plan.scaling is not None
         (loss,) = (step.kernel for step in self._records if loss_kernels.is_loss(step.kernel))
-        table, names = few_rows.program(plan, narrow.kind_of)
+        table, names, own_numbers = few_rows.program(plan, narrow.kind_of)
         epilogues = tuple(elementwise.Epilogue(name, plan.dtype) for name in names)
         if narrow.of_few_rows(plan):
             rows_of_block, threads = few_rows.ROWS, few_rows.THREADS
             wide = plan.n_features > few_rows.MOST_COLUMNS
-            kernel = few_rows.rows_kernel(plan.dtype, wide, scaled, epilogues, loss)
+            kernel, numbers = (
+                few_rows.rows_kernel(plan.dtype, wide, scaled, epilogues, loss),
+                cuda.to_device(own_numbers),
+            )
         else:
             tile = narrow.tile_of(plan)
             rows_of_block, threads = tile.rows, tile.block
-            kernel = narrow.rows_kernel(plan.dtype, tile, scaled, epilogues, loss)
+            kernel, numbers = narrow.rows_kernel(plan.dtype, tile, scaled, epilogues, loss), m.numbers
         launch = self._configured(kernel, -(-plan.batch_size // rows_of_block), threads)
-        buffers = m.table, m.numbers, cuda.to_device(table), len(table), m.work, m.state, m.transposed
+        buffers = m.table, numbers, cuda.to_device(table), len(table), m.work, m.state, m.transposed
         data = self.data["X"], self.data["y"], self._weights()
         data = *data, m.of_loss, m.row_losses, *(plan.scaling or (1.0, 0.0))
         return lambda: launch(m.control, bound["steps"], bound["scalars"], *buffers, bound["order"], *data)

@@ -105,10 +105,10 @@ def softmax_cross_entropy_row(dtype: str, codes: bool, together: int, threads: i
 
     @inlined
     def softmax_cross_entropy_row(
-        control, i, row, inside, code, weight, y, numbers, scale, facts, where, work, row_losses, parts
+        control, i, row, inside, code, weight, y, a, b, numbers, scale, facts, where, work, row_losses, parts
     ):  # fmt: skip
         outputs, padded, with_gradient, _ = facts
-        t, smoothing, sums = cuda.threadIdx.x, T(numbers[0]), cuda.local.array(4, D)
+        t, smoothing, sums = cuda.threadIdx.x, a, cuda.local.array(4, D)
         own, first = t % together, t - t % together
         columns, end = outputs if inside else 0, min(together, outputs)
         # Nothing is written before the last loop, where exponentials are computed once more: reads need not wait
@@ -187,10 +187,10 @@ def separable_row(dtype: str, kernel: str, together: int, threads: int, read, wr
 
     @inlined
     def separable_row(
-        control, i, row, inside, code, weight, y, numbers, scale, facts, where, work, row_losses, parts
+        control, i, row, inside, code, weight, y, a, b, numbers, scale, facts, where, work, row_losses, parts
     ):  # fmt: skip
         outputs, padded, with_gradient, _ = facts
-        a, b, t, loss = T(numbers[0]), T(numbers[1]), cuda.threadIdx.x, 0.0
+        t, loss = cuda.threadIdx.x, 0.0
         own = t % together
         j, end = own, padded if inside else 0
         while j < end:
@@ -222,7 +222,7 @@ def whole_row(dtype: str, kernel: str, together: int, threads: int, read, write)
 
     @device_function
     def whole_row(
-        control, i, row, inside, code, weight, y, numbers, scale, facts, where, work, row_losses, parts
+        control, i, row, inside, code, weight, y, a, b, numbers, scale, facts, where, work, row_losses, parts
     ):  # fmt: skip
         if not inside or cuda.threadIdx.x % together != 0:
             return
@@ -255,7 +255,8 @@ def row_loss(dtype: str, kernel: str, together: int, threads: int, read, write):
     """The loss of a row by the name that the plan has for the CPU's kernel: "huber.dense"... A function of
 
     - control; i, the row of the batch, `row`, that of the data, and whether it is inside the batch; its code, if
-      targets are codes, and its weight; y, the loss's own numbers, the scale of gradients;
+      targets are codes, and its weight; y, the loss's own numbers, of which a and b are the first, in the plan's dtype;
+      the scale of gradients;
     - facts: (outputs, columns with padding, whether the gradient is wanted, place of what `whole_row` needs);
     - where: where logits are, for `read` and `write`, as `in_panels` gives them;
     - work, row_losses, and parts, four numbers for each thread of a block in shared memory.
@@ -298,6 +299,7 @@ def loss(dtype: str, kernel: str, in_batch: bool):
         step = control[STEP]
         rows, index, first = steps[step, R.STEP_ROWS], steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
         scale, parts = T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE]), cuda.shared.array(size, D)
+        a, b = T(numbers[0]), T(numbers[1])
         for begin in range(cuda.blockIdx.x * rows_of_block, rows, cuda.gridDim.x * rows_of_block):
             i = begin + cuda.threadIdx.x // TOGETHER
             row, inside, own_code, weight = i, i < rows, 0, T(1)
@@ -309,7 +311,8 @@ def loss(dtype: str, kernel: str, in_batch: bool):
                     weight = weights[row]
             facts, where = record(table, k, work, i)
             of_row(
-                control, i, row, inside, own_code, weight, y, numbers, scale, facts, where, work, row_losses, parts
+                control, i, row, inside, own_code, weight, y, a, b, numbers, scale, facts, where, work, row_losses,
+                parts,
             )  # fmt: skip
             cuda.syncwarp()  # before the next row's sums are written where this one's are read
 

@@ -138,7 +138,7 @@ def rows_kernel(dtype: str, tile: Tile, scaled: bool, epilogues: tuple[Epilogue,
                     at = place(first_row + e // columns, e % columns, panel, last_panel, panel_items, last_width)
                     finish(which, work, c + at, other + at, work[source + at], T(numbers[k]))
             else:
-                of_weight = T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE])
+                of_weight, a, b = T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE]), T(of_loss[0]), T(of_loss[1])
                 for begin in range(first_row, last_row, threads // together):
                     i, row, own_code, weight = begin + t // together, 0, 0, T(1)
                     inside = i < last_row
@@ -149,7 +149,7 @@ def rows_kernel(dtype: str, tile: Tile, scaled: bool, epilogues: tuple[Epilogue,
                             weight = weights[row]
                     facts, where = record(table, k, work, i)
                     of_row(
-                        control, i, row, inside, own_code, weight, y, of_loss, of_weight, facts, where, work,
+                        control, i, row, inside, own_code, weight, y, a, b, of_loss, of_weight, facts, where, work,
                         row_losses, shared,
                     )  # fmt: skip
                     cuda.syncwarp()
