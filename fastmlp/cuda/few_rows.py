@@ -13,12 +13,15 @@ to the next:
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numba import cuda, types
 
 from .. import records as R
 from ..plan import Kernel, Plan, Step
 from .device import SIMD, STEP, STEP_OF_UPDATES, TINY
+from .dropout import masking
 from .elementwise import Epilogue, scalar_epilogue, vector_epilogue
 from .functions import cuda_kernel, data_row, failed_before, inlined, item_type, one_of, unrolled
 from .loss_kernels import code_of, row_loss
@@ -38,13 +41,15 @@ THREADS = 2**LOG2_THREADS
 
 # What a block does, a row for each record: which it is, what kind of work; places are numbers from the start of a
 # buffer. ACROSS is the logarithm of the threads side by side, and GROUPS that of the groups of them; KEPT is whether A,
-# or the logits, are in shared memory. A loss has its own facts where a product has what it does not.
+# or the logits, or what is dropped of, are in shared memory. A loss and a dropout have their own facts where a product
+# has what they do not.
 FIELDS = (
     RECORD, KIND, EPILOGUE, TRANSPOSED, KEPT, A, A_PANEL, A_LAST_PANEL, A_LAST_WIDTH, B, DEPTH, LAST_PANEL, LAST_WIDTH,
     INIT, C, C_PANEL, OTHER, ACROSS, GROUPS,
 ) = range(19)  # fmt: skip
 OUTPUTS, WEIGHTED, WITH_GRADIENT, ROW_DATA = DEPTH, TRANSPOSED, INIT, B
-GATHER, PRODUCT, ELEMENTWISE, LOSS = range(4)
+LAYER, GROUP = B, INIT  # of a dropout, whose columns are `OUTPUTS`
+GATHER, PRODUCT, ELEMENTWISE, DROPOUT, LOSS = range(5)
 
 
 def n_groups(across: int) -> int:
@@ -68,13 +73,14 @@ def _sums_items(dtype: str) -> int:
     return max(n_groups(across) * ROWS * _stored_row(dtype, across) for across in range(widest + 1))
 
 
-def program(plan: Plan, kind_of) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
-    """The table of what a block does, the names of the epilogues that it numbers, and each record's own number, for
-    them; `kind_of` gives a record's kind, or None.
+def program(plan: Plan, kind_of) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...], np.ndarray]:
+    """The table of what a block does; the names of the epilogues that it numbers, and of the kinds of dropout; and each
+    record's own number, for epilogues. `kind_of` gives a record's kind, or None.
     """
     item, panel, lanes = plan.item, SIMD.panel(plan.dtype), vector_items(plan.dtype)
     rows: list[list[int]] = []
     names: list[str] = []
+    dropouts: list[str] = []
     numbers: list[int] = []
     kept = None  # the matrix whose rows are in shared memory
     for k, step in enumerate(step for phase in plan.phases for step in phase.steps):
@@ -82,7 +88,9 @@ def program(plan: Plan, kind_of) -> tuple[np.ndarray, tuple[str, ...], np.ndarra
         if kind is None:
             continue
         f, row = step.fields, [0] * len(FIELDS)
-        row[RECORD], row[KIND], row[EPILOGUE] = k, kind, _number(names, step)
+        following = f.get(R.EPILOGUE)
+        row[RECORD], row[KIND] = k, kind
+        row[EPILOGUE] = _place_in(names, following.name if isinstance(following, Kernel) else "")
         row[LAST_PANEL], row[LAST_WIDTH] = f.get(R.N_PANELS, 1) - 1, f.get(R.LAST_WIDTH, 0)
         row[C], row[C_PANEL] = f[R.C].offset // item, f.get(R.C_PANEL_BYTES, 0) // item
         row[OTHER] = _offset(f.get(R.OTHER)) // item
@@ -98,6 +106,11 @@ def program(plan: Plan, kind_of) -> tuple[np.ndarray, tuple[str, ...], np.ndarra
             kept = f[R.OTHER] if Epilogue(names[row[EPILOGUE]], plan.dtype).apart else f[R.C]
         elif kind == GATHER:
             row[DEPTH], kept = f[R.N_FEATURES], f[R.C]
+        elif kind == DROPOUT:
+            row[OUTPUTS], row[LAYER], row[GROUP], row[KEPT] = f[R.N_OUT], f[R.LAYER], _group(f), f[R.IN] == kept
+            row[EPILOGUE] = _place_in(dropouts, step.kernel)
+            row[A], row[A_PANEL], row[A_LAST_PANEL] = f[R.IN].offset // item, row[C_PANEL], row[LAST_PANEL]
+            row[A_LAST_WIDTH], kept = row[LAST_WIDTH], f[R.C]
         elif kind == LOSS:
             row[OUTPUTS], row[WEIGHTED], row[WITH_GRADIENT] = f[R.N_OUT], bool(f.get(R.SW)), f[R.WITH_GRADIENT]
             row[ROW_DATA], row[KEPT] = _offset(f.get(R.ROW_DATA)) // item, f[R.C] == kept
@@ -107,7 +120,8 @@ def program(plan: Plan, kind_of) -> tuple[np.ndarray, tuple[str, ...], np.ndarra
             row[A], kept = _offset(f.get(R.IN)) // item, None
         rows.append(row)
         numbers.append(f.get(R.NUMBER, 0))
-    return np.array(rows, np.int32), tuple(names), np.array(numbers, np.int64).view(np.float64).astype(plan.dtype)
+    own_numbers = np.array(numbers, np.int64).view(np.float64).astype(plan.dtype)
+    return np.array(rows, np.int32), tuple(names), tuple(dropouts), own_numbers
 
 
 def has_room(plan: Plan, over_rows: list[Step]) -> bool:
@@ -119,13 +133,16 @@ def has_room(plan: Plan, over_rows: list[Step]) -> bool:
     return fits and plan.n_features <= most_inputs(plan.dtype)
 
 
-def _number(names: list[str], step: Step) -> int:
-    """Of a record's epilogue among the names, which it joins."""
-    following = step.fields.get(R.EPILOGUE)
-    name = following.name if isinstance(following, Kernel) else ""
+def _place_in(names: list[str], name: str) -> int:
+    """Where a name is among them, which it joins."""
     if name not in names:
         names.append(name)
     return names.index(name)
+
+
+def _group(fields: dict) -> int:
+    """Where the numbers of a dropout's group are in a step's, 0 where it follows no schedule."""
+    return fields.get(R.GROUP, 0) // 8
 
 
 def _offset(ref) -> int:
@@ -133,7 +150,9 @@ def _offset(ref) -> int:
 
 
 @cuda_kernel
-def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue, ...], loss: str):
+def rows_kernel(
+    dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue, ...], dropouts: tuple[str, ...], loss: str
+):
     """Launched with a block of `THREADS` for each `ROWS` rows of the batch; `wide`: X has more columns than a layer may
     have.
     """
@@ -364,6 +383,31 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
             finish_item(which, work, I(c + at), I(other + at), get(work, I(a + at)), number)
             column = I(column + down)
 
+    @cache
+    def dropped(kind: str):
+        """In its place in shared memory, for the product that follows, and to where the record has it."""
+        numbers_of, masked = masking(dtype, kind)
+        by_rows = kind == "drop_rows"
+
+        @inlined
+        def dropped(fields, f, shared, a, work, row, rows, key, rate):
+            last_panel, last_width, panel_items, c = (
+                get(fields, f + LAST_PANEL), get(fields, f + LAST_WIDTH), get(fields, f + C_PANEL), get(fields, f + C)
+            )  # fmt: skip
+            columns, column = get(fields, f + OUTPUTS), I(cuda.threadIdx.x // ROWS)
+            of_mask, place = numbers_of(key, rate, get(fields, f + LAYER)), I(a + cuda.threadIdx.x % ROWS)
+            while column < columns:
+                at, e = I(place + column * ROWS), row if by_rows else row * columns + column
+                z = masked(get(shared, at), e, of_mask)
+                put(shared, at, z)
+                if row < rows:
+                    put(work, I(c + place_of(column, row, last_panel, last_width, panel_items)), z)
+                column = I(column + down)
+
+        return dropped
+
+    drop = one_of(tuple(map(dropped, dropouts)))
+
     @inlined
     def read_logit(where, j):
         shared, _, i, _, _, _, _, _ = where
@@ -379,7 +423,7 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
     of_row = row_loss(dtype, loss, down, THREADS, read_logit, write_gradient)
 
     def rows_kernel(
-        control, steps, scalars, table, numbers, todo, n, work, state, transposed, order, x, y, weights, of_loss,
+        control, steps, scalars, table, rates, numbers, todo, n, work, state, transposed, order, x, y, weights, of_loss,
         row_losses, scale, offset,
     ):  # fmt: skip
         # Who asks for much at once waits once: nothing is converted or used before all of it is on its way
@@ -431,7 +475,7 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
                     for i in range(ROWS):
                         for j in range(lanes):
                             sums[i * lanes + j] = start[j]
-                if (is_product or kind == LOSS) and get(fields, f + KEPT) == 0:
+                if (is_product or kind >= DROPOUT) and get(fields, f + KEPT) == 0:
                     fetch_a(fields, f, shared, work, row, rows)
                     a = I(of_sums)
                     cuda.syncthreads()
@@ -476,6 +520,13 @@ def rows_kernel(dtype: str, wide: bool, scaled: bool, epilogues: tuple[Epilogue,
                     gather(fields, f, shared, work, x, of_data, scale, offset, row, rows)
                 elif kind == ELEMENTWISE:
                     elementwise(fields, f, work, row, rows, number)
+                elif kind == DROPOUT:
+                    which, group, rate = get(fields, f + EPILOGUE), get(fields, f + GROUP), 0.0
+                    if group != 0:  # it follows a schedule
+                        rate = scalars[steps[step, R.STEP_SCALARS] + group + R.DROPOUT]
+                    else:
+                        rate = rates[get(fields, f + RECORD)]
+                    drop(which, fields, f, shared, a, work, row, rows, steps[step, R.STEP_KEY], rate)
                 else:
                     last_panel, last_width = get(fields, f + LAST_PANEL), get(fields, f + LAST_WIDTH)
                     facts = (

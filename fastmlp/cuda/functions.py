@@ -139,8 +139,10 @@ def compiled(function, dtype: str):
 @cache
 def one_of(alternatives: tuple):
     """One of several device functions by its number, the first argument: the same kernel serves records that end
-    differently.
+    differently. Of none, it does nothing.
     """
+    if not alternatives:
+        return inlined(lambda which, *arguments: None)
     first, *others = alternatives
     if not others:
 

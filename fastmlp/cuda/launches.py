@@ -95,21 +95,19 @@ class Launches:
         """All records over rows, of a narrow network."""
         plan, m, bound, scaled = self.plan, self.memory, self.bound, self.plan.scaling is not None
         (loss,) = (step.kernel for step in self._records if loss_kernels.is_loss(step.kernel))
-        table, names, own_numbers = few_rows.program(plan, narrow.kind_of)
+        table, names, dropouts, own_numbers = few_rows.program(plan, narrow.kind_of)
         epilogues = tuple(elementwise.Epilogue(name, plan.dtype) for name in names)
         if narrow.of_few_rows(plan):
             rows_of_block, threads = few_rows.ROWS, few_rows.THREADS
             wide = plan.n_features > few_rows.MOST_COLUMNS
-            kernel, numbers = (
-                few_rows.rows_kernel(plan.dtype, wide, scaled, epilogues, loss),
-                cuda.to_device(own_numbers),
-            )
+            kernel = few_rows.rows_kernel(plan.dtype, wide, scaled, epilogues, dropouts, loss)
+            numbers = m.numbers, cuda.to_device(own_numbers)
         else:
             tile = narrow.tile_of(plan)
             rows_of_block, threads = tile.rows, tile.block
-            kernel, numbers = narrow.rows_kernel(plan.dtype, tile, scaled, epilogues, loss), m.numbers
+            kernel, numbers = narrow.rows_kernel(plan.dtype, tile, scaled, epilogues, dropouts, loss), (m.numbers,)
         launch = self._configured(kernel, -(-plan.batch_size // rows_of_block), threads)
-        buffers = m.table, numbers, cuda.to_device(table), len(table), m.work, m.state, m.transposed
+        buffers = m.table, *numbers, cuda.to_device(table), len(table), m.work, m.state, m.transposed
         data = self.data["X"], self.data["y"], self._weights()
         data = *data, m.of_loss, m.row_losses, *(plan.scaling or (1.0, 0.0))
         return lambda: launch(m.control, bound["steps"], bound["scalars"], *buffers, bound["order"], *data)
@@ -277,7 +275,6 @@ class Launches:
         kernel = {
             "prelu": layers.prelu,
             "prelu.gradient": layers.prelu_gradient,
-            "drop_rows": dropout.drop_rows,
         }[step.kernel]
         return self._with_everything(k, self._over_values(step, kernel(self.plan.dtype)))
 
@@ -379,11 +376,11 @@ _LAUNCHES = {
     "scatter": Launches._scatter,
     "product": Launches._product,
     "elementwise": Launches._elementwise,
-    **dict.fromkeys(DROPOUT_KINDS, Launches._dropout),
+    **dict.fromkeys((*DROPOUT_KINDS, "drop_rows"), Launches._dropout),
     "gaussian_noise": Launches._gaussian_noise,
     "random_affine": Launches._random_affine,
     **dict.fromkeys(("mixup", "cutmix"), Launches._mix),
-    **dict.fromkeys(("prelu", "prelu.gradient", "drop_rows"), Launches._values),
+    **dict.fromkeys(("prelu", "prelu.gradient"), Launches._values),
     **dict.fromkeys(("softmax.forward", "softmax.backward"), Launches._softmax),
     **dict.fromkeys(("row_norm", "row_norm.gradient"), Launches._row_norm),
     **dict.fromkeys(

@@ -14,12 +14,14 @@ import numpy as np
 from numba import cuda
 
 from .. import records as R
+from ..engine.dropout import KINDS as DROPOUT_KINDS
 from ..plan import Plan, Step
 from ..simd import ITEMSIZE
 from . import few_rows
 from .device import SIMD, STEP, STEP_OF_UPDATES, TILES, TINY, Tile
+from .dropout import dropping
 from .elementwise import Epilogue, scalar_epilogue
-from .few_rows import ELEMENTWISE, EPILOGUE, GATHER, KIND, LOSS, PRODUCT, RECORD, TRANSPOSED
+from .few_rows import DROPOUT, ELEMENTWISE, EPILOGUE, GATHER, KIND, LOSS, PRODUCT, RECORD, TRANSPOSED
 from .functions import cuda_kernel, data_row, failed_before, item_type, one_of, place
 from .loss_kernels import TOGETHER as MOST_TOGETHER, code_of, in_panels, is_loss, of_record, row_loss
 from .products import product_tile
@@ -53,7 +55,11 @@ else:
         "bf16": Tile(64, 128, 32, 8, 8, groups=2, precision="bf16"),
     }
 
-_KINDS = {"product": PRODUCT, "elementwise": ELEMENTWISE}
+_KINDS = {
+    "product": PRODUCT,
+    "elementwise": ELEMENTWISE,
+    **dict.fromkeys((*DROPOUT_KINDS, "drop_rows"), DROPOUT),
+}
 _OVER_TILES = ("weight_gradient", "bias_gradient", "sum_losses")
 
 
@@ -89,7 +95,9 @@ def tile_of(plan: Plan) -> Tile:
 
 
 @cuda_kernel
-def rows_kernel(dtype: str, tile: Tile, scaled: bool, epilogues: tuple[Epilogue, ...], loss: str):
+def rows_kernel(
+    dtype: str, tile: Tile, scaled: bool, epilogues: tuple[Epilogue, ...], dropouts: tuple[str, ...], loss: str
+):
     """Launched with a block of the tile's threads for each of its rows of the batch."""
     T, item, panel, D, lanes = (
         getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype), item_type[dtype], vector_items(dtype)
@@ -102,7 +110,7 @@ def rows_kernel(dtype: str, tile: Tile, scaled: bool, epilogues: tuple[Epilogue,
     )
     code, record = code_of(loss), of_record(dtype)
     of_tile, gather = product_tile(dtype, epilogues, tile), gathered(dtype, scaled)
-    step_of_rows = -(-BM // TOGETHER)
+    step_of_rows, drop = -(-BM // TOGETHER), one_of(tuple(dropping(dtype, kind) for kind in dropouts))
 
     def rows_kernel(
         control, steps, scalars, table, numbers, todo, n, work, state, transposed, order, x, y, weights, of_loss,
@@ -137,6 +145,10 @@ def rows_kernel(dtype: str, tile: Tile, scaled: bool, epilogues: tuple[Epilogue,
                 for e in range(t, (last_row - first_row) * columns, threads):
                     at = place(first_row + e // columns, e % columns, panel, last_panel, panel_items, last_width)
                     finish(which, work, c + at, other + at, work[source + at], T(numbers[k]))
+            elif kind == DROPOUT:
+                columns = table[k, R.N_OUT]
+                begin, end = first_row * columns + t, last_row * columns
+                drop(which, steps, step, scalars, table, numbers, k, work, begin, end, threads)
             else:
                 of_weight, a, b = T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE]), T(of_loss[0]), T(of_loss[1])
                 for begin in range(first_row, last_row, threads // together):

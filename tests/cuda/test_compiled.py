@@ -178,7 +178,10 @@ FITS = {
     ),
     "embedding": ([Embedding([9, 300], 50, columns=[2, 0]), Dense(200), ReLU(), Dense(10)], {"batch_size": 600}),
     "narrow": ([Dense(64), GELU(), Dense(64), ReLU(), Dense(10)], {"optimizer": AdamW(1e-3, ema_decay=0.9), "X": 20}),
-    "narrow, of many columns": ([Dense(128), Tanh(), Dense(128), GELU(), Dense(10)], {"batch_size": 500}),
+    "narrow, of many columns": (
+        [Dropout(0.1), Dense(128), Tanh(), AlphaDropout(0.1), Residual(Dense(128), drop_rate=0.1), GELU(), Dense(10)],
+        {"batch_size": 500},
+    ),
     "narrow, of many rows": ([Dense(64), GELU(), Dense(64), ReLU(), Dense(10)], {"batch_size": 5000, "X": 20}),
     "narrow, one layer": ([Rescaling(0.1), Dense(10)], {"optimizer": SGD(0.1, momentum=0.9, clip_value=1.0), "X": 20}),
 }

@@ -306,12 +306,12 @@ def test_streamed_data_give_the_bits_of_data_on_the_device(monkeypatch, kind, sh
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("batch_size", [33, 1000, 10_000])
-@pytest.mark.parametrize("widths", [(7,), (64, 64), (128, 100, 33)])
-def test_narrow_networks_do_what_the_general_launches_do(monkeypatch, widths, batch_size, dtype):
+@pytest.mark.parametrize(("n_features", "widths"), [(100, (7,)), (500, (64, 64)), (100, (128, 100, 33))])
+def test_narrow_networks_do_what_the_general_launches_do(monkeypatch, n_features, widths, batch_size, dtype):
     from fastmlp.cuda import narrow
 
-    X, y = data(20_000, 100, dtype=dtype)
-    layers = [layer for width in widths for layer in (Dense(width, l2=1e-4), GELU())] + [Dense(10)]
+    X, y = data(20_000, n_features, dtype=dtype)
+    layers = [layer for width in widths for layer in (Dense(width, l2=1e-4), GELU(), Dropout(0.1))] + [Dense(10)]
     options = {"optimizer": AdamW(1e-3, ema_decay=0.9), "batch_size": batch_size, "epochs": 2}
     options["sample_weight"] = np.linspace(0, 2, len(X))
     (cpu, _), (narrowly, _), (again, _) = (

@@ -3,7 +3,23 @@
 import numpy as np
 import pytest
 
-from fastmlp import GELU, SGD, Adam, AdamW, BatchNorm, Dense, Dropout, ReLU, Rescaling, Residual, Sequential, Tanh
+from fastmlp import (
+    GELU,
+    SELU,
+    SGD,
+    Adam,
+    AdamW,
+    AlphaDropout,
+    BatchNorm,
+    Dense,
+    Dropout,
+    ExponentialDecay,
+    ReLU,
+    Rescaling,
+    Residual,
+    Sequential,
+    Tanh,
+)
 from fastmlp.activations import ELU
 from fastmlp.cuda import gradients, narrow
 from fastmlp.cuda.device import SIMD, TILES
@@ -24,6 +40,7 @@ def data(kind, dtype, n_features=5):
     return X, rng.normal(size=(N, 3)) if kind == "numbers" else rng.integers(0, 3, N)
 
 
+SCHEDULE = ExponentialDecay(0.5, 0.9, steps=2)
 CASES = {
     "penalties, smoothing": (
         [Dense(9, l2=1e-3), GELU(), Dense(10, l1=1e-3, use_bias=False), Tanh(), Dense(3)],
@@ -44,6 +61,30 @@ CASES = {
     "one share of rows": ([Dense(20), GELU(), Dense(18), ReLU(), Dense(3)], "codes", {"batch_size": 5}),
     "more columns of X than a layer may have": ([Dense(7), Tanh(), Dense(32), ReLU(), Dense(3)], "bytes", {}),
     "as deep as a product without a second turn": ([Dense(32), ReLU(), Dense(32), ReLU(), Dense(17)], "codes", {}),
+    "dropout, of X too": ([Dropout(0.3), Dense(9), GELU(), Dropout(0.4), Dense(7), ReLU(), Dense(3)], "codes", {}),
+    "more columns of X, dropout": ([Dropout(0.3), Dense(7), SELU(), AlphaDropout(0.2), Dense(3)], "codes", {}),
+    "dropout that follows a schedule, of rows, of logits": (
+        [
+            Dense(6),
+            Residual(Dense(6), ReLU(), drop_rate=0.4),
+            Dropout(SCHEDULE),
+            Dense(3),
+            Dropout(0.1),
+        ],
+        "numbers",
+        {"batch_size": 12, "loss": "squared_error"},
+    ),
+    "the same with few rows": (
+        [
+            Dense(6),
+            Residual(Dense(6), ReLU(), drop_rate=0.4),
+            Dropout(SCHEDULE),
+            Dense(3),
+            Dropout(0.1),
+        ],
+        "numbers",
+        {"loss": "squared_error"},
+    ),
     "X is read twice": ([Residual(Dense(9), ReLU(), Dense(5)), Tanh(), Dense(3)], "codes", {"batch_size": 3}),
     "residual, frozen": (
         [Dense(6, trainable=False), Residual(ReLU(), Dense(6), Tanh(), Dense(6)), ReLU(), Dense(3)],
@@ -68,8 +109,8 @@ def train(layers, X, y, dtype, **options):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", CASES)
 def test_narrow_networks_take_few_launches_that_do_what_the_others_do(name, dtype, monkeypatch):
-    """The rows; with a batch of many rows two sizes of tiles of gradients, else one; the updates, by the kernel of the
-    gradients where there is one share of rows. An evaluation is rows and an end.
+    """The rows; gradients, with one size of tiles or with two; the updates, by the kernel of the gradients where there
+    is one share of rows. An evaluation is rows and an end.
     """
     layers, kind, options = CASES[name]
     X, y = data(kind, dtype, 67 if name.startswith("more columns of X") else 5)
@@ -77,7 +118,8 @@ def test_narrow_networks_take_few_launches_that_do_what_the_others_do(name, dtyp
     monkeypatch.setattr(narrow, "qualifies", lambda plan: False)
     monkeypatch.setattr(gradients, "n_shares", lambda *arguments: 1)
     generally = train(layers, X, y, dtype, **options)
-    assert narrowly[3] == {12: 4, 8: 3, 5: 2, 3: 2}[options.get("batch_size", 8)] < generally[3]
+    two_sizes = name == "many rows, more columns than a tile"
+    assert narrowly[3] == (2 if options.get("batch_size", 8) < 8 else 3) + two_sizes < generally[3]
     rtol = 1e-5 if dtype == "float32" else 1e-12
     np.testing.assert_allclose(narrowly[0], generally[0], rtol=rtol)
     np.testing.assert_allclose(narrowly[1], generally[1], rtol=rtol)
@@ -118,7 +160,7 @@ def test_which_plans_are_narrow(batch_size, most, most_inputs):
     assert not narrow.qualifies(trained(layers, n_features=most_inputs + 1))
     assert not narrow.qualifies(trained([Dense(most + 1), ReLU(), Dense(3)]))
     assert not narrow.qualifies(trained([Dense(20), ReLU(), Dense(most + 1)]))
-    assert not narrow.qualifies(trained([Dense(20), Dropout(0.5), Dense(3)]))
+    assert narrow.qualifies(trained([Dropout(0.5), Dense(20), AlphaDropout(0.5), Dense(3)]))
     assert not narrow.qualifies(trained([Dense(20), BatchNorm(), Dense(3)]))
     assert not narrow.qualifies(trained(layers, Adam(clip_norm=1.0)))
     assert not narrow.qualifies(forward_plan(layers, **common))
