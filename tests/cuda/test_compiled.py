@@ -246,9 +246,10 @@ def test_losses_across_rows_compile(loss, dtype, launched, tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", test_custom.ACTIVATIONS)
 def test_a_users_own_functions_compile(name, dtype, launched, tmp_path):
-    layers = [Dense(20), test_custom.ACTIVATIONS[name], Dense(3)]
-    note_launches(layers, X.astype(dtype), X[:, :3], loss=test_custom.LOSS, optimizer="sgd", batch_size=128)
-    assert len(launched) >= 5
+    for width in (20, 200):  # one kernel for all over rows, and many
+        layers = [Dense(width), test_custom.ACTIVATIONS[name], Dense(3)]
+        note_launches(layers, X.astype(dtype), X[:, :3], loss=test_custom.LOSS, optimizer="sgd", batch_size=128)
+    assert len(launched) >= 8
     for kernel, (arguments, _) in launched.items():
         assert assemble(kernel, arguments, tmp_path)["spills"] == 0, kernel
 
