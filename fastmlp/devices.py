@@ -9,8 +9,8 @@ from .errors import unknown_name
 
 DEVICES = ("cpu", "cuda", "auto")
 PRECISIONS = ("tf32x3", "tf32", "bf16")  # of products by a device's tensor cores
-# Operations of a step's products from which "auto" looks for a GPU: 1e6 took one 1.3 times as long as sixteen cores, 2e7
-# 0.4 (`python -m benchmarks.cuda`, an H200); a slower GPU wants somewhat more.
+# Operations of a step's products from which "auto" looks for a GPU: for 1e6 one took 1.3 times as long as sixteen
+# cores, for 2e7 0.4 (`python -m benchmarks.cuda`, an H200); a slower GPU wants somewhat more.
 ENOUGH = 2e7
 # ... and of the whole fit: sixteen cores do so many in 8 s, two in 50; a first fit compiles CUDA kernels in 10 to 20.
 ENOUGH_IN_ALL = 1e13
