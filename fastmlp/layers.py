@@ -326,17 +326,19 @@ class _Gated:
 
     units: int
     use_bias: bool = True
+    trainable: bool = field(default=True, kw_only=True)
     gate: ClassVar[Activation]
 
     def __post_init__(self):
-        dense = Dense(self.units, self.use_bias)
-        for name in ("units", "use_bias"):
+        dense = Dense(self.units, self.use_bias, trainable=self.trainable)
+        for name in ("units", "use_bias", "trainable"):
             object.__setattr__(self, name, getattr(dense, name))
 
     @property
     def branches(self) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
         """The layers of the gate and of the value."""
-        return (Dense(self.units, self.use_bias), self.gate), (Dense(self.units, self.use_bias),)
+        gate, value = (Dense(self.units, self.use_bias, trainable=self.trainable) for _ in range(2))
+        return (gate, self.gate), (value,)
 
 
 @dataclass(frozen=True)
@@ -353,11 +355,13 @@ class GLU(_Gated):
         Number of outputs, at least 1.
     use_bias : bool
         Without it b = c = 0.
+    trainable : bool
+        False: the parameters stay as they are.
 
     Raises
     ------
     ValueError, TypeError
-        `units` is no integer of at least 1, or `use_bias` not True or False.
+        `units` is no integer of at least 1, or `use_bias` or `trainable` not True or False.
 
     Examples
     --------
@@ -379,7 +383,7 @@ class GEGLU(_Gated):
     Examples
     --------
     >>> GEGLU(8)
-    GEGLU(units=8, use_bias=True)
+    GEGLU(units=8, use_bias=True, trainable=True)
     """
 
     gate: ClassVar[Activation] = GELU()
@@ -394,7 +398,7 @@ class SwiGLU(_Gated):
     Examples
     --------
     >>> SwiGLU(8, use_bias=False)
-    SwiGLU(units=8, use_bias=False)
+    SwiGLU(units=8, use_bias=False, trainable=True)
     """
 
     gate: ClassVar[Activation] = SiLU()
@@ -410,11 +414,13 @@ class PReLU:
     ----------
     initial : float
         The slopes' first value.
+    trainable : bool
+        False: the slopes stay as they are.
 
     Raises
     ------
     ValueError, TypeError
-        `initial` is not a finite number.
+        `initial` is not a finite number, or `trainable` not True or False.
 
     Examples
     --------
@@ -424,12 +430,14 @@ class PReLU:
     """
 
     initial: float = 0.25
+    trainable: bool = field(default=True, kw_only=True)
     prefix: ClassVar[str] = "prelu"
     default_initializer: ClassVar[str] = "he_uniform"
 
     def __post_init__(self):
         check_range("initial", self.initial, float("-inf"), float("inf"), low_open=True)
         object.__setattr__(self, "initial", float(self.initial))
+        check_flag("trainable", self.trainable)
 
     def parameter_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
         """The slopes, (width,)."""

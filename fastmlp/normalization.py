@@ -6,13 +6,13 @@ Plain data like all layers; `forward` is the NumPy form that predicts a few rows
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
 from . import configs
-from .errors import check_count, check_epsilon, check_range
+from .errors import check_count, check_epsilon, check_flag, check_range
 from .hints import Hinted
 
 
@@ -34,6 +34,9 @@ class BatchNorm(Hinted):
         In [0, 1): the share of the running average that a step keeps.
     epsilon : float
         In [1e-30, 1).
+    trainable : bool
+        False freezes it: nothing of it changes in training, which goes by the running averages then, as predictions
+        do: for layers taken over from another network.
 
     Raises
     ------
@@ -43,17 +46,19 @@ class BatchNorm(Hinted):
     Examples
     --------
     >>> BatchNorm()
-    BatchNorm(momentum=0.9, epsilon=1e-05)
+    BatchNorm(momentum=0.9, epsilon=1e-05, trainable=True)
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    trainable: bool = field(default=True, kw_only=True)
     prefix: ClassVar[str] = "batch_norm"
 
     def __post_init__(self):
         configs.plain_numbers(self)
         check_range("momentum", self.momentum, 0, 1)
         check_epsilon(self.epsilon, 1)
+        check_flag("trainable", self.trainable)
 
     def parameter_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
         """Scale, shift and running averages, (width,) each."""
@@ -75,11 +80,13 @@ class BatchNorm(Hinted):
 class _RowNorm(Hinted):
     """What LayerNorm, RMSNorm and GroupNorm share: statistics of each row alone, over groups of its units."""
 
+    trainable: bool = field(default=True, kw_only=True)
     centered: ClassVar[bool] = True
 
     def __post_init__(self):
         configs.plain_numbers(self)
         check_epsilon(self.epsilon, 1)
+        check_flag("trainable", self.trainable)
 
     @property
     def n_groups(self) -> int:
@@ -123,6 +130,8 @@ class LayerNorm(_RowNorm):
     ----------
     epsilon : float
         In [1e-30, 1).
+    trainable : bool
+        False: scale and shift stay as they are.
 
     Raises
     ------
@@ -151,6 +160,8 @@ class RMSNorm(_RowNorm):
     ----------
     epsilon : float
         In [1e-30, 1).
+    trainable : bool
+        False: the scale stays as it is.
 
     Raises
     ------
@@ -181,6 +192,8 @@ class GroupNorm(_RowNorm):
         Divides the number of units.
     epsilon : float
         In [1e-30, 1).
+    trainable : bool
+        False: scale and shift stay as they are.
 
     Raises
     ------

@@ -137,7 +137,7 @@ def forward(
             value = kept + skips.pop()
         elif not isinstance(layer, _LEFT_OUT):
             own = _own(name, layer, arrays, value)
-            if draw is not None and isinstance(layer, BatchNorm):
+            if draw is not None and isinstance(layer, BatchNorm) and layer.trainable:
                 own |= {"running_mean": value.mean(axis=0), "running_var": value.var(axis=0)}
             value = layer.forward(value, own)
         elif draw is not None and not isinstance(layer, ActivityRegularization):

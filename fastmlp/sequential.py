@@ -664,7 +664,8 @@ class Sequential:
         return X
 
     def _check_batch_norm(self, n: int, batch_size: int) -> None:
-        if min(batch_size, n) == 1 and any(isinstance(layer, BatchNorm) for layer in flatten(self.layers)):
+        norms = [layer for layer in flatten(self.layers) if isinstance(layer, BatchNorm)]
+        if min(batch_size, n) == 1 and any(layer.trainable for layer in norms):
             raise ValueError(
                 f"`batch_size` must be at least 2, with as many rows, for BatchNorm; got {batch_size}, and {n} "
                 f"row{'' if n == 1 else 's'}."
@@ -706,7 +707,7 @@ class Sequential:
             Chosen by measuring where not given. The result is the same to the bit.
         training : bool
             Whether dropout, stochastic depth and noise act, and `BatchNorm` takes the statistics of these rows, as one
-            batch in training. A rate that follows a schedule is that of the first step.
+            batch in training (not a frozen one). A rate that follows a schedule is that of the first step.
         seed : int
             Of what is drawn then: other masks for another seed, though not those of a fit.
 
@@ -960,7 +961,7 @@ class Sequential:
         """Loss and gradients of one batch made of all these rows: (loss, {name: array of the parameter's shape}).
 
         Dropout and augmentation are left out, penalties of layers are included, and frozen layers have gradients too.
-        `BatchNorm` takes the statistics of this batch, as in training, where `evaluate` takes the running ones. The
+        `BatchNorm`, frozen or not, takes the statistics of this batch, where `evaluate` takes the running ones. The
         model stays as it is, its running statistics too.
 
         Parameters

@@ -297,6 +297,9 @@ class Launches:
         if step.kernel == "batch_norm.predict":
             launch = self._over_values(step, norms.batch_norm_predict(dtype, self._epilogue(step)))
             return self._with_everything(k, launch, _number(step, R.EPSILON))
+        if step.kernel == "batch_norm.predict.gradient":
+            launch = self._over_values(step, norms.batch_norm_predict_gradient(dtype))
+            return self._with_everything(k, launch, _number(step, R.EPSILON))
         if step.kernel == "batch_norm.running":
             kernel = norms.batch_norm_running(dtype, self._update(step, "assign"))
             return self._with_everything(k, self._over(step.fields[R.N_OUT], kernel), self._slot)
@@ -384,7 +387,14 @@ _LAUNCHES = {
     **dict.fromkeys(("softmax.forward", "softmax.backward"), Launches._softmax),
     **dict.fromkeys(("row_norm", "row_norm.gradient"), Launches._row_norm),
     **dict.fromkeys(
-        ("batch_norm", "batch_norm.gradient", "batch_norm.running", "batch_norm.predict"), Launches._batch_norm
+        (
+            "batch_norm",
+            "batch_norm.gradient",
+            "batch_norm.running",
+            "batch_norm.predict",
+            "batch_norm.predict.gradient",
+        ),
+        Launches._batch_norm,
     ),
     **dict.fromkeys(("activity_penalty", "activity_gradient"), Launches._activity),
     "collect": Launches._collect,

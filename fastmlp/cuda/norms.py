@@ -264,3 +264,29 @@ def batch_norm_predict(dtype: str, of: Epilogue):
             finish(work, c + at, other + at, value, T(numbers[k]))
 
     return batch_norm_predict
+
+
+@cuda_kernel
+def batch_norm_predict_gradient(dtype: str):
+    """C = da scale / sqrt(running variance + epsilon)."""
+    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
+
+    def batch_norm_predict_gradient(control, steps, scalars, table, numbers, k, work, state, epsilon):
+        if control[NOT_FINITE] != 0:
+            return
+        rows, n = steps[control[STEP], R.STEP_ROWS], table[k, R.N_OUT]
+        last_panel, panel_items = table[k, R.N_PANELS] - 1, table[k, R.C_PANEL_BYTES] // item
+        da, c = table[k, R.IN] // item, table[k, R.C] // item
+        w, variance = table[k, R.W] // item, table[k, R.RUNNING_VAR] // item
+        columns = last_panel * panel + table[k, R.LAST_WIDTH]
+        for e in range(cuda.grid(1), rows * columns, cuda.gridsize(1)):
+            i = e // columns
+            q = e - i * columns
+            at = place(i, q, panel, last_panel, panel_items, table[k, R.LAST_WIDTH])
+            value = T(0)  # padding
+            if q < n:
+                factor = state[w + q] * T(1.0 / math.sqrt(np.float64(state[variance + q]) + epsilon))
+                value = work[da + at] * factor
+            work[c + at] = value
+
+    return batch_norm_predict_gradient

@@ -21,6 +21,7 @@ from .steps import (
     operand,
     panels,
     product_step,
+    running_fields,
     shares_columns,
 )
 from .updates import Updates
@@ -151,28 +152,32 @@ class Backward:
         weight = op.parameters["weight"]
         fields = {**panels(dz), R.IN: self.gradient.at, R.Z: op.source.at, R.NORMED: op.normed.at}
         self.steps.append(Step("prelu.gradient", {**fields, R.W: weight.matrix.at}, "dz = da * prelu'"))
-        self.tiles.append(_vector_update_step(self.plan, op, "weight", op.normed, self.updates))
+        if op.learns:
+            self.tiles.append(_vector_update_step(self.plan, op, "weight", op.normed, self.updates))
         self.gradient, self.shared = dz, False
 
     def _norm(self, op: Op) -> None:
-        """dz, and da times the normed value where that was: its sums over the rows are the scale's gradient."""
+        """dz, and da times the normed value where that was: its sums over the rows are the scale's gradient. A frozen
+        BatchNorm goes by its running averages, and there is only dz.
+        """
         dz = self.plan.values(op.source.columns)
         fields = {**norm_fields(self.plan, op), R.IN: self.gradient.at, R.C: dz.at}
         kind = type(op.layer).__name__
         text = f"dz = da * {kind}'"
-        if isinstance(op.layer, BatchNorm):
+        if not isinstance(op.layer, BatchNorm):
+            self.steps.append(Step("row_norm.gradient", fields, text))
+        elif op.learns:
             self.steps.append(Step("batch_norm.gradient", fields, text, dz.n_panels, 1))
-            running = {
-                R.RUNNING_MEAN: op.parameters["running_mean"].matrix.at,
-                R.RUNNING_VAR: op.parameters["running_var"].matrix.at,
-            }
-            running |= fields | {R.NUMBER: bits(op.layer.momentum), R.AVERAGE_KERNEL: self.updates.average}
+            running = fields | running_fields(op)
+            running |= {R.NUMBER: bits(op.layer.momentum), R.AVERAGE_KERNEL: self.updates.average}
             self.tiles.append(Step("batch_norm.running", running, "running averages of the batch's", 1, 1))
         else:
-            self.steps.append(Step("row_norm.gradient", fields, text))
-        self.tiles.append(_vector_update_step(self.plan, op, "weight", op.normed, self.updates))
-        if "bias" in op.parameters:
-            self.tiles.append(_vector_update_step(self.plan, op, "bias", self.gradient, self.updates))
+            running = running_fields(op) | {R.EPSILON: bits(op.layer.epsilon)}
+            self.steps.append(Step("batch_norm.predict.gradient", fields | running, text))
+        if op.learns:
+            self.tiles.append(_vector_update_step(self.plan, op, "weight", op.normed, self.updates))
+            if "bias" in op.parameters:
+                self.tiles.append(_vector_update_step(self.plan, op, "bias", self.gradient, self.updates))
         self.gradient, self.shared = dz, False
 
 

@@ -147,11 +147,13 @@ def place_network(
                 key: _parameter(plan, f"{name}.{key}", shape, learned=not key.startswith("running"))
                 for key, shape in shapes.items()
             }
-            ops.append(_norm_op(plan, layer, value, plan.values(value.columns), plan.values(value.columns), parameters))
+            normed, target = plan.values(value.columns), plan.values(value.columns)
+            ops.append(_norm_op(plan, layer, value, normed, target, parameters, layer.trainable or study))
         elif isinstance(layer, PReLU):
             weight = _parameter(plan, f"{name}.weight", (value.columns,))
             normed = plan.values(value.columns) if training else None
-            ops.append(Op(layer, value, plan.values(value.columns), {"weight": weight}, normed=normed, learns=True))
+            learns = layer.trainable or study
+            ops.append(Op(layer, value, plan.values(value.columns), {"weight": weight}, normed=normed, learns=learns))
         elif isinstance(layer, Embedding):
             ops.append(_embedding_op(plan, name, layer, training and (layer.trainable or study)))
         elif isinstance(layer, Softmax):
@@ -191,13 +193,15 @@ def _embedding_op(plan: Plan, name: str, layer: Embedding, learns: bool) -> Op:
     return Op(layer, plan.input, plan.values(width), {"weight": weight}, codes=codes, learns=learns)
 
 
-def _norm_op(plan: Plan, layer: Norm, source: Matrix, normed: Matrix, target: Matrix, parameters: dict) -> Op:
+def _norm_op(
+    plan: Plan, layer: Norm, source: Matrix, normed: Matrix, target: Matrix, parameters: dict, learns: bool
+) -> Op:
     """A norm with room for its statistics: vectors of the units, or three numbers of every row and group."""
     if isinstance(layer, BatchNorm):
         n_bytes = 3 * plan.matrix_bytes(1, source.columns)
     else:
         n_bytes = 3 * 8 * plan.batch_size * layer.n_groups
-    return Op(layer, source, target, parameters, normed=normed, sums=plan.place("workspace", n_bytes), learns=True)
+    return Op(layer, source, target, parameters, normed=normed, sums=plan.place("workspace", n_bytes), learns=learns)
 
 
 def _parameter(

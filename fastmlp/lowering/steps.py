@@ -266,13 +266,17 @@ def _norm_step(plan: Plan, op: Op, epilogue: dict, name: str, training: bool) ->
     text = f"{name}({kind}({op.source.columns} units))"
     if not isinstance(op.layer, BatchNorm):
         return Step("row_norm", fields, text)
-    if training:
+    if training and op.learns:
         return Step("batch_norm", fields, text, op.source.n_panels, 1)
-    running = {
+    return Step("batch_norm.predict", fields | running_fields(op), text)
+
+
+def running_fields(op: Op) -> dict:
+    """Where the running averages of a BatchNorm are."""
+    return {
         R.RUNNING_MEAN: op.parameters["running_mean"].matrix.at,
         R.RUNNING_VAR: op.parameters["running_var"].matrix.at,
     }
-    return Step("batch_norm.predict", fields | running, text)
 
 
 def bits(number: float) -> int:

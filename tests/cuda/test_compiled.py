@@ -167,6 +167,10 @@ FITS = {
         ],
         {"optimizer": RMSprop(1e-3, momentum=0.9, centered=True, clip_norm=1.0, ema_decay=0.9)},
     ),
+    "frozen norms": (
+        [Dense(200), BatchNorm(trainable=False), ReLU(), LayerNorm(trainable=False), PReLU(trainable=False), Dense(10)],
+        {"optimizer": "sgd"},
+    ),
     "three slots": ([Dense(200), ReLU(), Dense(10)], {"optimizer": AMSGrad(1e-3, ema_decay=0.9)}),
     "narrow, three slots": ([Dense(64), ReLU(), Dense(10)], {"optimizer": AMSGrad(1e-3), "X": 20}),
     "narrow, AdaMax": ([Dense(64), ReLU(), Dense(10)], {"optimizer": AdaMax(1e-3), "X": 20}),

@@ -221,6 +221,24 @@ def test_steps_follow_the_cpu_but_for_rounding(name):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_frozen_norms_and_slopes(dtype):
+    norms = BatchNorm(trainable=False), ReLU(), LayerNorm(trainable=False), PReLU(trainable=False)
+    X, y, rng = data()
+    results, own = [], None
+    for device in ("cpu", "cuda"):
+        model = Sequential(Dense(9), *norms, Dense(3), dtype=dtype).build(5, seed=0)
+        own = own or {
+            name: rng.uniform(0.5, 2, array.shape) for name, array in model.parameters.items() if "dense" not in name
+        }
+        model.set_parameters(own)
+        options = {"loss": "softmax_cross_entropy", "batch_size": 8, "seed": 3, "epochs": 4, "verbose": 0}
+        history = model.fit(X.astype(dtype), y, device=device, **options)
+        results.append((history["loss"], model.parameters))
+        assert all(np.array_equal(model.parameters[name], array.astype(dtype)) for name, array in own.items())
+    assert_equal_but_for_rounding(*results, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", test_custom.ACTIVATIONS)
 def test_a_users_own_functions_follow_the_cpu(name, dtype):
     X, y, rng = data()
