@@ -14,7 +14,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks.measure import TOLERANCE, validate
-from benchmarks.networks import Network
+from benchmarks.networks import Network, network_of
 from benchmarks.peers import BETA_1, BETA_2, EPSILON, JAX, FastMLP, PyTorch
 from benchmarks.tasks import TASKS, score
 
@@ -237,7 +237,9 @@ def main(arguments=None):
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", choices=[name for name in ROUNDING if name], help="of products on the device")
     parser.add_argument("--kernels", action="store_true", help="the time of each kernel of a step, of these networks")
+    parser.add_argument("--only", nargs="+", metavar="NETWORK", help="these, such as 784-512-10/128, and no MNIST")
     options = parser.parse_args(arguments)
+    chosen = [*map(network_of, options.only)] if options.only else NETWORKS
     from fastmlp import cuda, devices  # here, for revisions without them
 
     for contender in (CudaFastMLP, CudaPyTorch, CudaJAX):
@@ -248,14 +250,14 @@ def main(arguments=None):
         print(f"there is nothing to measure: {error}", file=sys.stderr)
         return 1
     if options.kernels:
-        for network in NETWORKS:
+        for network in chosen:
             print(f"\n{network.name}, {network.batch_size}\n")
             for name, grid, block, microseconds in kernels(network):
                 print(f"{name:22} {grid!s:>12} x {block:<5} {microseconds:9.1f} us", flush=True)
         return 0
     print(f"| network, batch | {' | '.join(CONTENDERS)} |\n|---|{'---:|' * len(CONTENDERS)}")
     measured, left_out = [], {}
-    for network in NETWORKS:
+    for network in chosen:
         times, skipped = measure(network, options.rounds)
         left_out |= skipped
         row = " | ".join(f"{times[label]:.0f}" if label in times else "" for label in CONTENDERS)
@@ -264,6 +266,8 @@ def main(arguments=None):
         measured.append((operations, times["fastmlp cpu"], times["fastmlp cuda"]))
     for label, reason in left_out.items():
         print(f"{label}: {reason}")
+    if options.only:
+        return 0
     print("\nMNIST, ten epochs")
     for label, (seconds, accuracy) in mnist().items():
         print(f"  {label:13} {seconds:6.2f} s, test accuracy {accuracy:.4f}")
