@@ -11,7 +11,7 @@ Importing this package imports nothing of CUDA; `require` does.
 - `rows.py`, `augmentation.py`, `embeddings.py`, `products.py`, `elementwise.py`, `dropout.py`, `layers.py`, `norms.py`,
   `loss_kernels.py`, `batch_losses.py` and `constraints.py` hold the kernels, one for each kind of record.
 - `gradients.py` sums the gradients of all parameters over shares of rows; `updates.py` has what follows a gradient.
-- `narrow.py` does all that a narrow network does with rows in one kernel.
+- `narrow.py` does all that a narrow network does with rows in one kernel, `few_rows.py` where these are few.
 - `compiled.py` keeps machine code in files.
 - `memory.py` gives a plan its memory on the device, `launches.py` gives its records their kernels, grids and arguments,
   and `graphs.py` replays a step's launches as one.
