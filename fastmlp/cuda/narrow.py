@@ -31,8 +31,8 @@ from .vectors import BYTES, vector_items
 
 MOST = 128  # columns: the rows of a block and their weights stay near their processor
 MANY = 10 if TINY else 4096  # rows of a batch that are enough blocks for a large device with tiles of more rows
-# Tiles of batches below `MANY`, by tensor cores only, and of the others: fewer rows than a tile of wide products has, for
-# batches should be more than a few blocks
+# Tiles of batches below `MANY`, by tensor cores only, and of the others. They have fewer rows than those of wide
+# products, for a batch should be more than a few blocks
 if TINY:
     FEW_ROWS = {precision: tiles[-1] for precision, tiles in TILES.items() if tiles[-1].precision}
     MANY_ROWS = {
