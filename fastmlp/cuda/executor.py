@@ -132,7 +132,12 @@ class CudaExecutor(NamedParameters):
             return super().room_for_order(shape)
         k = int(self._order is not None and np.may_share_memory(self._order, self._orders[0]))
         if len(self._orders[k]) < n:
-            self._orders[k] = cuda.pinned_array(n, np.int64)
+            try:
+                self._orders[k] = cuda.pinned_array(n, np.int64)
+            except Exception as error:  # Numba's own class, of one of two packages
+                if "OUT_OF_MEMORY" not in str(error):
+                    raise
+                return super().room_for_order(shape)
         return self._orders[k][:n].reshape(shape)
 
     def run(self, steps: np.ndarray, n_workers: int, meanwhile=None) -> tuple[int, float]:

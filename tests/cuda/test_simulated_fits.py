@@ -43,7 +43,7 @@ from fastmlp import (
     optimizers,
 )
 from fastmlp.activations import ACTIVATIONS, ELU, Logistic
-from fastmlp.cuda import declarations, launches, loss_kernels
+from fastmlp.cuda import declarations, executor, launches, loss_kernels
 from fastmlp.engine.rules import RULES
 from fastmlp.errors import DivergenceError
 from fastmlp.layers import SwiGLU
@@ -471,6 +471,23 @@ def test_an_order_that_is_drawn_ahead_does_not_replace_the_one_in_use(runs, monk
             assert (first, n) == (training.epoch, len(used))
             assert np.array_equal(drawn.order, reference._permutations(first, n))
             assert np.array_equal(used, reference._permutations(first - n, n))
+
+
+def test_orders_of_rows_do_without_pinned_memory(monkeypatch):
+    X, y, _ = data()
+    options = {"loss": "softmax_cross_entropy", "optimizer": "adam", "batch_size": 8, "seed": 1, "device": "cuda"}
+    losses = []
+
+    def nothing_left(*arguments):
+        raise RuntimeError("[2] Call to cuMemHostAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
+
+    for pinned in (True, False):
+        with Training(Sequential(Dense(4), ReLU(), Dense(3)).build(5), X, y, **options) as training:
+            if not pinned:
+                monkeypatch.setattr(executor.cuda, "pinned_array", nothing_left)
+                training.executor._sums = np.zeros(9)
+            losses.append([*training.run(1), *training.run(2)])
+    assert losses[0] == losses[1]
 
 
 def test_the_next_order_of_rows_is_drawn_while_the_device_is_busy(monkeypatch):
