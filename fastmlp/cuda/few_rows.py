@@ -54,7 +54,7 @@ GATHER, PRODUCT, ELEMENTWISE, DROPOUT, LOSS = range(5)
 
 def n_groups(across: int) -> int:
     """Groups of threads, each of which has every n-th factor, where 2^across threads are side by side."""
-    return 1 << min(LOG2_GROUPS, LOG2_THREADS - across)
+    return 1 << max(0, min(LOG2_GROUPS, LOG2_THREADS - across))  # 0: wider than here, for the kernel of many rows
 
 
 def most_inputs(dtype: str) -> int:
@@ -125,11 +125,11 @@ def program(plan: Plan, kind_of) -> tuple[np.ndarray, tuple[str, ...], tuple[str
 
 
 def has_room(plan: Plan, over_rows: list[Step]) -> bool:
-    """Whether no matrix of these records is wider than the kernel has room for: X may be, for one product reads it,
-    at once, but all else is as narrow.
+    """Whether no matrix of these records is wider than the kernel has room for. X may be, and what dropout leaves of
+    it, if one product reads it, at once; a record of another kind that is as wide would have it come from memory again.
     """
-    panel, products = SIMD.panel(plan.dtype), [step for step in over_rows if step.kernel == "product"]
-    fits = all(step.fields[R.N_PANELS] * panel <= MOST_COLUMNS for step in products)
+    panels = MOST_COLUMNS // SIMD.panel(plan.dtype)
+    fits = all(step.fields[R.N_PANELS] <= panels for step in over_rows if step.kernel in ("product", "elementwise"))
     return fits and plan.n_features <= most_inputs(plan.dtype)
 
 

@@ -85,6 +85,7 @@ CASES = {
         "numbers",
         {"loss": "squared_error"},
     ),
+    "many rows, wider than with few": ([Dense(67), ReLU(), Dense(3)], "codes", {"batch_size": 12}),
     "X is read twice": ([Residual(Dense(9), ReLU(), Dense(5)), Tanh(), Dense(3)], "codes", {"batch_size": 3}),
     "residual, frozen": (
         [Dense(6, trainable=False), Residual(ReLU(), Dense(6), Tanh(), Dense(6)), ReLU(), Dense(3)],
@@ -118,7 +119,7 @@ def test_narrow_networks_take_few_launches_that_do_what_the_others_do(name, dtyp
     monkeypatch.setattr(narrow, "qualifies", lambda plan: False)
     monkeypatch.setattr(gradients, "n_shares", lambda *arguments: 1)
     generally = train(layers, X, y, dtype, **options)
-    two_sizes = name == "many rows, more columns than a tile"
+    two_sizes = name.startswith("many rows, ")
     assert narrowly[3] == (2 if options.get("batch_size", 8) < 8 else 3) + two_sizes < generally[3]
     rtol = 1e-5 if dtype == "float32" else 1e-12
     np.testing.assert_allclose(narrowly[0], generally[0], rtol=rtol)
@@ -161,6 +162,8 @@ def test_which_plans_are_narrow(batch_size, most, most_inputs):
     assert not narrow.qualifies(trained([Dense(most + 1), ReLU(), Dense(3)]))
     assert not narrow.qualifies(trained([Dense(20), ReLU(), Dense(most + 1)]))
     assert narrow.qualifies(trained([Dropout(0.5), Dense(20), AlphaDropout(0.5), Dense(3)]))
+    once_more = [Residual(ReLU()), Dense(3)]  # of X, by way of memory
+    assert narrow.qualifies(trained(once_more)) and not narrow.qualifies(trained(once_more, n_features=most + 1))
     assert not narrow.qualifies(trained([Dense(20), BatchNorm(), Dense(3)]))
     assert not narrow.qualifies(trained(layers, Adam(clip_norm=1.0)))
     assert not narrow.qualifies(forward_plan(layers, **common))
