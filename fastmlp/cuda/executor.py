@@ -1,7 +1,8 @@
 """The CUDA executor: gives a plan its memory on the device, runs its steps, and brings parameters there and back.
 
-Launches are put into the device's queue step after step; the host waits at the end of a slice and reads two numbers:
-how many steps were done, and whether a loss was not finite.
+Launches are put into the device's queue step after step; the host waits at the end of a slice and reads how many steps
+were done, fewer than it launched where a loss was not finite, their losses, and whether all parameters and slots are
+finite.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Two kernels for all matrices and vectors of a plan, or more where matrices want tiles of more than one size, and one for
 an embedding's table (`embeddings.py`). Blocks add up their tile over their share of the rows; then each parameter's
 shares are added, in their order, and it is updated. How many shares there are depends on sizes alone, so every device
-takes the same sums. Where there is one share of all, one kernel does both.
+takes the same sums. Where a narrow network has one share of all, one kernel does both.
 """
 
 from __future__ import annotations

@@ -86,6 +86,7 @@ CASES = {
         {"loss": "squared_error"},
     ),
     "many rows, wider than with few": ([Dense(67), ReLU(), Dense(3)], "codes", {"batch_size": 12}),
+    "logits come from memory": ([Dense(9), ReLU(), Dense(3), Residual(Tanh())], "codes", {"batch_size": 5}),
     "X is read twice": ([Residual(Dense(9), ReLU(), Dense(5)), Tanh(), Dense(3)], "codes", {"batch_size": 3}),
     "residual, frozen": (
         [Dense(6, trainable=False), Residual(ReLU(), Dense(6), Tanh(), Dense(6)), ReLU(), Dense(3)],
