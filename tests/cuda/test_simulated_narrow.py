@@ -20,7 +20,7 @@ from fastmlp import (
     Sequential,
     Tanh,
 )
-from fastmlp.activations import ELU
+from fastmlp.activations import ELU, Logistic
 from fastmlp.cuda import gradients, narrow
 from fastmlp.cuda.device import SIMD, TILES
 from fastmlp.losses import SoftmaxCrossEntropy
@@ -86,7 +86,17 @@ CASES = {
         {"loss": "squared_error"},
     ),
     "many rows, wider than with few": ([Dense(67), ReLU(), Dense(3)], "codes", {"batch_size": 12}),
-    "logits come from memory": ([Dense(9), ReLU(), Dense(3), Residual(Tanh())], "codes", {"batch_size": 5}),
+    "logits come from memory": ([Dense(9), ReLU(), Dense(3), Residual(Logistic())], "codes", {"batch_size": 5}),
+    "the same, a term for each": (
+        [Dense(9), Logistic(), Dense(3), Residual(Logistic())],
+        "numbers",
+        {"batch_size": 5, "loss": "squared_error"},
+    ),
+    "the same, of whole rows": (
+        [Dense(9), Logistic(), Dense(3), Residual(Logistic())],
+        "codes",
+        {"batch_size": 5, "loss": "hinge"},
+    ),
     "X is read twice": ([Residual(Dense(9), ReLU(), Dense(5)), Tanh(), Dense(3)], "codes", {"batch_size": 3}),
     "residual, frozen": (
         [Dense(6, trainable=False), Residual(ReLU(), Dense(6), Tanh(), Dense(6)), ReLU(), Dense(3)],
@@ -104,7 +114,10 @@ def train(layers, X, y, dtype, **options):
         losses = [*training.run(1), *training.run(2)]
         validation = training.loss_of(X[:9], y[:9])
         (program,) = training.executor._programs
-        n_launches = len(program.launches)
+        n_launches, present = len(program.launches), training.executor.parameters
+        without_padding = np.zeros_like(present)
+        training.executor.pack_into(without_padding, training.executor.unpack(present))
+    assert np.array_equal(present, without_padding)
     return losses, validation, model.parameters, n_launches
 
 
