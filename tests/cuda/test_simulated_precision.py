@@ -92,10 +92,12 @@ def problem(n=40):
     return rng.normal(size=(n, 5)).astype(np.float32), rng.integers(0, 3, n)
 
 
+@pytest.mark.parametrize("batch_size", [5, 16])  # of one share of rows, and of more
 @pytest.mark.parametrize("precision", devices.PRECISIONS)
-def test_fits_follow_the_cpu_but_for_rounding(precision):
-    X, y = problem()
-    options = {"loss": "softmax_cross_entropy", "epochs": 2, "batch_size": 16, "verbose": 0, "validation_data": (X, y)}
+def test_fits_follow_the_cpu_but_for_rounding(precision, batch_size):
+    X, y = problem(2 * batch_size + 4)
+    options = {"loss": "softmax_cross_entropy", "epochs": 2, "batch_size": batch_size, "verbose": 0}
+    options["validation_data"] = X, y
     layers, losses = [Dense(20), ReLU(), Dropout(0.3), Dense(3)], {}
     for kind in ({}, {"device": "cuda"}, *2 * [{"device": "cuda", "precision": precision}]):
         history = Sequential(*layers).fit(X, y, **options, **kind)
