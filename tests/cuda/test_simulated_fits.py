@@ -175,6 +175,11 @@ CASES = {
         "codes",
         {"optimizer": SGD(0.1)},
     ),
+    "embedding, all else frozen": (
+        [Embedding(11, 3), Dense(6, trainable=False), ReLU(), Dense(3, trainable=False)],
+        "codes",
+        {"optimizer": SGD(CosineDecay(0.1, epochs=25))},
+    ),
     "embedding of two columns, clipped by the norm": (
         [Embedding([5, 21], 11, columns=[3, 0]), BatchNorm(), Dense(3)],
         "codes",
