@@ -435,6 +435,9 @@ def test_what_is_no_longer_finite_on_the_device_is_noticed_there(number, what, w
         with pytest.raises(DivergenceError, match=word):
             training._check_parameters(1)
         assert executor.all_finite("parameters") and executor.all_finite("slots")  # restored
+        program.launches.pop()
+        executor.run(training._prepared.steps[:1], 1)
+        assert executor.all_finite("parameters") and executor.all_finite("slots")  # on the device, too
 
 
 def test_an_epoch_leaves_the_parameters_on_the_device():
