@@ -397,3 +397,16 @@ def test_epochs_make_one_call_by_powers_of_two(seconds, most, together):
         training._chooser.cost = {1: seconds / 20}  # a row
         training._chooser.trials = {1: 9}
         assert training.epochs_together(most) == together
+
+
+def test_the_penalty_beside_a_loss_is_that_of_the_average():
+    rng = np.random.default_rng(0)
+    X, y, layer = rng.normal(size=(20, 3)), np.arange(20) % 3, Dense(3, l2=0.1)
+    options = {"loss": "softmax_cross_entropy", "optimizer": SGD(0.5, ema_decay=0.9), "batch_size": 4}
+    with Training(Sequential(layer, dtype="float64").build(3), X, y, **options) as training:
+        training.run(2)
+        loss, parameters = training.loss_of(X, y), training.model.parameters
+    model = Sequential(Dense(3), dtype="float64").build(3)
+    model.set_parameters(parameters)
+    with Training(model, X, y, **options) as training:
+        assert loss == pytest.approx(training.loss_of(X, y) + layer.penalty(parameters["dense_0.weight"]), rel=1e-12)
