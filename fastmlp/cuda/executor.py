@@ -142,8 +142,8 @@ class CudaExecutor(NamedParameters):
         return self._orders[k][:n].reshape(shape)
 
     def run(self, steps: np.ndarray, n_workers: int, meanwhile=None) -> tuple[int, float]:
-        """Run these steps, rows of what `bind` was given, and `meanwhile`, which must not use the device, while it is
-        busy with them; see `engine.executor.Executor.run`.
+        """Run these steps, rows of what `bind` was given, and `meanwhile`, which should not wait for the device, while
+        that is busy with them; see `engine.executor.Executor.run`.
 
         Ctrl-C takes effect between two steps: half a step would leave some layers updated and others not.
         """
