@@ -66,14 +66,16 @@ class CudaExecutor(NamedParameters):
                 for buffer in self._data.buffers
             ]
             self._look = None if state is not None else Program([self._looking()], self._stream)
+            # Pinned memory of the host, for what comes back from the device
+            back = self._memory.control, self._found
+            self._control, self._flags = (cuda.pinned_array(array.shape, array.dtype) for array in back)
+            self._sums = cuda.pinned_array(1, np.float64)
         except Exception as error:  # Numba's own class, of one of two packages
             if "OUT_OF_MEMORY" not in str(error):
                 raise
             raise _memory_error(self._needed) from error
         cuda.synchronize()  # all of it is there, whatever stream it came by
-        # Pinned memory of the host: what comes back from the device, and two orders of rows, of which one is in use
-        self._control, self._flags = (cuda.pinned_array(a.shape, a.dtype) for a in (self._memory.control, self._found))
-        self._sums, self._orders = cuda.pinned_array(1, np.float64), [np.empty(0, np.int64)] * 2
+        self._orders = [np.empty(0, np.int64)] * 2  # in pinned memory of the host; one of them is in use
         self._order = None  # that in use
         self._looked = False  # whether the flags are those of the parameters
 
