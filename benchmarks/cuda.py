@@ -186,10 +186,10 @@ def kernels(network, copies=10, rounds=5):
     for launch in executor._programs[0].launches:
         executor._memory.control.copy_to_device(control, stream=stream)
         graph = graphs.Graph(stream, lambda launch=launch: [launch() for _ in range(copies)])
-        times = []
         if last[0] == "end_of_step":  # it counts steps, of which there are only two
             graph.close()
             continue
+        times = []
         for _ in range(rounds):
             start, end = cuda.event(), cuda.event()
             start.record(stream)

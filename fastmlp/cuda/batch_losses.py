@@ -23,6 +23,7 @@ from .functions import (
     functions,
     inlined,
     item_type,
+    note_loss,
     place,
     sum_of_block,
 )
@@ -90,13 +91,6 @@ def _gradient_of_row(dtype: str):
         return table[k, R.DZ] // item + place(i, column, panel, last, panel_items, table[k, R.LAST_WIDTH])
 
     return gradient_of_row
-
-
-@device_function
-def note_loss(control, row_losses, i, loss):
-    row_losses[i] = loss
-    if loss - loss != 0.0:
-        control[NOT_FINITE] = 1
 
 
 @cuda_kernel

@@ -194,6 +194,14 @@ def failed_before(control):
 
 
 @inlined
+def note_loss(control, row_losses, i, loss):
+    """The loss of row i of the batch, and whether it is finite."""
+    row_losses[i] = loss
+    if loss - loss != 0.0:
+        control[NOT_FINITE] = 1
+
+
+@inlined
 def sum_of_block(parts, threads):
     """parts[0] = the sum of as many numbers as a block has threads, a power of two, pair by pair. All threads call it,
     when each has put its own into shared memory.

@@ -294,12 +294,9 @@ class Launches:
         if step.kernel == "batch_norm":
             launch = self._over_panels(step, norms.batch_norm(dtype, self._epilogue(step)))
             return self._with_everything(k, launch, _number(step, R.EPSILON))
-        if step.kernel == "batch_norm.predict":
-            launch = self._over_values(step, norms.batch_norm_predict(dtype, self._epilogue(step)))
-            return self._with_everything(k, launch, _number(step, R.EPSILON))
-        if step.kernel == "batch_norm.predict.gradient":
-            launch = self._over_values(step, norms.batch_norm_predict_gradient(dtype))
-            return self._with_everything(k, launch, _number(step, R.EPSILON))
+        if step.kernel.startswith("batch_norm.predict"):
+            kernel = norms.running_norm(dtype, self._epilogue(step), step.kernel.endswith(".gradient"))
+            return self._with_everything(k, self._over_values(step, kernel), _number(step, R.EPSILON))
         if step.kernel == "batch_norm.running":
             kernel = norms.batch_norm_running(dtype, self._update(step, "assign"))
             return self._with_everything(k, self._over(step.fields[R.N_OUT], kernel), self._slot)

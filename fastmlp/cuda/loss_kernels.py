@@ -20,6 +20,7 @@ from .functions import (
     functions,
     inlined,
     item_type,
+    note_loss,
     sum_of_block,
     unrolled,
 )
@@ -69,14 +70,6 @@ def of_record(dtype: str):
         return facts, (work, i, table[k, R.C] // item, last_panel, last_width, table[k, R.C_PANEL_BYTES] // item)
 
     return of_record
-
-
-@inlined
-def _note(control, row_losses, i, loss):
-    """The loss of row i of the batch, and whether it is finite."""
-    row_losses[i] = loss
-    if loss - loss != 0.0:
-        control[NOT_FINITE] = 1
 
 
 @cache
@@ -159,7 +152,7 @@ def softmax_cross_entropy_row(dtype: str, codes: bool, together: int, threads: i
                 write(where, j, T(g))
                 j += together
         if inside and own == 0:
-            _note(
+            note_loss(
                 control, row_losses, i,
                 np.float64(weight * mass) * log(np.float64(total)) - np.float64(weight) * np.float64(pick),
             )  # fmt: skip
@@ -208,7 +201,7 @@ def separable_row(dtype: str, kernel: str, together: int, threads: int, read, wr
         if inside and own == 0:
             for other in range(1, min(together, outputs)):
                 loss += losses[t + other]
-            _note(control, row_losses, i, loss * np.float64(weight))
+            note_loss(control, row_losses, i, loss * np.float64(weight))
 
     return separable_row
 
@@ -234,7 +227,7 @@ def whole_row(dtype: str, kernel: str, together: int, threads: int, read, write)
         loss = np.float64(weight) * np.float64(of_row(z, y[row], g, n, numbers))
         for j in range(n):  # a comparison can hide a NaN
             loss += np.float64(z[j] - z[j])
-        _note(control, row_losses, i, loss)
+        note_loss(control, row_losses, i, loss)
         if with_gradient != 0:
             for j in range(padded):
                 write(where, j, T(scale * weight * g[j]) if j < n else T(0))
@@ -283,26 +276,23 @@ def code_of(kernel: str):
     return code_of
 
 
-@cuda_kernel
-def loss(dtype: str, kernel: str, in_batch: bool):
-    """The losses of all rows; `in_batch`: targets and weights lie in the batch's order. Launched with blocks of
-    `THREADS`.
+@cache
+def losses_of_rows(dtype: str, kernel: str, together: int, threads: int, in_batch: bool):
+    """f(control, table, k, order, index, first, y, weights, a, b, numbers, scale, work, row_losses, parts, begin, end,
+    distance): the losses of rows of the batch from `begin` to `end`, as many at a time as the block has threads for,
+    and from there on every `distance`. `in_batch`: targets and weights lie in the batch's order. All threads call it.
     """
-    T, D, size, rows_of_block = getattr(np, dtype), item_type[dtype], 4 * THREADS, THREADS // TOGETHER
-    of_row, code, record = (
-        row_loss(dtype, kernel, TOGETHER, THREADS, *in_panels(dtype)), code_of(kernel), of_record(dtype)
-    )  # fmt: skip
+    T, code, record = getattr(np, dtype), code_of(kernel), of_record(dtype)
+    of_row = row_loss(dtype, kernel, together, threads, *in_panels(dtype))
 
-    def loss(control, steps, scalars, table, k, order, y, weights, numbers, work, row_losses):
-        if failed_before(control):
-            return
-        step = control[STEP]
-        rows, index, first = steps[step, R.STEP_ROWS], steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
-        scale, parts = T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE]), cuda.shared.array(size, D)
-        a, b = T(numbers[0]), T(numbers[1])
-        for begin in range(cuda.blockIdx.x * rows_of_block, rows, cuda.gridDim.x * rows_of_block):
-            i = begin + cuda.threadIdx.x // TOGETHER
-            row, inside, own_code, weight = i, i < rows, 0, T(1)
+    @inlined
+    def losses_of_rows(
+        control, table, k, order, index, first, y, weights, a, b, numbers, scale, work, row_losses, parts, begin, end,
+        distance,
+    ):  # fmt: skip
+        for some in range(begin, end, distance):
+            i = some + cuda.threadIdx.x // together
+            row, inside, own_code, weight = i, i < end, 0, T(1)
             if inside:
                 if not in_batch:
                     row = data_row(order, index, first, i)
@@ -315,6 +305,26 @@ def loss(dtype: str, kernel: str, in_batch: bool):
                 parts,
             )  # fmt: skip
             cuda.syncwarp()  # before the next row's sums are written where this one's are read
+
+    return losses_of_rows
+
+
+@cuda_kernel
+def loss(dtype: str, kernel: str, in_batch: bool):
+    """The losses of all rows. Launched with blocks of `THREADS`."""
+    T, D, size, rows_of_block = getattr(np, dtype), item_type[dtype], 4 * THREADS, THREADS // TOGETHER
+    losses = losses_of_rows(dtype, kernel, TOGETHER, THREADS, in_batch)
+
+    def loss(control, steps, scalars, table, k, order, y, weights, numbers, work, row_losses):
+        if failed_before(control):
+            return
+        step = control[STEP]
+        rows, index, first = steps[step, R.STEP_ROWS], steps[step, R.STEP_INDEX], steps[step, R.STEP_FIRST]
+        scale, parts = T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE]), cuda.shared.array(size, D)
+        losses(
+            control, table, k, order, index, first, y, weights, T(numbers[0]), T(numbers[1]), numbers, scale, work,
+            row_losses, parts, cuda.blockIdx.x * rows_of_block, rows, cuda.gridDim.x * rows_of_block,
+        )  # fmt: skip
 
     return loss
 

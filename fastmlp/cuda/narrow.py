@@ -22,8 +22,8 @@ from .device import SIMD, STEP, STEP_OF_UPDATES, TILES, TINY, Tile
 from .dropout import dropping
 from .elementwise import Epilogue, scalar_epilogue
 from .few_rows import DROPOUT, ELEMENTWISE, EPILOGUE, GATHER, KIND, LOSS, PRODUCT, RECORD, TRANSPOSED
-from .functions import cuda_kernel, data_row, failed_before, item_type, one_of, place
-from .loss_kernels import TOGETHER as MOST_TOGETHER, code_of, in_panels, is_loss, of_record, row_loss
+from .functions import cuda_kernel, failed_before, item_type, one_of, place
+from .loss_kernels import TOGETHER as MOST_TOGETHER, is_loss, losses_of_rows
 from .products import product_tile
 from .rows import TOGETHER, gathered
 from .tiles import shared_items
@@ -105,11 +105,8 @@ def rows_kernel(
     )  # fmt: skip
     BM, BN, threads, size = tile.rows, tile.columns, tile.block, shared_items(dtype, tile)
     together = max(1, min(MOST_TOGETHER, threads // BM))  # threads that share a row of the loss
-    finish, of_row = (
-        one_of(tuple(map(scalar_epilogue, epilogues))),
-        row_loss(dtype, loss, together, threads, *in_panels(dtype)),
-    )
-    code, record = code_of(loss), of_record(dtype)
+    finish = one_of(tuple(map(scalar_epilogue, epilogues)))
+    losses = losses_of_rows(dtype, loss, together, threads, False)
     of_tile, gather = product_tile(dtype, epilogues, tile), gathered(dtype, scaled)
     step_of_rows, drop = -(-BM // TOGETHER), one_of(tuple(dropping(dtype, kind) for kind in dropouts))
 
@@ -152,20 +149,10 @@ def rows_kernel(
                 drop(which, steps, step, scalars, table, numbers, k, work, begin, end, threads)
             else:
                 of_weight, a, b = T(scalars[steps[step, R.STEP_SCALARS] + R.SCALE]), T(of_loss[0]), T(of_loss[1])
-                for begin in range(first_row, last_row, threads // together):
-                    i, row, own_code, weight = begin + t // together, 0, 0, T(1)
-                    inside = i < last_row
-                    if inside:
-                        row = data_row(order, index, first, i)
-                        own_code = code(y, row)
-                        if table[k, R.SW] >= 0:
-                            weight = weights[row]
-                    facts, where = record(table, k, work, i)
-                    of_row(
-                        control, i, row, inside, own_code, weight, y, a, b, of_loss, of_weight, facts, where, work,
-                        row_losses, shared,
-                    )  # fmt: skip
-                    cuda.syncwarp()
+                losses(
+                    control, table, k, order, index, first, y, weights, a, b, of_loss, of_weight, work, row_losses,
+                    shared, first_row, last_row, threads // together,
+                )  # fmt: skip
             cuda.syncthreads()  # the block's own writes are there for all of its threads
 
     return rows_kernel

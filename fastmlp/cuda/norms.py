@@ -239,17 +239,19 @@ def batch_norm_running(dtype: str, of: Update):
 
 
 @cuda_kernel
-def batch_norm_predict(dtype: str, of: Epilogue):
-    """C = epilogue((z - running mean) scale / sqrt(running variance + epsilon) + shift)."""
+def running_norm(dtype: str, of: Epilogue, backward: bool):
+    """What goes by the running averages: C = epilogue((z - running mean) factor + shift), with factor = scale /
+    sqrt(running variance + epsilon); or, backward, C = epilogue(da factor).
+    """
     T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
     finish = scalar_epilogue(of)
 
-    def batch_norm_predict(control, steps, scalars, table, numbers, k, work, state, epsilon):
+    def running_norm(control, steps, scalars, table, numbers, k, work, state, epsilon):
         if control[NOT_FINITE] != 0:
             return
         rows, n = steps[control[STEP], R.STEP_ROWS], table[k, R.N_OUT]
         last_panel, panel_items = table[k, R.N_PANELS] - 1, table[k, R.C_PANEL_BYTES] // item
-        z, c, other = table[k, R.IN] // item, table[k, R.C] // item, table[k, R.OTHER] // item
+        source, c, other = table[k, R.IN] // item, table[k, R.C] // item, table[k, R.OTHER] // item
         w, shift = table[k, R.W] // item, table[k, R.SHIFT] // item
         mean, variance = table[k, R.RUNNING_MEAN] // item, table[k, R.RUNNING_VAR] // item
         columns = last_panel * panel + table[k, R.LAST_WIDTH]
@@ -260,33 +262,10 @@ def batch_norm_predict(dtype: str, of: Epilogue):
             value = T(0)  # padding
             if q < n:
                 factor = state[w + q] * T(1.0 / math.sqrt(np.float64(state[variance + q]) + epsilon))
-                value = (work[z + at] - state[mean + q]) * factor + state[shift + q]
+                if backward:
+                    value = work[source + at] * factor
+                else:
+                    value = (work[source + at] - state[mean + q]) * factor + state[shift + q]
             finish(work, c + at, other + at, value, T(numbers[k]))
 
-    return batch_norm_predict
-
-
-@cuda_kernel
-def batch_norm_predict_gradient(dtype: str):
-    """C = da scale / sqrt(running variance + epsilon)."""
-    T, item, panel = getattr(np, dtype), ITEMSIZE[dtype], SIMD.panel(dtype)
-
-    def batch_norm_predict_gradient(control, steps, scalars, table, numbers, k, work, state, epsilon):
-        if control[NOT_FINITE] != 0:
-            return
-        rows, n = steps[control[STEP], R.STEP_ROWS], table[k, R.N_OUT]
-        last_panel, panel_items = table[k, R.N_PANELS] - 1, table[k, R.C_PANEL_BYTES] // item
-        da, c = table[k, R.IN] // item, table[k, R.C] // item
-        w, variance = table[k, R.W] // item, table[k, R.RUNNING_VAR] // item
-        columns = last_panel * panel + table[k, R.LAST_WIDTH]
-        for e in range(cuda.grid(1), rows * columns, cuda.gridsize(1)):
-            i = e // columns
-            q = e - i * columns
-            at = place(i, q, panel, last_panel, panel_items, table[k, R.LAST_WIDTH])
-            value = T(0)  # padding
-            if q < n:
-                factor = state[w + q] * T(1.0 / math.sqrt(np.float64(state[variance + q]) + epsilon))
-                value = work[da + at] * factor
-            work[c + at] = value
-
-    return batch_norm_predict_gradient
+    return running_norm

@@ -29,11 +29,10 @@ from .loss_kernels import row_kernel, separable_kernel, softmax_kernel, sum_loss
 from .norm_kernels import (
     batch_norm,
     batch_norm_gradient,
-    batch_norm_predict,
-    batch_norm_predict_gradient,
     batch_norm_running,
     row_norm,
     row_norm_gradient,
+    running_norm_kernel,
 )
 from .optimizer_kernels import (
     average,
@@ -81,8 +80,8 @@ KERNELS = {
     "batch_norm": batch_norm,
     "batch_norm.gradient": batch_norm_gradient,
     "batch_norm.running": batch_norm_running,
-    "batch_norm.predict": batch_norm_predict,
-    "batch_norm.predict.gradient": batch_norm_predict_gradient,
+    "batch_norm.predict": running_norm_kernel(backward=False),
+    "batch_norm.predict.gradient": running_norm_kernel(backward=True),
     "l2": l2_penalty,
     "l1_l2": l1_l2_penalty,
     "clip": clip,

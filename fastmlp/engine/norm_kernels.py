@@ -221,54 +221,37 @@ def batch_norm_running(dtype: str, simd: Simd):
     return batch_norm_running
 
 
-def batch_norm_predict(dtype: str, simd: Simd):
-    """Rows lo..hi: C = (z - running mean) scale / sqrt(running variance + epsilon) + shift, then the epilogue."""
-    item, panel, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
+def running_norm_kernel(backward: bool):
+    """What goes by the running averages, rows lo..hi: C = (z - running mean) factor + shift, then the epilogue, with
+    factor = scale / sqrt(running variance + epsilon); or, backward, C = da factor.
+    """
 
-    def batch_norm_predict(record, lo, hi, worker):
-        r, w = int64_at(record), int64_at(worker)
-        n_panels, stride, n = r[R.N_PANELS], r[R.C_PANEL_BYTES], r[R.N_OUT]
-        epsilon, factors = float64_at(record)[R.EPSILON], items(w[R.SCRATCH])
-        w[R.EPILOGUE_NUMBER] = r[R.NUMBER]
-        for j in range(n_panels):
-            width, at = panel if j < n_panels - 1 else r[R.LAST_WIDTH], j * panel * item
-            columns = min(width, n - j * panel)
-            weight, shift = items(r[R.W] + at), items(r[R.SHIFT] + at)
-            mean, variance = items(r[R.RUNNING_MEAN] + at), items(r[R.RUNNING_VAR] + at)
-            for k in range(columns):
-                factors[k] = weight[k] * T(1 / math.sqrt(np.float64(variance[k]) + epsilon))
-            for i in range(lo, hi):
-                z, out = items(r[R.IN] + j * stride + i * width * item), items(r[R.C] + j * stride + i * width * item)
+    def build(dtype, simd):
+        item, panel, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
+
+        def running_norm(record, lo, hi, worker):
+            r, w = int64_at(record), int64_at(worker)
+            n_panels, stride, n = r[R.N_PANELS], r[R.C_PANEL_BYTES], r[R.N_OUT]
+            epsilon, factors = float64_at(record)[R.EPSILON], items(w[R.SCRATCH])
+            w[R.EPILOGUE_NUMBER] = r[R.NUMBER]
+            for j in range(n_panels):
+                width, at = panel if j < n_panels - 1 else r[R.LAST_WIDTH], j * panel * item
+                columns = min(width, n - j * panel)
+                weight, shift = items(r[R.W] + at), items(r[R.SHIFT] + at)
+                mean, variance = items(r[R.RUNNING_MEAN] + at), items(r[R.RUNNING_VAR] + at)
                 for k in range(columns):
-                    out[k] = (z[k] - mean[k]) * factors[k] + shift[k]
-                for k in range(columns, width):
-                    out[k] = T(0)
-            if r[R.EPILOGUE] != 0:
-                at = j * stride + lo * width * item
-                call(r[R.EPILOGUE], r[R.C] + at, r[R.OTHER] + at, (hi - lo) * width, worker)
+                    factors[k] = weight[k] * T(1 / math.sqrt(np.float64(variance[k]) + epsilon))
+                for i in range(lo, hi):
+                    at = j * stride + i * width * item
+                    z, out = items(r[R.IN] + at), items(r[R.C] + at)
+                    for k in range(columns):
+                        out[k] = z[k] * factors[k] if backward else (z[k] - mean[k]) * factors[k] + shift[k]
+                    for k in range(columns, width):
+                        out[k] = T(0)
+                if r[R.EPILOGUE] != 0:
+                    at = j * stride + lo * width * item
+                    call(r[R.EPILOGUE], r[R.C] + at, r[R.OTHER] + at, (hi - lo) * width, worker)
 
-    return batch_norm_predict
+        return running_norm
 
-
-def batch_norm_predict_gradient(dtype: str, simd: Simd):
-    """Rows lo..hi: C = da scale / sqrt(running variance + epsilon): the way back through what a prediction does."""
-    item, panel, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)
-
-    def batch_norm_predict_gradient(record, lo, hi, worker):
-        r, w = int64_at(record), int64_at(worker)
-        n_panels, stride, n = r[R.N_PANELS], r[R.C_PANEL_BYTES], r[R.N_OUT]
-        epsilon, factors = float64_at(record)[R.EPSILON], items(w[R.SCRATCH])
-        for j in range(n_panels):
-            width, at = panel if j < n_panels - 1 else r[R.LAST_WIDTH], j * panel * item
-            columns = min(width, n - j * panel)
-            weight, variance = items(r[R.W] + at), items(r[R.RUNNING_VAR] + at)
-            for k in range(columns):
-                factors[k] = weight[k] * T(1 / math.sqrt(np.float64(variance[k]) + epsilon))
-            for k in range(columns, width):
-                factors[k] = T(0)
-            for i in range(lo, hi):
-                da, out = items(r[R.IN] + j * stride + i * width * item), items(r[R.C] + j * stride + i * width * item)
-                for k in range(width):
-                    out[k] = da[k] * factors[k]
-
-    return batch_norm_predict_gradient
+    return build

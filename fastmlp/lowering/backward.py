@@ -172,7 +172,7 @@ class Backward:
             running |= {R.NUMBER: bits(op.layer.momentum), R.AVERAGE_KERNEL: self.updates.average}
             self.tiles.append(Step("batch_norm.running", running, "running averages of the batch's", 1, 1))
         else:
-            running = running_fields(op) | {R.EPSILON: bits(op.layer.epsilon)}
+            running = running_fields(op) | {R.EPSILON: bits(op.layer.epsilon), R.EPILOGUE: 0, R.OTHER: dz.at}
             self.steps.append(Step("batch_norm.predict.gradient", fields | running, text))
         if op.learns:
             self.tiles.append(_vector_update_step(self.plan, op, "weight", op.normed, self.updates))

@@ -41,6 +41,8 @@ def data(kind, dtype, n_features=5):
 
 
 SCHEDULE = ExponentialDecay(0.5, 0.9, steps=2)
+DROPPING = [Dense(6), Residual(Dense(6), ReLU(), drop_rate=0.4), Dropout(SCHEDULE), Dense(3), Dropout(0.1)]
+FROM_MEMORY = [Dense(9), Logistic(), Dense(3), Residual(Logistic())]
 CASES = {
     "penalties, smoothing": (
         [Dense(9, l2=1e-3), GELU(), Dense(10, l1=1e-3, use_bias=False), Tanh(), Dense(3)],
@@ -63,40 +65,12 @@ CASES = {
     "as deep as a product without a second turn": ([Dense(32), ReLU(), Dense(32), ReLU(), Dense(17)], "codes", {}),
     "dropout, of X too": ([Dropout(0.3), Dense(9), GELU(), Dropout(0.4), Dense(7), ReLU(), Dense(3)], "codes", {}),
     "more columns of X, dropout": ([Dropout(0.3), Dense(7), SELU(), AlphaDropout(0.2), Dense(3)], "codes", {}),
-    "dropout that follows a schedule, of rows, of logits": (
-        [
-            Dense(6),
-            Residual(Dense(6), ReLU(), drop_rate=0.4),
-            Dropout(SCHEDULE),
-            Dense(3),
-            Dropout(0.1),
-        ],
-        "numbers",
-        {"batch_size": 12, "loss": "squared_error"},
-    ),
-    "the same with few rows": (
-        [
-            Dense(6),
-            Residual(Dense(6), ReLU(), drop_rate=0.4),
-            Dropout(SCHEDULE),
-            Dense(3),
-            Dropout(0.1),
-        ],
-        "numbers",
-        {"loss": "squared_error"},
-    ),
+    "dropout by a schedule, of rows, of logits": (DROPPING, "numbers", {"batch_size": 12, "loss": "squared_error"}),
+    "the same with few rows": (DROPPING, "numbers", {"loss": "squared_error"}),
     "many rows, wider than with few": ([Dense(67), ReLU(), Dense(3)], "codes", {"batch_size": 12}),
     "logits come from memory": ([Dense(9), ReLU(), Dense(3), Residual(Logistic())], "codes", {"batch_size": 5}),
-    "the same, a term for each": (
-        [Dense(9), Logistic(), Dense(3), Residual(Logistic())],
-        "numbers",
-        {"batch_size": 5, "loss": "squared_error"},
-    ),
-    "the same, of whole rows": (
-        [Dense(9), Logistic(), Dense(3), Residual(Logistic())],
-        "codes",
-        {"batch_size": 5, "loss": "hinge"},
-    ),
+    "the same, a term for each": (FROM_MEMORY, "numbers", {"batch_size": 5, "loss": "squared_error"}),
+    "the same, of whole rows": (FROM_MEMORY, "codes", {"batch_size": 5, "loss": "hinge"}),
     "X is read twice": ([Residual(Dense(9), ReLU(), Dense(5)), Tanh(), Dense(3)], "codes", {"batch_size": 3}),
     "residual, frozen": (
         [Dense(6, trainable=False), Residual(ReLU(), Dense(6), Tanh(), Dense(6)), ReLU(), Dense(3)],
