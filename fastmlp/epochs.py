@@ -115,10 +115,7 @@ def _one(training, history, callbacks, validation) -> None:
     epoch, started = training.epoch + 1, time.perf_counter()
     logs = {"loss": float(training.run(1)[0])}
     if validation:
-        X, y, weights, groups = validation
-        logs["val_loss"] = training.loss_of(X, y, weights, groups)
-        if training.loss.classification:
-            logs["val_accuracy"] = training.loss.accuracy(training.logits(X), y, weights)
+        logs |= {f"val_{name}": value for name, value in training.metrics_of(*validation).items()}
     logs |= {"learning_rate": training.learning_rate, "seconds": time.perf_counter() - started}
     try:
         for callback in callbacks:

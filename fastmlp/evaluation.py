@@ -25,8 +25,8 @@ ROWS, BYTES = 1024, 2**26  # of a step: fewer rows where they are long
 
 
 class Evaluation:
-    """A model applied to one data set: logits, or the mean loss. With `state`, it sees another executor's
-    parameters.
+    """A model applied to one data set: logits, the mean loss, or, with a loss and `logits`, both at once. With `state`,
+    it sees another executor's parameters.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Evaluation:
         groups=None,
         *,
         loss=None,
+        logits=False,
         n_threads=None,
         state=None,
         guard=0,
@@ -54,15 +55,15 @@ class Evaluation:
         common = {"n_features": model.n_features, "batch_size": batches.most_rows, "source": source, "dtype": dtype}
         common |= {"guard": guard, "entries": most_entries(X, batches.most_rows)}
         common["simd"], make_executor = executor_of(device)
+        if loss is None or logits:
+            externals["output"] = self.output = np.empty((n, self.K), dtype)
         if loss is None:
-            self.output = np.empty((n, self.K), dtype)
             plan = forward_plan(model.layers, **common)
-            externals["output"] = self.output
             self.total = float(n)
         else:
             targets, y = engine_targets(loss, y, self.K, dtype, groups)
             weights, _ = engine_weights(loss.row_weights(y, groups) if loss.queries else sample_weight, dtype)
-            plan = loss_plan(model.layers, loss, targets, weighted=weights is not None, **common)
+            plan = loss_plan(model.layers, loss, targets, weighted=weights is not None, logits=logits, **common)
             externals |= {"y": y} | ({} if weights is None else {"sample_weight": weights})
             externals |= {"queries": groups} if loss.queries else {}
             self.total = float(batches.n if weights is None or loss.queries else weights.astype(np.float64).sum())
@@ -78,7 +79,7 @@ class Evaluation:
         return self.output.copy()
 
     def loss(self) -> float:
-        """The weighted mean of the rows' losses."""
+        """The weighted mean of the rows' losses; with `logits`, these are in `output` afterwards."""
         return float(self._steps.run(self._chooser).sum() / self.total)
 
     def close(self) -> None:

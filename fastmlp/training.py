@@ -455,6 +455,15 @@ class Training:
         self._take_what_was_set()
         return self._evaluation("loss", X, y, sample_weight, groups).loss() + self._penalty(of_kept=True)
 
+    def metrics_of(self, X, y, sample_weight=None, groups=None) -> dict[str, float]:
+        """ "loss", as `loss_of`, and of a classification "accuracy", in one pass through the rows."""
+        if not self.loss.classification:
+            return {"loss": self.loss_of(X, y, sample_weight, groups)}
+        self._take_what_was_set()
+        evaluation = self._evaluation("loss and logits", X, y, sample_weight, groups)
+        loss = evaluation.loss() + self._penalty(of_kept=True)
+        return {"loss": loss, "accuracy": self.loss.accuracy(evaluation.output, y, sample_weight)}
+
     def logits(self, X) -> np.ndarray:
         """The last layer's values for other rows, (n, K)."""
         self._take_what_was_set()
@@ -465,10 +474,11 @@ class Training:
         if key not in self._evaluations:
             if len(self._evaluations) > 8:  # someone evaluates new arrays all the time: keep none of them
                 self._close_evaluations()
-            loss = self.loss if kind == "loss" else None
+            loss = None if kind == "logits" else self.loss
             state = self.executor.shared(None if self._average is None else -1)
             options = {"n_threads": self.n_threads, "state": state, "guard": self.plan.guard, "device": self.device}
-            evaluation = Evaluation(self._model, X, *data, loss=loss, **options)
+            options |= {"loss": loss, "logits": kind != "loss"}
+            evaluation = Evaluation(self._model, X, *data, **options)
             self._evaluations[key] = (evaluation, (X, *data))  # the arrays stay alive, so their ids stay theirs
         return self._evaluations[key][0]
 

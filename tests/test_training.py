@@ -209,6 +209,10 @@ def test_logits_and_loss_against_the_twin(case):
     with Training(model, X, y, n_threads=2, **options) as training:
         assert reference.relative_error(training.logits(X), logits) < tolerance
         np.testing.assert_allclose(training.loss_of(X, y, w), np.average(rows, weights=w), rtol=tolerance, atol=1e-6)
+        metrics = {"loss": training.loss_of(X, y, w)}
+        if training.loss.classification:
+            metrics["accuracy"] = training.loss.accuracy(training.logits(X), y, w)
+        assert training.metrics_of(X, y, w) == metrics
         one = X[:1] if not isinstance(X, np.ndarray) else np.ascontiguousarray(X[:1])
         assert reference.relative_error(training.logits(one), logits[:1]) < tolerance
 
@@ -397,6 +401,16 @@ def test_epochs_make_one_call_by_powers_of_two(seconds, most, together):
         training._chooser.cost = {1: seconds / 20}  # a row
         training._chooser.trials = {1: 9}
         assert training.epochs_together(most) == together
+
+
+def test_the_accuracy_of_rows_beside_a_loss_that_is_not_finite(monkeypatch):
+    monkeypatch.setattr("fastmlp.evaluation.ROWS", 4)
+    X, y = np.tile([[0.0], [2.0], [3e38], [2.0], [0.0], [2.0]], (3, 1)).astype(np.float32), np.tile([1, 0], 9)
+    model = Sequential(Dense(2)).build(1)
+    model.set_parameters({"dense_0.weight": [[9.0, -9.0]], "dense_0.bias": [-9.0, 9.0]})
+    with Training(model, X, y, loss="softmax_cross_entropy", optimizer="sgd", batch_size=4) as training:
+        metrics = training.metrics_of(X, y)
+    assert np.isnan(metrics["loss"]) and metrics["accuracy"] == 15 / 18
 
 
 def test_the_penalty_beside_a_loss_is_that_of_the_average():

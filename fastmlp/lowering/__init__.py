@@ -18,7 +18,7 @@ from ..augmentation import Mixing
 from ..layers import ActivityRegularization, Dense, Layer, Softmax
 from ..losses import Loss
 from ..optimizers import Optimizer
-from ..plan import Kernel, Matrix, Phase, Plan, Ref, Step
+from ..plan import Kernel, Matrix, Phase, Plan, Step
 from ..simd import Simd
 from .augmentation import augmentation_steps
 from .backward import Backward
@@ -33,7 +33,7 @@ from .steps import (
     input_steps,
     loss_across_rows,
     loss_step,
-    panels,
+    output_step,
     row_weights,
 )
 from .updates import Updates
@@ -166,21 +166,32 @@ def forward_plan(
     """
     options = {"entries": entries, "n_workers": n_workers}
     plan, ops = place_network(layers, n_features, batch_size, source, dtype, guard, simd, **options)
-    z = ops[-1].target
-    fields = {**panels(z), R.N_OUT: z.columns, R.OUT: Ref("output", 0), R.OUT_STRIDE: z.columns * plan.item}
-    scatter = Step("scatter", fields, "output = logits, row-major")
     checks = [finite_step(plan)] if check and source in ("float32", "float64") else []
-    plan.phases = _phases([*checks, *input_steps(plan, plan.input), *forward_steps(plan, ops), scatter])
+    forward = [*input_steps(plan, plan.input), *forward_steps(plan, ops)]
+    plan.phases = _phases([*checks, *forward, output_step(plan, ops[-1].target)])
     plan.flops = sum(_flops(plan, op) for op in ops if isinstance(op.layer, Dense))
     return plan
 
 
 def loss_plan(
-    layers, loss, targets, *, n_features, batch_size, source, dtype, weighted=False, entries=0, guard=0, simd=None
+    layers,
+    loss,
+    targets,
+    *,
+    n_features,
+    batch_size,
+    source,
+    dtype,
+    weighted=False,
+    entries=0,
+    guard=0,
+    simd=None,
+    logits=False,
 ) -> Plan:
-    """The plan of an evaluation: forward and the loss, no gradient."""
+    """The plan of an evaluation: forward and the loss, no gradient. With `logits`, they go to the buffer "output"."""
     plan, ops = place_network(layers, n_features, batch_size, source, dtype, guard, simd, entries=entries)
     z, copies = ops[-1].target, []
+    outputs = [output_step(plan, z)] if logits else []  # before the loss, which writes over them
     if isinstance(ops[-1].layer, ActivityRegularization):
         z, copy = _copied(plan, ops[-1])
         copies = [copy]
@@ -191,7 +202,7 @@ def loss_plan(
         loss_steps = [*copies, step]
     loss_steps += activity_penalties(ops, loss, row_losses, row_weights(weighted, {}))
     total = Step("sum_losses", {R.ROW_LOSS: row_losses}, "loss of the step = sum over rows", 1, 1)
-    plan.phases = _phases([*input_steps(plan, plan.input), *forward_steps(plan, ops), *loss_steps, total])
+    plan.phases = _phases([*input_steps(plan, plan.input), *forward_steps(plan, ops), *outputs, *loss_steps, total])
     plan.flops = sum(_flops(plan, op) for op in ops if isinstance(op.layer, Dense))
     return plan
 

@@ -100,6 +100,11 @@ def operand(value: Matrix) -> dict[int, int | Ref]:
     return {R.A: value.at, R.A_PANEL_BYTES: value.panel_bytes, R.A_STRIDE_LAST: value.last_width * value.item}
 
 
+def output_step(plan: Plan, logits: Matrix) -> Step:
+    fields = {**panels(logits), R.N_OUT: logits.columns, R.OUT: Ref("output", 0)}
+    return Step("scatter", {**fields, R.OUT_STRIDE: logits.columns * plan.item}, "output = logits, row-major")
+
+
 def panels(value: Matrix) -> dict[int, int | Ref]:
     return {
         R.C: value.at,

@@ -23,7 +23,7 @@ def data(dtype, codes=True):
 
 
 def train(X, y, weights=None, validation=None, epochs=2, parts=1, first=None, **options):
-    """(losses, validation losses, logits, parameters), and the kind of place that the data got."""
+    """(losses, metrics of validation data, logits, parameters), and the kind of place that the data got."""
     if first is None and X.dtype == np.uint8:
         first = Rescaling(1 / 255)
     layers = [Dropout(0.2), Dense(4), ReLU(), Dense(3)]
@@ -36,7 +36,7 @@ def train(X, y, weights=None, validation=None, epochs=2, parts=1, first=None, **
             for _ in range(epochs // parts):
                 losses += list(training.run(1))
                 if validation is not None:
-                    of_validation += [training.loss_of(*validation)]
+                    of_validation += training.metrics_of(*validation).values()
             logits, state = training.logits(X), training.state
             place = type(training.executor._data)
     return losses, of_validation, logits, model.parameters, place
