@@ -26,7 +26,7 @@ from fastmlp.callbacks import (
 from fastmlp.initializers import INITIALIZERS
 from fastmlp.layers import LAYERS, PReLU, pre_norm_block
 from fastmlp.losses import LOSSES
-from fastmlp.optimizers import OPTIMIZERS
+from fastmlp.optimizers import OF_ALL_ROWS, OPTIMIZERS
 from fastmlp.schedules import SCHEDULES
 
 CALLBACKS = (
@@ -112,7 +112,7 @@ def losses() -> str:
 def optimizers() -> str:
     rows = [
         [code(signature(cls)), code(name), p["summary"], p["use"], p["source"]]
-        for name, cls in OPTIMIZERS.items()
+        for name, cls in (OPTIMIZERS | OF_ALL_ROWS).items()
         for p in [parts(cls)]
     ]
     return table(["class", "name", "rule", "when to use", "source"], rows)
@@ -175,8 +175,8 @@ their loss is the mean over queries.""",
     "optimizers": (
         optimizers,
         """`Sequential.fit(optimizer=...)` takes the name or the object. p is a parameter and W a weight, g its
-gradient, t the number of the step, lr the learning rate: a number or a [schedule](schedules.md). Each also takes
-`clip_value`, a bound of each component of g; `clip_norm`, a bound of the norm of all gradients together; and
+gradient, t the number of the step, lr the learning rate: a number or a [schedule](schedules.md). Each but `LBFGS` also
+takes `clip_value`, a bound of each component of g; `clip_norm`, a bound of the norm of all gradients together; and
 `ema_decay`, with which the fit ends with a moving average of the parameters.""",
     ),
     "schedules": (

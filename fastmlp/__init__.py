@@ -89,6 +89,7 @@ _HOME = {  # and in __init__.pyi, for editors
     "RMSprop": "optimizers",
     "Rprop": "optimizers",
     "Lion": "optimizers",
+    "LBFGS": "optimizers",
     "Constant": "schedules",
     "StepDecay": "schedules",
     "PiecewiseConstantDecay": "schedules",

@@ -78,6 +78,7 @@ from .losses import (
 from .normalization import BatchNorm as BatchNorm, GroupNorm as GroupNorm, LayerNorm as LayerNorm, RMSNorm as RMSNorm
 from .onnx_export import export_onnx as export_onnx
 from .optimizers import (
+    LBFGS as LBFGS,
     SGD as SGD,
     AdaDelta as AdaDelta,
     AdaGrad as AdaGrad,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -81,13 +81,8 @@ def _together(training, history, epochs: int) -> None:
 
 
 def _one_by_one(training, history, epochs: int, callbacks, validation, backup) -> None:
-    training.stop = False
-    begun = []
-    try:
+    def run():
         try:
-            for callback in callbacks:
-                callback.on_fit_begin(training)
-                begun.append(callback)
             if backup:
                 backup.begin(training, history, callbacks)
             while training.epoch < epochs and not training.stop:
@@ -100,8 +95,9 @@ def _one_by_one(training, history, epochs: int, callbacks, validation, backup) -
             if backup:
                 backup.fail()
             raise
-        finally:
-            _end(begun, training, history)
+
+    try:
+        tell(callbacks, training, history, run)
     except BaseException:
         if backup:
             backup.fail()
@@ -111,12 +107,34 @@ def _one_by_one(training, history, epochs: int, callbacks, validation, backup) -
 
 
 def _one(training, history, callbacks, validation) -> None:
-    """An epoch, its metrics, and who looks at them."""
+    """An epoch, and what follows it."""
     epoch, started = training.epoch + 1, time.perf_counter()
-    logs = {"loss": float(training.run(1)[0])}
+    look(training, history, callbacks, validation, epoch, float(training.run(1)[0]), started)
+
+
+def tell(callbacks: list, training, history, run: Callable[[], None]) -> None:
+    """Tell each callback of the fit's begin, `run`, and tell each that knows of the begin of the end."""
+    begun: list = []
+    training.stop = False
+    try:
+        for callback in callbacks:
+            callback.on_fit_begin(training)
+            begun.append(callback)
+        run()
+    finally:
+        _end(begun, training, history)
+
+
+def look(training, history, callbacks, validation, epoch: int, loss: float, started: float, rate: bool = True) -> None:
+    """Measure the network after an epoch, tell each callback, and record what they and the epoch have to say; `rate`:
+    there is a learning rate.
+    """
+    logs = {"loss": loss}
     if validation:
         logs |= {f"val_{name}": value for name, value in training.metrics_of(*validation).items()}
-    logs |= {"learning_rate": training.learning_rate, "seconds": time.perf_counter() - started}
+    if rate:
+        logs["learning_rate"] = training.learning_rate
+    logs["seconds"] = time.perf_counter() - started
     try:
         for callback in callbacks:
             callback.on_epoch_end(training, epoch, logs)

@@ -21,39 +21,49 @@ class _StoreGradient(SGD):
     n_slots = 1
 
 
-_RULE = _StoreGradient(learning_rate=0.0)
+RULE = _StoreGradient(learning_rate=0.0)
 
 
 class FlatObjective:
     """Loss and gradient of a model over a whole data set as a function of one float64 vector.
 
-    The vector holds the parameters in order, each raveled. Loss: the weighted mean over rows plus
+    The vector holds the parameters that are learned, in order, each raveled. Loss: that of `Training.run`, plus
     l2 / (2 sum of weights) ||W||^2; infinite, with a gradient of zeros, where the network overflows, so that a line
     search steps back.
+
+    Parameters
+    ----------
+    training : Training
+        With the rule `RULE`, and all rows in one batch.
     """
 
-    def __init__(self, model, X, y, loss, sample_weight=None, l2=0.0, n_threads=None):
-        options = {"batch_size": X.shape[0], "shuffle": False, "sample_weight": sample_weight, "n_threads": n_threads}
-        options["study"] = True
-        self._training = Training(model, X, y, loss=loss, optimizer=_RULE, l2=l2, **options)
-        self._places, self._l2 = self._training.executor.places(), l2
-        self._total = X.shape[0] if sample_weight is None else float(np.sum(sample_weight, dtype=np.float64))
+    def __init__(self, training: Training):
+        self._training, executor = training, training.executor
+        learned = {p.name: np.full(p.shape, p.learned) for p in training.plan.parameters}
+        mask, places = np.zeros_like(executor.parameters), executor.places()
+        executor.pack_into(mask, learned)
+        self._places = places[mask[places] != 0]
+
+    @property
+    def theta(self) -> np.ndarray:
+        """The vector of the present parameters."""
+        return self._training.executor.parameters[self._places].astype(np.float64)
+
+    def take(self, theta: np.ndarray) -> None:
+        """Make these the parameters."""
+        self._training.executor.parameters[self._places] = theta
+        self._training.executor.refresh()
 
     def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         training = self._training
-        training.executor.parameters[self._places] = theta
-        training.executor.refresh()
+        self.take(theta)
         try:
             loss = float(training.run(1)[0])
         except DivergenceError:
             return np.inf, np.zeros_like(theta, np.float64)
-        if self._l2:
-            loss += 0.5 * self._l2 / self._total * training.weight_squares()
+        if training.l2:
+            loss += 0.5 * training.l2 / training.total_weight * training.weight_squares()
         return loss, training.executor.slots[0][self._places].astype(np.float64)
-
-    def close(self) -> None:
-        """Let the worker threads end."""
-        self._training.close()
 
 
 def weight_norms(gradients: dict[str, np.ndarray]) -> dict[str, float]:
@@ -75,7 +85,7 @@ def batch_gradients(
     options = {"batch_size": X.shape[0], "shuffle": False, "sample_weight": sample_weight, "n_threads": n_threads}
     options |= {"study": True, "groups": groups}
     # a copy: where the loss is not finite, a fit gives its model other arrays
-    training = Training(copy.copy(model), X, y, loss=loss, optimizer=_RULE, **options)
+    training = Training(copy.copy(model), X, y, loss=loss, optimizer=RULE, **options)
     try:
         return float(training.run(1)[0]), training.gradient()
     except DivergenceError:

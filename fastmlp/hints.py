@@ -49,6 +49,13 @@ _WORDS = {
         "ema_momentum": "it is `ema_decay`",
     },
     "RMSprop": {"alpha": "it is `rho`"},
+    "LBFGS": {
+        **dict.fromkeys(("lr", "learning_rate"), "a line search finds the length of each step"),
+        **dict.fromkeys(("tol", "tolerance_grad"), "it is `gtol`"),
+        "tolerance_change": "`ftol` is the least share by which the loss falls",
+        "history_size": "it is `maxcor`",
+        **dict.fromkeys(("max_iter", "maxiter"), "the iterations are the epochs of a fit"),
+    },
     "EarlyStopping": {
         "restore_best_weights": "it is `restore_best`, and the default",
         "tol": "it is `min_delta`",

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from . import configs, schedules
-from .errors import check_epsilon, check_flag, check_range, unknown_name
+from .errors import check_count, check_epsilon, check_flag, check_range, unknown_name
 from .hints import Hinted
 from .schedules import Schedule, check_rate
 
@@ -699,23 +699,88 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 }
 
 
+@dataclass(frozen=True)
+class LBFGS(Hinted):
+    """Limited-memory BFGS over all rows: each epoch is an iteration, a step along -H g, with H an approximate inverse
+    of the Hessian from the last gradients, and its length from a line search.
+
+    When to use: up to some ten thousand rows, a smooth network and loss, and where the last digits of the loss count:
+    curves, physics, small tables. No rate has to be chosen. Of large data, batches learn more in the same time.
+
+    For `Sequential.fit`: `epochs` are the iterations at most, and a fit ends earlier where the loss falls no more;
+    `batch_size` and `shuffle` mean nothing. The loss of an epoch is that after its iteration. SciPy's L-BFGS-B does the
+    work, in float64, with the losses and gradients of the model's dtype: Sequential(..., dtype="float64") comes closer
+    to the minimum. Layers that draw numbers in each step (dropout, noise, augmentation), a `BatchNorm` that is not
+    frozen, `max_norm`, `learning_rate_multiplier`, `BackupAndRestore` and device="cuda" do not go with it. Parameters
+    that a callback sets are not gone on with.
+
+    Parameters
+    ----------
+    maxcor : int
+        Gradients that H is made of, at least 1.
+    gtol : float
+        The fit ends where no component of the gradient is larger; at least 0.
+    ftol : float
+        It ends where an iteration lowers the loss by less than this share of it (of 1, where the loss is smaller); at
+        least 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range.
+
+    References
+    ----------
+    Byrd, Lu, Nocedal and Zhu, A limited memory algorithm for bound constrained optimization, 1995. The defaults are
+    SciPy's.
+
+    Examples
+    --------
+    >>> LBFGS(gtol=1e-8)
+    LBFGS(maxcor=10, gtol=1e-08, ftol=2.220446049250313e-09)
+    """
+
+    name: ClassVar[str] = "lbfgs"
+    maxcor: int = 10
+    gtol: float = 1e-5
+    ftol: float = 1e7 * 2.0**-52
+
+    def __post_init__(self):
+        configs.plain_numbers(self)
+        check_count(self.maxcor, "maxcor")
+        check_range("gtol", self.gtol, 0, np.inf)
+        check_range("ftol", self.ftol, 0, np.inf)
+
+
+OF_ALL_ROWS: dict[str, type[LBFGS]] = {LBFGS.name: LBFGS}
+
+
 def get(optimizer: str | Optimizer, argument: str = "optimizer") -> Optimizer:
     """The optimiser of that name with its defaults, or the object itself."""
-    if isinstance(optimizer, tuple(OPTIMIZERS.values())):
+    return _get(optimizer, argument, OPTIMIZERS)
+
+
+def get_any(optimizer: str | Optimizer | LBFGS, argument: str = "optimizer") -> Optimizer | LBFGS:
+    """As `get`, or one of all rows."""
+    return _get(optimizer, argument, OPTIMIZERS | OF_ALL_ROWS)
+
+
+def _get(optimizer, argument: str, known: dict):
+    if isinstance(optimizer, tuple(known.values())):
         return optimizer
     if not isinstance(optimizer, str):
         raise ValueError(
-            f"`{argument}` must be one of {', '.join(map(repr, OPTIMIZERS))}, or an optimiser such as Adam(); got "
+            f"`{argument}` must be one of {', '.join(map(repr, known))}, or an optimiser such as Adam(); got "
             f"{optimizer!r}{', the class: did you forget ()?' if isinstance(optimizer, type) else '.'}"
         )
-    if optimizer not in OPTIMIZERS:
-        raise unknown_name(argument, optimizer, OPTIMIZERS)
+    if optimizer not in known:
+        raise unknown_name(argument, optimizer, known)
     return _by_default(optimizer)
 
 
 @lru_cache
-def _by_default(name: str) -> Optimizer:
-    return OPTIMIZERS[name]()
+def _by_default(name: str) -> Optimizer | LBFGS:
+    return (OPTIMIZERS | OF_ALL_ROWS)[name]()
 
 
 def to_config(optimizer: Optimizer) -> dict:

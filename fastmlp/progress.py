@@ -174,6 +174,7 @@ class LiveProgress(Callback):
                 ended = self._shown is not None and self._ended.wait(1 / REFRESHES_PER_SECOND)
                 epoch, logs = self._last or (0, {})
                 line = epoch_line(epoch, self.epochs, logs, self.n_samples) if epoch else f"epoch 1/{self.epochs}"
-                # the workers count their steps, so the bar moves within a long epoch too
-                bar.update(task, completed=(training.step - first) / steps_per_epoch, text=line, refresh=True)
+                # the workers count their steps, so the bar moves within a long epoch too; L-BFGS takes several in one
+                completed = epoch if steps_per_epoch == 1 else (training.step - first) / steps_per_epoch
+                bar.update(task, completed=completed, text=line, refresh=True)
                 self._shown = epoch

@@ -355,7 +355,7 @@ class Sequential:
         y: Any,
         *,
         loss: str | losses.Loss | None = None,
-        optimizer: str | optimizers.Optimizer = "adam",
+        optimizer: str | optimizers.Optimizer | optimizers.LBFGS = "adam",
         epochs: int = 1,
         batch_size: int = 32,
         validation_data: tuple | None = None,
@@ -391,10 +391,11 @@ class Sequential:
             "sgd", "adam", "adamw", "amsgrad", "adamax", "nadam", "adagrad", "adadelta", "rmsprop", "rprop" or "lion"
             with its defaults, or an object: its learning_rate may be a schedule (`fastmlp.schedules`), whose steps are
             counted from the start of this call. With `ema_decay` the model gets the average of its parameters over the
-            steps.
+            steps. "lbfgs", or `LBFGS`, learns from all rows at once, for small data.
         epochs, batch_size : int
             The last batch of an epoch is smaller where batch_size does not divide n. A batch_size above n means n.
-            For losses of queries, batch_size counts queries, whose rows stay together.
+            For losses of queries, batch_size counts queries, whose rows stay together. With "lbfgs" an epoch is an
+            iteration over all rows, whatever batch_size, and there may be fewer.
         validation_data : (X, y) or (X, y, sample_weight), optional
             Adds val_loss (and val_accuracy for classification) to every epoch. (X, y, groups) for losses of queries.
         validation_split : float
@@ -467,7 +468,7 @@ class Sequential:
             if self.loss is None:
                 raise ValueError(f"`loss` must be one of {', '.join(map(repr, losses.LOSSES))}; got None.")
             loss = self.loss
-        loss, optimizer = losses.get(loss), optimizers.get(optimizer)
+        loss, optimizer = losses.get(loss), optimizers.get_any(optimizer)
         epochs, batch_size = check_count(epochs, "epochs"), check_count(batch_size, "batch_size")
         n_threads = _check_threads(n_threads)
         seed = check_count(seed, "seed", least=0)
@@ -489,6 +490,12 @@ class Sequential:
             both = "class_weight * sample_weight"
             sample_weight = of_class if sample_weight is None else check_weights(of_class * sample_weight, n, both)
         backup, callbacks = check_callbacks(callbacks)
+        run = run_epochs
+        if isinstance(optimizer, optimizers.LBFGS):
+            from . import lbfgs
+
+            lbfgs.check(optimizer, self.layers, callbacks, backup, device)
+            run, optimizer, batch_size, device = partial(lbfgs.run_iterations, optimizer), lbfgs.RULE, n, "cpu"
         self._check_batch_norm(n, batch_size)
         devices.check_precision(precision, devices.check_device(device), self.dtype)
         device = devices.choose(device, self.layers, X, batch_size, epochs, precision)
@@ -512,7 +519,7 @@ class Sequential:
                 options["state"] = backup.find(self, data, validation, epochs, callbacks, **recipe)
             options |= {"loss": loss, "optimizer": optimizer, "batch_size": batch_size, "epochs_before": self._epochs}
             with Training(self, X, y, **options) as training:
-                run_epochs(training, history, epochs, callbacks, validation, backup)
+                run(training, history, epochs, callbacks, validation, backup)
         except DivergenceError:  # has said which parameters are kept
             check_fits(X, self.dtype)
             raise

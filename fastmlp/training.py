@@ -227,6 +227,12 @@ class Training:
         return self._steps_before + self.executor.steps_done
 
     @property
+    def total_weight(self) -> float:
+        """Of all rows; each weighs 1 without `sample_weight`."""
+        weights = self._data[2]
+        return float(self.n_samples if weights is None else np.sum(weights, dtype=np.float64))
+
+    @property
     def steps_per_epoch(self) -> int:
         """Batches of an epoch: ceil(n_samples / batch_size), or of queries."""
         return self._batches.n_batches

@@ -29,6 +29,7 @@ from fastmlp.initializers import INITIALIZERS, Constant, Orthogonal, Scaled, Var
 from fastmlp.layers import LAYERS
 from fastmlp.losses import LOSSES
 from fastmlp.optimizers import (
+    OF_ALL_ROWS,
     OPTIMIZERS,
     SGD,
     AdaDelta,
@@ -433,8 +434,9 @@ def test_an_initializer_of_ones_own():
         (activation_module.get, ACTIVATIONS),
         (loss_module.get, LOSSES),
         (optimizer_module.get, OPTIMIZERS),
+        (optimizer_module.get_any, OPTIMIZERS | OF_ALL_ROWS),
     ],
-    ids=["activation", "loss", "optimizer"],
+    ids=["activation", "loss", "optimizer", "any optimizer"],
 )
 def test_names_and_objects_are_accepted_and_misspellings_corrected(get, accepted):
     for name, cls in accepted.items():
@@ -482,7 +484,9 @@ def test_unknown_layers_and_fields_are_refused():
         layer_module.from_config({"type": "Dense", "unit": 3})
 
 
-@pytest.mark.parametrize("cls", [*LAYERS.values(), *LOSSES.values(), *OPTIMIZERS.values()], ids=lambda c: c.__name__)
+@pytest.mark.parametrize(
+    "cls", [*LAYERS.values(), *LOSSES.values(), *(OPTIMIZERS | OF_ALL_ROWS).values()], ids=lambda c: c.__name__
+)
 def test_declarations_are_frozen_documented_data(cls):
     import pickle
 

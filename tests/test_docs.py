@@ -17,7 +17,7 @@ from fastmlp.activations import ACTIVATIONS, Activation
 from fastmlp.initializers import INITIALIZERS
 from fastmlp.layers import LAYERS
 from fastmlp.losses import LOSSES
-from fastmlp.optimizers import OPTIMIZERS
+from fastmlp.optimizers import OF_ALL_ROWS, OPTIMIZERS
 from fastmlp.schedules import SCHEDULES
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -34,7 +34,7 @@ def is_callback(value):
 NAMES = {
     "activations": ACTIVATIONS,
     "losses": LOSSES,
-    "optimizers": OPTIMIZERS,
+    "optimizers": OPTIMIZERS | OF_ALL_ROWS,
     "schedules": SCHEDULES,
     "layers": {name for name, cls in LAYERS.items() if cls not in ACTIVATIONS.values()},
     "initializers": INITIALIZERS,

@@ -9,6 +9,7 @@ import pytest
 
 import fastmlp
 from fastmlp import (
+    LBFGS,
     SGD,
     Adam,
     BatchNorm,
@@ -40,6 +41,8 @@ from fastmlp.optimizers import OPTIMIZERS, Optimizer
         (lambda: LayerNorm(normalized_shape=3), "'normalized_shape': how many inputs"),
         (lambda: RMSprop(alpha=0.9), "it is `rho`"),
         (lambda: Adam(eps=1e-3), "it is `epsilon`"),
+        (lambda: LBFGS(lr=1.0), "LBFGS has no argument 'lr': a line search finds"),
+        (lambda: LBFGS(max_iter=20), "the iterations are the epochs of a fit"),
         (lambda: SGD(eps=1e-3), "unexpected keyword argument 'eps'"),
         (lambda: SGD(betas=(0.9, 0.99)), "unexpected keyword argument 'betas'"),
         (lambda: EarlyStopping(restore_best_weights=True), "it is `restore_best`, and the default"),
@@ -96,9 +99,9 @@ def test_no_hint_is_about_what_exists():
     assert [name for name, words in have.items() if "weight_decay" in words] == ["AdamW", "Lion"]
     for ours in named("Sequential"):
         assert any(hasattr(place, ours) for place in (Sequential, MLPClassifier, fastmlp)), ours
-    for name in ("Dense", "Dropout", "BatchNorm", "RMSprop", "EarlyStopping"):
+    for name in ("Dense", "Dropout", "BatchNorm", "RMSprop", "LBFGS", "EarlyStopping"):
         assert set(named(name)) <= set(inspect.signature(getattr(fastmlp, name)).parameters)
-    for cls in (Dense, Dropout, BatchNorm, LayerNorm, EarlyStopping):
+    for cls in (Dense, Dropout, BatchNorm, LayerNorm, LBFGS, EarlyStopping):
         for base in cls.__mro__:
             assert not set(hints._WORDS.get(base.__name__, ())) & set(inspect.signature(cls).parameters)
 

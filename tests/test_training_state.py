@@ -7,7 +7,7 @@ from cases import OPTIMIZERS, Case, as_targets, cases, examples
 from hypothesis import given
 
 from fastmlp import SGD, Adam
-from fastmlp.gradients import FlatObjective
+from fastmlp.gradients import RULE, FlatObjective
 from fastmlp.training import Training
 
 
@@ -91,7 +91,10 @@ def test_a_plan_reads_like_the_step():
 def test_flat_objective_against_the_twin(case):
     model, (X, y, weights) = case.model(), case.data()
     rng = np.random.default_rng(case.seed)
-    objective = FlatObjective(model, X, as_targets(case, y), case.loss, weights, case.l2, n_threads=2)
+    options = {"batch_size": case.n, "shuffle": False, "n_threads": 2, "study": True, "l2": case.l2}
+    options |= {"loss": case.loss, "optimizer": RULE, "sample_weight": weights}
+    training = Training(model, X, as_targets(case, y), **options)
+    objective = FlatObjective(training)
     theta = np.concatenate([value.ravel() for value in model.parameters.values()]).astype(np.float64)
     try:
         for _ in range(2):
@@ -110,6 +113,7 @@ def test_flat_objective_against_the_twin(case):
             expected = np.concatenate([expected[name].ravel() for name in model.parameters])
             assert gradient.dtype == np.float64
             assert reference.relative_error(gradient, expected) < tolerance
+            assert np.array_equal(objective.theta, theta.astype(case.dtype))
             theta = theta + 0.1 * rng.normal(size=theta.shape)  # parameters are set anew at each call
     finally:
-        objective.close()
+        training.close()

@@ -293,58 +293,48 @@ def _patience_is_over(estimator) -> bool:
 
 def prepare_lbfgs(estimator, X, targets, sample_weight) -> Callable[[], None]:
     """What minimises the loss of all rows with SciPy's L-BFGS-B; arguments as for `prepare_stochastic`."""
-    from ..gradients import FlatObjective
+    from ..gradients import RULE
+    from ..training import Training
 
-    objective = FlatObjective(
+    training = Training(
         estimator._network(),
         X,
         targets,
-        estimator._loss(),
+        loss=estimator._loss(),
+        optimizer=RULE,
+        batch_size=X.shape[0],
         sample_weight=sample_weight,
-        l2=estimator.alpha,
         n_threads=estimator.n_threads,
+        shuffle=False,
+        l2=estimator.alpha,
     )
-    return lambda: _minimise(estimator, objective, X.shape[0] if sample_weight is None else float(sample_weight.sum()))
+    return lambda: _minimise(estimator, training)
 
 
-def _minimise(estimator, objective, total_weight: float) -> None:
-    from scipy.optimize import minimize
+def _minimise(estimator, training) -> None:
     from sklearn.utils.optimize import _check_optimize_result
-    from threadpoolctl import threadpool_limits
 
-    latest = theta = np.concatenate(
+    from ..gradients import FlatObjective
+    from ..lbfgs import minimise
+
+    theta = np.concatenate(
         [p.ravel() for pair in zip(estimator.coefs_, estimator.intercepts_, strict=True) for p in pair]
     ).astype(np.float64)
-    n_iter = 0
 
-    def note(intermediate_result):
-        nonlocal latest, n_iter
-        n_iter += 1
-        if np.isfinite(intermediate_result.fun):
-            latest = intermediate_result.x.copy()
+    def note(iteration, loss, theta):
         if estimator.verbose:
-            print(f"Iteration {n_iter}, loss = {intermediate_result.fun:.8f}")
+            print(f"Iteration {iteration}, loss = {loss:.8f}")
+
+    def take(theta, n_iter):
+        training.close()
+        _take(estimator, theta)
+        estimator.n_iter_ = n_iter
 
     options = {"maxfun": estimator.max_fun, "maxiter": estimator.max_iter, "gtol": estimator.tol}
-    try:
-        # SciPy's own steps are short vectors: with BLAS threads that wait for each other on a busy machine, a fit of 84
-        # iterations took 0.4 to 1.7 s instead of 0.05
-        with threadpool_limits(1, user_api="blas"):
-            result = minimize(objective, theta, method="L-BFGS-B", jac=True, callback=note, options=options)
-        if np.isfinite(result.fun):  # a line search steps back from an overflow, unless it started in one
-            latest = result.x
-    finally:  # after Ctrl-C, the last iteration's parameters
-        objective.close()
-        _take(estimator, latest)
-        estimator.n_iter_ = n_iter
-    if not np.isfinite(result.fun):
-        raise DivergenceError(
-            f"lbfgs diverged in iteration {n_iter + 1}: the loss is no longer finite. The last finite parameters are "
-            "kept. Try standardised inputs and targets.",
-            n_iter + 1,
-        )
+    result = minimise(FlatObjective(training), theta, take, note, **options)
     estimator.n_iter_ = _check_optimize_result("lbfgs", result, estimator.max_iter)
-    penalty = 0.5 * estimator.alpha * sum(float(np.vdot(coef, coef)) for coef in estimator.coefs_) / total_weight
+    squares = sum(float(np.vdot(coef, coef)) for coef in estimator.coefs_)
+    penalty = 0.5 * estimator.alpha * squares / training.total_weight
     estimator.loss_ = estimator._reported(float(result.fun) - penalty) + penalty
 
 
