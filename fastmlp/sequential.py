@@ -402,7 +402,9 @@ class Sequential:
             In [0, 1): the share of the rows that is validated on and not trained on, the last ones, as in Keras. Rows
             that lie in an order, such as class by class, are to be shuffled before. Not for losses of queries.
         sample_weight : array-like (n,), optional
-            Weights of the rows, not negative and not all 0; 1 where not given.
+            Weights of the rows, not negative and not all 0; 1 where not given. Only their ratios count. A step divides
+            by its number of rows times the mean of all weights: on average it is that of the weighted mean over all
+            rows, for any `batch_size`.
         class_weight : dict or "balanced", optional
             Class -> weight, 1 where it is not given; "balanced": n / (number of classes * rows of the class). Times the
             sample weights, of the training rows only. For losses of one class per row.
@@ -511,6 +513,8 @@ class Sequential:
         self.loss, self.history, self._columns = loss, history, columns
         options = {"sample_weight": sample_weight, "seed": seed, "n_threads": n_threads, "shuffle": shuffle}
         options |= {"device": device, "precision": precision, "groups": groups}
+        if sample_weight is not None:
+            options["weight_of_row"] = float(np.mean(sample_weight, dtype=np.float64))
         try:
             if backup is not None:
                 recipe = {"optimizer": optimizer, "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
@@ -562,7 +566,8 @@ class Sequential:
         optimizer : str or Optimizer, optional
             That of the last call, or "adam".
         sample_weight, groups : array-like (n,), optional
-            As in `fit`.
+            As in `fit`; but other batches are not known, so the step divides by the number of rows alone, as Keras
+            does, and with weights of another mean than 1 it is longer or shorter.
         seed : int, optional
             Of the first parameters, of dropout and of augmentation; that of the last call, or 0.
         n_threads : int, optional
@@ -571,7 +576,7 @@ class Sequential:
         Returns
         -------
         float
-            The mean loss of these rows before the step, with dropout, and with the layers' penalties.
+            The (weighted) mean loss of these rows before the step, with dropout, and with the layers' penalties.
 
         Raises
         ------
@@ -648,6 +653,7 @@ class Sequential:
         X, y, sample_weight, groups = rows
         options = {"loss": loss, "optimizer": optimizer, "batch_size": X.shape[0], "sample_weight": sample_weight}
         options |= {"groups": groups, "seed": seed, "n_threads": n_threads, "epochs_before": self._epochs}
+        options["weight_of_row"] = 1.0
         if kept is not None:
             kept.save_parameters()
         if same:

@@ -73,6 +73,9 @@ class Training:
         What `devices.choose` chose.
     precision : {None, "tf32x3", "tf32", "bf16"}
         Of products on "cuda"; the CPU's have the model's dtype. Those of evaluations have it everywhere, as prediction.
+    weight_of_row : float, optional
+        What a step divides its rows' weighted losses by, for each of them: the mean weight, so that a step is on
+        average that of all rows, however few a batch has. By default their own weights' mean, as scikit-learn does.
 
     Attributes
     ----------
@@ -112,11 +115,13 @@ class Training:
         epochs_before=0,
         device="cpu",
         precision=None,
+        weight_of_row=None,
         _guard=0,
     ):
         self._model, self.loss, self.optimizer = model, losses.get(loss), optimizers.get(optimizer)
         self._rate, self.n_threads = self.optimizer.learning_rate, n_threads
         self.seed, self.shuffle, self.l2, self.stop = seed, shuffle, l2, False
+        self._weight_of_row = weight_of_row
         self.epoch = self._steps_before = 0
         self.epochs_before = epochs_before
         (source, targets, weighted), entries, externals = self._read(X, y, sample_weight, groups, batch_size)
@@ -348,7 +353,7 @@ class Training:
         steps = np.zeros((len(starts), R.STEP), np.int64)
         steps[:, R.STEP_ROWS] = sizes
         steps[:, R.STEP_FIRST if order is None else R.STEP_INDEX] = starts
-        scalars = self._scalars(weights)
+        scalars = self._scalars(self._divisors(sizes, weights))
         sums = np.zeros(len(steps))
         if self.plan.random:
             for k in range(epochs):
@@ -358,12 +363,18 @@ class Training:
         self.executor.bind(steps, order, scalars, sums)
         return Prepared(self.epoch, self.step, self._rate, epochs, steps, order, scalars, weights, sums)
 
-    def _scalars(self, weights: np.ndarray) -> np.ndarray:
+    def _divisors(self, sizes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """What each step's sum over rows is divided by, in the unit of the engine's weights."""
+        if self._weight_of_row is None or self._externals.get("sample_weight") is None or self.loss.queries:
+            return weights
+        return sizes * (self._weight_of_row / self._weight_unit)
+
+    def _scalars(self, divisors: np.ndarray) -> np.ndarray:
         """The numbers of the next steps, a row for each group of layers: (n_steps, n_groups, N_SCALARS), float64."""
-        scalars = np.zeros((len(weights), len(self.plan.groups), R.N_SCALARS))
+        scalars = np.zeros((len(divisors), len(self.plan.groups), R.N_SCALARS))
         with np.errstate(divide="ignore"):
-            inverse = np.where(weights > 0, 1 / weights, 0.0)  # a batch of weight 0 has a gradient of 0
-        step = self.step + np.arange(len(weights), dtype=np.float64)
+            inverse = np.where(divisors > 0, 1 / divisors, 0.0)  # a batch of weight 0 has a gradient of 0
+        step = self.step + np.arange(len(divisors), dtype=np.float64)
         rates, optimizer = self.rates(step), self.optimizer.at(step, self.steps_per_epoch)
         bounds = [c for c in (optimizer.clip_value, optimizer.clip_norm) if c is not None]
         for k, group in enumerate(self.plan.groups):

@@ -107,8 +107,7 @@ SOLVERS = [
 def test_training_goes_scikit_learns_way(task, settings, batch_size):
     """In the given order of rows, the same random_state leads to the same network, step by step.
 
-    Adam's epsilon is scaled by the bias correction here and not there, hence the larger tolerance. scikit-learn's
-    lbfgs of several numbers uses a gradient that is `n_outputs_` times that of its loss.
+    scikit-learn's lbfgs of several numbers uses a gradient that is `n_outputs_` times that of its loss.
     """
     name, (X, y) = TASKS[task]
     if task == "numbers" and settings["solver"] == "lbfgs":
@@ -116,7 +115,7 @@ def test_training_goes_scikit_learns_way(task, settings, batch_size):
     settings = {**SMALL, "activation": "tanh", "shuffle": False, "alpha": 0.01, "batch_size": batch_size, **settings}
     ours = getattr(fastmlp, name)(**settings).fit(X, y)
     theirs = getattr(neural_network, name)(**settings).fit(X, y)
-    exact = settings["solver"] == "sgd"
+    exact = settings["solver"] != "lbfgs"
     tolerance = {"rtol": 1e-9, "atol": 1e-9} if exact else {"rtol": 1e-4, "atol": 1e-4}
     np.testing.assert_allclose(outputs(ours, X), outputs(theirs, X), **tolerance)
     assert ours.n_iter_ == theirs.n_iter_
@@ -326,17 +325,23 @@ def test_a_weight_of_zero_is_a_removed_row_also_in_mini_batches():
 
 
 def test_class_weight_is_a_sample_weight():
+    """Where a batch has all rows: see `test_small_batches_descend_the_weighted_mean_of_all_rows` for others."""
     X, y = three_classes()
     y = np.array(["a", "b", "c"])[np.where(np.arange(120) < 60, 0, y)]
-    by_class = MLPClassifier(**SMALL, class_weight={"a": 0.5, "b": 2.0, "c": 3.0}).fit(X, y)
-    by_row = MLPClassifier(**SMALL).fit(X, y, [{"a": 0.5, "b": 2.0, "c": 3.0}[label] for label in y])
-    assert_same_network(by_class, by_row)
-    balanced = MLPClassifier(**SMALL, class_weight="balanced").fit(X, y)
+    settings = {**SMALL, "batch_size": 120}
+
+    def assert_same(by_class, weights):
+        by_row = MLPClassifier(**settings).fit(X, y, weights)
+        np.testing.assert_allclose(by_class.predict_proba(X), by_row.predict_proba(X), rtol=1e-6)
+        np.testing.assert_allclose(by_class.loss_curve_, by_row.loss_curve_, rtol=1e-6)
+
+    by_class = MLPClassifier(**settings, class_weight={"a": 0.5, "b": 2.0, "c": 3.0}).fit(X, y)
+    assert_same(by_class, [{"a": 0.5, "b": 2.0, "c": 3.0}[label] for label in y])
+    balanced = MLPClassifier(**settings, class_weight="balanced").fit(X, y)
     _, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
-    assert_same_network(balanced, MLPClassifier(**SMALL).fit(X, y, 120 / (3 * counts)[codes]))
-    heavy = np.where(y == "a", 3.0, 1.0)
-    both = MLPClassifier(**SMALL, class_weight={"a": 2.0, "b": 1.0, "c": 1.0}).fit(X, y, heavy)
-    assert_same_network(both, MLPClassifier(**SMALL).fit(X, y, np.where(y == "a", 6.0, 1.0)))
+    assert_same(balanced, 120 / (3 * counts)[codes])
+    both = MLPClassifier(**settings, class_weight={"a": 2.0}).fit(X, y, np.where(y == "a", 3.0, 1.0))
+    assert_same(both, np.where(y == "a", 6.0, 1.0))
 
 
 def test_balanced_counts_weights_as_repetitions():
@@ -716,11 +721,16 @@ def test_strings_of_numpy_are_strings():
 
 def test_partial_weights_of_classes_in_batches_without_them():
     X, y = three_classes()
-    weighted, plain = MLPClassifier(**SMALL, class_weight={1: 5.0}), MLPClassifier(**SMALL)
-    for batch in (y == 0, y != 1, y == 1):
+    settings = {**SMALL, "solver": "sgd", "momentum": 0.0, "alpha": 0.0}
+    weighted, plain = MLPClassifier(**settings, class_weight={1: 5.0}), MLPClassifier(**settings)
+    for batch in (y == 0, y != 1, y == 2):
         weighted.partial_fit(X[batch], y[batch], classes=[0, 1, 2])
-        plain.partial_fit(X[batch], y[batch], np.where(y[batch] == 1, 5.0, 1.0), classes=[0, 1, 2])
-    assert_same_network(weighted, plain)
+        plain.partial_fit(X[batch], y[batch], classes=[0, 1, 2])
+        assert_same_network(weighted, plain)
+    before = weighted.coefs_[0].copy()
+    for model in (weighted, plain):
+        model.partial_fit(X[y == 1], y[y == 1])
+    np.testing.assert_allclose(weighted.coefs_[0] - before, 5 * (plain.coefs_[0] - before), rtol=1e-6, atol=1e-15)
 
 
 def test_balanced_labels_count_rows_that_weigh_something():

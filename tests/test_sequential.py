@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import reference
 import scipy.sparse
+from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp import (
     GEGLU,
@@ -812,3 +813,37 @@ def test_layers_cannot_be_set():
         model.layers = (Dense(3),)
     with pytest.raises(ValueError, match="got 1 in row 0. For one output use loss='binary_cross_entropy'"):
         Sequential(Dense(1)).fit(np.ones((3, 2)), [1, 0, 1], loss="softmax_cross_entropy")
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 20])
+@pytest.mark.parametrize("of", ["rows", "classes", "an estimator's classes"])
+def test_small_batches_descend_the_weighted_mean_of_all_rows(of, batch_size, rng):
+    """Short steps of an epoch add up to the gradient of all rows times their number; what weights are scaled by does
+    not matter."""
+    X, y = rng.normal(size=(20, 3)), np.repeat([0, 1, 2], [12, 6, 2])
+    by_class = {0: 0.2, 1: 1.0, 2: 3.0}
+    weights = np.array([by_class[k] for k in y]) if of != "rows" else rng.uniform(0, 2, 20)
+    rate = 1e-7
+    if of == "an estimator's classes":
+        options = {"solver": "sgd", "momentum": 0.0, "learning_rate_init": rate, "alpha": 0.0, "random_state": 0}
+        options |= {"max_iter": 1, "tol": 0.0, "batch_size": batch_size, "hidden_layer_sizes": ()}
+        with pytest.warns(ConvergenceWarning):
+            trained = MLPClassifier(class_weight=by_class, **options).fit(X, y)
+        start = MLPClassifier(**{**options, "learning_rate_init": 1e-300})
+        with pytest.warns(ConvergenceWarning):
+            start.fit(X, y)
+        model = Sequential(Dense(3), dtype="float64").build(3)
+        model.set_parameters({"dense_0.weight": start.coefs_[0], "dense_0.bias": start.intercepts_[0]})
+        moved = trained.coefs_[0] - start.coefs_[0]
+    else:
+        models = [Sequential(Dense(3), dtype="float64").build(3) for _ in range(2)]
+        model = Sequential(Dense(3), dtype="float64").build(3)
+        for scale, trained in zip((1.0, 7.0), models, strict=True):
+            given = {"class_weight": {k: scale * w for k, w in by_class.items()}}
+            given = {"sample_weight": scale * weights} if of == "rows" else given
+            options = {"loss": "softmax_cross_entropy", "optimizer": SGD(rate), "batch_size": batch_size}
+            trained.fit(X, y, **given, **options)
+        moved, again = (m.parameters["dense_0.weight"] - model.parameters["dense_0.weight"] for m in models)
+        np.testing.assert_allclose(again, moved, rtol=1e-8)
+    _, gradients = model.gradients(X, y, "softmax_cross_entropy", sample_weight=weights)
+    np.testing.assert_allclose(moved, -rate * 20 / batch_size * gradients["dense_0.weight"], rtol=1e-5)

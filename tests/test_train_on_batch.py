@@ -23,6 +23,7 @@ from fastmlp import (
     DivergenceError,
     Dropout,
     GaussianNoise,
+    MLPClassifier,
     ReLU,
     Sequential,
     Softmax,
@@ -66,7 +67,8 @@ def assert_same(one, other, **tolerance):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_batches_one_by_one_are_the_bits_of_a_fit(optimizer, between, weighted):
     (X, y), size = data(), 24
-    weights = np.arange(len(X)) % 3 / 2 if weighted else None
+    weights = np.arange(len(X)) % 3 * 1.0 if weighted else None  # of mean 1
+    assert weights is None or weights.mean() == 1.0
     whole, single = network(*between), network(*between)
     history = whole.fit(X, y, loss=LOSS, optimizer=optimizer, batch_size=size, shuffle=False, sample_weight=weights)
     total, weight = 0.0, 0.0
@@ -78,6 +80,22 @@ def test_batches_one_by_one_are_the_bits_of_a_fit(optimizer, between, weighted):
         total, weight = total + loss * share, weight + share
     assert_same(whole, single)
     np.testing.assert_allclose(total / weight, history["loss"][-1], rtol=1e-6)
+
+
+def test_a_step_is_as_long_as_its_rows_weigh():
+    """Of one row, too, and with classes' weights in a stream of an estimator's."""
+    X, y, moved = np.array([[1.0]]), np.array([0]), []
+    for weight in (1.0, 2.0, 4.0):
+        model = Sequential(Dense(2), dtype="float64").build(1)
+        before = model.parameters["dense_0.bias"]
+        model.train_on_batch(X, y, loss=LOSS, optimizer=SGD(0.1), sample_weight=[weight])
+        moved.append(model.parameters["dense_0.bias"] - before)
+    np.testing.assert_allclose(moved, np.outer([1.0, 2.0, 4.0], moved[0]), rtol=1e-12)
+    options, moved = {"solver": "sgd", "learning_rate_init": 0.1, "alpha": 0.0, "random_state": 0}, []
+    for weight in (1e-30, 1.0, 4.0):
+        classifier = MLPClassifier((), class_weight={0: weight}, **options).partial_fit(X, y, classes=[0, 1, 2])
+        moved.append(classifier.intercepts_[0])
+    np.testing.assert_allclose(moved[2] - moved[0], 4 * (moved[1] - moved[0]), rtol=1e-12)
 
 
 def adam(p, g, m, v, t, rate=0.01):
@@ -99,6 +117,7 @@ def test_batches_of_any_size_and_kind_go_on_with_the_same_moments():
     for t, n in enumerate([8, 3, 8, 20, 1, 20, 40, 7, 7, 41], start=1):
         X, y = data(n, seed=t, dtype=np.float32)
         X, weights = kinds[t % 5](X.astype(np.float64)), np.linspace(1, 2, n) if t % 3 else None
+        weights = weights if weights is None else weights / weights.mean()
         expected, gradients = judge.gradients(X, y, LOSS, weights)
         new = {}
         for name, p in judge.parameters.items():

@@ -68,14 +68,16 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     beta_1, beta_2 : float, default=0.9 and 0.999
         Decay of Adam's moments, in [0, 1).
     epsilon : float, default=1e-8
-        Adam's, at least 1e-30: added outside the root of the corrected second moment, as PyTorch does.
+        Adam's, at least 1e-30: added to the root of the second moment before the correction of its bias.
     n_iter_no_change : int, default=10
         Training stops after one more epoch than this without improvement, as scikit-learn's; np.inf never stops.
     max_fun : int, default=15000
         Loss evaluations of 'lbfgs' at most.
     class_weight : dict, 'balanced' or None, default=None
         Weights of the classes, multiplied into `sample_weight` of the training rows; 'balanced' is n_samples /
-        (n_classes * count), where rows count by their weights. With several labels a list, a dict for each.
+        (n_classes * count), where rows count by their weights. With several labels a list, a dict for each. A step
+        then divides by the mean weight of all rows, so that small batches lead where all rows would; with
+        `sample_weight` alone by the mean of the batch's, as scikit-learn does.
     n_threads : int or None, default=None
         None measures which number of threads is fastest; the result does not depend on it.
     device : {'cpu', 'cuda', 'auto'}, default='cpu'
@@ -120,9 +122,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     -----
     Differences from scikit-learn: Ctrl-C raises KeyboardInterrupt, with the network of the last whole step in place;
     a loss that is not finite raises `DivergenceError`; a warm start keeps the optimiser's state; rows of weight 0 are
-    dropped before batches are made; uint8 input trains in float32; `momentum=1.0` is refused; `epsilon` is added after
-    the correction of Adam's bias, not before it; with 'lbfgs' `tol` bounds the gradient, as there, and `early_stopping`
-    has no effect; rows of a class too rare to be held out are no error, also where two classes are stratified.
+    dropped before batches are made; uint8 input trains in float32; `momentum=1.0` is refused; with 'lbfgs' `tol` bounds
+    the gradient, as there, and `early_stopping` has no effect; rows of a class too rare to be held out are no error,
+    also where two classes are stratified.
 
     Of the classifier: where y is an indicator matrix in CSR, predictions are dense (scikit-learn's: CSR); for labels
     that are texts of pandas or of an array of objects, `classes_` and predictions have dtype object (scikit-learn's: a

@@ -67,7 +67,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     beta_1, beta_2 : float, default=0.9 and 0.999
         Decay of Adam's moments, in [0, 1).
     epsilon : float, default=1e-8
-        Adam's, at least 1e-30: added outside the root of the corrected second moment, as PyTorch does.
+        Adam's, at least 1e-30: added to the root of the second moment before the correction of its bias.
     n_iter_no_change : int, default=10
         Training stops after one more epoch than this without improvement, as scikit-learn's; np.inf never stops.
     max_fun : int, default=15000

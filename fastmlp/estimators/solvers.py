@@ -74,9 +74,13 @@ def prepare_stochastic(estimator, X, targets, sample_weight, validation, increme
     layers, dtype = estimator._layers(), estimator._network_dtype()
     device = devices.choose(estimator.device, layers, X, batch_size, epochs, estimator.precision)
     kept = _set_up.pop(estimator, None)  # nobody else gets it meanwhile
+    total_weight = n_samples if sample_weight is None else float(sample_weight.sum())
+    weight_of_row = None  # scikit-learn's way, which has no classes' weights
+    if getattr(estimator, "class_weight", None) is not None:
+        weight_of_row = 1.0 if incremental else total_weight / n_samples
     key = None
     if incremental and batch_size == n_samples and device == "cpu":
-        key = layers, dtype, optimizer, loss, estimator.alpha, estimator.n_threads
+        key = layers, dtype, optimizer, loss, estimator.alpha, estimator.n_threads, weight_of_row
     goes_on = key and kept and kept.key == key and kept.state is estimator._training_state
     network = estimator._network(kept.network if goes_on else None)
     if goes_on and kept.training.feed(X, targets, sample_weight):
@@ -98,8 +102,8 @@ def prepare_stochastic(estimator, X, targets, sample_weight, validation, increme
             state=_state(estimator, optimizer),
             device=device,
             precision=estimator.precision,
+            weight_of_row=weight_of_row,
         )
-    total_weight = n_samples if sample_weight is None else float(sample_weight.sum())
     return lambda: _train(estimator, network, training, validation, epochs, incremental, total_weight, X, key)
 
 
@@ -207,9 +211,18 @@ def _batch_size(estimator, n_samples: int) -> int:
     return int(min(estimator.batch_size, n_samples))
 
 
+class _Adam(optimizers.Adam):
+    """scikit-learn's: epsilon joins the root of the second moment as it is, before the correction of its bias."""
+
+    def scalars(self, learning_rate, step):
+        table = super().scalars(learning_rate, step)
+        table[:, 3] = self.epsilon
+        return table
+
+
 def _optimizer(estimator) -> optimizers.Optimizer:
     if estimator.solver == "adam":
-        return optimizers.Adam(
+        return _Adam(
             estimator.learning_rate_init, beta_1=estimator.beta_1, beta_2=estimator.beta_2, epsilon=estimator.epsilon
         )
     return optimizers.SGD(
