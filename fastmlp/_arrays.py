@@ -50,6 +50,7 @@ def check_X(X, argument: str = "X", n_features: int | None = None, finite: bool 
         except ValueError as error:  # rows of several lengths
             raise ValueError(f"`{argument}` must have shape (n_samples, n_features): {error}") from None
         if X.dtype.kind == "O":
+            refuse_dates(given, argument)
             try:
                 X = X.astype(np.float64)
             except (TypeError, ValueError) as error:
@@ -119,6 +120,38 @@ def _columns(frame) -> list[tuple]:
         return [(c, np.asarray(frame[c])) for c in columns] if len(set(columns)) == len(columns) else []
     except Exception:  # whatever somebody's class raises
         return []
+
+
+def refuse_dates(X, name: str) -> None:
+    """ValueError where X, an array, lists or a data frame, holds dates or times, whose numbers depend on their unit. Of
+    what has no dtype that tells, the first row is looked at.
+    """
+    try:
+        if hasattr(X, "columns"):  # by the frame's dtypes: looking at a thousand columns takes as long as predicting
+            dates = next((column for column, dtype in zip(X.columns, X.dtypes, strict=True) if _is_date(dtype)), None)
+            what = None if dates is None else f"column {str(dates)!r}"
+        else:
+            what = "it" if _is_date(getattr(X, "dtype", None)) or _first_kind(X) in ("m", "M") else None
+    except Exception:  # of another kind than arrays and frames: what comes next looks at it
+        return
+    if what:
+        raise ValueError(
+            f"`{name}` must hold numbers; {what} holds dates or times. Encode them first, or leave them out."
+        )
+
+
+def _is_date(dtype) -> bool:
+    """Of NumPy, pandas (with a zone, too) or polars."""
+    kind = getattr(dtype, "kind", None)
+    return kind in ("m", "M") if kind else hasattr(dtype, "is_temporal") and dtype.is_temporal()
+
+
+def _first_kind(X) -> str:
+    """NumPy's letter for the first item of lists or of an array of objects."""
+    if getattr(getattr(X, "dtype", None), "kind", "O") != "O":
+        return ""
+    first = np.asarray(X[:1])
+    return np.asarray(first.ravel()[:1].tolist()).dtype.kind if first.dtype.kind == "O" else first.dtype.kind
 
 
 def refuse_masked(array, argument: str) -> None:

@@ -9,7 +9,7 @@ _A_LAYER = "activations are layers: Dense(64), ReLU()"
 _WIDTH = "how many inputs there are follows from X, or from build(n_features)"
 _LAYERS = "layers are given at once, Sequential(Dense(64), ReLU(), Dense(10)), and do not change"
 _FILES = "`save` writes a model and `load_model` reads one; `parameters` has the arrays by name"
-_MODES = "predictions are without dropout, but for predict(X, training=True)"
+_MODES = "predictions are without dropout, but for predict(X, training=...)"
 
 # By class: their word, and what to do
 _WORDS = {

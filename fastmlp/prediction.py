@@ -31,12 +31,19 @@ from .normalization import BatchNorm
 from .schedules import rates
 
 
+class AsInTraining(NamedTuple):
+    """What a forward pass does as in training."""
+
+    draw: np.random.Generator  # masks and noise
+    of_batch: bool  # whether norms take the statistics of the rows, as one batch
+
+
 def numpy_forward(
     layers: Iterable[tuple[str, Layer | Mark]],
     arrays: dict[str, np.ndarray],
     X,
     dtype: np.dtype,
-    draw: np.random.Generator | None = None,
+    training: AsInTraining | None = None,
 ) -> np.ndarray:
     """What the layers make of X, (n, width), as a prediction: nothing is dropped or augmented.
 
@@ -49,8 +56,7 @@ def numpy_forward(
     X : array (n, n_features) or CSR
     dtype : dtype
         Of the parameters and of all arithmetic.
-    draw : Generator, optional
-        Then as in training: dropout and noise are drawn, and the rows are a batch whose statistics norms take.
+    training : AsInTraining, optional
 
     Returns
     -------
@@ -59,10 +65,10 @@ def numpy_forward(
     Raises
     ------
     NotImplementedError
-        With `draw`, layers that move or mix images, which the engine knows alone.
+        With `training`, layers that move or mix images, which the engine knows alone.
     """
     with np.errstate(**QUIET):
-        return forward(layers, arrays, _of_dtype(X, dtype), dtype, draw=draw)
+        return forward(layers, arrays, _of_dtype(X, dtype), dtype, training=training)
 
 
 # The engine says nothing either, and products by Apple's Accelerate say that they divided by zero where they did not
@@ -107,7 +113,7 @@ class Passed(NamedTuple):
 
 
 def forward(
-    layers, arrays: dict[str, np.ndarray], value, dtype: np.dtype, passed: list[Passed] | None = None, draw=None
+    layers, arrays: dict[str, np.ndarray], value, dtype: np.dtype, passed: list[Passed] | None = None, training=None
 ):
     """The same for whatever acts as an array of this dtype does: `onnx_export` notes down what happens to one. Where
     there is a list, each layer is appended to it.
@@ -133,15 +139,15 @@ def forward(
         elif isinstance(layer, Multiply):
             value = value * skips.pop()
         elif isinstance(layer, Join):
-            kept = value if draw is None else _dropped(value, layer.drop_rate, draw, (len(value), 1))
+            kept = value if training is None else _dropped(value, layer.drop_rate, training.draw, (len(value), 1))
             value = kept + skips.pop()
         elif not isinstance(layer, _LEFT_OUT):
             own = _own(name, layer, arrays, value)
-            if draw is not None and isinstance(layer, BatchNorm) and layer.trainable:
+            if training is not None and training.of_batch and isinstance(layer, BatchNorm) and layer.trainable:
                 own |= {"running_mean": value.mean(axis=0), "running_var": value.var(axis=0)}
             value = layer.forward(value, own)
-        elif draw is not None and not isinstance(layer, ActivityRegularization):
-            value, sparse = _disturbed(layer, _dense(value, dtype), draw), False
+        elif training is not None and not isinstance(layer, ActivityRegularization):
+            value, sparse = _disturbed(layer, _dense(value, dtype), training.draw), False
     return _dense(value, dtype)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ from .layers import (
     Layer,
     Mark,
     Multiply,
+    Residual,
     Softmax,
     Switch,
     flatten,
@@ -50,7 +52,15 @@ from .layers import (
 )
 from .lowering import check_layers, parameter_shapes
 from .normalization import BatchNorm, Norm
-from .prediction import KEPT_BYTES, activity_penalties, first_units, input_gradients, is_few, numpy_forward
+from .prediction import (
+    KEPT_BYTES,
+    AsInTraining,
+    activity_penalties,
+    first_units,
+    input_gradients,
+    is_few,
+    numpy_forward,
+)
 
 _ROWS = 4096  # that NumPy looks at together: what lies between the layers stays small
 
@@ -104,6 +114,8 @@ class Sequential:
 
     def __init__(self, *layers: Any, dtype: Any = "float32"):
         layers = tuple(layers[0]) if len(layers) == 1 and isinstance(layers[0], Sequence) else layers
+        if any(isinstance(layer, Sequential) for layer in layers):
+            raise TypeError("a network is no layer of another; encoder + decoder joins two, with their parameters.")
         check_layers(layers)
         name = dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", None))
         if name not in ("float32", "float64"):
@@ -283,6 +295,49 @@ class Sequential:
             owner = {key: key.partition(".") for key in shapes}
             part._adopt(width, {key: self._arrays[f"{new[o]}.{k}"].copy() for key, (o, _, k) in owner.items()})
         return part
+
+    def __add__(self, other: Sequential) -> Sequential:
+        """Two networks, one behind the other, as a model of its own, with copies of their parameters: an encoder and a
+        decoder, or a new head on a trained network. The loss is the second one's.
+
+        Raises
+        ------
+        ValueError
+            The first has another number of outputs than the second has inputs, another dtype, or only one of them has
+            parameters; or the layers make no network, such as with a `Rescaling` in the middle.
+
+        Examples
+        --------
+        >>> from fastmlp import Dense, ReLU, Sequential
+        >>> model = Sequential(Dense(8), ReLU(), Dense(2), Dense(8)).build(8)
+        >>> X = [[1.0] * 8]
+        >>> bool(((model[:3] + model[3:]).logits(X) == model.logits(X)).all())
+        True
+        """
+        if not isinstance(other, Sequential):
+            return NotImplemented
+        if self.dtype != other.dtype:
+            raise ValueError(f"both networks must have one dtype; got {self.dtype.name} and {other.dtype.name}.")
+        if self.built != other.built:
+            one = "first" if self.built else "second"
+            raise ValueError(f"both networks must have parameters, or none; only the {one} has.")
+        if self.built and self.n_outputs != other.n_features:
+            raise ValueError(
+                f"the second network must have as many inputs as the first has outputs, {self.n_outputs}; it has "
+                f"{other.n_features}."
+            )
+        whole = Sequential(*self.layers, *other.layers, dtype=self.dtype.name)
+        whole._columns, whole._loss = self._columns, other._loss
+        if self.built:
+            owners = [(part, name) for part in (self, other) for name, _ in part._flat]
+            new = {name: owner for (name, _), owner in zip(whole._flat, owners, strict=True)}
+            arrays = {}
+            for key in parameter_shapes(whole.layers, self.n_features):
+                name, _, what = key.partition(".")
+                part, old = new[name]
+                arrays[key] = part._arrays[f"{old}.{what}"].copy()
+            whole._adopt(self.n_features, arrays)
+        return whole
 
     def _adopt(self, n_features: int, parameters: dict[str, np.ndarray]) -> Sequential:
         """Take these arrays, all that a network of so many inputs has, for its own."""
@@ -709,7 +764,9 @@ class Sequential:
 
     # Looking at it ---------------------------------------------------------------------------------------------------
 
-    def logits(self, X: Any, n_threads: int | None = None, *, training: bool = False, seed: int = 0) -> np.ndarray:
+    def logits(
+        self, X: Any, n_threads: int | None = None, *, training: bool | str = False, seed: int = 0
+    ) -> np.ndarray:
         """The last layer's values, before the loss makes probabilities or the like of them.
 
         Parameters
@@ -718,9 +775,10 @@ class Sequential:
             Rows of finite numbers; not changed.
         n_threads : int, optional
             Chosen by measuring where not given. The result is the same to the bit.
-        training : bool
-            Whether dropout, stochastic depth and noise act, and `BatchNorm` takes the statistics of these rows, as one
-            batch in training (not a frozen one). A rate that follows a schedule is that of the first step.
+        training : {False, True, "dropout"}
+            True: as in training: dropout, stochastic depth and noise act, and `BatchNorm` (not a frozen one) takes the
+            statistics of these rows, as one batch. "dropout": `BatchNorm` goes by its running averages, as without. A
+            rate that follows a schedule is that of the first step.
         seed : int
             Of what is drawn then: other masks for another seed, though not those of a fit.
 
@@ -732,9 +790,10 @@ class Sequential:
         Raises
         ------
         ValueError, TypeError
-            No parameters yet, X of another number of columns, not numbers, or not finite, or a bad `n_threads`.
+            No parameters yet, X of another number of columns, not numbers, or not finite, a bad `n_threads`, or
+            `training=True` of one row with a `BatchNorm`.
         NotImplementedError
-            `training=True` with layers that move or mix images.
+            `training` with layers that move or mix images.
 
         Examples
         --------
@@ -752,18 +811,18 @@ class Sequential:
         n_threads = _check_threads(n_threads)
         check_columns(X, self._columns)
         X = self._rows(X, finite=False)
-        draw = None if training is False else _draw(training, seed)
+        as_in_training = None if training is False else _as_in_training(training, seed, self.layers, X.shape[0])
         arrays = self._arrays
-        if draw or is_few(X, self._n_weights, self._first_units, self._can_be_kept):
+        if as_in_training or is_few(X, self._n_weights, self._first_units, self._can_be_kept):
             if isinstance(X, np.ndarray):
                 check_finite(X, "X")
-            logits = numpy_forward(self._flat, arrays, X, self.dtype, draw)
+            logits = numpy_forward(self._flat, arrays, X, self.dtype, as_in_training)
             check_came_of(X, logits)
             return logits if loss is None else loss.output(logits)
         network = self._layers, self.n_features, arrays
         return _evaluation().predictions(*network, X, self.dtype, loss, n_threads, refuse=_refuse, owner=self)
 
-    def activations(self, X: Any, layer: int | str = -1, *, training: bool = False, seed: int = 0) -> np.ndarray:
+    def activations(self, X: Any, layer: int | str = -1, *, training: bool | str = False, seed: int = 0) -> np.ndarray:
         """The values behind one layer, (n, width), in the model's dtype: what the layers up to it make of X.
 
         Parameters
@@ -773,7 +832,7 @@ class Sequential:
         layer : int or str
             Its index in `layers` (negative: from the end), or its name as `summary` prints it, such as "dense_1" or
             "ReLU()", unless it occurs twice. A `Residual` or a gated layer by its index; those within it have none.
-        training, seed : bool, int
+        training, seed
             As of `logits`.
 
         Raises
@@ -795,11 +854,11 @@ class Sequential:
         index = self._layer_index(layer)
         check_columns(X, self._columns)
         X = self._rows(X)
-        draw = None if training is False else _draw(training, seed)
-        together = X.shape[0] if draw else _ROWS
-        blocks = [X[start : start + together] for start in range(0, X.shape[0], together)]
-        layers = list(named(self.layers[: index + 1]))
-        return np.concatenate([numpy_forward(layers, self._arrays, block, self.dtype, draw) for block in blocks])
+        n, layers = X.shape[0], self.layers[: index + 1]
+        as_in_training = None if training is False else _as_in_training(training, seed, layers, n)
+        together = n if as_in_training else _ROWS
+        blocks, flat = [X[start : start + together] for start in range(0, n, together)], list(named(layers))
+        return np.concatenate([numpy_forward(flat, self._arrays, rows, self.dtype, as_in_training) for rows in blocks])
 
     def _layer_index(self, layer: int | str) -> int:
         n = len(self.layers)
@@ -825,7 +884,8 @@ class Sequential:
     def copy_parameters(self, other: Sequential, layers: int | None = None) -> Sequential:
         """Take over the trained parameters of the first layers of another model; the rest stays as it is.
 
-        A model without parameters is built first (with seed 0; call `build` before for another).
+        A model without parameters is built first (with seed 0; call `build` before for another). One without a loss
+        takes over that, too, where the layers are all that both have.
 
         Parameters
         ----------
@@ -858,7 +918,7 @@ class Sequential:
         most = min(len(self.layers), len(other.layers))
         layers = check_count(len(other.layers) if layers is None else layers, "layers", most)
         for i, (mine, its) in enumerate(zip(self.layers[:layers], other.layers, strict=False)):
-            if not (mine == its or _alike(mine, its)):
+            if not _alike(mine, its):
                 raise ValueError(f"`layers`={layers} must be layers that both models share; {i} is {mine} and {its}.")
         if self.built and self.n_features != other.n_features:
             raise ValueError(f"`other` must have n_features={self.n_features}; got {other.n_features}.")
@@ -867,9 +927,13 @@ class Sequential:
         self.set_parameters(
             {name: other._arrays[name] for name in parameter_shapes(self.layers[:layers], self.n_features)}
         )
+        if layers == len(self.layers) == len(other.layers) and self._loss is None:
+            self._loss = other._loss
         return self
 
-    def predict(self, X: Any, n_threads: int | None = None, *, training: bool = False, seed: int = 0) -> np.ndarray:
+    def predict(
+        self, X: Any, n_threads: int | None = None, *, training: bool | str = False, seed: int = 0
+    ) -> np.ndarray:
         """What the loss means, (n, K): probabilities for the cross-entropies, values for "squared_error",
         rates for "poisson", quantiles, means and variances: see each loss.
 
@@ -882,9 +946,9 @@ class Sequential:
             Rows of finite numbers; not changed.
         n_threads : int, optional
             Chosen by measuring where not given. The result is the same to the bit.
-        training, seed : bool, int
-            As of `logits`: `np.std([model.predict(X, training=True, seed=k) for k in range(50)], axis=0)` is how unsure
-            a network with dropout is (Gal and Ghahramani, 2016).
+        training, seed
+            As of `logits`: `np.std([model.predict(X, training="dropout", seed=k) for k in range(50)], axis=0)` is how
+            unsure a network with dropout is (Gal and Ghahramani, 2016).
 
         Returns
         -------
@@ -1212,11 +1276,17 @@ class Sequential:
 
 
 def _alike(mine: Layer, its: Layer) -> bool:
-    """Whether the layers have the same parameters, though another initialiser, rate or penalty."""
-    if type(mine) is not type(its) or not isinstance(mine, (Dense, Embedding)):
+    """Whether the layers are equal but for what changes neither the parameters nor what predictions make of them: an
+    initialiser, a rate, a penalty, whether they are frozen.
+    """
+    if type(mine) is not type(its):
         return False
-    sizes = ("units", "use_bias") if isinstance(mine, Dense) else ("input_dim", "output_dim", "columns")
-    return all(getattr(mine, size) == getattr(its, size) for size in sizes)
+    if isinstance(mine, Residual):
+        return len(mine.layers) == len(its.layers) and all(map(_alike, mine.layers, its.layers))
+    if isinstance(mine, (Dense, Embedding)):
+        sizes = ("units", "use_bias") if isinstance(mine, Dense) else ("input_dim", "output_dim", "columns")
+        return all(getattr(mine, size) == getattr(its, size) for size in sizes)
+    return mine == (replace(its, trainable=mine.trainable) if hasattr(mine, "trainable") else its)
 
 
 def _initial(name: str, layer: Dense, after: Layer | None, shapes: dict, rng) -> dict[str, np.ndarray]:
@@ -1231,11 +1301,18 @@ def _initial(name: str, layer: Dense, after: Layer | None, shapes: dict, rng) ->
     return arrays
 
 
-def _draw(training: bool, seed: int) -> np.random.Generator | None:
-    """What draws masks and noise, where a forward pass is to be as in training."""
-    check_flag("training", training)
+def _as_in_training(training: bool | str, seed: int, layers, n: int) -> AsInTraining:
+    """What a forward pass of so many rows does then."""
+    if training not in (True, "dropout") or isinstance(training, int) and training is not True:
+        raise ValueError(f"`training` must be False, True or 'dropout'; got {training!r}.")
     seed = check_count(seed, "seed", least=0)
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(4,)))) if training else None
+    if n == 1 and training is True and any(isinstance(own, BatchNorm) and own.trainable for own in flatten(layers)):
+        raise ValueError(
+            "`training` must not be True for one row with a BatchNorm, whose batch would have no variance; 'dropout' "
+            "lets it go by its running averages."
+        )
+    draw = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(4,))))
+    return AsInTraining(draw, of_batch=training is True)
 
 
 def _split(X, y, sample_weight, share: float, loss) -> tuple[tuple, tuple]:

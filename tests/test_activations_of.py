@@ -10,6 +10,7 @@ from fastmlp import (
     Dense,
     Dropout,
     GaussianNoise,
+    LayerNorm,
     Logistic,
     PReLU,
     RandomAffine,
@@ -104,6 +105,34 @@ def test_copy_parameters_of_all_layers_and_another_dtype(rng):
     assert all(np.array_equal(new.parameters[k], v.astype("float32")) for k, v in old.parameters.items())
 
 
+def test_copy_parameters_into_frozen_layers(rng):
+    def layers(trainable):
+        frozen = {"trainable": trainable}
+        inner = Residual(LayerNorm(**frozen), Dense(5, **frozen), drop_rate=0.1 * trainable)
+        return Dense(5, **frozen), BatchNorm(**frozen), PReLU(**frozen), inner, GLU(4, **frozen), Dense(2)
+
+    trained, X = Sequential(*layers(True)).build(3, seed=1), rng.normal(size=(7, 3))
+    trained.set_parameters({name: rng.uniform(0.5, 1, array.shape) for name, array in trained.parameters.items()})
+    frozen = Sequential(*layers(False)).copy_parameters(trained)
+    np.testing.assert_array_equal(frozen.logits(X), trained.logits(X))
+    for other in (BatchNorm(epsilon=0.1), LayerNorm()):
+        with pytest.raises(ValueError, match="must be layers that both models share; 1 is"):
+            Sequential(Dense(5), other, Dense(2)).copy_parameters(trained, layers=2)
+
+
+def test_copy_parameters_of_all_layers_takes_the_loss_with_them(rng):
+    X, y = rng.normal(size=(60, 3)), rng.integers(0, 2, 60)
+    trained = Sequential(Dense(4), Dense(1))
+    trained.fit(X, y, loss="binary_cross_entropy")
+    frozen = Sequential(Dense(4, trainable=False), Dense(1)).copy_parameters(trained)
+    np.testing.assert_array_equal(frozen.predict(X), trained.predict(X))
+    assert Sequential(Dense(4), Dense(1)).copy_parameters(trained, layers=1).loss is None
+    assert Sequential(Dense(4), Dense(1), ReLU()).copy_parameters(trained).loss is None
+    other = Sequential(Dense(4), Dense(1))
+    other.fit(X, y, loss="squared_error")
+    assert other.copy_parameters(trained).loss.name == "squared_error"
+
+
 @pytest.mark.parametrize(
     ("layers", "k", "words"),
     [
@@ -170,6 +199,9 @@ def test_parts_after_one_another_are_the_whole(layers, rng):
         assert (first.layers, second.layers) == (layers[:i], layers[i:])
         np.testing.assert_allclose(first.logits(X), model.activations(X, layer=i - 1), rtol=1e-12)
         np.testing.assert_allclose(second.logits(first.logits(X)), whole, rtol=1e-12)
+        joined = first + second
+        assert joined.layers == model.layers and {*joined.parameters} == {*model.parameters}
+        assert all(np.array_equal(joined.parameters[name], array) for name, array in model.parameters.items())
         cut += 1
     assert cut >= 2
     np.testing.assert_array_equal(model[:].logits(X), whole)
@@ -187,6 +219,31 @@ def test_a_part_owns_its_parameters_and_trains_on(rng):
     assert not np.array_equal(decoder.parameters["dense_0.weight"], before["dense_2.weight"])
     unbuilt = Sequential(Dense(6), Dense(2))[1:]
     assert not unbuilt.built and unbuilt.layers == (Dense(2),)
+
+
+def test_networks_are_joined(rng):
+    X, y = rng.normal(size=(60, 4)), rng.integers(0, 3, 60)
+    encoder, head = Sequential(Dense(6), Tanh()).build(4, seed=1), Sequential(Dense(5), Dense(3)).build(6, seed=2)
+    head.fit(encoder.logits(X), y, loss="softmax_cross_entropy")
+    whole = encoder + head
+    np.testing.assert_allclose(whole.predict(X), head.predict(encoder.logits(X)), rtol=1e-5)
+    kept = encoder.parameters
+    whole.fit(X, y, optimizer="sgd")  # the head's loss, and arrays of its own
+    assert all(np.array_equal(kept[name], array) for name, array in encoder.parameters.items())
+    apart = Sequential(Dense(6)) + Sequential(Dense(3))
+    assert not apart.built and apart.layers == (Dense(6), Dense(3)) and apart.loss is None
+    for other, words in (
+        (Sequential(Dense(3)), "both networks must have parameters, or none; only the first has"),
+        (Sequential(Dense(3)).build(7), "as many inputs as the first has outputs, 6; it has 7"),
+        (Sequential(Dense(3), dtype="float64").build(6), "must have one dtype; got float32 and float64"),
+        (Sequential(Rescaling(2.0), Dense(3)).build(6), "Rescaling must be the first layer; got it as layer 2"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            encoder + other
+    with pytest.raises(TypeError, match="unsupported operand"):
+        encoder + Dense(3)
+    with pytest.raises(TypeError, match="a network is no layer of another; encoder \\+ decoder joins two"):
+        Sequential(encoder, head)
 
 
 def test_what_makes_no_part():
@@ -248,13 +305,32 @@ def test_noise_stochastic_depth_and_the_statistics_of_the_batch(rng):
     assert (model.parameters["batch_norm_0.running_mean"] == 0).all()
 
 
+def test_dropout_alone_leaves_a_batch_norm_its_running_averages(rng):
+    """Monte Carlo dropout of one row, too."""
+    X, y = rng.normal(size=(200, 5)), rng.integers(0, 3, 200)
+    model = Sequential(Dense(8), BatchNorm(), ReLU(), Dropout(0.3), Dense(3))
+    model.fit(X, y, loss="softmax_cross_entropy", epochs=3)
+    frozen = Sequential(Dense(8), BatchNorm(trainable=False), ReLU(), Dropout(0.3), Dense(3)).copy_parameters(model)
+    drawn = model.predict(X, training="dropout", seed=3)
+    np.testing.assert_array_equal(drawn, frozen.predict(X, training=True, seed=3))
+    assert not np.allclose(drawn, model.predict(X, training=True, seed=3), atol=1e-3)
+    np.testing.assert_array_equal(model.activations(X, 1, training="dropout"), model.activations(X, 1))
+    mean = np.mean([model.logits(X[:1], training="dropout", seed=k) for k in range(2000)], axis=0)
+    np.testing.assert_allclose(mean, model.logits(X[:1]), atol=0.1)
+    with pytest.raises(ValueError, match="`training` must not be True for one row with a BatchNorm.*'dropout'"):
+        model.predict(X[:1], training=True)
+    assert model.activations(X[:1], 0, training=True).shape == (1, 8)  # before the norm
+    assert frozen.predict(X[:1], training=True).shape == (1, 3)
+
+
 def test_what_cannot_be_drawn_in_numpy():
     model = Sequential(RandomAffine((2, 2), degrees=10), Dense(2)).build(4)
     with pytest.raises(NotImplementedError, match="is for dropout, noise and norms; the model has RandomAffine"):
         model.logits(np.ones((2, 4)), training=True)
-    for wrong in ({"training": 1}, {"training": True, "seed": -1}, {"training": True, "seed": 0.5}):
+    wrong = [{"training": value} for value in (1, "drop", None)] + [{"training": True, "seed": s} for s in (-1, 0.5)]
+    for options in wrong:
         with pytest.raises((ValueError, TypeError), match=r"`(training|seed)` must be"):
-            model.logits(np.ones((2, 4)), **wrong)
+            model.logits(np.ones((2, 4)), **options)
 
 
 def test_a_rate_by_a_schedule_is_that_of_the_first_step():

@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 
-from fastmlp import MLPClassifier, MLPRegressor, Perceptron
+from fastmlp import Dense, MLPClassifier, MLPRegressor, Perceptron, PiecewiseLinearEncoder, Sequential
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 ESTIMATORS = [MLPClassifier, MLPRegressor]
@@ -338,6 +338,12 @@ def test_dates_are_no_numbers(data):
         for estimator in (*ESTIMATORS, Perceptron):
             with pytest.raises(ValueError, match="`X` must hold numbers; .* holds dates or times"):
                 estimator().fit(given, y)
+    mixed = pandas.DataFrame({"x": np.arange(30.0), "when": dates["b"]})
+    for fit in (Sequential(Dense(1)).fit, PiecewiseLinearEncoder().fit):
+        with pytest.raises(ValueError, match="`X` must hold numbers; column 'when' holds dates or times"):
+            fit(mixed, np.arange(30.0), **({"loss": "squared_error"} if "Sequential" in repr(fit) else {}))
+    with pytest.raises(ValueError, match="`X` must hold numbers; column 'word' has dtype"):
+        PiecewiseLinearEncoder().fit(pandas.DataFrame({"x": [1.0, 2.0], "word": ["a", "b"]}))
     zoned = dates.apply(lambda column: column.dt.tz_localize("UTC"))
     rows = [list(row) for row in dates.to_numpy()]
     for given in (zoned, rows, dates.to_numpy().astype("M8[us]").astype(object), np.array(rows[5:] * 2, dtype=object)):

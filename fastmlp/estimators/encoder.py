@@ -7,6 +7,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
 from .. import piecewise
+from .._arrays import column_without_numbers, refuse_dates
 from ..errors import check_count
 
 
@@ -151,7 +152,13 @@ class PiecewiseLinearEncoder(TransformerMixin, BaseEstimator):
         return np.array([f"{name}_{t}" for name, means in bins for t in range(len(means))], dtype=object)
 
     def _check(self, X, reset: bool) -> np.ndarray:
-        return validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan")
+        refuse_dates(X, "X")
+        try:
+            return validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan")
+        except (TypeError, ValueError):
+            if what := column_without_numbers(X):
+                raise ValueError(f"`X` must hold numbers; {what}.") from None
+            raise
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

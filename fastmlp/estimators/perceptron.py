@@ -14,9 +14,10 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from .._arrays import refuse_dates
 from ..prediction import QUIET
 from .base import unless_it_fails
-from .validation import check_finite, check_targets, refuse_dates
+from .validation import check_finite, check_targets
 
 
 class Perceptron(ClassifierMixin, BaseEstimator):

@@ -16,7 +16,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from .._arrays import column_without_numbers, refuse_masked
+from .._arrays import column_without_numbers, refuse_dates, refuse_masked
 
 # uint8 stays as it is: images are cast while the rows of a batch are gathered, at an eighth of float64's memory
 DTYPES = (np.float64, np.float32, np.uint8)
@@ -84,38 +84,6 @@ def _is_ready(estimator, X) -> bool:
         and X.shape[1] == estimator.n_features_in_
         and not hasattr(estimator, "feature_names_in_")
     )
-
-
-def refuse_dates(X, name: str) -> None:
-    """ValueError where X, an array, lists or a data frame, holds dates or times, whose numbers depend on their unit. Of
-    what has no dtype that tells, the first row is looked at.
-    """
-    try:
-        if hasattr(X, "columns"):  # by the frame's dtypes: looking at a thousand columns takes as long as predicting
-            dates = next((column for column, dtype in zip(X.columns, X.dtypes, strict=True) if _is_date(dtype)), None)
-            what = None if dates is None else f"column {str(dates)!r}"
-        else:
-            what = "it" if _is_date(getattr(X, "dtype", None)) or _first_kind(X) in ("m", "M") else None
-    except Exception:  # of another kind than arrays and frames: what comes next looks at it
-        return
-    if what:
-        raise ValueError(
-            f"`{name}` must hold numbers; {what} holds dates or times. Encode them first, or leave them out."
-        )
-
-
-def _is_date(dtype) -> bool:
-    """Of NumPy, pandas (with a zone, too) or polars."""
-    kind = getattr(dtype, "kind", None)
-    return kind in ("m", "M") if kind else hasattr(dtype, "is_temporal") and dtype.is_temporal()
-
-
-def _first_kind(X) -> str:
-    """NumPy's letter for the first item of lists or of an array of objects."""
-    if getattr(getattr(X, "dtype", None), "kind", "O") != "O":
-        return ""
-    first = np.asarray(X[:1])
-    return np.asarray(first.ravel()[:1].tolist()).dtype.kind if first.dtype.kind == "O" else first.dtype.kind
 
 
 def check_targets(y, X, estimator, *, numeric: bool, name: str = "y") -> np.ndarray:
