@@ -1,4 +1,5 @@
-"""Loss and gradient of a model without training it: of one batch, and as the function that L-BFGS minimises.
+"""Loss and gradient of a model without training it: of one batch, and as the function that L-BFGS minimises; and steps
+by gradients that were made elsewhere.
 
 The training step runs with a rule that keeps the gradient in place of an optimiser.
 """
@@ -10,6 +11,7 @@ import copy
 import numpy as np
 
 from .errors import DivergenceError
+from .lowering import update_plan
 from .optimizers import SGD
 from .training import Training
 
@@ -64,6 +66,42 @@ class FlatObjective:
         if training.l2:
             loss += 0.5 * training.l2 / training.total_weight * training.weight_squares()
         return loss, training.executor.slots[0][self._places].astype(np.float64)
+
+
+class GivenGradients(Training):
+    """Steps of an optimiser by gradients that come from elsewhere; no rows and no loss."""
+
+    def __init__(self, model, optimizer, n_threads=None, state=None):
+        row = np.zeros((1, model.n_features), model.dtype)  # of no use
+        target = np.zeros((1, model.n_outputs), model.dtype)
+        options = {"batch_size": 1, "n_threads": n_threads, "shuffle": False, "state": state}
+        super().__init__(model, row, target, loss="squared_error", optimizer=optimizer, **options)
+        self._penalised = []  # the gradients have penalties in them
+
+    def _planned(self, source, targets, *, simd, guard, **options):
+        common = {"n_features": self._model.n_features, "dtype": self._model.dtype.name, "simd": simd, "guard": guard}
+        plan, self._updates = update_plan(self._model.layers, self.optimizer, **common)
+        return plan
+
+    @property
+    def names(self) -> list[str]:
+        """Of the parameters that have gradients."""
+        return [*self._updates.places]
+
+    def apply(self, gradients: dict[str, np.ndarray]) -> None:
+        """One step by these arrays, of the parameters' shapes and dtype."""
+        workspace, bound = self.executor.workspace, self.optimizer.at(np.array([float(self.step)]), 1).clip_value
+        for name, place in self._updates.places.items():
+            gradient = gradients[name].reshape(place.rows, place.columns)
+            if bound is not None:
+                gradient = gradient.clip(*(np.array([-1, 1], gradient.dtype) * bound).astype(gradient.dtype))
+            place.pack(gradient, place.within(workspace.view(self.plan.dtype)))
+        at = self._updates.coefficient.offset
+        workspace[at : at + 8].view(np.float64)[0] = 1.0  # where `clip_norm` does not set it
+        self.run(1, look_at_slots=False)
+
+    def let_go(self):
+        self.executor.close()
 
 
 def weight_norms(gradients: dict[str, np.ndarray]) -> dict[str, float]:

@@ -655,13 +655,103 @@ class Sequential:
         >>> loss < 1e-6
         True
         """
+        return self._in_turn(self._train_on_batch, X, y, loss, optimizer, sample_weight, groups, seed, n_threads)
+
+    def apply_gradients(
+        self,
+        gradients: Mapping[str, Any],
+        *,
+        optimizer: str | optimizers.Optimizer | None = None,
+        n_threads: int | None = None,
+    ) -> None:
+        """One step of the optimiser by gradients of your own, such as those of `gradients`, changed: summed over some
+        batches, with noise or a mask, shared by two layers, of a penalty that is not here.
+
+        The optimiser's state is kept from call to call, until another optimiser is given, or `fit`, `train_on_batch` or
+        `build` is called. A schedule counts each call as an epoch of one step. Penalties of layers are those that the
+        gradients have in them; running averages of a `BatchNorm` stay as they are.
+
+        Parameters
+        ----------
+        gradients : dict of str to array-like
+            For each parameter that is not frozen, by its name, an array of its shape. Those of frozen layers may be
+            there, and count for nothing.
+        optimizer : str or Optimizer, optional
+            That of the last call, or "adam".
+        n_threads : int, optional
+            Chosen by measuring where not given. The result is the same to the bit.
+
+        Raises
+        ------
+        ValueError, TypeError
+            No parameters yet; a gradient that is missing, of another shape or not finite; names that no parameter has.
+        DivergenceError
+            Parameters became infinite or NaN; the last finite ones are kept.
+        RuntimeError
+            Another thread is in the middle of a step of this model.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import SGD, Dense, Sequential
+        >>> model, X = Sequential(Dense(1), dtype="float64").build(2), np.array([[1.0, 2.0], [3.0, -1.0]])
+        >>> for _ in range(300):
+        ...     _, gradients = model.gradients(X, [3.0, 2.0], "squared_error")
+        ...     gradients["dense_0.weight"] *= [[1.0], [0.0]]  # the second input's weight stays
+        ...     model.apply_gradients(gradients, optimizer=SGD(0.1))
+        >>> model.predict(X).ravel().round(3).tolist()
+        [3.0, 2.0]
+        """
+        return self._in_turn(self._apply_gradients, gradients, optimizer, n_threads)
+
+    def _apply_gradients(self, gradients, optimizer, n_threads) -> None:
+        from .gradients import GivenGradients
+
+        self._need_parameters()
+        kept = self._trainer
+        own = kept if isinstance(kept, GivenGradients) else None
+        optimizer = optimizers.get(optimizer if optimizer is not None else own.optimizer if own else "adam")
+        n_threads = _check_threads(n_threads)
+        if kept is not None:
+            kept.save_parameters()
+        if own is None or (own.optimizer, own.n_threads) != (optimizer, n_threads):
+            own = GivenGradients(self, optimizer, n_threads)
+        arrays = self._checked_gradients(gradients, own.names)
+        self._trainer = own
+        self._behind = True  # even if Ctrl-C comes right after the step
+        own.apply(arrays)
+
+    def _checked_gradients(self, gradients, names: list[str]) -> dict[str, np.ndarray]:
+        """Arrays for all these parameters, in the model's dtype."""
+        if not isinstance(gradients, Mapping):
+            raise TypeError(f"`gradients` must be a dictionary name -> array; got {gradients!r}.")
+        for name in gradients:
+            if name not in self._stored:
+                raise unknown_name("gradients", name, self._stored)
+        arrays = {}
+        for name in names:
+            if name not in gradients:
+                raise ValueError(f"`gradients` must have one for each parameter; {name!r} is missing.")
+            array, shape = np.asarray(gradients[name]), self._stored[name].shape
+            if array.dtype.kind not in "biuf" or array.shape != shape:
+                got = f"{array.dtype} of shape {array.shape}"
+                raise ValueError(f"`gradients`[{name!r}] must be numbers of shape {shape}; got {got}.")
+            with np.errstate(over="ignore"):
+                arrays[name] = array.astype(self.dtype)
+            if not np.isfinite(arrays[name]).all():
+                what = f"finite in {self.dtype.name}; it holds NaN or infinity"
+                raise ValueError(f"`gradients`[{name!r}] must be {what}.")
+        return arrays
+
+    def _in_turn(self, step, *arguments):
+        """A step of the optimiser, unless another thread is in the middle of one."""
         turn = Turn(steps=True)
         try:
             self._turns[turn] = None
             if not turn.comes(self._turns):
-                raise RuntimeError("another thread is in the middle of `train_on_batch` of this model.")
+                raise RuntimeError("another thread is in the middle of a step of this model.")
             try:
-                return self._train_on_batch(X, y, loss, optimizer, sample_weight, groups, seed, n_threads)
+                return step(*arguments)
             finally:
                 if self._trainer is not None:
                     self._trainer.let_go()
@@ -669,7 +759,12 @@ class Sequential:
             self._turns.pop(turn, None)
 
     def _train_on_batch(self, X, y, loss, optimizer, sample_weight, groups, seed, n_threads) -> float:
+        from .gradients import GivenGradients
+
         kept = self._trainer
+        if isinstance(kept, GivenGradients):
+            kept.save_parameters()
+            kept = None
         loss = losses.get(loss if loss is not None else kept.loss if kept else self.loss)
         optimizer = optimizers.get(optimizer if optimizer is not None else kept.optimizer if kept else "adam")
         seed = check_count(seed if seed is not None else kept.seed if kept else 0, "seed", least=0)
@@ -704,7 +799,7 @@ class Sequential:
         same = kept and (kept.loss, kept.optimizer, kept.seed, kept.n_threads) == (loss, optimizer, seed, n_threads)
         if same and kept.feed(*rows):
             return kept
-        _warn_of_layers(self.layers, loss, stacklevel=5)
+        _warn_of_layers(self.layers, loss, stacklevel=6)
         X, y, sample_weight, groups = rows
         options = {"loss": loss, "optimizer": optimizer, "batch_size": X.shape[0], "sample_weight": sample_weight}
         options |= {"groups": groups, "seed": seed, "n_threads": n_threads, "epochs_before": self._epochs}

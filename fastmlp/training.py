@@ -17,6 +17,7 @@ from .evaluation import Evaluation
 from .inputs import engine_data, engine_targets, engine_weights, most_entries, source_of
 from .layers import Dense, named
 from .lowering import training_plan
+from .plan import Plan
 
 MOST_ROWS_AHEAD = 2**22  # whose order is drawn while a device is busy: 6 ms in small epochs, 40 in one
 AHEAD, AHEAD_ROWS = 64, 2**16  # epochs that are prepared at a time, and their rows in all, where nothing is scheduled
@@ -128,22 +129,9 @@ class Training:
         self._kind = source, targets, weighted
         self.device = device
         simd, make_executor = executor_of(device)
-        self.plan = training_plan(
-            model.layers,
-            self.loss,
-            targets,
-            self.optimizer,
-            n_features=model.n_features,
-            batch_size=self._batches.most_rows,
-            source=source,
-            dtype=model.dtype.name,
-            weighted=weighted,
-            l2=l2 != 0,
-            study=study,
-            entries=entries,
-            guard=_guard,
-            simd=simd,
-            precision=precision if device == "cuda" else None,
+        options = {"simd": simd, "guard": _guard, "precision": precision if device == "cuda" else None}
+        self.plan = self._planned(
+            source, targets, weighted=weighted, l2=l2 != 0, study=study, entries=entries, **options
         )
         matrices = {p.name: p.matrix for p in self.plan.parameters}
         dense = [(name, layer) for name, layer in named(model.layers) if isinstance(layer, Dense)]
@@ -158,6 +146,11 @@ class Training:
         self._drawn: tuple[tuple[int, int], Epochs] | None = None  # the batches of epochs that come next
         if state is not None:
             self._resume(state)
+
+    def _planned(self, source: str, targets: str, **options) -> Plan:
+        model, common = self._model, {"batch_size": self._batches.most_rows, "source": source}
+        common |= {"n_features": model.n_features, "dtype": model.dtype.name}
+        return training_plan(model.layers, self.loss, targets, self.optimizer, **common, **options)
 
     def _read(self, X, y, sample_weight, groups, batch_size: int) -> tuple[tuple, int, dict]:
         """Take note of these rows: how they are stored, which the plan depends on, the most entries of a batch of

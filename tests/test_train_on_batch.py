@@ -305,7 +305,7 @@ def test_one_thread_at_a_time():
             refused.append(str(error))
     stop.set()
     thread.join()
-    assert set(refused) <= {"another thread is in the middle of `train_on_batch` of this model."}
+    assert set(refused) <= {"another thread is in the middle of a step of this model."}
     assert all(np.isfinite(array).all() for parameters in seen for array in parameters.values())
     assert not model._turns
 

@@ -1,13 +1,14 @@
 """Layers, a loss and an optimiser into a `Plan`: what a step does, in which order, what is fused, how it is shared out.
 
-`training_plan`, `forward_plan` and `loss_plan` lower the same layers: `network.py` places parameters and values,
-`steps.py` makes the records of the way forward, `backward.py` those of the way back, `updates.py` what follows a
-gradient. All make one list of steps, over rows of the batch or over tiles, which `_phases` cuts where barriers must
+`training_plan`, `update_plan`, `forward_plan` and `loss_plan` lower the same layers: `network.py` places parameters and
+values, `steps.py` makes the records of the way forward, `backward.py` those of the way back, `updates.py` what follows
+a gradient. All make one list of steps, over rows of the batch or over tiles, which `_phases` cuts where barriers must
 lie; the updates of a training step come last, together.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import groupby
@@ -15,6 +16,7 @@ from itertools import groupby
 from .. import records as R
 from ..activations import Activation
 from ..augmentation import Mixing
+from ..embedding import Embedding
 from ..layers import ActivityRegularization, Dense, Layer, Softmax
 from ..losses import Loss
 from ..optimizers import Optimizer
@@ -38,7 +40,7 @@ from .steps import (
 )
 from .updates import Updates
 
-__all__ = ["check_layers", "forward_plan", "loss_plan", "parameter_shapes", "training_plan"]
+__all__ = ["check_layers", "forward_plan", "loss_plan", "parameter_shapes", "training_plan", "update_plan"]
 
 
 MOST_REMEMBERED = 64
@@ -118,8 +120,7 @@ def training_plan(
     plan, ops = place_network(layers, n_features, batch_size, source, dtype, guard, simd, n_slots, True, study, entries)
     if precision is not None:
         plan.precision = precision
-    if not any(op.learns for op in ops):
-        raise ValueError("there is nothing to train: all layers have trainable=False.")
+    _check_something_learns(ops)
     updates = Updates(plan, optimizer, l2)
     rows, augmentation, mixed = plan.input, [], {}
     if not study:
@@ -154,6 +155,30 @@ def training_plan(
         if isinstance(op.layer, Dense)
     )
     return plan
+
+
+def update_plan(
+    layers: Sequence[Layer],
+    optimizer: Optimizer,
+    *,
+    n_features: int,
+    dtype: str,
+    guard: int = 0,
+    simd: Simd | None = None,
+) -> tuple[Plan, Updates]:
+    """The plan of a step by gradients that come from elsewhere, and where they go: its updates only."""
+    n_slots = optimizer.n_slots + (optimizer.ema_decay is not None)
+    plan, ops = place_network(layers, n_features, 1, dtype, dtype, guard, simd, n_slots, training=True)
+    _check_something_learns(ops)
+    updates = Updates(plan, optimizer, l2=False)
+    for op in ops:
+        for name, parameter in op.parameters.items() if op.learns else ():
+            if parameter.learned:
+                weight = name == "weight" and isinstance(op.layer, (Dense, Embedding))
+                updates.fields(parameter, op.layer, weight=weight, stored=True)
+    plan.phases, plan.random = updates.phases(), False
+    plan.flops = sum(8 * math.prod(parameter.shape) for parameter in plan.parameters)
+    return plan, updates
 
 
 def forward_plan(
@@ -205,6 +230,11 @@ def loss_plan(
     plan.phases = _phases([*input_steps(plan, plan.input), *forward_steps(plan, ops), *outputs, *loss_steps, total])
     plan.flops = sum(_flops(plan, op) for op in ops if isinstance(op.layer, Dense))
     return plan
+
+
+def _check_something_learns(ops: list[Op]) -> None:
+    if not any(op.learns for op in ops):
+        raise ValueError("there is nothing to train: all layers have trainable=False.")
 
 
 def _copied(plan: Plan, op: Op) -> tuple[Matrix, Step]:

@@ -3,7 +3,8 @@
 `backward.py` makes the records that compute gradients and asks `Updates.fields` how each goes on. Without clipping by
 the norm the update follows at once, on the block whose gradient was just computed. With it gradients are stored, and
 three more phases follow: the squares are summed column by column, the sums become one coefficient, the updates are
-done. The limit of `max_norm` needs whole columns of new weights, so it has a phase of its own.
+done. Gradients that come from elsewhere have such places, too. The limit of `max_norm` needs whole columns of new
+weights, so it has a phase of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .. import records as R
 from ..embedding import Embedding
 from ..layers import Dense, Layer
 from ..optimizers import Optimizer
-from ..plan import Group, Kernel, Parameter, Phase, Plan, Step
+from ..plan import Group, Kernel, Matrix, Parameter, Phase, Plan, Ref, Step
 from .steps import bits
 
 
@@ -25,6 +26,8 @@ class Updates:
     plan: Plan
     optimizer: Optimizer
     l2: bool
+    places: dict[str, Matrix] = field(default_factory=dict)  # of the gradients that are stored, by parameter
+    coefficient: Ref | None = None  # what they are multiplied by
     _sums: list[Step] = field(default_factory=list)
     _updates: list[Step] = field(default_factory=list)
     _constraints: list[Step] = field(default_factory=list)
@@ -35,8 +38,9 @@ class Updates:
         """What follows an update where a moving average of the parameters is kept; else 0."""
         return 0 if self.optimizer.ema_decay is None else Kernel("average")
 
-    def fields(self, parameter: Parameter, layer: Layer, *, weight: bool) -> tuple[dict, str]:
-        """Fields for the record that computes a gradient in blocks of panel x panel, and what they say.
+    def fields(self, parameter: Parameter, layer: Layer, *, weight: bool, stored: bool = False) -> tuple[dict, str]:
+        """Fields for the record that computes a gradient in blocks of panel x panel, and what they say; with `stored`
+        that is not the one which uses it.
 
         Decay is for matrices, penalties and `max_norm` for those of dense layers; vectors have none.
         """
@@ -70,7 +74,7 @@ class Updates:
             after |= last
             words += ["average"] * bool(self.average) + ["W^T"] * bool(copy)
         text = ", ".join(["gradient"] + ["clip"] * clip)
-        if optimizer.clip_norm is None:
+        if optimizer.clip_norm is None and not stored:
             return before | after, ", ".join([text, *words])
         self._store(parameter, before, after, ", ".join(words))
         return before, text
@@ -78,7 +82,8 @@ class Updates:
     def _store(self, parameter: Parameter, before: dict, after: dict, text: str) -> None:
         """Give the gradient a place, and the later phases their records."""
         plan, matrix = self.plan, parameter.matrix
-        before[R.GRADIENT] = plan.matrix("workspace", matrix.rows, matrix.columns).at
+        place = self.places[parameter.name] = plan.matrix("workspace", matrix.rows, matrix.columns)
+        before[R.GRADIENT] = place.at
         at = {**self._geometry(parameter), R.GRADIENT: before[R.GRADIENT]}
         cost = self._panel_cost(parameter)
         sums = {**at, R.SUMS: 8 * self._n_sums}  # from where the sums of all parameters will be
@@ -105,16 +110,18 @@ class Updates:
     def phases(self) -> list[Phase]:
         """What follows the phase of the gradients, when all of them have their fields."""
         groups: list[list[Step]] = []
-        if self.optimizer.clip_norm is not None:
-            place = self.plan.place("workspace", 8 * self._n_sums)
-            coefficient = self.plan.place("workspace", 8)
-            for step in self._sums:
-                step.fields[R.SUMS] = place + step.fields[R.SUMS]
+        if self._updates:
+            coefficient = self.coefficient = self.plan.place("workspace", 8)
             for step in self._updates:
                 step.fields[R.COEFFICIENT] = coefficient
+            groups.append(self._updates)
+        if self.optimizer.clip_norm is not None:
+            place = self.plan.place("workspace", 8 * self._n_sums)
+            for step in self._sums:
+                step.fields[R.SUMS] = place + step.fields[R.SUMS]
             fields = {R.SUMS: place, R.N_SUMS: self._n_sums, R.COEFFICIENT: coefficient}
             norm = Step("clip_norm", fields, "min(1, clip_norm / (norm of the gradient + 1e-6))", 1)
-            groups += [self._sums, [norm], self._updates]
+            groups = [self._sums, [norm], *groups]
         if self._constraints:
             groups.append(self._constraints)
         return [Phase(R.TILE_PHASE, tuple(steps)) for steps in groups]

@@ -1,0 +1,206 @@
+"""`Sequential.apply_gradients`: steps of every optimiser by gradients of one's own."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from cases import OPTIMIZERS
+
+from fastmlp import (
+    GLU,
+    SGD,
+    Adam,
+    AdamW,
+    BatchNorm,
+    CosineDecay,
+    Dense,
+    DivergenceError,
+    Embedding,
+    LayerNorm,
+    PReLU,
+    ReLU,
+    Residual,
+    Sequential,
+    StepDecay,
+    Tanh,
+)
+
+LOSS = "softmax_cross_entropy"
+MORE = [
+    SGD(0.1, momentum=0.9, clip_norm=0.05),
+    Adam(CosineDecay(0.01, steps=10), clip_value=StepDecay(0.01, 0.5, steps=2)),
+    AdamW(0.01, weight_decay=0.5, ema_decay=0.5),
+]
+
+
+def data(n=12, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, 5)), rng.integers(0, 3, n)
+
+
+def layers():
+    return (
+        Dense(18, l2=0.01, learning_rate_multiplier=0.5),
+        LayerNorm(),
+        PReLU(),
+        Residual(Dense(18, max_norm=0.4), ReLU()),
+        GLU(7),
+        Dense(3, trainable=False),
+    )
+
+
+def assert_same(a, b, **tolerance):
+    assert {*a.parameters} == {*b.parameters}
+    for name, value in a.parameters.items():
+        np.testing.assert_allclose(value, b.parameters[name], err_msg=name, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, *MORE], ids=repr)
+def test_a_batchs_own_gradients_are_its_step(optimizer, dtype):
+    by_batch, by_hand = (Sequential(*layers(), dtype=dtype).build(5) for _ in range(2))
+    for t in range(5):
+        X, y = data(seed=t)
+        if optimizer.ema_decay is not None and t:  # the step sees the parameters, `gradients` their average
+            break
+        by_batch.train_on_batch(X, y, loss=LOSS, optimizer=optimizer)
+        loss, gradients = by_hand.gradients(X, y, LOSS)
+        assert by_hand.apply_gradients(gradients, optimizer=optimizer) is None
+        # Adam and its kin divide by the root of a square, which may be small
+        assert_same(by_batch, by_hand, **({"rtol": 1e-9, "atol": 1e-10} if dtype == "float64" else {"atol": 2e-3}))
+
+
+def test_an_average_of_the_parameters_of_all_steps():
+    model, rate, decay = Sequential(Dense(1), dtype="float64").build(2), 0.1, 0.5
+    p = average = model.parameters["dense_0.weight"]
+    for t in range(1, 6):
+        g = np.full((2, 1), float(t))
+        model.apply_gradients({"dense_0.weight": g, "dense_0.bias": [0.0]}, optimizer=SGD(rate, ema_decay=decay))
+        p = p - rate * g
+        average = average + (1 - decay) / (1 - decay**t) * (p - average)
+        np.testing.assert_allclose(model.parameters["dense_0.weight"], average, rtol=1e-12)
+
+
+def test_sums_over_parts_of_a_batch_are_the_batchs():
+    X, y = data(40)
+    whole, parts = (Sequential(Dense(8), Tanh(), Dense(3), dtype="float64").build(5) for _ in range(2))
+    for _ in range(3):
+        whole.train_on_batch(X, y, loss=LOSS, optimizer="adam")
+        found = [parts.gradients(X[i : i + 10], y[i : i + 10], LOSS)[1] for i in range(0, 40, 10)]
+        parts.apply_gradients({name: np.mean([g[name] for g in found], axis=0) for name in found[0]})
+        assert_same(whole, parts, rtol=1e-9, atol=1e-12)
+
+
+def test_tied_weights():
+    """Of an autoencoder whose decoder is the encoder's transpose: the gradients of both are one."""
+    X = np.random.default_rng(0).normal(size=(60, 2)) @ np.random.default_rng(1).normal(size=(2, 6))
+    model, names = Sequential(Dense(2), Dense(6)).build(6), ("dense_0.weight", "dense_1.weight")
+    model.set_parameters({names[1]: model.parameters[names[0]].T})
+    losses = []
+    for _ in range(300):
+        loss, gradients = model.gradients(X, X, "squared_error")
+        both = gradients[names[0]] + gradients[names[1]].T
+        model.apply_gradients(gradients | {names[0]: both, names[1]: both.T}, optimizer=Adam(0.02))
+        losses.append(loss)
+        assert np.array_equal(model.parameters[names[0]], model.parameters[names[1]].T)
+    assert losses[-1] < 0.02 * losses[0]
+
+
+def test_the_same_bits_for_any_number_of_threads():
+    models = [Sequential(Dense(300), ReLU(), Dense(300), Dense(3)).build(5) for _ in range(3)]
+    for t in range(3):
+        _, gradients = models[0].gradients(*data(seed=t), LOSS)
+        for model, n_threads in zip(models, (1, 2, None), strict=True):
+            model.apply_gradients(gradients, optimizer=Adam(0.01, clip_norm=0.1), n_threads=n_threads)
+        for model in models[1:]:
+            assert_same(models[0], model, rtol=0)
+
+
+def test_the_state_is_kept_until_something_else_comes():
+    X, y = data()
+    _, gradients = Sequential(Dense(3), dtype="float64").build(5).gradients(X, y, LOSS)
+    optimizer = SGD(0.1, momentum=0.9)
+
+    def moved(between=lambda model: None):
+        model = Sequential(Dense(3), dtype="float64").build(5)
+        model.apply_gradients(gradients, optimizer=optimizer)
+        between(model)
+        before = model.parameters["dense_0.weight"]
+        model.apply_gradients(gradients, optimizer=optimizer)
+        return (model.parameters["dense_0.weight"] - before) / (-0.1 * gradients["dense_0.weight"])
+
+    np.testing.assert_allclose(moved(), 1.9, rtol=1e-9)
+    keeps = [
+        lambda model: model.set_parameters({"dense_0.weight": np.ones((5, 3))}),
+        lambda model: model.predict(X),
+        lambda model: (copy.deepcopy(model), pickle.loads(pickle.dumps(model))),
+    ]
+    for between in keeps:
+        np.testing.assert_allclose(moved(between), 1.9, rtol=1e-9)
+    forgets = [
+        lambda model: model.train_on_batch(X, y, loss=LOSS, optimizer=optimizer),
+        lambda model: model.fit(X, y, loss=LOSS, verbose=0),
+        lambda model: model.apply_gradients(gradients, optimizer="adam"),
+        lambda model: model.build(5),
+    ]
+    for between in forgets:
+        np.testing.assert_allclose(moved(between), 1.0, rtol=1e-9)
+    model = Sequential(Dense(3), dtype="float64").build(5)
+    model.train_on_batch(X, y, loss=LOSS, optimizer=optimizer)
+    twin = copy.copy(model)
+    model.apply_gradients(gradients)
+    assert model.loss.name == LOSS and not np.array_equal(
+        twin.parameters["dense_0.weight"], model.parameters["dense_0.weight"]
+    )
+    twin.train_on_batch(X, y)  # its own loss, and Adam anew
+    assert np.isfinite(twin.predict(X)).all()
+
+
+def test_embeddings_and_what_a_batch_norm_has_run_through():
+    codes, y = np.random.default_rng(0).integers(0, 4, (12, 2)), data()[1]
+    by_batch, by_hand = (
+        Sequential(Embedding(4, 3), Dense(8), BatchNorm(), Dense(3), dtype="float64").build(2) for _ in range(2)
+    )
+    running = by_hand.parameters["batch_norm_0.running_mean"]
+    for _ in range(2):
+        by_batch.train_on_batch(codes, y, loss=LOSS, optimizer=SGD(0.1))
+        by_hand.apply_gradients(by_hand.gradients(codes, y, LOSS)[1], optimizer=SGD(0.1))
+    for name in by_batch.parameters.keys() - {f"batch_norm_0.running_{what}" for what in ("mean", "var")}:
+        np.testing.assert_allclose(by_hand.parameters[name], by_batch.parameters[name], rtol=1e-9, atol=1e-12)
+    assert np.array_equal(by_hand.parameters["batch_norm_0.running_mean"], running)
+
+
+def test_bad_gradients():
+    model = Sequential(Dense(2), Dense(3, trainable=False)).build(4)
+    good = {"dense_0.weight": np.ones((4, 2)), "dense_0.bias": [1, 2]}
+    before = model.parameters
+    for bad, words in (
+        ({"dense_0.weight": good["dense_0.weight"]}, "`gradients` must have one for each parameter; 'dense_0.bias' is"),
+        (good | {"dense_0.wieght": 1}, "`gradients`.*Did you mean 'dense_0.weight'"),
+        (
+            good | {"dense_0.bias": np.ones(3)},
+            r"\['dense_0.bias'\] must be numbers of shape \(2,\); got float64 of shape",
+        ),
+        (good | {"dense_0.bias": ["a", "b"]}, "must be numbers of shape"),
+        (good | {"dense_0.bias": [1.0, np.nan]}, r"\['dense_0.bias'\] must be finite in float32"),
+        (good | {"dense_0.bias": [1.0, 1e39]}, "must be finite in float32"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model.apply_gradients(bad)
+    with pytest.raises(TypeError, match=r"`gradients` must be a dictionary name -> array; got \[1\]"):
+        model.apply_gradients([1])
+    with pytest.raises(ValueError, match="no parameters yet"):
+        Sequential(Dense(1)).apply_gradients({})
+    with pytest.raises(ValueError, match="`optimizer` must be one of"):
+        model.apply_gradients(good, optimizer="lbfgs")
+    with pytest.raises(ValueError, match="there is nothing to train"):
+        Sequential(Dense(1, trainable=False)).build(2).apply_gradients({})
+    assert all(np.array_equal(value, before[name]) for name, value in model.parameters.items())
+    model.apply_gradients(good | {"dense_1.bias": np.ones(3)})  # of a frozen layer: of no consequence
+    assert np.array_equal(model.parameters["dense_1.bias"], before["dense_1.bias"])
+    kept = model.parameters
+    with pytest.raises(DivergenceError, match="a parameter is no longer finite"):
+        model.apply_gradients({"dense_0.weight": np.full((4, 2), 3e38), "dense_0.bias": [0, 0]}, optimizer=SGD(1e3))
+    assert_same(model, Sequential(*model.layers).copy_parameters(model), rtol=0)
+    np.testing.assert_array_equal(model.parameters["dense_0.weight"], kept["dense_0.weight"])
