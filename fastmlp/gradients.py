@@ -7,12 +7,14 @@ The training step runs with a rule that keeps the gradient in place of an optimi
 from __future__ import annotations
 
 import copy
+import weakref
 
 import numpy as np
 
 from .errors import DivergenceError
 from .lowering import update_plan
 from .optimizers import SGD
+from .prediction import KEPT_BYTES
 from .training import Training
 
 
@@ -114,19 +116,33 @@ def weight_norms(gradients: dict[str, np.ndarray]) -> dict[str, float]:
     return {name: float(np.linalg.norm(g.astype(np.float64))) for name, g in weights.items()}
 
 
+# By model: what the last gradients were computed with, which takes as long to make as a small batch
+_set_up: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
 def batch_gradients(
-    model, X, y, loss, sample_weight=None, groups=None, n_threads=None
+    model, X, y, loss, sample_weight=None, groups=None, n_threads=None, training=False, seed=0
 ) -> tuple[float, dict[str, np.ndarray]]:
     """Loss (with the layers' penalties) and gradients, by parameter name, of one batch made of all rows; NaN where the
-    loss is not finite.
+    loss is not finite. With `training`, what acts in training does so.
     """
-    options = {"batch_size": X.shape[0], "shuffle": False, "sample_weight": sample_weight, "n_threads": n_threads}
-    options |= {"study": True, "groups": groups}
-    # a copy: where the loss is not finite, a fit gives its model other arrays
-    training = Training(copy.copy(model), X, y, loss=loss, optimizer=RULE, **options)
+    key = model.layers, model.n_features, model.dtype, loss, n_threads, X.shape[0]
+    kept = _set_up.pop(model, None)
+    own = kept[1] if kept and kept[0] == key and not training else None  # nobody else gets it meanwhile
+    if own is not None:
+        own._model._arrays = model._arrays
+        own.start_from_model()
+    if own is None or not own.feed(X, y, sample_weight, groups):
+        options = {"batch_size": X.shape[0], "shuffle": False, "sample_weight": sample_weight, "n_threads": n_threads}
+        options |= {"study": not training, "groups": groups, "seed": seed}
+        # a copy: where the loss is not finite, a fit gives its model other arrays
+        own = Training(copy.copy(model), X, y, loss=loss, optimizer=RULE, **options)
     try:
-        return float(training.run(1)[0]), training.gradient()
+        result = float(own.run(1)[0]), own.gradient()
     except DivergenceError:
-        return float("nan"), {name: np.full_like(array, np.nan) for name, array in training.gradient().items()}
+        return float("nan"), {name: np.full_like(array, np.nan) for name, array in own.gradient().items()}
     finally:
-        training.close()
+        own.let_go()
+    if not training and own.plan.n_bytes <= KEPT_BYTES and not own.plan.has_own_functions:
+        _set_up[model] = key, own
+    return result

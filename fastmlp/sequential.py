@@ -698,7 +698,7 @@ class Sequential:
         >>> for _ in range(300):
         ...     _, gradients = model.gradients(X, [3.0, 2.0], "squared_error")
         ...     gradients["dense_0.weight"] *= [[1.0], [0.0]]  # the second input's weight stays
-        ...     model.apply_gradients(gradients, optimizer=SGD(0.1))
+        ...     model.apply_gradients(gradients, optimizer=SGD(0.3))
         >>> model.predict(X).ravel().round(3).tolist()
         [3.0, 2.0]
         """
@@ -1129,12 +1129,17 @@ class Sequential:
         sample_weight: Any = None,
         *,
         groups: Any = None,
+        training: bool = False,
+        seed: int = 0,
     ) -> tuple[float, dict[str, np.ndarray]]:
         """Loss and gradients of one batch made of all these rows: (loss, {name: array of the parameter's shape}).
 
         Dropout and augmentation are left out, penalties of layers are included, and frozen layers have gradients too.
         `BatchNorm`, frozen or not, takes the statistics of this batch, where `evaluate` takes the running ones. The
         model stays as it is, its running statistics too.
+
+        With `training`, as in a step: dropout and augmentation act, and what is frozen has a gradient of 0 and goes by
+        its running statistics.
 
         Parameters
         ----------
@@ -1148,6 +1153,9 @@ class Sequential:
             Weights of the rows, not negative and not all 0.
         groups : array-like (n,), optional
             The query of each row, for the losses that rank; as in `fit`.
+        training : bool
+        seed : int
+            Of what is drawn then: other masks for another seed.
 
         Returns
         -------
@@ -1176,7 +1184,9 @@ class Sequential:
         loss = losses.get(self.loss if loss is None else loss)
         check_columns(X, self._columns)
         X, y, sample_weight, groups = self._checked(X, y, loss, sample_weight, groups)
-        return batch_gradients(self, X, y, loss, sample_weight, groups)
+        check_flag("training", training)
+        seed = check_count(seed, "seed", least=0)
+        return batch_gradients(self, X, y, loss, sample_weight, groups, training=training, seed=seed)
 
     def input_gradients(
         self, X: Any, y: Any = None, loss: str | losses.Loss | None = None, *, output: int | None = None

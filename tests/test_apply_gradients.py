@@ -16,6 +16,7 @@ from fastmlp import (
     CosineDecay,
     Dense,
     DivergenceError,
+    Dropout,
     Embedding,
     LayerNorm,
     PReLU,
@@ -169,6 +170,58 @@ def test_embeddings_and_what_a_batch_norm_has_run_through():
     for name in by_batch.parameters.keys() - {f"batch_norm_0.running_{what}" for what in ("mean", "var")}:
         np.testing.assert_allclose(by_hand.parameters[name], by_batch.parameters[name], rtol=1e-9, atol=1e-12)
     assert np.array_equal(by_hand.parameters["batch_norm_0.running_mean"], running)
+
+
+def test_gradients_are_the_same_whatever_was_computed_before():
+    """What one call has set up serves the next."""
+    model, other = Sequential(*layers()).build(5), Sequential(Dense(3)).build(5)
+    rng = np.random.default_rng(0)
+    for t in range(12):
+        X, y = data((12, 12, 7)[t % 3], seed=t)
+        X = X.astype(("float32", "float64")[t % 2])
+        weights = rng.uniform(size=len(X)) if t % 4 == 1 else None
+        if t % 5 == 0:
+            model.set_parameters({"dense_0.bias": rng.normal(size=18)})
+        loss = ("squared_error", LOSS)[t % 6 > 0]
+        y = np.eye(3)[y] if loss == "squared_error" else y
+        other.gradients(X, y, loss)
+        value, gradients = model.gradients(X, y, loss, weights)
+        fresh, expected = Sequential(*layers()).copy_parameters(model).gradients(X, y, loss, weights)
+        assert value == fresh and {*gradients} == {*expected}
+        assert all(np.array_equal(gradients[name], array) for name, array in expected.items())
+        model.apply_gradients(gradients)
+    X, y = data()
+    _, before = model.gradients(X, y, LOSS)
+    assert np.isnan(model.gradients(X, np.full((12, 3), 3e38), "squared_error")[0])
+    assert np.array_equal(model.gradients(X, y, LOSS)[1]["dense_0.weight"], before["dense_0.weight"])
+    twin = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(twin.gradients(X, y, LOSS)[1]["dense_0.weight"], before["dense_0.weight"])
+
+
+def test_gradients_as_in_training():
+    model, x, y = Sequential(Dropout(0.5), Dense(1, use_bias=False), dtype="float64").build(40), np.ones((1, 40)), [3.0]
+    masks = []
+    for seed in (0, 1, 0):
+        loss, gradients = model.gradients(x, y, "squared_error", training=True, seed=seed)
+        w, g = model.parameters["dense_0.weight"], gradients["dense_0.weight"]
+        mask = g != 0
+        error = 2 * w[mask].sum() - y[0]
+        np.testing.assert_allclose(g[mask], 2 * error, rtol=1e-12)
+        np.testing.assert_allclose(loss, error**2 / 2, rtol=1e-12)
+        masks.append(mask)
+    assert 10 < masks[0].sum() < 30 and np.array_equal(masks[0], masks[2]) and not np.array_equal(masks[0], masks[1])
+    assert (model.gradients(x, y, "squared_error")[1]["dense_0.weight"] != 0).all()
+    X, y = data()
+    model = Sequential(Dense(4, trainable=False), BatchNorm(), Dense(3)).build(5)
+    before = model.parameters
+    gradients = model.gradients(X, y, LOSS, training=True)[1]
+    frozen = {"dense_0.weight", "dense_0.bias"}
+    assert {name for name, gradient in gradients.items() if not gradient.any()} == frozen
+    assert gradients.keys() - frozen == {"batch_norm_0.weight", "batch_norm_0.bias", "dense_1.weight", "dense_1.bias"}
+    assert all(np.array_equal(value, before[name]) for name, value in model.parameters.items())
+    for wrong in ({"training": 1}, {"training": True, "seed": -1}):
+        with pytest.raises((ValueError, TypeError), match="`(training|seed)` must be"):
+            model.gradients(X, y, LOSS, **wrong)
 
 
 def test_bad_gradients():
