@@ -357,8 +357,9 @@ def diagnose_history(history: History) -> Report:
 
     Parameters
     ----------
-    history : History, mapping with "loss" and possibly "val_loss", or sequence of losses
-        The curve, of at least 5 epochs unless a value is not finite.
+    history : History, mapping with "loss" and possibly "val_loss" and "val_accuracy", or sequence of losses
+        The curve, of at least 5 epochs unless a value is not finite. Losses alone do not tell a network that stays at
+        chance from one that was soon as good as its data allow; "val_accuracy" does, best for a cross-entropy.
 
     Returns
     -------
@@ -388,29 +389,45 @@ def diagnose_history(history: History) -> Report:
         return Report((Finding("finite", PROBLEM, f"the loss of epoch {at + 1} is {loss[at]}", advice),))
     if loss.ndim != 1 or len(loss) < 5:
         raise ValueError(f"`history` must have at least 5 epochs; got {loss.size}.")
-    findings = [Finding("finite", OK, "every loss is finite"), *_curve(loss)]
-    if named and "val_loss" in history:
-        findings.append(_overfitting(loss, np.asarray(history["val_loss"], np.float64)))
+    validation, accuracy = (
+        np.asarray(history[name], np.float64) if named and name in history else None
+        for name in ("val_loss", "val_accuracy")
+    )
+    findings = [Finding("finite", OK, "every loss is finite"), *_curve(loss, validation, accuracy)]
+    if validation is not None:
+        findings.append(_overfitting(loss, validation))
     return Report(tuple(findings))
 
 
-def _curve(loss) -> list[Finding]:
-    steps, first, last, least = np.diff(loss), loss[0], loss[-1], loss.min()
-    size = max(abs(first), _TINY)
-    fall, half = (first - last) / size, loss[len(loss) // 2]
-    late = (half - last) / size
+def _curve(loss, validation, accuracy) -> list[Finding]:
+    # Losses of densities go below zero: falls and rises are differences here, and sizes absolute values.
+    steps, first, second, last, least = np.diff(loss), loss[0], loss[1], loss[-1], loss.min()
+    size, half = max(abs(first), _TINY), loss[len(loss) // 2]
+    fall, late = (first - last) / size, (half - last) / size
+    since = (second - last) / max(abs(second), _TINY)  # the first epoch, in which the parameters move most, may explode
     falling = np.mean(steps < 0) >= 0.8
-    low = falling and fall < 0.3 and late > 0.25 * fall and late > 1e-6  # steady, and not slower at the end
-    # A jump to twice the loss before it that is gone at the end: one batch, not the rate.
-    jumps = loss[1:] / np.maximum(loss[:-1], _TINY)
+    low = slow = falling and fall < 0.3 and late > 0.25 * fall and late > 1e-6  # steady, and not slower at the end
+    if validation is not None:  # labels learned by heart fall slowly too: validation must gain from it
+        low = slow and min(validation[0], validation[len(validation) // 2]) - validation[-1] > 0.25 * (half - last)
+    # A jump to twice the loss before it that is gone at the end: one batch, not the rate. Where the loss is below a
+    # twentieth of the first it is noise.
+    jumps = 1 + steps / np.maximum(np.abs(loss[:-1]), 0.05 * size)
     spiked = int(jumps.argmax()) + 1
-    spike = jumps.max() > 2 and last < 1.5 * loss[spiked - 1]
-    exploded = first > 100 * loss[1]  # however far it has come back since, units may be dead
-    high = exploded or last > first or (last > 2 * least and not spike)
+    before = loss[spiked - 1]
+    spike = jumps.max() > 2 and last - before < 0.5 * abs(before)
+    exploded = first > 100 * second > 0 and since < 0.5  # not halved since: units may be dead
+    risen = last - least > max(abs(least), 0.1 * (second - least))
+    high = exploded or last - first > 0.05 * size or (risen and not spike)
     turns = np.mean(steps[1:] * steps[:-1] < 0)
     tremble = np.median(np.abs(steps)) / max(np.median(np.abs(loss)), _TINY)
     oscillating = turns > 0.5 and tremble > 0.05
-    flat = fall < 0.3 and not low and not high
+    # Below half in the first epoch and nothing since: that epoch exploded, or the fit was done at once.
+    barely, known = fall < 0.3 or (fall < 0.5 and since < 0.05), ""
+    if accuracy is not None and np.isfinite(accuracy[-1]):
+        stuck = accuracy[-1] < accuracy[0] + 0.1  # then it does not matter how far the loss fell
+        barely = (fall < 0.3 or stuck) and last > 0.9 * _least_entropy(accuracy[-1])
+        known = f", val_accuracy {accuracy[-1]:.3g}"
+    flat = half - last < 0.05 * abs(half) and barely and not slow and not high
     rows = [
         (
             "rate_too_low",
@@ -444,21 +461,34 @@ def _curve(loss) -> list[Finding]:
             "underfitting",
             flat,
             WARNING,
-            f"fell by {fall:.1%}" + " and no longer falls" * bool(flat),
-            "a larger network; diagnose(model, X, y)",
+            f"fell by {fall:.1%}, since epoch 2 by {since:.1%}" + " and no longer falls" * bool(flat) + known,
+            "diagnose(model, X, y), for dead units too; a smaller rate; a larger network",
         ),
     ]
     return [Finding(n, verdict if bad else OK, what, advice if bad else "") for n, bad, verdict, what, advice in rows]
 
 
+def _least_entropy(accuracy) -> float:
+    """The least cross-entropy of a constant prediction that is right for this share of the rows.
+
+    A network that tells rows apart has less for two classes, as entropy is concave. For more than two it may have more,
+    so this alone says nothing. From 0.98 on it is that of 0.98: there a loss is too small to be called bad.
+    """
+    right = min(max(accuracy, _TINY), 0.98)
+    return -right * np.log(right) - (1 - right) * np.log1p(-right)
+
+
 def _overfitting(loss, validation) -> Finding:
     # A tenth above its least is more than the noise of epochs; the training loss must have gone on falling since. Three
-    # times the training loss means that rows are known by heart, though val_loss never rose.
+    # times the training loss means that rows are known by heart, though val_loss never rose; so does a training loss
+    # that falls while val_loss gains less than a tenth of that: it is of the epoch's end, so its first is loss[1]'s.
     if not np.isfinite(validation).all():
         return Finding("overfitting", PROBLEM, "val_loss is not finite", "a smaller learning rate; scaled inputs")
     best = int(validation.argmin())
     ratio = validation[-1] / max(validation[best], _TINY)
-    bad = (ratio > 1.1 and loss[-1] < loss[best]) or 0 < 3 * loss[-1] < validation[-1]
+    falls = loss[[best, 1]] - loss[-1] > 0.05 * np.abs(loss[[best, 1]])  # since the best epoch, and since the second
+    risen, idle = ratio > 1.1, validation[0] - validation[-1] < 0.1 * (loss[1] - loss[-1])
+    bad = (risen and falls[0]) or (idle and falls[1]) or 0 < 3 * loss[-1] < validation[-1]
     measured = (
         f"val_loss {validation[-1]:.4g} last, {validation[best]:.4g} at best (epoch {best + 1}), loss {loss[-1]:.4g}"
     )

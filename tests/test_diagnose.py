@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from fastmlp import SGD, Adam, Dense, Logistic, ReLU, Rescaling, Sequential, Tanh, diagnose, diagnose_history
-from fastmlp.diagnosis import gradient_norms
+from fastmlp.datasets import load_digits
+from fastmlp.diagnosis import _least_entropy, gradient_norms
 from fastmlp.initializers import Constant
 from fastmlp.losses import (
     AbsoluteError,
@@ -16,6 +17,7 @@ from fastmlp.losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
+from fastmlp.schedules import CosineDecay
 
 SOFTMAX = "softmax_cross_entropy"
 
@@ -221,6 +223,127 @@ def test_good_and_slow_and_overfitting_curves(some):
     assert "overfitting" in faults(
         mlp(64).fit(X[:40], y[:40], loss=SOFTMAX, optimizer=Adam(1e-2), epochs=40, verbose=0, validation_data=noisy)
     )
+
+
+def digits_curve(optimizer, epochs, seed=0):
+    train, validation_data = load_digits()  # split at random: the last digits of scikit-learn's are other people's
+    fit = {"epochs": epochs, "validation_data": validation_data, "seed": seed, "verbose": 0}
+    return mlp(64).fit(*train, loss=SOFTMAX, optimizer=optimizer, **fit)
+
+
+@pytest.mark.parametrize("seed", [0, 2, 5])
+def test_a_dead_network_underfits_however_far_the_first_epoch_exploded(seed):
+    history = digits_curve(SGD(5.0), 10, seed)
+    assert history["loss"][0] > 1.2 * history["loss"][1] > 2.3  # chance is ln 10
+    finding = diagnose_history(history)["underfitting"]
+    assert finding.verdict == "warning"
+    assert "no longer falls, val_accuracy" in finding.measured and "smaller rate" in finding.advice
+
+
+def test_labels_learned_by_heart_need_no_larger_rate(some):
+    X, y = some
+    noise = np.random.default_rng(0).permutation(y[:300])
+    validation = (X[300:], y[300:])
+    by_heart = mlp(64).fit(X[:300], noise, loss=SOFTMAX, epochs=60, validation_data=validation, verbose=0)
+    assert faults(by_heart["loss"]) == {"rate_too_low"}  # the training loss alone does not tell
+    assert faults(by_heart) == {"overfitting"}
+    slow = mlp(64).fit(
+        X[:300], y[:300], loss=SOFTMAX, optimizer=SGD(1e-3), epochs=15, validation_data=validation, verbose=0
+    )
+    assert faults(slow) == {"rate_too_low"}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "epochs"),
+    [
+        ("adam", 5),
+        (Adam(3e-3), 15),
+        (SGD(0.1), 15),
+        (SGD(0.1, momentum=0.9), 5),
+        (Adam(CosineDecay(5e-3, epochs=10)), 10),
+    ],
+    ids=repr,
+)
+def test_nothing_wrong_with_good_fits(optimizer, epochs):
+    history = digits_curve(optimizer, epochs)
+    assert faults(history) == set()
+    assert faults(history["loss"]) == set()
+
+
+def test_nothing_wrong_with_numbers_soon_fitted(rng):
+    X = rng.normal(size=(2000, 8)).astype(np.float32)
+    exact = (X @ rng.normal(size=8)).astype(np.float32)
+    for y in (exact, exact + rng.normal(size=2000).astype(np.float32), exact + 100):
+        data = {"loss": "squared_error", "validation_data": (X[1500:], y[1500:]), "epochs": 12, "verbose": 0}
+        assert faults(Sequential(Dense(1)).fit(X[:1500], y[:1500], optimizer=SGD(0.03), **data)) == set()
+
+
+FLAT = [0.352, 0.351, 0.350, 0.351, 0.350, 0.350]
+
+
+@pytest.mark.parametrize(
+    ("losses", "accuracy", "fault"),
+    [
+        (FLAT, 0.85, False),  # a good fit went on: 0.42 is the least of a constant prediction that is right as often
+        (FLAT, 0.92, True),  # the likelier class has 92 % of the rows, and that is all it knows
+        ([0.02] * 6, 1.0, False),
+        ([30.0, 0.66, 0.67, 0.66, 0.66, 0.67], 0.62, True),  # two classes, dead since the first epoch
+        ([30.0, 0.66, 0.50, 0.40, 0.33, 0.30], 0.62, False),
+        ([15.0, 0.21, 0.20, 0.20, 0.20, 0.20], 0.95, True),
+        ([10.0, 0.11, 0.10, 0.10, 0.10, 0.10], 0.95, False),
+        ([9.0, 5.0, 2.4, 2.3, 2.3, 2.3], 0.1, True),  # two epochs exploded
+        ([9.0, 5.0, 2.4, 2.3, 2.3, 2.3], float("nan"), False),
+    ],
+)
+def test_val_accuracy_tells_a_good_flat_loss_from_a_bad_one(losses, accuracy, fault):
+    finding = diagnose_history({"loss": losses, "val_accuracy": [accuracy] * 6})["underfitting"]
+    assert finding.verdict == ("warning" if fault else "ok")
+    assert ("no longer falls" in finding.measured) == fault
+
+
+def test_accuracy_that_rises_is_not_stuck():
+    learned = {"loss": [9.0, 2.3, 1.9, 1.2, 1.2, 1.2], "val_accuracy": [0.1, 0.2, 0.5, 0.7, 0.7, 0.7]}
+    assert faults(learned) == set()
+    assert faults(learned | {"val_accuracy": [0.1] * 6}) == {"underfitting"}
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_a_constant_prediction_has_no_less_than_the_least_entropy(rng, classes):
+    for shares in rng.dirichlet(np.ones(classes), size=20):
+        shares = shares * 0.9 + 0.1 / classes
+        assert -(shares * np.log(shares)).sum() >= _least_entropy(shares.max()) - 1e-12
+    assert _least_entropy(1.0) == _least_entropy(0.98) > 0.05
+    assert _least_entropy(0.0) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [0.5, 0.1, -0.1, -0.2, -0.33, -0.32],  # of densities
+        [5.0, -0.1, -0.5, -0.8, -0.9, -0.95],
+        [0.5, 0.004, 1e-6, 1e-8, 1e-8, 3e-8],  # noise far below the first loss
+        [900.0, 4.0, 1.0, 0.5, 0.5, 0.5],  # the mean of the targets learned in the first epoch
+    ],
+)
+def test_a_rate_that_is_not_too_high(losses):
+    assert faults(losses) == set()
+
+
+@pytest.mark.parametrize(
+    "losses", [[-0.5, -0.4, -0.1, 0.4, 1.0, 2.0], [0.5, -0.1, -0.2, 0.1, 0.8, 0.9], [2.3, 1.0, 0.3, 0.2, 0.4, 0.9]]
+)
+def test_a_rate_that_is_too_high(losses):
+    assert diagnose_history(losses)["rate_too_high"].verdict == "problem"
+
+
+def test_validation_must_gain_when_the_training_loss_falls():
+    losses = [0.7, 0.66, 0.65, 0.63, 0.61, 0.58]
+    for val_loss, verdict in (([0.69, 0.70, 0.69, 0.70, 0.69, 0.70], "warning"), (losses, "ok")):
+        assert diagnose_history({"loss": losses, "val_loss": val_loss})["overfitting"].verdict == verdict
+    # val_loss jumped in the last epoch while the training loss stood still: noise
+    still = {"loss": [2.3, 1.1, 0.31, 0.30, 0.30, 0.299], "val_loss": [1.5, 0.7, 0.35, 0.33, 0.33, 0.38]}
+    assert diagnose_history(still)["overfitting"].verdict == "ok"
+    assert diagnose_history(still | {"loss": [2.3, 1.1, 0.5, 0.4, 0.3, 0.2]})["overfitting"].verdict == "warning"
 
 
 def test_rows_known_by_heart_are_overfitting_though_val_loss_never_rose():
