@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
+from collections.abc import Callable
+from typing import TypeVar
+
+_Method = TypeVar("_Method", bound=Callable)
 
 _A_LAYER = "activations are layers: Dense(64), ReLU()"
 _WIDTH = "how many inputs there are follows from X, or from build(n_features)"
 _LAYERS = "layers are given at once, Sequential(Dense(64), ReLU(), Dense(10)), and do not change"
 _FILES = "`save` writes a model and `load_model` reads one; `parameters` has the arrays by name"
+_METRICS = (
+    "the loss and, where there are classes, the accuracy are measured; others by a callback that adds them to `logs`"
+)
+_RATE = "it is the optimiser's, as in optimizer=Adam(0.01)"
+_BLOCKS = "rows are taken in blocks that suit the caches"
+_SILENT = "nothing is printed"
 _MODES = "predictions are without dropout, but for predict(X, training=...)"
 
 # By class: their word, and what to do
@@ -61,6 +72,31 @@ _WORDS = {
         "tol": "it is `min_delta`",
         "n_iter_no_change": "it is `patience`",
     },
+    "Sequential.fit": {
+        **dict.fromkeys(("lr", "learning_rate", "learning_rate_init"), _RATE),
+        "metrics": _METRICS,
+        **dict.fromkeys(("max_iter", "n_epochs", "num_epochs", "max_epochs", "nb_epoch"), "it is `epochs`"),
+        **dict.fromkeys(("random_state", "random_seed"), "it is `seed`"),
+        **dict.fromkeys(("n_jobs", "workers", "num_workers"), "it is `n_threads`"),
+        **dict.fromkeys(("x", "x_train"), "it is `X`"),
+        **dict.fromkeys(("eval_set", "X_val"), "it is `validation_data`, a pair (X, y)"),
+        "early_stopping": "EarlyStopping is one of the `callbacks`",
+        "initial_epoch": "epochs of a second call follow those of the first; BackupAndRestore goes on with a fit",
+        "steps_per_epoch": "an epoch takes each row once; `train_on_batch` is a step of a loop of your own",
+        "validation_freq": "validation data are measured after each epoch",
+    },
+    "Sequential.predict": {"batch_size": _BLOCKS, "verbose": _SILENT},
+    "Sequential.evaluate": {
+        "batch_size": _BLOCKS,
+        "verbose": _SILENT,
+        "return_dict": "a dictionary is what is returned",
+        "metrics": _METRICS,
+    },
+    "Sequential.train_on_batch": {
+        **dict.fromkeys(("lr", "learning_rate"), _RATE),
+        "reset_metrics": "the loss that is returned is that of the batch",
+        "return_dict": "the loss is returned, a number",
+    },
     "Sequential": {
         "compile": "loss and optimizer are arguments of `fit`",
         **dict.fromkeys(("add", "pop", "append"), _LAYERS),
@@ -89,6 +125,24 @@ def hint(names, word: str) -> str | None:
     'loss and optimizer are arguments of `fit`'
     """
     return next((_WORDS[name][word] for name in names if word in _WORDS.get(name, ())), None)
+
+
+def refuses_unknown(method: _Method) -> _Method:
+    """Of a method that takes `**unknown: NoReturn`, to refuse them by `unknown_argument`: nobody else sees that."""
+    signature = inspect.signature(method)
+    known = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    method.__signature__ = signature.replace(parameters=known)
+    return method
+
+
+def unknown_argument(method: Callable, unknown: dict) -> TypeError:
+    """The error for keyword arguments that a method does not have: says what is meant."""
+    word, name = next(iter(unknown)), method.__qualname__
+    message = f"{name}() has no argument {word!r}"
+    if meant := hint([name], word):
+        return TypeError(f"{message}: {meant}.")
+    nearest = difflib.get_close_matches(word, inspect.signature(method).parameters, n=1)
+    return TypeError(f"{message}." + (f" Did you mean {nearest[0]!r}?" if nearest else ""))
 
 
 def _takes(cls: type, word: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from .augmentation import AUGMENTATIONS
 from .embedding import Embedding
 from .epochs import check_callbacks, run_epochs
 from .errors import DivergenceError, check_count, check_flag, check_range, unknown_name
-from .hints import hint
+from .hints import hint, refuses_unknown, unknown_argument
 from .history import History
 from .layers import (
     ActivityRegularization,
@@ -404,6 +404,7 @@ class Sequential:
 
     # Training --------------------------------------------------------------------------------------------------------
 
+    @refuses_unknown
     def fit(
         self,
         X: Any,
@@ -425,6 +426,7 @@ class Sequential:
         shuffle: bool = True,
         device: str = "cpu",
         precision: str | None = None,
+        **unknown: NoReturn,
     ) -> History:
         """Train; parameters that exist are the start.
 
@@ -521,6 +523,8 @@ class Sequential:
         """
         from .training import Training
 
+        if unknown:
+            raise unknown_argument(Sequential.fit, unknown)
         if loss is None:
             if self.loss is None:
                 raise ValueError(f"`loss` must be one of {', '.join(map(repr, losses.LOSSES))}; got None.")
@@ -592,6 +596,7 @@ class Sequential:
             self._epochs += 0 if training is None else training.epoch
         return history
 
+    @refuses_unknown
     def train_on_batch(
         self,
         X: Any,
@@ -603,6 +608,7 @@ class Sequential:
         groups: Any = None,
         seed: int | None = None,
         n_threads: int | None = None,
+        **unknown: NoReturn,
     ) -> float:
         """One step of the optimiser on a batch made of all these rows, for a training loop of your own.
 
@@ -655,6 +661,8 @@ class Sequential:
         >>> loss < 1e-6
         True
         """
+        if unknown:
+            raise unknown_argument(Sequential.train_on_batch, unknown)
         return self._in_turn(self._train_on_batch, X, y, loss, optimizer, sample_weight, groups, seed, n_threads)
 
     def apply_gradients(
@@ -1026,8 +1034,15 @@ class Sequential:
             self._loss = other._loss
         return self
 
+    @refuses_unknown
     def predict(
-        self, X: Any, n_threads: int | None = None, *, training: bool | str = False, seed: int = 0
+        self,
+        X: Any,
+        n_threads: int | None = None,
+        *,
+        training: bool | str = False,
+        seed: int = 0,
+        **unknown: NoReturn,
     ) -> np.ndarray:
         """What the loss means, (n, K): probabilities for the cross-entropies, values for "squared_error",
         rates for "poisson", quantiles, means and variances: see each loss.
@@ -1064,10 +1079,20 @@ class Sequential:
         >>> model.predict([[0.0], [2.0]]).round(4).tolist()
         [[0.5], [0.8808]]
         """
+        if unknown:
+            raise unknown_argument(Sequential.predict, unknown)
         return self._predicted(X, self.loss, n_threads, training, seed)
 
+    @refuses_unknown
     def evaluate(
-        self, X: Any, y: Any, sample_weight: Any = None, n_threads: int | None = None, *, groups: Any = None
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        n_threads: int | None = None,
+        *,
+        groups: Any = None,
+        **unknown: NoReturn,
     ) -> dict[str, float]:
         """{"loss": ..., "accuracy": ...} on these rows: the loss with the layers' penalties and, for classification,
         the share of rows predicted rightly. With several labels, a row is right if all its labels are.
@@ -1104,6 +1129,8 @@ class Sequential:
         >>> model.evaluate([[2.0], [-3.0], [-1.0]], [1, 0, 1])
         {'loss': 0.6666666666666666, 'accuracy': 0.6666666666666666}
         """
+        if unknown:
+            raise unknown_argument(Sequential.evaluate, unknown)
         self._need_parameters()
         if self.loss is None:
             raise ValueError("this model has no loss yet; call `fit` first or set `model.loss`.")

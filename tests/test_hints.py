@@ -54,6 +54,37 @@ def test_arguments(make, meant):
         make()
 
 
+@pytest.mark.parametrize(
+    ("method", "word", "meant"),
+    [
+        ("fit", "lr", "it is the optimiser's, as in optimizer=Adam"),
+        ("fit", "metrics", "others by a callback that adds them to `logs`"),
+        ("fit", "max_iter", "it is `epochs`"),
+        ("fit", "batchsize", "Did you mean 'batch_size'"),
+        ("fit", "callback", "Did you mean 'callbacks'"),
+        ("fit", "nothing_like_it", r"\.$"),
+        ("predict", "verbose", "nothing is printed"),
+        ("evaluate", "return_dict", "a dictionary is what is returned"),
+        ("train_on_batch", "learning_rate", "it is the optimiser's"),
+    ],
+)
+def test_arguments_of_methods(method, word, meant):
+    model = Sequential(Dense(1)).build(1)
+    rows = ([[1.0]], [1.0])[: 1 + (method != "predict")]
+    with pytest.raises(TypeError, match=rf"Sequential.{method}\(\) has no argument '{word}'.*{meant}"):
+        getattr(model, method)(*rows, **{word: 3})
+    assert model.loss is None
+
+
+def test_hints_about_methods_name_what_they_have():
+    for name in ("fit", "predict", "evaluate", "train_on_batch"):
+        parameters = inspect.signature(getattr(Sequential, name)).parameters
+        assert "unknown" not in parameters
+        assert not parameters.keys() & hints._WORDS[f"Sequential.{name}"].keys()
+        for ours in named(f"Sequential.{name}"):
+            assert ours in parameters or hasattr(Sequential, ours) or ours == "logs", ours
+
+
 def test_attributes_of_a_model():
     model = Sequential(Dense(2))
     with pytest.raises(AttributeError, match="no attribute 'compile': loss and optimizer are arguments of `fit`"):

@@ -81,7 +81,7 @@ def mistakes(model: Sequential) -> None:
     """Each is one that they find."""
     Adam(weight_decay=0.1)  # type: ignore[call-arg]
     model.fit(X, y, optimizer=3)  # type: ignore[arg-type]
-    model.fit(X, y, epoch=3)  # type: ignore[call-arg]
+    model.fit(X, y, epoch=3)  # type: ignore[arg-type]
     MLPClassifier(max_iter="many")  # type: ignore[arg-type]
     model.n_outputs.upper()  # type: ignore[attr-defined]
     fastmlp.Sequentiel()  # type: ignore[attr-defined]
