@@ -116,6 +116,7 @@ _HOME = {  # and in __init__.pyi, for editors
     "CSVLogger": "callbacks",
     "GradientNorms": "callbacks",
     "TrainingAccuracy": "callbacks",
+    "Metrics": "callbacks",
     "BackupAndRestore": "backup",
     "DivergenceError": "errors",
     "diagnose": "diagnosis",

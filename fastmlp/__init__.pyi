@@ -23,6 +23,7 @@ from .callbacks import (
     CSVLogger as CSVLogger,
     EarlyStopping as EarlyStopping,
     GradientNorms as GradientNorms,
+    Metrics as Metrics,
     ModelCheckpoint as ModelCheckpoint,
     ReduceLROnPlateau as ReduceLROnPlateau,
     TimeBudget as TimeBudget,

@@ -10,9 +10,11 @@ import os
 import re
 import time
 import warnings
+from collections.abc import Callable
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from ._arrays import check_X
 from .errors import check_count, check_flag, check_path, check_range, unknown_name
 from .hints import Hinted
 from .history import as_number
@@ -592,6 +594,72 @@ class TrainingAccuracy(Callback):
 
     def on_fit_end(self, training: Training, history: History) -> None:
         self._rows = None
+
+
+class Metrics(Callback):
+    """Add what functions such as scikit-learn's metrics say of these rows to every epoch's metrics.
+
+    A callback behind it may watch them: `EarlyStopping("val_r2")`, `ModelCheckpoint(path, "val_auc")`.
+
+    Parameters
+    ----------
+    X, y : array-like
+        Rows and their targets, as for the fit; none of its own.
+    functions : dict of str to callable
+        By the name of the metric: each is called with y and what the network makes of X after the epoch, and returns a
+        number.
+    of : {"outputs", "classes"}
+        "outputs": what `predict` returns, such as probabilities; a single column as (n,). "classes": the likeliest
+        class of each row, or, with an output for each label, which of them are there.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `functions` is no dictionary of functions, `of` is another word; when the fit begins, X has another number of
+        columns, or, with "classes", the loss is not one of classes; after an epoch, what is returned is no number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.metrics import r2_score
+    >>> from fastmlp import SGD, Dense, Sequential
+    >>> X = np.linspace(-1, 1, 100).reshape(-1, 1)
+    >>> metrics = Metrics(X[::2], 3 * X[::2, 0], {"val_r2": r2_score})
+    >>> history = Sequential(Dense(1)).fit(
+    ...     X[1::2], 3 * X[1::2], loss="squared_error", optimizer=SGD(0.2), epochs=50, callbacks=[metrics], verbose=0
+    ... )
+    >>> round(history["val_r2"][-1], 3)
+    1.0
+    """
+
+    def __init__(self, X: Any, y: Any, functions: dict[str, Callable[[Any, Any], float]], of: str = "outputs"):
+        if not isinstance(functions, dict) or not functions or not all(map(callable, functions.values())):
+            raise TypeError(f"`functions` must be a dictionary name -> function of (y, prediction); got {functions!r}.")
+        if of not in ("outputs", "classes"):
+            raise unknown_name("of", of, ["outputs", "classes"])
+        self.X, self.y, self.functions, self.of = X, y, functions, of
+
+    def __repr__(self):
+        return f"Metrics(X, y, {list(self.functions)}, of={self.of!r})"
+
+    def on_fit_begin(self, training: Training) -> None:
+        check_X(self.X, "X of Metrics", training.model.n_features)
+        if self.of == "classes" and not training.loss.classification:
+            raise ValueError(f"`of`='classes' needs a loss of classes; got loss={training.loss.name!r}.")
+
+    def on_epoch_end(self, training: Training, epoch: int, logs: dict[str, float]) -> None:
+        model = training.model
+        values = model.predict(self.X) if self.of == "outputs" else model.loss.classes(model.logits(self.X))
+        if values.ndim == 2 and values.shape[1] == 1:
+            values = values[:, 0]
+        if values.dtype == bool:
+            values = values.astype(int)
+        for name, function in self.functions.items():
+            value = function(self.y, values)
+            try:
+                logs[name] = float(value)
+            except (TypeError, ValueError):
+                raise TypeError(f"`functions`[{name!r}] must return a number; got {value!r}.") from None
 
 
 class TimeBudget(Callback):

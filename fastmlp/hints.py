@@ -14,9 +14,7 @@ _A_LAYER = "activations are layers: Dense(64), ReLU()"
 _WIDTH = "how many inputs there are follows from X, or from build(n_features)"
 _LAYERS = "layers are given at once, Sequential(Dense(64), ReLU(), Dense(10)), and do not change"
 _FILES = "`save` writes a model and `load_model` reads one; `parameters` has the arrays by name"
-_METRICS = (
-    "the loss and, where there are classes, the accuracy are measured; others by a callback that adds them to `logs`"
-)
+_METRICS = "the loss and, where there are classes, the accuracy are measured; others by the callback Metrics"
 _RATE = "it is the optimiser's, as in optimizer=Adam(0.01)"
 _BLOCKS = "rows are taken in blocks that suit the caches"
 _SILENT = "nothing is printed"

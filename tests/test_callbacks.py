@@ -19,6 +19,7 @@ from fastmlp import (
     EarlyStopping,
     GradientNorms,
     History,
+    Metrics,
     ModelCheckpoint,
     ReLU,
     Sequential,
@@ -758,3 +759,83 @@ def test_bad_checkpoints(problem, tmp_path):
     with pytest.raises(ValueError, match="needs `validation_data`"):
         small_model().fit(*problem, callbacks=[ModelCheckpoint(tmp_path / "a", save_best_only=True)], **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_metrics_by_any_function():
+    """Of numbers, classes, one label, several labels: what scikit-learn says of the network after each epoch."""
+    from sklearn.metrics import f1_score, mean_absolute_error, r2_score, roc_auc_score
+
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 4)).astype(np.float32)
+    numbers, three = X[:, 0] - X[:, 1], (X[:, 0] > 0) * 1 + (X[:, 1] > 0)
+    several = (X[:, :2] > 0).astype(int)
+    log_rate = {"rate": lambda y, values: values.min()}
+    cases = [
+        (numbers, "squared_error", 1, "outputs", {"val_r2": r2_score, "val_mae": mean_absolute_error}),
+        (three, "poisson", 1, "outputs", log_rate),
+        (three, "softmax_cross_entropy", 3, "classes", {"f1": lambda y, c: f1_score(y, c, average="macro")}),
+        (three, "softmax_cross_entropy", 3, "outputs", {"auc": lambda y, p: roc_auc_score(y, p, multi_class="ovr")}),
+        (three > 0, "binary_cross_entropy", 1, "outputs", {"auc": roc_auc_score}),
+        (three > 0, "binary_cross_entropy", 1, "classes", {"f1": f1_score}),
+        (three > 0, "hinge", 1, "classes", {"f1": f1_score}),
+        (several, "binary_cross_entropy", 2, "classes", {"f1": lambda y, c: f1_score(y, c, average="micro")}),
+        (three, "ordinal", 2, "classes", {"f1": lambda y, c: f1_score(y, c, average="macro")}),
+    ]
+    for y, loss, units, of, functions in cases:
+        seen = Seen()
+        model = Sequential(Dense(units))
+        callbacks = [Metrics(X[80:].tolist(), y[80:], functions, of), seen]
+        history = model.fit(X[:80], y[:80], loss=loss, epochs=2, callbacks=callbacks, verbose=0)
+        assert set(functions) <= set(seen.logs[-1]) and set(functions) <= set(history.metrics)
+        predicted = model.predict(X[80:])
+        if loss == "softmax_cross_entropy" and of == "classes":
+            values = predicted.argmax(axis=1)
+        elif loss == "ordinal":
+            values = predicted.argmax(axis=1)
+        elif of == "classes":
+            values = (model.logits(X[80:]) > 0).astype(int)
+        else:
+            values = predicted
+        values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+        for name, function in functions.items():
+            assert history[name][-1] == pytest.approx(function(y[80:], values), rel=1e-6), (loss, of, name)
+
+
+class Seen(Callback):
+    def __init__(self):
+        self.logs = []
+
+    def on_epoch_end(self, training, epoch, logs):
+        self.logs.append(dict(logs))
+
+
+def test_metrics_are_watched_by_what_stands_behind():
+    from sklearn.metrics import r2_score
+
+    X = np.linspace(-1, 1, 60).reshape(-1, 1)
+    metrics = Metrics(X, 2 * X[:, 0], {"val_r2": r2_score})
+    stopping = EarlyStopping("val_r2", patience=3, min_delta=1e-3)
+    model = Sequential(Dense(1))
+    options = {"loss": "squared_error", "optimizer": SGD(0.3), "epochs": 500, "verbose": 0}
+    history = model.fit(X, 2 * X, callbacks=[metrics, stopping], **options)
+    assert len(history) < 500 and max(history["val_r2"]) > 0.999
+    with pytest.raises(ValueError, match="val_r2"):
+        Sequential(Dense(1)).fit(X, 2 * X, callbacks=[stopping, metrics], **options)
+
+
+def test_metrics_refuse_what_they_cannot_measure():
+    X, y = np.ones((6, 2)), np.arange(6.0)
+    for functions in (None, {}, {"a": 3}, [len]):
+        with pytest.raises(TypeError, match="`functions` must be a dictionary name -> function"):
+            Metrics(X, y, functions)
+    with pytest.raises(ValueError, match="`of` must be one of 'outputs', 'classes'; got 'class'. Did you mean"):
+        Metrics(X, y, {"a": len}, "class")
+    fit = {"loss": "squared_error", "verbose": 0}
+    for metrics, error, words in (
+        (Metrics(X, y, {"a": max}, "classes"), ValueError, "`of`='classes' needs a loss of classes; got loss='squared"),
+        (Metrics(X[:, :1], y, {"a": max}), ValueError, "`X of Metrics` must have n_features=2 columns; got 1"),
+        (Metrics(X, y, {"a": lambda y, p: "much"}), TypeError, r"`functions`\['a'\] must return a number; got 'much'"),
+    ):
+        with pytest.raises(error, match=words):
+            Sequential(Dense(1)).fit(X, y, callbacks=[metrics], **fit)
+    assert repr(Metrics(X, y, {"a": max})) == "Metrics(X, y, ['a'], of='outputs')"

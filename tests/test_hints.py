@@ -58,7 +58,7 @@ def test_arguments(make, meant):
     ("method", "word", "meant"),
     [
         ("fit", "lr", "it is the optimiser's, as in optimizer=Adam"),
-        ("fit", "metrics", "others by a callback that adds them to `logs`"),
+        ("fit", "metrics", "others by the callback Metrics"),
         ("fit", "max_iter", "it is `epochs`"),
         ("fit", "batchsize", "Did you mean 'batch_size'"),
         ("fit", "callback", "Did you mean 'callbacks'"),
@@ -82,7 +82,7 @@ def test_hints_about_methods_name_what_they_have():
         assert "unknown" not in parameters
         assert not parameters.keys() & hints._WORDS[f"Sequential.{name}"].keys()
         for ours in named(f"Sequential.{name}"):
-            assert ours in parameters or hasattr(Sequential, ours) or ours == "logs", ours
+            assert ours in parameters or hasattr(Sequential, ours), ours
 
 
 def test_attributes_of_a_model():

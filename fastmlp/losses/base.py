@@ -76,6 +76,13 @@ class Loss:
         """The likeliest class of each row, (n,), where the targets are codes."""
         return logits.argmax(axis=1)
 
+    def classes(self, logits: np.ndarray) -> np.ndarray:
+        """The likeliest class of each row, (n,); or, where outputs are labels of their own, which of them, (n, K)."""
+        n_outputs = logits.shape[1]
+        if self.codes or (n_outputs > 1 and self.target_columns(n_outputs) == 1):
+            return self.best_class(logits)
+        return logits > 0
+
     def rows(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """l_i for every row, float64, shape (n,)."""
         if self.row is not None:
@@ -137,11 +144,12 @@ class Loss:
         >>> SoftmaxCrossEntropy().accuracy(np.array([[0.0, 1.0], [0.0, 1.0]]), np.array([1, 0]))
         0.5
         """
-        n_outputs, one_hot = logits.shape[1], targets.ndim == 2 and targets.shape[1] > 1
-        if self.codes or (n_outputs > 1 and self.target_columns(n_outputs) == 1):
-            right = self.best_class(logits) == (targets.argmax(axis=1) if one_hot else targets.reshape(-1))
+        classes = self.classes(logits)
+        if classes.ndim == 1:
+            one_hot = targets.ndim == 2 and targets.shape[1] > 1
+            right = classes == (targets.argmax(axis=1) if one_hot else targets.reshape(-1))
         else:
-            right = ((logits > 0) == (targets.reshape(logits.shape) > 0.5)).all(axis=1)
+            right = (classes == (targets.reshape(logits.shape) > 0.5)).all(axis=1)
         return float(np.average(right, weights=sample_weight))
 
 
