@@ -249,7 +249,7 @@ def test_a_users_own_functions_follow_the_cpu(name, dtype):
     X, y, rng = data()
     layers = [Dense(9), test_custom.ACTIVATIONS[name], Dense(4), test_custom.ACTIVATIONS["of closures"], Dense(3)]
     for targets, loss in ((y, "softmax_cross_entropy"), (rng.normal(size=(14, 3)), test_custom.LOSS)):
-        options = {"loss": loss, "sample_weight": np.linspace(0, 2, 14), "optimizer": SGD(0.01)}
+        options = {"loss": loss, "sample_weight": np.linspace(0, 2, 14), "optimizer": SGD(0.005)}
         cpu, cuda = both(layers, X.astype(dtype), targets, dtype, epochs=3, **options)
         assert_equal_but_for_rounding(cpu, cuda, dtype)
 
