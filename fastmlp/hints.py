@@ -99,7 +99,7 @@ _WORDS = {
         "compile": "loss and optimizer are arguments of `fit`",
         **dict.fromkeys(("add", "pop", "append"), _LAYERS),
         "fit_generator": "`fit` takes arrays, memory maps and CSR; batches of your own go to `train_on_batch`",
-        "partial_fit": "`train_on_batch` is a step; MLPClassifier and MLPRegressor have `partial_fit`",
+        "partial_fit": "`train_on_batch` is a step; the estimators have `partial_fit`",
         "predict_proba": "`predict` gives probabilities where the loss is one of classes; SKLearnClassifier has it",
         "predict_classes": "predict(X).argmax(axis=1); where there is one output, predict(X) > 0.5",
         "score": "`evaluate` has loss and metrics; SKLearnClassifier and SKLearnRegressor have `score`",

@@ -20,6 +20,7 @@ from scipy import special
 from . import activations, layers, losses, model_file, prediction
 from .activations import Activation
 from .embedding import Embedding
+from .serialization import unknown_model
 
 OPSET = 18  # of 2022: the first in which all reductions take their axes the same way
 MOST_BYTES = 2**31 - 2**20  # of a protobuf, and some for all but the parameters
@@ -57,23 +58,27 @@ _UFUNCS_OF_FLOAT32 = {
 def export_onnx(path: str | os.PathLike, model: Any) -> None:
     """Write what a fitted model predicts as an ONNX file (operator set 18), which ONNX Runtime and others run.
 
-    Its input is "X", (n, n_features), in the model's dtype. A `Sequential` and an `MLPRegressor` have one output,
-    "predictions", and an `MLPClassifier` has two, "label" and "probabilities": what `predict` and `predict_proba`
-    return, but for rounding; for the error function, which runtimes have in float32 only, GELU of a float64 model has
-    that precision. Layers that act in training only are left out. To go on with a model, `save_model` it.
+    Its input is "X", (n, n_features), in the model's dtype. A `Sequential` and a regressor have one output,
+    "predictions", and a classifier has two, "label" and "probabilities" (without the second, where its loss has none):
+    what `predict` and `predict_proba` return, but for rounding; for the error function, which runtimes have in float32
+    only, GELU of a float64 model has that precision. Layers that act in training only are left out. To go on with a
+    model, `save_model` it.
+
+    Before an estimator, a pipeline may have steps of `StandardScaler` and `MinMaxScaler`, which compute in float64.
 
     Parameters
     ----------
     path : str or path
         The file, replaced at once or not at all; its folder must exist.
-    model : Sequential, MLPClassifier or MLPRegressor
+    model : Sequential, MLPClassifier, MLPRegressor, SKLearnClassifier, SKLearnRegressor or Pipeline
 
     Raises
     ------
     ImportError
         Without the package onnx, which `pip install "fastmlp[onnx]"` brings.
     TypeError
-        Another model, or a custom activation or loss that does what cannot be said with the operators known here.
+        Another model, another step of a pipeline, or a custom activation or loss that does what cannot be said with the
+        operators known here.
     ValueError
         The model is not fitted, larger than such a file can be (2 GiB), or has classes that are no texts or numbers of
         ONNX's.
@@ -90,11 +95,15 @@ def export_onnx(path: str | os.PathLike, model: Any) -> None:
     ...     os.path.getsize(path) > 0
     True
     """
+    from sklearn.pipeline import Pipeline
     from sklearn.utils.validation import check_is_fitted
 
-    from .estimators import MLPClassifier, MLPRegressor
+    from .estimators import MLPClassifier, MLPRegressor, SKLearnClassifier, SKLearnRegressor
     from .sequential import Sequential
 
+    whole, steps = model, []
+    if isinstance(model, Pipeline):
+        *steps, model = [step for _, step in model.steps]
     if isinstance(model, Sequential):
         model._need_parameters()
         network, loss, outputs = model, model.loss, _of_sequential
@@ -102,27 +111,52 @@ def export_onnx(path: str | os.PathLike, model: Any) -> None:
         check_is_fitted(model, "coefs_")
         network, loss = model._network(), model._loss()
         outputs = partial(_of_classifier if isinstance(model, MLPClassifier) else _of_regressor, model)
+    elif isinstance(model, (SKLearnClassifier, SKLearnRegressor)):
+        check_is_fitted(model, "model_")
+        network, loss = model.model_, model.model_.loss
+        outputs = partial(_of_classifier if isinstance(model, SKLearnClassifier) else _of_wrapper, model)
     else:
-        kind = type(model).__name__
-        raise TypeError(f"`model` must be a Sequential, an MLPClassifier or an MLPRegressor; got {kind}.")
-    graph, other = (_graph(network, loss, outputs, n_rows) for n_rows in (2, 3))
+        raise unknown_model(whole, ", one in an SKLearnClassifier or an SKLearnRegressor, or a Pipeline with one")
+    graph, other = (_graph(network, loss, outputs, n_rows, steps) for n_rows in (2, 3))
     if graph.facts != other.facts:
-        raise TypeError(f"`model` computes something else for two rows than for three; ONNX cannot: {model!r}.")
+        raise TypeError(f"`model` computes something else for two rows than for three; ONNX cannot: {whole!r}.")
     model_file.replace(os.path.realpath(path), [graph.to_bytes()])
 
 
-def _graph(network, loss, outputs: Callable, n_rows: int) -> _Graph:
-    """That of a network whose outputs are made of what its loss makes of the logits, and of those."""
+def _graph(network, loss, outputs: Callable, n_rows: int, steps) -> _Graph:
+    """That of a network whose outputs are made of what its loss makes of the logits, and of those; steps come first."""
     graph = _Graph(network, n_rows)
     flat = [(name, graph.standard(layer)) for name, layer in layers.named(network.layers)]
     with np.errstate(all="ignore"):  # of the sample
-        logits = prediction.forward(flat, network._arrays, graph.x, network.dtype)
+        logits = prediction.forward(flat, network._arrays, _scaled(steps, graph.x), network.dtype)
         output = logits
         if loss is not None:
             operator = graph.standard(loss)
             output = loss.output(logits) if operator is loss else operator(logits)
         graph.declare(outputs(output, logits))
     return graph
+
+
+def _scaled(steps, x: _Value) -> _Value:
+    """What the steps of a pipeline make of X, in float64: a mean may be large beside the deviations."""
+    from sklearn.preprocessing import MinMaxScaler, StandardScaler
+
+    if not steps:
+        return x
+    dtype, x = x.dtype, x.astype(np.float64)
+    for step in steps:
+        if isinstance(step, StandardScaler):
+            x = x - step.mean_ if step.with_mean else x
+            x = x / step.scale_ if step.with_std else x
+        elif isinstance(step, MinMaxScaler):
+            x = x * step.scale_ + step.min_
+            x = np.clip(x, *map(float, step.feature_range)) if step.clip else x
+        elif step not in (None, "passthrough"):
+            raise TypeError(
+                f"a step before the estimator must be a StandardScaler or a MinMaxScaler; got {type(step).__name__}: "
+                "export the last step, pipeline[-1], whose X is what the steps before it make."
+            )
+    return x.astype(dtype)
 
 
 def _of_sequential(output: _Value, logits: _Value) -> dict[str, _Value]:
@@ -133,11 +167,15 @@ def _of_regressor(model, output: _Value, logits: _Value) -> dict[str, _Value]:
     return {"predictions": output[:, 0] if model.n_outputs_ == 1 else output}
 
 
+def _of_wrapper(model, output: _Value, logits: _Value) -> dict[str, _Value]:
+    return {"predictions": model._values(output)}
+
+
 def _of_classifier(model, output: _Value, logits: _Value) -> dict[str, _Value]:
     label = model._codes(logits)
     if not model._multilabel:
         label = _take(model.classes_, np.minimum(label, len(model.classes_) - 1))
-    return {"label": label, "probabilities": model._by_class(output)}
+    return {"label": label} | ({"probabilities": model._by_class(output)} if hasattr(model, "predict_proba") else {})
 
 
 @dataclass(frozen=True)

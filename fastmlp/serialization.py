@@ -41,7 +41,8 @@ def save_model(path: str | os.PathLike, model: Any, *, extra: dict | None = None
     Raises
     ------
     TypeError
-        Another model, or an attribute that is not plain data.
+        Another model (the message says what to save of a wrapper, a pipeline or a search), or an attribute that is not
+        plain data.
     OSError
         The file cannot be written; an older one is untouched.
 
@@ -70,11 +71,22 @@ def save_model(path: str | os.PathLike, model: Any, *, extra: dict | None = None
     elif type(model).__name__ in _ESTIMATORS and type(model).__module__.split(".")[0] == __package__:
         config = _describe_estimator(model, tensors)
     else:
-        kind = type(model).__name__
-        raise TypeError(f"`model` must be a Sequential, an MLPClassifier or an MLPRegressor; got {kind}.")
+        raise unknown_model(model)
     if extra is not None:
         config["extra"] = _encode(extra, tensors, "extra")
     model_file.write(path, {**config, "fastmlp": _version()}, tensors)
+
+
+def unknown_model(model: Any, also: str = "") -> TypeError:
+    """The error for another model; says what of a wrapper, a pipeline or a search is one."""
+    inside = {
+        "best_estimator_": "the search's `best_estimator_`",
+        "steps": "the pipeline's last step, `pipeline[-1]`, whose X is what the steps before it make",
+        "fit_kwargs": "its `model_`, a Sequential, when it is fitted",
+    }
+    advice = next((f"; try {words}" for attribute, words in inside.items() if hasattr(model, attribute)), "")
+    accepted = f"a Sequential, an MLPClassifier or an MLPRegressor{also}"
+    return TypeError(f"`model` must be {accepted}; got {type(model).__name__}{advice}.")
 
 
 def load_model(path: str | os.PathLike, custom_objects: dict | None = None) -> Any:

@@ -7,6 +7,9 @@ import onnx.reference
 import pytest
 from cases import FIRST, drawn, layer_of, with_codes
 from scipy import special
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
 
 from fastmlp import (
     GELU,
@@ -23,6 +26,8 @@ from fastmlp import (
     ReLU,
     Rescaling,
     Sequential,
+    SKLearnClassifier,
+    SKLearnRegressor,
     export_onnx,
     onnx_export,
     pre_norm_block,
@@ -131,6 +136,77 @@ def test_regressors(tmp_path, n_outputs, loss):
     y = np.abs(X[:, 0] if n_outputs == 1 else X[:, :2])
     model = MLPRegressor(loss, (5,), max_iter=20, random_state=0).fit(X, y)
     assert_the_same(run(tmp_path / "model.onnx", model, X)["predictions"], model.predict(X), "float64")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("loss", "units", "kind"),
+    [
+        ("softmax_cross_entropy", 3, "texts"),
+        ("softmax_focal", 2, "true and false"),
+        ("binary_cross_entropy", 1, "whole floats"),
+        ("binary_cross_entropy", 3, "labels"),
+        ("ordinal", 2, "integers"),
+        ("hinge", 3, "texts as objects"),
+        ("hinge", 1, "true and false"),
+        ("huber", 1, "true and false"),
+        ("squared_error", 3, "integers"),
+    ],
+)
+def test_classifiers_of_any_layers(tmp_path, loss, units, kind, dtype):
+    X, y = numbers(dtype, 60), LABELS[kind](np.arange(60) % 3)
+    network = Sequential(Dense(5), BatchNorm(), ReLU(), Dropout(0.1), Dense(units), dtype=dtype)
+    model = SKLearnClassifier(network, fit_kwargs={"loss": loss, "epochs": 3}, random_state=0).fit(X, y)
+    found = run(tmp_path / "model.onnx", model, X)
+    assert found["label"].tolist() == model.predict(X).tolist()
+    probable = hasattr(model, "predict_proba")
+    assert list(found) == (["label", "probabilities"] if probable else ["label"])
+    assert probable == (loss not in ("hinge", "huber", "squared_error"))
+    if probable:
+        assert_the_same(found["probabilities"], model.predict_proba(X), dtype)
+
+
+@pytest.mark.parametrize(
+    ("loss", "units", "n_targets"), [("poisson", 1, 1), ("huber", 2, 2), ("gaussian", 2, 1), ("quantile", 3, 1)]
+)
+def test_regressors_of_any_layers(tmp_path, loss, units, n_targets):
+    X = numbers("float64", 60)
+    y = np.abs(X[:, 0] if n_targets == 1 else X[:, :n_targets])
+    network = Sequential(Dense(5), GELU(), Dense(units))
+    model = SKLearnRegressor(network, fit_kwargs={"loss": loss, "epochs": 3}, random_state=0).fit(X, y)
+    X = X.astype(np.float32)
+    assert_the_same(run(tmp_path / "model.onnx", model, X)["predictions"], model.predict(X), "float32")
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (StandardScaler(),),
+        (MinMaxScaler((-1, 3), clip=True), StandardScaler(with_mean=False)),
+        (StandardScaler(with_std=False), "passthrough", MinMaxScaler()),
+    ],
+    ids=str,
+)
+def test_pipelines(tmp_path, steps, dtype):
+    """Numbers whose mean is large: a network of float32 gets what scaling in float64 makes of them. Of X in float32,
+    scikit-learn's scalers make numbers with larger errors.
+    """
+    X = 1e5 + numbers(dtype, 60)
+    y = np.arange(60) % 3
+    wrapped = SKLearnClassifier(Sequential(Dense(5), ReLU(), Dense(3), dtype=dtype), random_state=0)
+    for last in (MLPClassifier((5,), max_iter=5, random_state=0), wrapped, MLPRegressor(max_iter=3, random_state=0)):
+        model = make_pipeline(*steps, last).fit(X, y)
+        beyond = (X * 1.00001).astype(dtype)  # what `clip` clips
+        found = run(tmp_path / "model.onnx", model, beyond)
+        beyond = beyond.astype(np.float64)
+        precision = {"float32": 2e-5, "float64": 1e-9}[dtype]
+        if isinstance(last, MLPRegressor):
+            assert_the_same(found["predictions"], model.predict(beyond).astype(dtype), dtype, precision)
+        else:
+            assert (found["label"] == model.predict(beyond)).all()
+            assert_the_same(found["probabilities"], model.predict_proba(beyond).astype(dtype), dtype, precision)
 
 
 # A user's own functions
@@ -294,9 +370,23 @@ def test_models_that_are_not_fitted_or_others(tmp_path):
         export_onnx(path, Sequential(Dense(1)))
     with pytest.raises(ValueError, match="not fitted"):
         export_onnx(path, MLPClassifier())
-    for other in (Perceptron(), "model", None):
+    with pytest.raises(ValueError, match="not fitted"):
+        export_onnx(path, SKLearnClassifier(Sequential(Dense(3))))
+    for other in (Perceptron(), "model", None, make_pipeline(StandardScaler(), Perceptron())):
         with pytest.raises(TypeError, match=f"`model` must be a Sequential.*got {type(other).__name__}"):
             export_onnx(path, other)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_what_of_a_search_or_a_pipeline_can_be_exported_is_said(tmp_path):
+    X, y = numbers("float32", 60), np.arange(60) % 3
+    search = GridSearchCV(MLPClassifier(max_iter=1), {"alpha": [0.0, 1.0]}, cv=2).fit(X, y)
+    with pytest.raises(TypeError, match="got GridSearchCV; try the search's `best_estimator_`"):
+        export_onnx(tmp_path / "model.onnx", search)
+    pipeline = make_pipeline(StandardScaler(), RobustScaler(), MLPClassifier(max_iter=1)).fit(X, y)
+    with pytest.raises(TypeError, match=r"MinMaxScaler; got RobustScaler: export the last step, pipeline\[-1\]"):
+        export_onnx(tmp_path / "model.onnx", pipeline)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_the_package(tmp_path, monkeypatch):

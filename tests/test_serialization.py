@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import stat
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import warnings
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 
 from fastmlp import (
     Adam,
@@ -29,6 +32,7 @@ from fastmlp import (
     Rescaling,
     Residual,
     Sequential,
+    SKLearnClassifier,
     Tanh,
     load_model,
     losses as loss_module,
@@ -705,3 +709,21 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left on device: .*model.safetensors"):
         save_model(path, Sequential(Dense(2)).build(1))
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"] and path.read_bytes() == before
+
+
+def test_what_of_another_estimator_can_be_saved_is_said(tmp_path):
+    X, y = np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 2
+    wrapped = SKLearnClassifier(Sequential(Dense(2))).fit(X, y)
+    search = GridSearchCV(wrapped, {"fit_kwargs__epochs": [1]}, cv=2).fit(X, y)
+    for model, words in (
+        (wrapped, "got SKLearnClassifier; try its `model_`, a Sequential, when it is fitted."),
+        (search, "got GridSearchCV; try the search's `best_estimator_`."),
+        (make_pipeline(wrapped), "got Pipeline; try the pipeline's last step, `pipeline[-1]`, whose X is what"),
+        (3, "`model` must be a Sequential, an MLPClassifier or an MLPRegressor; got int."),
+    ):
+        with pytest.raises(TypeError, match=re.escape(words)):
+            save_model(tmp_path / "model.safetensors", model)
+    assert not list(tmp_path.iterdir())
+    save_model(tmp_path / "model.safetensors", search.best_estimator_.model_)
+    found = load_model(tmp_path / "model.safetensors").predict(X)
+    np.testing.assert_array_equal(found, search.predict_proba(X))
