@@ -6,6 +6,7 @@ A row of a table is a declaration's docstring: the formula begins its summary, t
 dl/dz =, "When to use:" begins a paragraph, the source is its "References" or who is cited with a year.
 """
 
+import doctest
 import inspect
 import re
 from pathlib import Path
@@ -18,16 +19,17 @@ from fastmlp.callbacks import (
     CSVLogger,
     EarlyStopping,
     GradientNorms,
+    Metrics,
     ModelCheckpoint,
     ReduceLROnPlateau,
     TimeBudget,
     TrainingAccuracy,
 )
-from fastmlp.initializers import INITIALIZERS
+from fastmlp.initializers import INITIALIZERS, Constant, Initializer
 from fastmlp.layers import LAYERS, PReLU, pre_norm_block
 from fastmlp.losses import LOSSES
 from fastmlp.optimizers import OF_ALL_ROWS, OPTIMIZERS
-from fastmlp.schedules import SCHEDULES
+from fastmlp.schedules import SCHEDULES, Schedule
 
 CALLBACKS = (
     EarlyStopping,
@@ -35,6 +37,7 @@ CALLBACKS = (
     ReduceLROnPlateau,
     TimeBudget,
     TrainingAccuracy,
+    Metrics,
     GradientNorms,
     CSVLogger,
     BackupAndRestore,
@@ -86,6 +89,20 @@ def code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
+def text_of(cls) -> str:
+    """The paragraphs of a docstring, without its sections."""
+    return re.split(r"\n\n[A-Z]\w+\n-+\n", inspect.getdoc(cls))[0]
+
+
+def example(cls) -> str:
+    """The example of a docstring, to copy; what it prints are comments."""
+    parts = []
+    for part in doctest.DocTestParser().get_examples(inspect.getdoc(cls)):
+        around = "\n" if part.source.count("\n") > 1 else ""  # of a class
+        parts.append(around + part.source + "".join(f"# {line}\n" for line in part.want.splitlines()) + around)
+    return f"```python\n{''.join(parts)}```"
+
+
 def activations() -> str:
     rows = []
     for name, cls in ACTIVATIONS.items():
@@ -122,7 +139,8 @@ def schedules() -> str:
     rows = [
         [code(signature(cls)), p["summary"], p["use"], p["source"]] for cls in SCHEDULES.values() for p in [parts(cls)]
     ]
-    return table(["class", "rate", "when to use", "source"], rows)
+    mine = f"## Your own\n\nA class derived from `fastmlp.schedules.Schedule`. {text_of(Schedule)}"
+    return "\n\n".join([table(["class", "rate", "when to use", "source"], rows), mine, example(Schedule)])
 
 
 def layers() -> str:
@@ -146,7 +164,7 @@ def callbacks() -> str:
 
 
 def initializers_() -> str:
-    """The module's own table, and for whom each is the default."""
+    """The module's own table, and for whom each is the default; given numbers, and what one of a user's own is."""
     lines = [line.strip("| ") for line in initializers.__doc__.splitlines() if line.startswith("|")]
     header, _, *rows = [re.split(r"\s*\|\s*", line) for line in lines]
     names = [row[0].split(", ") for row in rows]
@@ -157,7 +175,9 @@ def initializers_() -> str:
     for row, known in zip(rows, names, strict=True):
         row += [""] * (len(header) - len(row))
         row.append(", ".join(cls.__name__ for cls in behind if cls.default_initializer in known))
-    return table([*header, "default before"], rows)
+    given = f"## Given numbers\n\n`Constant(value)`: {text_of(Constant)}\n\n{example(Constant)}"
+    mine = f"## Your own\n\nA class derived from `fastmlp.initializers.Initializer`. {text_of(Initializer)}"
+    return "\n\n".join([table([*header, "default before"], rows), given, mine, example(Initializer)])
 
 
 PAGES = {

@@ -17,6 +17,8 @@ from growing.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,38 +27,85 @@ from . import configs
 from .errors import check_range, unknown_name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one of your own that is no dataclass is equal to itself only
 class Initializer:
-    """Draws weights; override `__call__` in a frozen dataclass for one of your own."""
+    """Override `__call__`: it draws an array (fan_in, fan_out) of finite numbers.
+
+    A layer computes `x @ W + b` with W of this shape; b takes the first row of what its initialiser gives. Draw from
+    `rng`, a `numpy.random.Generator`, so that the seed of `build` or `fit` decides.
+
+    A frozen dataclass prints, compares and pickles as what it is. A file holds no code: to save the network, build one
+    without your initialiser, `plain.set_parameters(model.parameters)`, and save that.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import numpy as np
+    >>> from fastmlp import Dense, ReLU, Sequential
+    >>> from fastmlp.initializers import Initializer
+    >>> @dataclass(frozen=True)
+    ... class NearIdentity(Initializer):
+    ...     deviation: float = 0.01
+    ...
+    ...     def __call__(self, rng, fan_in, fan_out):
+    ...         return np.eye(fan_in, fan_out) + rng.normal(0.0, self.deviation, (fan_in, fan_out))
+    >>> model = Sequential(Dense(3, kernel_initializer=NearIdentity()), ReLU(), Dense(1)).build(3, seed=1)
+    >>> model.parameters["dense_0.weight"].diagonal().round(1).tolist()
+    [1.0, 1.0, 1.0]
+    """
 
     def __call__(self, rng: np.random.Generator, fan_in: int, fan_out: int) -> np.ndarray:
         """An array (fan_in, fan_out), float64."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no __call__")
 
 
 @dataclass(frozen=True)
 class Constant(Initializer):
-    """w = value.
+    """w = value, one number for all weights, or one for each output: for biases that are known.
+
+    With the logarithms of the classes' frequencies as its last biases, a classifier begins near these frequencies, and
+    its first steps are not spent on learning them. A whole matrix is set when the network is built:
+    `model.build(n_features).set_parameters({"dense_0.weight": W})`.
+
+    Parameters
+    ----------
+    value : float, or sequence of fan_out floats
 
     Raises
     ------
     ValueError, TypeError
-        `value` is not a finite number.
+        `value` is not a finite number or a sequence of some; when a network is built: the layer has another number of
+        outputs.
 
     Examples
     --------
-    >>> Constant(0.5)(np.random.default_rng(0), 1, 2)
-    array([[0.5, 0.5]])
+    >>> import numpy as np
+    >>> from fastmlp import Dense, ReLU, Sequential
+    >>> from fastmlp.initializers import Constant
+    >>> counts = np.array([900, 80, 20])
+    >>> bias = Constant(np.log(counts / counts.sum()))
+    >>> model = Sequential(Dense(64), ReLU(), Dense(3, bias_initializer=bias)).build(2)
+    >>> np.exp(model.parameters["dense_1.bias"]).round(2)
+    array([0.9 , 0.08, 0.02], dtype=float32)
     """
 
-    value: float
+    value: float | Sequence[float]
 
     def __post_init__(self):
         configs.plain_numbers(self)
-        check_range("value", self.value, -np.inf, np.inf, low_open=True)
+        if isinstance(self.value, str) or not np.iterable(self.value):
+            check_range("value", self.value, -np.inf, np.inf, low_open=True)
+            return
+        object.__setattr__(self, "value", tuple(configs.plain_number(number) for number in self.value))
+        for k, number in enumerate(self.value):
+            check_range(f"value[{k}]", number, -np.inf, np.inf, low_open=True)
 
     def __call__(self, rng, fan_in, fan_out):
-        return np.full((fan_in, fan_out), float(self.value))
+        if isinstance(self.value, tuple) and len(self.value) != fan_out:
+            raise ValueError(
+                f"`value` must be a number, or one for each of {fan_out} outputs; got {len(self.value)}: {self.value}."
+            )
+        return np.full((fan_in, fan_out), self.value, np.float64)
 
 
 @dataclass(frozen=True)
@@ -277,11 +326,26 @@ CLASSES: dict[str, type[Initializer]] = {
 }
 
 
+SIGNATURE = "`def __call__(self, rng, fan_in, fan_out)`, which gives an array (fan_in, fan_out) of finite numbers"
+
+
 def check(argument: str, initializer: str | Initializer, *, auto: bool = False) -> None:
-    """Raise ValueError unless it is an initialiser or the name of one ("auto" too where it is allowed)."""
+    """Raise ValueError or TypeError unless it is an initialiser or the name of one ("auto" too where it is allowed)."""
     accepted = [*(["auto"] if auto else []), *INITIALIZERS]
-    if not isinstance(initializer, Initializer) and not (isinstance(initializer, str) and initializer in accepted):
-        raise unknown_name(argument, initializer, accepted)
+    if isinstance(initializer, Initializer):
+        try:
+            inspect.signature(initializer).bind(None, 1, 1)
+        except TypeError as error:
+            raise TypeError(f"`{argument}`: {initializer!r} must have {SIGNATURE}; {error}.") from None
+    elif isinstance(initializer, str):
+        if initializer not in accepted:
+            raise unknown_name(argument, initializer, accepted)
+    else:
+        raise TypeError(
+            f"`{argument}` must be one of {', '.join(map(repr, accepted))} or an object of `fastmlp.initializers`, "
+            f"`Constant(...)` for given numbers; got {initializer!r}. One of your own is an object of a class derived "
+            f"from `{__name__}.Initializer`, with {SIGNATURE}."
+        )
 
 
 def initialize(initializer: str | Initializer, rng: np.random.Generator, fan_in: int, fan_out: int) -> np.ndarray:
@@ -289,8 +353,8 @@ def initialize(initializer: str | Initializer, rng: np.random.Generator, fan_in:
 
     Raises
     ------
-    ValueError
-        An unknown name, or an own initialiser that draws another shape or numbers that are not finite.
+    ValueError, TypeError
+        An unknown name, or an own initialiser that fails, or draws another shape or what are no finite numbers.
 
     Examples
     --------
@@ -300,10 +364,21 @@ def initialize(initializer: str | Initializer, rng: np.random.Generator, fan_in:
     """
     check("initializer", initializer)
     draw = INITIALIZERS[initializer] if isinstance(initializer, str) else initializer
-    w = np.asarray(draw(rng, fan_in, fan_out), np.float64)
-    if w.shape != (fan_in, fan_out) or not np.isfinite(w).all():
-        raise ValueError(f"{draw!r} must return finite numbers of shape {(fan_in, fan_out)}; got shape {w.shape}.")
-    return w
+    try:
+        w = np.asarray(draw(rng, fan_in, fan_out))
+    except Exception as error:
+        if type(draw) in CLASSES.values():
+            raise
+        raise TypeError(f"{draw!r} must have {SIGNATURE}; it raised {type(error).__name__}: {error}") from error
+    if w.shape != (fan_in, fan_out):
+        raise ValueError(
+            f"{draw!r} must return finite numbers of shape {(fan_in, fan_out)}; got shape {w.shape}. A bias, too, "
+            "takes the first row of such an array."
+        )
+    if w.dtype.kind not in "biuf" or not np.isfinite(w).all():
+        got = "some that are not finite" if w.dtype.kind == "f" else f"an array of {w.dtype}"
+        raise ValueError(f"{draw!r} must return finite numbers of shape {(fan_in, fan_out)}; got {got}.")
+    return w.astype(np.float64, copy=False)
 
 
 def to_config(initializer: Initializer) -> dict:
@@ -312,6 +387,11 @@ def to_config(initializer: Initializer) -> dict:
     >>> to_config(Scaled("he_normal", 0.5))
     {'type': 'Scaled', 'initializer': 'he_normal', 'factor': 0.5}
     """
+    if type(initializer) not in CLASSES.values():
+        raise TypeError(
+            f"`initializer` must be one of {', '.join(CLASSES)}, for a file holds no code; got {initializer!r}. Save a "
+            "network without it, after its `set_parameters(model.parameters)`."
+        )
     return configs.describe(initializer, CLASSES, "initializer", _to_config)
 
 

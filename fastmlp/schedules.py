@@ -23,7 +23,35 @@ from .errors import check_count, check_range
 
 @dataclass(frozen=True, eq=False)  # one of your own that is no dataclass is equal to itself only
 class Schedule:
-    """A learning rate as a function of the step; override `__call__` in a frozen dataclass for one of your own."""
+    """Override `__call__`: it gives the number of each step, as an array.
+
+    `step` is an array, float64 (n,), of numbers of steps, counted from 0 over the whole fit; `step // steps_per_epoch`
+    are their epochs, counted from 0. The result, (n,) as well, has finite numbers of at least 0. NumPy computes all of
+    them at once: `np.where(step < 10, a, b)` instead of `a if step < 10 else b`, `np.minimum` instead of `min`, and
+    `np.full(len(step), a)` for a number that stays.
+
+    Let it depend on nothing but its arguments and its fields, for it is asked more than once for a step, the first time
+    when an optimiser takes it. A frozen dataclass prints, compares and pickles as what it is. A file holds no code: a
+    `Dropout` whose rate follows a schedule of your own cannot be saved.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import numpy as np
+    >>> from fastmlp import SGD
+    >>> from fastmlp.schedules import Schedule
+    >>> @dataclass(frozen=True)
+    ... class DecayFromEpoch(Schedule):
+    ...     learning_rate: float
+    ...     first: int
+    ...
+    ...     def __call__(self, step, steps_per_epoch):
+    ...         epoch = step // steps_per_epoch
+    ...         return np.where(epoch < self.first, 1.0, np.exp(-0.1 * (epoch - self.first))) * self.learning_rate
+    >>> DecayFromEpoch(0.1, first=2)(np.arange(4.0), 1).round(4).tolist()
+    [0.1, 0.1, 0.1, 0.0905]
+    >>> optimizer = SGD(DecayFromEpoch(0.1, first=10), momentum=0.9)
+    """
 
     def __call__(self, step: np.ndarray, steps_per_epoch: int) -> np.ndarray:
         """Rates of the steps with these numbers.
@@ -39,7 +67,7 @@ class Schedule:
         rates : ndarray (n,), float64
             Finite, at least 0.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no __call__")
 
 
 @dataclass(frozen=True)
@@ -551,13 +579,13 @@ class Warmup(_Timed):
 
     def __post_init__(self):
         super().__post_init__()
+        check_rate("schedule", self.schedule)
         if not isinstance(self.schedule, Schedule):
-            check_rate("schedule", self.schedule)
             object.__setattr__(self, "schedule", Constant(self.schedule))
 
     def __call__(self, step, steps_per_epoch):
         n = math.ceil(self.length(steps_per_epoch))
-        after = self.schedule(np.maximum(step - n, 0.0), steps_per_epoch)
+        after = rates(self.schedule, np.maximum(step - n, 0.0), steps_per_epoch)
         return np.where(step < n, (step + 1) / (n + 1) * after, after)
 
 
@@ -584,32 +612,61 @@ SCHEDULES: dict[str, type[Schedule]] = {
 }
 
 
+SIGNATURE = "`def __call__(self, step, steps_per_epoch)`, which gives a number for each element of the array `step`"
+
+
 def check_rate(argument: str, value: object) -> None:
-    """Raise unless it is a schedule or a finite number of at least 0."""
+    """Raise unless it is a schedule or a finite number of at least 0; one of a user's own is tried on two steps."""
     if isinstance(value, Schedule):
+        if type(value) not in SCHEDULES.values():
+            rates(value, np.arange(2.0), 100, argument)
         return
+    message = f"`{argument}` must be a number in [0, inf) or a schedule; got {value!r}."
     try:
         if np.ndim(value):
             raise TypeError
         inside = 0 <= value < np.inf and not isinstance(value, bool)
     except (TypeError, ValueError):
-        raise TypeError(f"`{argument}` must be a number in [0, inf) or a schedule; got {value!r}.") from None
+        if callable(value):
+            message += f" One of your own is an object of a class derived from `{__name__}.Schedule`, with {SIGNATURE}."
+        raise TypeError(message) from None
     if not inside:
-        raise ValueError(f"`{argument}` must be a number in [0, inf) or a schedule; got {value!r}.")
+        raise ValueError(message)
 
 
-def rates(learning_rate: float | Schedule, step: np.ndarray, steps_per_epoch: int) -> np.ndarray:
-    """The rate of each step, float64, of a number or a schedule; ValueError where a schedule's are no rates."""
+def rates(
+    learning_rate: float | Schedule, step: np.ndarray, steps_per_epoch: int, argument: str | None = None
+) -> np.ndarray:
+    """The rate of each step, float64, of a number or a schedule.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A user's own schedule fails, or its numbers are no rates; `argument` is who asks, for the message.
+    """
     if not isinstance(learning_rate, Schedule):
         return np.full(len(step), float(learning_rate))
-    values = np.asarray(learning_rate(step, steps_per_epoch), np.float64)
+    what = f"{'' if argument is None else f'`{argument}`: '}{learning_rate!r}"
+    try:
+        with np.errstate(all="ignore"):  # in what `np.where` does not take
+            values = np.asarray(learning_rate(step, steps_per_epoch))
+    except Exception as error:
+        if type(learning_rate) in SCHEDULES.values():
+            raise
+        raise TypeError(
+            f"{what} must have {SIGNATURE}, with `np.where(step < 10, a, b)` instead of `a if step < 10 else b`; it "
+            f"raised {type(error).__name__}: {error}"
+        ) from error
     if values.shape != step.shape:
-        raise ValueError(f"{learning_rate!r} must return rates of shape {step.shape}; got shape {values.shape}.")
+        got = f"shape {values.shape}" if values.ndim else f"{values.item()!r}; `np.full(len(step), a)` is `a` for all"
+        raise ValueError(f"{what} must return rates of shape {step.shape}, one for each element of `step`; got {got}.")
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"{what} must return an array of numbers; got one of {values.dtype}.")
     wrong = ~((values >= 0) & (values < np.inf))
     if wrong.any():
         k = int(wrong.argmax())
-        raise ValueError(f"{learning_rate!r} must return rates in [0, inf); got {values[k]} for step {int(step[k])}.")
-    return values
+        raise ValueError(f"{what} must return rates in [0, inf); got {values[k]} for step {int(step[k])}.")
+    return values.astype(np.float64, copy=False)
 
 
 def to_config(schedule: Schedule) -> dict:

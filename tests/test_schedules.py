@@ -1,8 +1,12 @@
 """Schedules against naive loops and PyTorch's, in fits and over resumes; the callbacks that set rates or end fits."""
 
+import dataclasses
+import doctest
 import json
 import math
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -352,14 +356,86 @@ class Broken(Schedule):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (lambda step: 0.1 - step, r"Broken\(\) must return rates in \[0, inf\); got -0.9 for step 1"),
+        (lambda step: 0.1 - step, r"must return rates in \[0, inf\); got -0.9 for step 1"),
         (lambda step: step * np.nan, "got nan for step 0"),
-        (lambda step: 0.1, r"must return rates of shape \(6,\); got shape \(\)"),
+        (lambda step: 1 / step, "got inf for step 0"),
+        (lambda step: 0.1, r"of shape \({n},\), one for each .*; got 0.1; `np.full\(len\(step\), a\)` is `a` for all"),
+        (lambda step: None, "; got None;"),
+        (lambda step: step[1:], r"; got shape \({less},\)\."),
+        (lambda step: np.array(["fast"] * len(step)), "an array of numbers; got one of <U4"),
+        (lambda step: 0.1 if step < 10 else 0.01, "`np.where.*` instead of .*; it raised ValueError: The truth value"),
+        (lambda step: step["rate"], "`def __call__\\(self, step, steps_per_epoch\\)`.*; it raised IndexError: "),
     ],
 )
 def test_a_schedule_of_ones_own_is_checked(values, message):
-    with pytest.raises(ValueError, match=message):
-        fit(optimizer=SGD(Broken(values)), epochs=1)
+    """When an optimiser takes it as its rate, on two steps; other numbers, and later steps, when they are needed."""
+    for build, n, name in (
+        (lambda: SGD(Broken(values)), 2, "`learning_rate`: "),
+        (lambda: Warmup(Broken(values), steps=3), 2, "`schedule`: "),
+        (lambda: fit(optimizer=SGD(0.1, momentum=Broken(values)), epochs=1), 6, ""),
+        (lambda: fit(optimizer=SGD(0.1, momentum=Warmup(Broken(values), steps=1)), epochs=1), 2, "`schedule`: "),
+    ):
+        expected = message.replace("{n}", str(n)).replace("{less}", str(n - 1))
+        with pytest.raises(
+            (ValueError, TypeError), match=rf"^{name}Broken\(\) must .*{expected.removeprefix('must ')}"
+        ):
+            build()
+
+
+def test_a_later_step_of_ones_own_schedule_is_checked():
+    with pytest.raises(ValueError, match=r"^Broken\(\) must return rates in \[0, inf\); got -1.0 for step 5"):
+        fit(optimizer=SGD(Broken(lambda step: 4.0 - step)), epochs=1)
+
+
+def test_a_schedule_that_is_called_otherwise_is_refused_at_once():
+    class OfSteps(Schedule):  # the form of others
+        def __call__(self, step):
+            return 0.1
+
+    class Nothing(Schedule):
+        pass
+
+    for cls, why in (
+        (OfSteps, "takes 2 positional arguments but 3 were given"),
+        (Nothing, "Nothing defines no __call__"),
+    ):
+        with pytest.raises(
+            TypeError, match=rf"`learning_rate`: .*`def __call__\(self, step, steps_per_epoch\)`.*{why}"
+        ):
+            SGD(cls())
+
+
+@pytest.mark.parametrize("given", [lambda epoch: 0.1, CosineDecay, math.sqrt], ids=["function", "class", "builtin"])
+def test_what_is_called_but_is_no_schedule_is_refused_with_how_to_write_one(given):
+    words = (
+        r"`learning_rate` must be .*; got <.*derived from `fastmlp.schedules.Schedule`, with `def __call__\(self, step,"
+    )
+    for build in (lambda: SGD(given), lambda: Warmup(given, steps=3)):
+        with pytest.raises(TypeError, match=words.replace("learning_rate", "(learning_rate|schedule)")):
+            build()
+
+
+def test_what_numpy_computes_in_vain_does_not_warn():
+    schedule = Broken(lambda step: np.where(step > 0, 0.1 / step, 0.1))
+    history, _ = fit(optimizer=SGD(schedule), epochs=2)
+    assert history["learning_rate"] == [0.1 / 5, 0.1 / 11]
+
+
+def test_numbers_of_other_types_become_float64():
+    schedule = Broken(lambda step: [0, 1])
+    rates = schedules.rates(schedule, np.arange(2.0), 1)
+    assert rates.dtype == np.float64 and rates.tolist() == [0.0, 1.0]
+
+
+def test_the_example_of_the_page_runs():
+    (test,) = doctest.DocTestFinder(recurse=False).find(Schedule)
+    assert doctest.DocTestRunner().run(test).failed == 0
+    page = (Path(__file__).parent.parent / "docs" / "schedules.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "schedules.md", "exec"), found := {"__name__": __name__})
+    schedule = dataclasses.replace(found["optimizer"].learning_rate, first=1)
+    history, _ = fit(optimizer=SGD(schedule, momentum=0.9), epochs=3)
+    assert history["learning_rate"] == [0.1, 0.1, 0.1 * np.exp(-0.1)]
 
 
 # Callbacks
