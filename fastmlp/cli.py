@@ -111,13 +111,23 @@ def _add_train(commands) -> None:
         "--device", choices=DEVICES, default="cpu", help="an NVIDIA GPU with cuda; see docs/cuda.md (cpu)"
     )
     network.add_argument("--precision", choices=PRECISIONS, help="of a GPU's matrix products (that of --dtype)")
+    network.add_argument(
+        "--class-weight", choices=("balanced",), help="let every class count as much, however few its rows are"
+    )
     network.add_argument("--save", metavar="FILE", help="write the model, also after Ctrl-C: model.safetensors")
     network.add_argument("--backup", metavar="FILE", help="back up while training; if stopped, go on from there")
     network.add_argument("--quiet", action="store_true", help="no progress bar")
     table = parser.add_argument_group("tables")
-    table.add_argument("--target", metavar="COLUMN", help="the column to learn")
+    table.add_argument("--target", metavar="COLUMN", help="the column to learn; of texts, only empty ones are missing")
     table.add_argument("--task", choices=("auto", "classification", "regression"), default="auto")
     table.add_argument("--drop", action="append", default=[], metavar="COLUMN", help="leave a column out; repeatable")
+    table.add_argument(
+        "--missing",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a text that stands for a missing value, beside ?, NA, None and the like; repeatable",
+    )
     table.add_argument("--test-size", type=_share, default=0.2, metavar="X", help="share of rows held out (0.2)")
 
 
@@ -132,6 +142,9 @@ def _add_predict(commands) -> None:
     parser.add_argument("model", help="what `fastmlp train TABLE --save` wrote")
     parser.add_argument("table", help="a table with the columns it was trained on, in any order")
     parser.add_argument("--output", metavar="FILE", help="write a CSV file here instead of printing it")
+    parser.add_argument(
+        "--keep", action="append", default=[], metavar="COLUMN", help="write a column of the table, too; repeatable"
+    )
     parser.add_argument("--probabilities", action="store_true", help="add a column for each class")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 import sys
 import time
 from argparse import Namespace
@@ -27,11 +28,12 @@ def train(arguments: Namespace) -> None:
     if arguments.save and arguments.backup and Path(arguments.save).resolve() == Path(arguments.backup).resolve():
         raise ValueError(f"`--backup` must be another file than `--save`; got {arguments.backup!r} for both.")
     if arguments.data in IMAGES:
-        if arguments.target or arguments.drop:
-            raise ValueError(f"`--target` and `--drop` are for tables; got them for {arguments.data}.")
+        if arguments.target or arguments.drop or arguments.missing:
+            raise ValueError(f"`--target`, `--drop` and `--missing` are for tables; got {arguments.data}.")
         _train_images(arguments)
     elif not Path(arguments.data).is_file() and "." not in arguments.data:
-        raise ValueError(f"{unknown_name('data', arguments.data, IMAGES)} There is no table of that name either.")
+        got = str(unknown_name("data", arguments.data, IMAGES)).partition("; ")[2]
+        raise ValueError(f"`data` must be 'mnist', 'digits' or the path of a CSV or Parquet file; {got}")
     else:
         _refuse_to_overwrite("--save", arguments.save, arguments.data)
         _train_table(arguments)
@@ -41,26 +43,41 @@ def predict(arguments: Namespace) -> None:
     """`fastmlp predict`: a CSV of predictions, and on stderr their score if the table has the target."""
     from .preprocessing import decode_target, encode_target, text_columns
     from .serialization import load_model_with_extra
-    from .tables import read_table
+    from .tables import MISSING, read_table, read_unchanged
 
     _refuse_to_overwrite("--output", arguments.output, arguments.model, arguments.table)
     model, extra = load_model_with_extra(arguments.model)
     if "preprocess" not in (extra or {}):
         raise ValueError(f"{arguments.model!r} was not trained on a table by `fastmlp train`: its columns are unknown.")
     preprocess = extra["preprocess"]
-    table = read_table(arguments.table, text_columns(preprocess))
+    target, classes = preprocess["target"]["name"], preprocess["target"].get("classes", [])
+    if arguments.probabilities and not classes:
+        raise ValueError("`--probabilities` needs a classification; this model is a regression.")
+    table = read_table(
+        arguments.table,
+        text_columns(preprocess),
+        target=target if set(classes) & set(MISSING) else None,
+        missing=preprocess.get("missing", ()),
+        learned=preprocess.get("read", {}),
+    )
+    for name in arguments.keep:
+        if name not in table.column_names:
+            raise unknown_name("--keep", name, table.column_names)
+    table = _like_training(table, preprocess)
     output = _outputs(model, table, preprocess)
-    columns = {"prediction": decode_target(output, preprocess)}
+    columns = {"prediction": decode_target(output, preprocess).tolist()}
     if arguments.probabilities:
-        if preprocess["target"]["task"] != "classification":
-            raise ValueError("`--probabilities` needs a classification; this model is a regression.")
-        columns |= {f"probability_{name}": output[:, k] for k, name in enumerate(preprocess["target"]["classes"])}
+        columns |= {f"probability_{name}": output[:, k].tolist() for k, name in enumerate(classes)}
+    if taken := [name for name in arguments.keep if name in columns]:
+        raise ValueError(f"`--keep` must not name a column that is written anyway; got {taken[0]!r}.")
+    if arguments.keep:
+        unchanged = read_unchanged(arguments.table)[0]  # "007" is not 7
+        columns = {name: unchanged[name].to_pylist() for name in arguments.keep} | columns
     _write_csv(columns, arguments.output)
-    target = preprocess["target"]["name"]
     if target in table.column_names:
         known = np.asarray(table[target].is_valid())
         y = encode_target(table, preprocess)[known]
-        if preprocess["target"]["task"] == "classification" and len(y) and (y < 0).all():
+        if classes and len(y) and (y < 0).all():
             print(f"not scored: no {target!r} in the table is a class that was learned", file=sys.stderr)
         elif len(y):
             print(_score(output[known], y, preprocess), file=sys.stderr)
@@ -72,6 +89,70 @@ def _outputs(model, table, preprocess: dict) -> np.ndarray:
 
     blocks = encoded_blocks(table, preprocess, model.dtype, ROWS)
     return np.concatenate([model.predict(X).reshape(len(X), model.n_outputs) for X in blocks])
+
+
+def _like_training(table, preprocess: dict):
+    """The table with texts as they were learned; what is unlike the training is an error, or said on stderr."""
+    from .tables import check_sort
+
+    there, learned, target = set(table.column_names), preprocess.get("read", {}), preprocess["target"]
+    features = [feature for feature in preprocess["features"] if feature["name"] in there]
+    _say_how_read(table, [feature["name"] for feature in features], learned)
+    for feature in features:
+        name = feature["name"]
+        if "sort" in feature:  # which texts lack, and files of older versions
+            check_sort(table[name], name, feature["sort"], learned.get(name, {}))
+        if feature["kind"] == "text":
+            table = _with_learned_texts(table, name, feature["categories"])
+        missing, rows = table[name].null_count, table.num_rows
+        if missing and not (None in feature["categories"] if feature["kind"] == "text" else feature["missing"]):
+            _note(f"column {name!r}: {missing:,} of {rows:,} rows have no value; in training, all had one")
+    if target["name"] in there and isinstance(target.get("classes", [None])[0], str):
+        table = _with_learned_texts(table, target["name"], target["classes"])
+    return table
+
+
+def _with_learned_texts(table, name: str, learned: list):
+    """The table with "1" for "1.0", as pandas writes integers beside a missing one, where "1" was learned."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        column, known = table[name].cast(pa.string()), pa.array(learned, pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # lists, of which none was learned
+        return table
+    whole = pc.replace_substring_regex(column, r"^([+-]?\d+)\.0+$", r"\1")
+    column = pc.if_else(pc.is_in(column, known), column, pc.if_else(pc.is_in(whole, known), whole, column))
+    unseen = column.filter(pc.invert(pc.is_in(column, known))).drop_null()
+    if len(unseen):
+        texts = unseen.unique().to_pylist()
+        some = ", ".join(map(repr, texts[:3])) + ", ..." * (len(texts) > 3)
+        _note(f"column {name!r}: {len(unseen):,} of {len(column):,} rows hold texts that were not learned ({some})")
+    return table.set_column(table.column_names.index(name), name, column)
+
+
+def _say_how_read(table, names: list[str], learned: dict) -> None:
+    """Which columns were not read as they stand, where that is news."""
+    from .tables import how_read
+
+    read = how_read(table)
+    for name in names:
+        how, known = read.get(name, {}), learned.get(name, {})
+        date, other, mark = how.get("date"), how.get("or"), how.get("mark")
+        if date and known.get("date", date) != date:
+            _note(f"column {name!r}: dates taken for {date}; in training they were {known['date']}")
+        elif other:
+            _note(f"column {name!r}: dates taken for {date}, but {other} fits as well; 2024-12-31 would be clear")
+        if "missing" in how:
+            _note(f"column {name!r}: {how['missing']!r} taken for a missing value")
+        if mark and mark != known.get("mark"):
+            _note(f"column {name!r}: taken for numbers, without {mark!r}")
+        elif not mark and known.get("mark", ",") not in ",." and table[name].null_count < table.num_rows:
+            _note(f"column {name!r}: the numbers bore {known['mark']!r} in training, here they do not")
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _refuse_to_overwrite(option: str, path: str | None, *inputs: str) -> None:
@@ -102,7 +183,11 @@ def _train_images(arguments: Namespace) -> None:
     first = [Rescaling(1 / 255)] if X.dtype == np.uint8 else []
     model = Sequential(*first, *hidden, Dense(10), dtype=arguments.dtype)
     _announce(name, X, arguments, 10, "Adam")
-    options = {"loss": "softmax_cross_entropy", "epochs": arguments.epochs or 10}
+    options = {
+        "loss": "softmax_cross_entropy",
+        "epochs": arguments.epochs or 10,
+        "class_weight": arguments.class_weight,
+    }
     seconds, n_epochs = _fit(model, X, y, arguments, optimizer=Adam(arguments.learning_rate or 1e-3), **options)
     accuracy = model.evaluate(X_test, y_test)["accuracy"]
     print(f"test accuracy {accuracy:.2%} on {len(X_test):,} images")
@@ -112,32 +197,35 @@ def _train_images(arguments: Namespace) -> None:
 def _train_table(arguments: Namespace) -> None:
     from . import AdamW, Dense, Dropout, EarlyStopping, Mish, OneCycle, Sequential
     from .preprocessing import MAX_CATEGORIES, encode_features, encode_target, find_task, fit_preprocess
-    from .tables import kind_of, numbers, read_table, stray_text
+    from .tables import how_read, kind_of, read_table
 
     if arguments.target is None:
         raise ValueError("`--target` must name the column to learn.")
-    table = read_table(arguments.data)
+    table = read_table(arguments.data, target=arguments.target, missing=arguments.missing)
     for option, name in [("--target", arguments.target), *(("--drop", name) for name in arguments.drop)]:
         if name not in table.column_names:
             raise unknown_name(option, name, table.column_names)
     if arguments.target in arguments.drop:
         raise ValueError(f"`--drop` must not name the target; got {arguments.target!r}.")
-    for name in table.column_names:
-        if name in arguments.drop:
-            continue
-        if kind_of(table[name]) == "number":
-            numbers(table[name], name)  # infinity is an error, before a long fit and with its row in the file
-        elif name != arguments.target and (stray := stray_text(table[name])) is not None:
-            print(f"took {name!r} for text: {stray!r} is not a number")
+    used = [name for name in table.column_names if name not in arguments.drop]
+    _check_numbers(table, used)
+    _say_how_read(table, used, {})
     known = table[arguments.target].is_valid()
     n_missing = table.num_rows - known.to_numpy().sum()
     if n_missing:
         print(f"left out {n_missing:,} rows without a {arguments.target!r}")
         table = table.filter(known)
-    train, validation, test = _split(table.num_rows, arguments.test_size, arguments.seed)
-    fitted_on = table.take(train)
     task = find_task(table[arguments.target], arguments.task)
+    if task == "regression" and arguments.class_weight:
+        raise ValueError("`--class-weight` needs a classification; this is a regression.")
+    is_class = task == "classification" and kind_of(table[arguments.target])  # lists are refused below
+    codes = _codes(table[arguments.target]) if is_class else None
+    train, validation, test = _split(table.num_rows, arguments.test_size, arguments.seed, codes)
+    fitted_on = table.take(train)
     preprocess = fit_preprocess(fitted_on, arguments.target, task, arguments.drop)
+    preprocess["missing"], preprocess["read"] = arguments.missing, how_read(table.select(used))
+    if task == "classification":
+        _say_classes(table[arguments.target], arguments.target, preprocess["target"]["classes"])
     for name, reason in preprocess["ignored"].items():
         print(f"ignored {name!r}: {reason}")
     for feature in preprocess["features"]:
@@ -158,6 +246,10 @@ def _train_table(arguments: Namespace) -> None:
     if seen.any():
         best = EarlyStopping(patience=epochs)  # it stops never: the last epochs of a cycle are mostly the best
         options = {"validation_data": (X_validation[seen], y_validation[seen]), "callbacks": [best]}
+        if arguments.class_weight:
+            from sklearn.utils.class_weight import compute_sample_weight
+
+            options["validation_data"] += (compute_sample_weight(arguments.class_weight, y_validation[seen]),)
     seconds, n_epochs = _fit(
         model,
         X,
@@ -165,6 +257,7 @@ def _train_table(arguments: Namespace) -> None:
         arguments,
         extra={"preprocess": preprocess},
         loss="softmax_cross_entropy" if classes else "squared_error",
+        class_weight=arguments.class_weight,
         optimizer=AdamW(OneCycle(arguments.learning_rate or LEARNING_RATE, epochs=epochs), weight_decay=WEIGHT_DECAY),
         epochs=epochs,
         **options,
@@ -176,13 +269,53 @@ def _train_table(arguments: Namespace) -> None:
     _print_speed(seconds, n_epochs * len(X))
 
 
-def _split(n_rows: int, test_size: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows to train on, to decide when to stop (a tenth of the rest, none if there are few), and to score on."""
+def _check_numbers(table, names: list[str]) -> None:
+    """Refuse infinity before a long fit, with its row in the file; say which texts are almost numbers."""
+    from .tables import kind_of, numbers, stray_text
+
+    for name in names:
+        if kind_of(table[name]) == "number":
+            numbers(table[name], name)
+        elif (stray := stray_text(table[name])) is not None:
+            remedy = "" if any(map(str.isdigit, stray)) else f"; if it means missing: --missing={shlex.quote(stray)}"
+            print(f"took {name!r} for text: {stray!r} is not a number{remedy}")
+
+
+def _codes(column) -> np.ndarray:
+    """A number for every class."""
+    return column.combine_chunks().dictionary_encode().indices.to_numpy()
+
+
+def _say_classes(column, name: str, learned: list) -> None:
+    """Classes that look like a missing value, and those that no row is left to learn from."""
+    from .tables import MISSING
+
+    for count in column.value_counts().to_pylist():
+        label, rows = count["values"], f"{count['counts']:,} rows"
+        if label in MISSING:
+            option = f"--missing={shlex.quote(label)}"
+            _note(f"{label!r} is a class of {name!r}, in {rows}; if it means missing: {option}")
+        if label not in learned:
+            _note(f"{label!r} of {name!r} cannot be learned: its {rows} are held out")
+
+
+def _split(
+    n_rows: int, test_size: float, seed: int, codes: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows to train on, to decide when to stop (a tenth of the rest, none if there are few), and to score on.
+
+    With the codes of classes, each has its share in all three; the only row of one is trained on.
+    """
     n_test = round(n_rows * test_size)
     n_validation = (n_rows - n_test) // 10
     if n_rows - n_test - n_validation < 2:
         raise ValueError(f"at least 2 rows are needed to train on; there are {n_rows - n_test - n_validation}.")
     order = np.random.default_rng(seed).permutation(n_rows)
+    if codes is not None:  # unlike scikit-learn's, for classes of few rows, too
+        order = order[np.argsort(codes[order], kind="stable")]
+        counts = np.bincount(codes)
+        first, count = np.repeat(np.cumsum(counts) - counts, counts), np.repeat(counts, counts)
+        order = order[np.argsort((np.arange(n_rows) - first + 0.5) / count, kind="stable")]
     return order[n_test + n_validation :], order[n_test : n_test + n_validation], order[:n_test]
 
 
@@ -248,21 +381,29 @@ def _score(output: np.ndarray, y: np.ndarray, preprocess: dict) -> str:
     """How good predictions are, beside what guessing the most frequent class, or the mean, would give."""
     target, rows = preprocess["target"], f"{len(y):,} rows"
     if target["task"] == "classification":
-        accuracy = np.mean(output.argmax(axis=1) == y)
-        majority = np.bincount(y[y >= 0], minlength=1).max() / len(y)
-        return f"accuracy {accuracy:.2%} on {rows} (the most frequent class: {majority:.2%})"
+        from sklearn.metrics import recall_score, roc_auc_score
+
+        predicted, seen = output.argmax(axis=1), y >= 0
+        majority = np.bincount(y[seen], minlength=1).max() / len(y)
+        score = f"accuracy {np.mean(predicted == y):.2%} on {rows} (the most frequent class: {majority:.2%})"
+        there = np.unique(y[seen])
+        if len(there) > 1:  # balanced_accuracy_score is this, and warns of predictions that are not among `there`
+            score += f", balanced accuracy {recall_score(y[seen], predicted[seen], labels=there, average='macro'):.2%}"
+        if len(there) == output.shape[1] == 2:
+            score += f", ROC AUC {roc_auc_score(y[seen], output[seen, 1]):.4f}"
+        return score
     squared = np.mean((output[:, 0] - y) ** 2)
     variance = np.var(y)
     r2 = f"{1 - squared / variance:.4f}" if variance > 0 else "undefined"
     return f"R2 {r2}, root mean squared error {np.sqrt(squared) * target['scale']:.6g} on {rows}"
 
 
-def _write_csv(columns: dict[str, np.ndarray], path: str | None) -> None:
+def _write_csv(columns: dict[str, list], path: str | None) -> None:
     file = open(path, "w", newline="", encoding="utf-8") if path else sys.stdout
     try:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+        writer.writerows(zip(*columns.values(), strict=True))
     finally:
         if path:
             file.close()

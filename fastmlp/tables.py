@@ -6,10 +6,13 @@ What becomes of the columns is decided in preprocessing.py.
 from __future__ import annotations
 
 import codecs
+import csv as csv_module
 import gzip
+import io
 import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +25,27 @@ SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq")
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _ALMOST_A_NUMBER = r"^([^\w\s]{1,2}\s?[\d.,]*\d|\d[\d.,]*\s?[^\w\s]{1,2}|\d{1,3}(,\d{3})+(\.\d+)?)$"
 MISSING = ("", "?", "NA", "N/A", "#N/A", "n/a", "NaN", "nan", "NULL", "null", "None")
+# Beside ISO 8601, which Arrow knows. Where two orders of day and month fit, the first is taken.
+DATES = (
+    *("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d-%b-%Y", "%d %b %Y", "%b %d, %Y", "%m/%d/%Y", "%d/%m/%Y"),
+    *("%m-%d-%Y", "%d-%m-%Y", "%d-%b-%y", "%m/%d/%y", "%d/%m/%y"),
+)
+TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+_YEAR = {"%Y": r"\b\d{4}\b", "%y": r"[/-]\d{2}(\s|$)"}  # strptime would take "1.2.24" for the year 24
 
 
-def read_table(path: str | os.PathLike, text_columns: Collection[str] = ()) -> pa.Table:
+def read_table(
+    path: str | os.PathLike,
+    text_columns: Collection[str] = (),
+    *,
+    target: str | None = None,
+    missing: Collection[str] = (),
+    learned: Mapping[str, Mapping[str, str]] | None = None,
+) -> pa.Table:
     """Read a CSV (also .tsv, gzipped) or Parquet file; texts are trimmed, and empty, "?", "NA" and the like are null.
+
+    A column of dates may be in any format of `DATES` that all its values fit. Of a CSV file, numbers may be written
+    such as "$1,036" or "7%", and a single text without digits among numbers or dates, such as "-", is null.
 
     Parameters
     ----------
@@ -33,12 +53,19 @@ def read_table(path: str | os.PathLike, text_columns: Collection[str] = ()) -> p
         Ends in .csv, .csv.gz, .tsv, .tsv.gz, .parquet or .pq. A CSV file has a header and is UTF-8; its columns may be
         separated by comma, semicolon, tab or bar. Where semicolons do, "1,5" is a number.
     text_columns : names, default=()
-        Columns of a CSV file that stay text though they look like numbers ("007").
+        Columns that stay text though they look like numbers ("007") or dates.
+    target : str, default=None
+        A column of which, if it is text, only empty cells are missing: "None" may be a class.
+    missing : texts, default=()
+        What else is null, in every column.
+    learned : dict, default=None
+        `how_read` of another table, whose formats and missing texts are preferred.
 
     Returns
     -------
     pyarrow.Table
-        Columns of int64, float64, bool, timestamp or string for CSV; Parquet's own types otherwise.
+        Columns of int64, float64, bool, timestamp or string for CSV; Parquet's own types otherwise, except for dates
+        in texts.
 
     Raises
     ------
@@ -52,6 +79,37 @@ def read_table(path: str | os.PathLike, text_columns: Collection[str] = ()) -> p
     >>> read_table("houses.csv").column_names  # doctest: +SKIP
     ['rooms', 'age', 'price']
     """
+    table, delimiter = read_unchanged(path)
+    pa, fields, columns = _pyarrow(), [], []
+    for field, column in zip(table.schema, table.columns, strict=True):
+        known = (learned or {}).get(field.name, {})
+        others = [*missing, *([known["missing"]] if "missing" in known else [])]
+        values, how = _clean(column, (*MISSING, *others)), {}
+        if field.name not in text_columns and kind_of(values) == "text":
+            as_it_is = delimiter is None and not known  # texts in a data frame are meant as such
+            read = _read_times if as_it_is else _read_texts if field.name == target else _read_most
+            values, how = read(values, delimiter == ";", known)
+        if field.name == target and kind_of(values) == "text":
+            values = _clean(column, ("", *missing))
+        columns.append(values)
+        fields.append(pa.field(field.name, values.type, metadata=how))
+    return pa.table(columns, schema=pa.schema(fields))
+
+
+def how_read(table: pa.Table) -> dict[str, dict[str, str]]:
+    """How `read_table` took the columns whose texts are not read as they stand.
+
+    "date" is their format and "or" another one that fits as well, "mark" what was beside numbers, "missing" the text
+    that was taken for a missing value.
+    """
+    fields = {field.name: field.metadata for field in table.schema if field.metadata}
+    return {
+        name: {key.decode(): value.decode() for key, value in metadata.items()} for name, metadata in fields.items()
+    }
+
+
+def read_unchanged(path: str | os.PathLike) -> tuple[pa.Table, str | None]:
+    """A table as the file has it, and what separates its columns: CSV as texts; Parquet with its types, and None."""
     path, pa = Path(path), _pyarrow()
     if not path.name.lower().endswith(SUFFIXES):
         raise ValueError(f"a table's name must end in one of {', '.join(SUFFIXES)}; got {str(path)!r}.")
@@ -70,11 +128,7 @@ def read_table(path: str | os.PathLike, text_columns: Collection[str] = ()) -> p
         raise ValueError(f"{str(path)!r} has {count} columns named {name!r}.")
     if table.num_rows == 0:
         raise ValueError(f"{str(path)!r} has no rows.")
-    columns = {name: _clean(table[name]) for name in names}
-    if not is_parquet:
-        comma = delimiter == ";"
-        columns |= {name: infer(column, comma) for name, column in columns.items() if name not in text_columns}
-    return pa.table(columns)
+    return table, delimiter
 
 
 def kind_of(column: pa.ChunkedArray) -> str | None:
@@ -114,6 +168,31 @@ def numbers(column: pa.ChunkedArray, name: str) -> np.ndarray:
     return values
 
 
+def check_sort(column: pa.ChunkedArray, name: str, sort: str, learned: Mapping[str, str]) -> None:
+    """Raise unless a column holds times, flags or numbers, as in training; other texts are left to `numbers`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    is_text, is_time = kind_of(column) == "text", pa.types.is_temporal(column.type)
+    if sort == "time":
+        fits, what = is_time, f"dates ({learned.get('date', '%Y-%m-%d')} in training)"
+    elif sort == "flag":
+        fits, what = not is_time and not (is_text and kind_of(infer(column)) == "text"), "true or false"
+    else:
+        fits, what = not is_time, "numbers"
+    if fits or column.null_count == len(column):
+        return
+    valid = column.is_valid()
+    if is_text and sort == "time":
+        begin = column if "date" in learned else pc.utf8_slice_codeunits(column, 0, 10)  # of ISO 8601
+        times = pc.strptime(begin, learned.get("date", "%Y-%m-%d"), "us", error_is_null=True)
+        valid = pc.and_(valid, times.is_null())
+    elif is_text:
+        valid = pc.and_(valid, pc.invert(pc.is_in(pc.utf8_lower(column), pa.array(["true", "false", "0", "1"]))))
+    row = max(0, pc.index(valid, True).as_py())
+    raise ValueError(f"column {name!r} must hold {what}; got {str(column[row])!r} in row {row + 1}.")
+
+
 def stray_text(column: pa.ChunkedArray) -> str | None:
     """The first text that is no number in a column that holds mostly numbers, or such as "$1.50", "7 %" and "1,000",
     which are none either; else None.
@@ -146,12 +225,22 @@ def _read_parquet(path: Path) -> pa.Table:
 
 
 def _delimiter(path: Path) -> str:
-    """What separates the columns of a CSV file: the most frequent candidate in its header."""
-    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as lines:
-        header = lines.readline(1 << 20)
-    if header.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    """What separates the columns of a CSV file: what makes the most of its header, and as many of the next rows."""
+    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
+        head = file.read(1 << 20)
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError(f"{str(path)!r} must be UTF-8 to be read as a table; it is UTF-16.")
-    return max(",;\t|", key=header.decode(errors="replace").count)
+    text = head.decode("utf-8-sig", errors="replace")
+
+    def columns(delimiter: str) -> tuple[bool, int]:
+        try:
+            rows = list(islice(filter(None, csv_module.reader(io.StringIO(text, ""), delimiter=delimiter)), 20))
+        except csv_module.Error:  # such as a quote that is never closed
+            return False, text.partition("\n")[0].count(delimiter) + 1
+        widths = [len(row) for row in rows] or [0]
+        return min(widths) == max(widths) > 1, widths[0]
+
+    return max(",;\t|", key=columns)
 
 
 def _read_csv(path: Path, delimiter: str) -> pa.Table:
@@ -165,7 +254,7 @@ def _read_csv(path: Path, delimiter: str) -> pa.Table:
     return csv.read_csv(path, parse_options=parse, convert_options=convert)
 
 
-def _clean(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _clean(column: pa.ChunkedArray, missing: Collection[str] = MISSING) -> pa.ChunkedArray:
     """Trim texts; null for what stands for a missing value, NaN among them."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -176,7 +265,7 @@ def _clean(column: pa.ChunkedArray) -> pa.ChunkedArray:
         column = column.cast(pa.string())
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = pc.utf8_trim_whitespace(column)
-        return pc.if_else(pc.is_in(column, pa.array(MISSING, column.type)), pa.scalar(None, column.type), column)
+        return pc.if_else(pc.is_in(column, pa.array(missing, column.type)), pa.scalar(None, column.type), column)
     if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         column = column.cast(pa.float64())
         return pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
@@ -197,3 +286,70 @@ def infer(column: pa.ChunkedArray, decimal_comma: bool = False) -> pa.ChunkedArr
     if decimal_comma and pc.all(pc.match_substring_regex(column, pattern)).as_py():
         return pc.replace_substring(column, ",", ".").cast(pa.float64())
     return column
+
+
+def _read_most(texts: pa.ChunkedArray, comma: bool, learned: Mapping[str, str]) -> tuple[pa.ChunkedArray, dict]:
+    """`_read_texts`, where the only text without digits, if most others have some, may stand for a missing value."""
+    import pyarrow.compute as pc
+
+    values, how = _read_texts(texts, comma, learned)
+    if kind_of(values) != "text":
+        return values, how
+    words = texts.filter(pc.invert(pc.match_substring_regex(texts, r"\d")))
+    if not 0 < len(words) < (len(texts) - texts.null_count) / 2 or pc.count_distinct(words).as_py() > 1:
+        return texts, {}
+    word = words[0].as_py()
+    values, how = _read_texts(_clean(texts, [word]), comma, learned)
+    return (texts, {}) if kind_of(values) == "text" else (values, {**how, "missing": word})
+
+
+def _read_texts(texts: pa.ChunkedArray, comma: bool, learned: Mapping[str, str]) -> tuple[pa.ChunkedArray, dict]:
+    """A text column as the first type that all its values fit, dates and marked numbers among them, and `how_read`."""
+    values, how = infer(texts, comma), {}
+    for read in (lambda: _read_dates(texts, learned), lambda: _read_marked(texts, comma)):
+        if kind_of(values) == "text":
+            values, how = read()
+    return values, how
+
+
+def _read_times(texts: pa.ChunkedArray, comma: bool, learned: Mapping[str, str]) -> tuple[pa.ChunkedArray, dict]:
+    """`_read_texts` of Parquet, where only times are kept as texts for want of care."""
+    import pyarrow.types as types
+
+    values = infer(texts)
+    if kind_of(values) == "text":
+        return _read_dates(texts, learned)
+    return (values if types.is_timestamp(values.type) else texts), {}
+
+
+def _read_dates(texts: pa.ChunkedArray, learned: Mapping[str, str]) -> tuple[pa.ChunkedArray, dict]:
+    """A text column as times if all its values fit one format, else as it is."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = {}
+    for year, pattern in _YEAR.items():
+        if pc.all(pc.match_substring_regex(texts, pattern)).as_py():
+            for date_format in (date + time for date in DATES if year in date for time in TIMES):
+                try:
+                    found[date_format] = pc.strptime(texts, date_format, "us")
+                except pa.ArrowInvalid:
+                    pass
+    if not found:
+        return texts, {}
+    first, *others = [learned["date"]] if learned.get("date") in found else found
+    return found[first], {"date": first, **({"or": others[0]} if others else {})}
+
+
+def _read_marked(texts: pa.ChunkedArray, comma: bool) -> tuple[pa.ChunkedArray, dict]:
+    """Texts such as "$1,036" or "7 %" as numbers if all bear the same mark, else as they are."""
+    import pyarrow.compute as pc
+
+    point, group = (",", ".") if comma else (".", ",")
+    marks = pc.unique(pc.replace_substring_regex(texts.drop_null(), r"[\d.,+\-\s]", ""))
+    money = r"[$€£¥]"
+    pattern = rf"^([+-]?{money}?|{money}[+-]) ?(\d+|\d{{1,3}}([{group}]\d{{3}})+)([{point}]\d*)? ?({money}|%)?$"
+    if len(marks) != 1 or not pc.all(pc.match_substring_regex(texts, pattern)).as_py():
+        return texts, {}
+    plain = pc.replace_substring_regex(texts, rf"[$€£¥%\s{group}]", "")
+    return infer(pc.replace_substring(plain, point, ".")), {"mark": marks[0].as_py() or group}

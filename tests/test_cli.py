@@ -123,7 +123,7 @@ def test_a_classification_from_table_to_predictions(run, flowers, tmp_path, dtyp
     code, out, err = run("train", path, "--target", "kind", *options)
     assert code == 0, err
     assert "classification of 'kind'" in out and "ignored 'row': all values are equal" in out
-    accuracy, majority = map(float, re.search(r"accuracy ([\d.]+)% on 80 rows \(.*: ([\d.]+)%\)", out).groups())
+    accuracy, majority = map(float, re.search(r"accuracy ([\d.]+)% on 80 rows \(.*: ([\d.]+)%\), bal", out).groups())
     assert accuracy > 90 > 75 > majority
 
     shuffled = [{"new": "x", "colour": row["colour"], "length": row["length"]} for row in rows]
@@ -136,7 +136,8 @@ def test_a_classification_from_table_to_predictions(run, flowers, tmp_path, dtyp
     printed = list(csv.DictReader(out.splitlines()))
     assert [row["prediction"] for row in printed] == predicted
     assert all(abs(float(row["probability_rose"]) + float(row["probability_lily"]) - 1) < 1e-5 for row in printed)
-    assert re.fullmatch(r"accuracy 9\d\.\d+% on 400 rows \(the most frequent class: 5\d\.\d+%\)\n", err)
+    score = r"accuracy 9\d\.\d+% on 400 rows \(the most frequent class: 5\d\.\d+%\)"
+    assert re.fullmatch(score + r", balanced accuracy 9\d\.\d+%, ROC AUC 0\.9\d+\n", err)
 
 
 @needs_pyarrow
@@ -204,8 +205,9 @@ def test_adult(run, data_folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "mnsit"], "Did you mean 'mnist'?"),
-        (["train", "digits", "--target", "y"], "`--target` and `--drop` are for tables; got them for digits"),
+        (["train", "mnsit"], "the path of a CSV or Parquet file; got 'mnsit'. Did you mean 'mnist'?"),
+        (["train", "-"], "`data` must be 'mnist', 'digits' or the path of a CSV or Parquet file; got '-'."),
+        (["train", "digits", "--target", "y"], "`--target`, `--drop` and `--missing` are for tables; got digits"),
         (["train", "t.csv"], "`--target` must name the column"),
         (["train", "t.csv", "--target", "y"], "no file 't.csv'"),
         (["train", "digits", "--save", "/no/such/folder/m.safetensors"], "`--save` must name a file in a folder"),
@@ -299,9 +301,16 @@ def test_infinity_is_found_before_training_with_its_row(run, tmp_path):
 
 @needs_pyarrow
 def test_a_text_among_numbers_is_mentioned(run, flowers, tmp_path):
-    rows = [{**row, "length": row["length"] if i else "unknown"} for i, row in enumerate(flowers[1])]
-    _, out, _ = run("train", write_csv(tmp_path / "t.csv", rows), "--target", "kind", "--epochs", 1)
-    assert "took 'length' for text: 'unknown' is not a number\n" in out and "'colour'" not in out
+    rows = [{**row, "length": row["length"] if i > 1 else ["unknown", "-"][i]} for i, row in enumerate(flowers[1])]
+    path = write_csv(tmp_path / "t.csv", rows)
+    _, out, _ = run("train", path, "--target", "kind", "--epochs", 1)
+    remedy = "; if it means missing: --missing=unknown\n"
+    assert f"took 'length' for text: 'unknown' is not a number{remedy}" in out and "'colour'" not in out
+    _, out, err = run("train", path, "--target", "kind", "--epochs", 1, "--missing=unknown")
+    assert "took" not in out and err == "column 'length': '-' taken for a missing value\n"
+    write_csv(path, [{**row, "length": "1 km" if i < 9 else row["length"]} for i, row in enumerate(rows[10:])])
+    _, out, _ = run("train", path, "--target", "kind", "--epochs", 1)
+    assert "took 'length' for text: '1 km' is not a number\n" in out
 
 
 @needs_pyarrow
@@ -310,7 +319,185 @@ def test_targets_that_are_no_class_are_not_scored(run, flowers, tmp_path):
     run("train", flowers[0], "--target", "kind", "--epochs", 1, "--save", path)
     others = write_csv(tmp_path / "others.csv", [{**row, "kind": "daisy"} for row in flowers[1]])
     code, _, err = run("predict", path, others)
-    assert code == 0 and err == "not scored: no 'kind' in the table is a class that was learned\n"
+    said, scored = err.splitlines()
+    assert code == 0 and scored == "not scored: no 'kind' in the table is a class that was learned"
+    assert said == "column 'kind': 400 of 400 rows hold texts that were not learned ('daisy')"
+
+
+@needs_pyarrow
+def test_dates_from_table_to_predictions(run, tmp_path):
+    """As good as numbers; in the order that was learned; and what is no date is refused as such."""
+    day = [
+        f"{i % 12 + 1:02}/{i // 12 % 12 + 1:02}/{2000 + i // 144}" for i in range(400)
+    ]  # of which no day is above 12
+    rows = [{"day": day[i], "sure": f"{i % 28 + 1}.{i // 28 + 1}.2020", "y": i / 2} for i in range(336)]
+    path, model = write_csv(tmp_path / "t.csv", rows), tmp_path / "m.safetensors"
+    code, out, err = run("train", path, "--target", "y", "--quiet", "--save", model)
+    assert code == 0 and float(re.search(r"R2 ([\d.]+)", out)[1]) > 0.9
+    assert err == "column 'day': dates taken for %m/%d/%Y, but %d/%m/%Y fits as well; 2024-12-31 would be clear\n"
+    assert run("predict", model, path)[2].startswith("R2 0.9")  # of which nothing is to be said again
+    for written, code, message in [
+        ("2001-12-31", 0, ""),
+        ("31/12/2001", 0, "column 'day': dates taken for %d/%m/%Y; in training they were %m/%d/%Y\n"),
+        ("soon", 2, "fastmlp: column 'day' must hold dates (%m/%d/%Y in training); got 'soon' in row 1.\n"),
+        ("20011231", 2, "fastmlp: column 'day' must hold dates (%m/%d/%Y in training); got '20011231' in row 1.\n"),
+    ]:
+        new = write_csv(tmp_path / "new.csv", [{"day": written, "sure": "1.2.2020"}])
+        assert run("predict", model, new)[::2] == (code, message)
+
+
+@needs_pyarrow
+def test_what_is_unlike_the_training_is_said(run, flowers, tmp_path):
+    model = tmp_path / "m.safetensors"
+    rows = [
+        {"length": row["length"] or 0, "code": i % 3 or "b", "cost": f"${i}", "share": f"{i}%", "kind": row["kind"]}
+        for i, row in enumerate(flowers[1])
+    ]
+    for row in rows[::40]:
+        row["length"] = "-"
+    code, _, err = run("train", write_csv(tmp_path / "t.csv", rows), "--target", "kind", "--save", model, "--quiet")
+    assert code == 0 and err.splitlines() == [
+        "column 'length': '-' taken for a missing value",
+        "column 'code': 'b' taken for a missing value",
+        "column 'cost': taken for numbers, without '$'",
+        "column 'share': taken for numbers, without '%'",
+    ]
+    new = write_csv(tmp_path / "new.csv", [{"length": "-", "code": "b", "cost": "$1,000", "share": "0.5"}])
+    code, _, err = run("predict", model, new)
+    assert (code, err) == (0, "column 'share': the numbers bore '%' in training, here they do not\n")
+    euros = {"length": 1, "code": 1, "cost": "€1", "share": "1%"}
+    write_csv(new, [{**euros, "length": "x"}, euros])
+    code, _, err = run("predict", model, new)
+    assert code == 2 and "column 'length' must hold numbers; got 'x' in row 1" in err
+    write_csv(new, [{**euros, "cost": ""}, euros])
+    assert run("predict", model, new)[2].splitlines() == [
+        "column 'cost': taken for numbers, without '€'",
+        "column 'cost': 1 of 2 rows have no value; in training, all had one",
+    ]
+
+
+@needs_pyarrow
+def test_texts_that_were_not_learned_are_said(run, tmp_path):
+    from pyarrow import parquet, table
+
+    rng = np.random.default_rng(0)
+    group, x = rng.integers(1, 4, 300), rng.normal(size=300)
+    model, path = tmp_path / "m.safetensors", tmp_path / "t.parquet"
+    parquet.write_table(table({"group": list(map(str, group)), "x": x, "y": 10.0 * group + x}), path)
+    assert run("train", path, "--target", "y", "--quiet", "--save", model)[0] == 0
+    expected = run("predict", model, path)[1]
+    floats = write_csv(tmp_path / "f.csv", [{"group": f"{g}.0", "x": value} for g, value in zip(group, x, strict=True)])
+    assert run("predict", model, floats) == (0, expected, "")
+    parquet.write_table(table({"group": group.astype(float), "x": x}), path)
+    assert run("predict", model, path) == (0, expected, "")
+    parquet.write_table(table({"group": group, "x": x}), path)
+    assert run("predict", model, path) == (0, expected, "")
+    new = [
+        {"group": g, "x": value}
+        for g, value in zip(["1.5", "4.0", "", "a", "a", "b", "2"], [1, *[""] * 6], strict=True)
+    ]
+    code, _, err = run("predict", model, write_csv(tmp_path / "new.csv", new))
+    assert code == 0 and err.splitlines() == [
+        "column 'group': 5 of 7 rows hold texts that were not learned ('1.5', '4.0', 'a', ...)",
+        "column 'group': 1 of 7 rows have no value; in training, all had one",
+        "column 'x': 6 of 7 rows have no value; in training, all had one",
+    ]
+    parquet.write_table(table({"group": [[1]], "x": [1.0]}), path)
+    assert run("predict", model, path)[0] == 0
+
+
+@needs_pyarrow
+def test_a_class_may_be_called_none(run, tmp_path):
+    kinds = ["None", "mild", "severe"]
+    rows = [{"x": i % 3 + i / 1000, "kind": kinds[i % 3] if i else ""} for i in range(150)]
+    path, model = write_csv(tmp_path / "t.csv", rows), tmp_path / "m.safetensors"
+    options = ["train", path, "--target", "kind", "--quiet", "--learning-rate", 0.02, "--save", model]
+    code, out, err = run(*options)
+    assert code == 0 and "left out 1 rows without a 'kind'" in out
+    assert err == "'None' is a class of 'kind', in 49 rows; if it means missing: --missing=None\n"
+    _, out, err = run("predict", model, path)
+    assert set(out.split()) == {"prediction", *kinds} and re.search(r"accuracy (9.|100)\..*% on 149 rows", err)
+    code, out, err = run(*options, "--missing", "None")
+    assert (code, err) == (0, "") and "left out 50 rows without a 'kind'" in out
+    assert "on 100 rows" in run("predict", model, path)[2]
+
+
+@needs_pyarrow
+def test_few_rows_of_a_class(run, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [{"x": x, "z": z, "kind": "rare" if x > 2 else "often"} for x, z in rng.normal(size=(1000, 2)).round(3)]
+    path = write_csv(tmp_path / "t.csv", rows)
+    share = sum(row["kind"] == "rare" for row in rows) / 1000
+    scores = []
+    for more in ([], ["--class-weight", "balanced"]):
+        code, out, err = run("train", path, "--target", "kind", "--quiet", "--epochs", 5, *more)
+        assert (code, err) == (0, "")
+        scores.append(float(re.search(r"balanced accuracy ([\d.]+)%, ROC AUC", out)[1]))
+        held_out = 1 - float(re.search(r"class: ([\d.]+)%", out)[1]) / 100
+        assert abs(held_out - share) <= 1 / 200 + 1e-9
+    assert scores[0] < 75 < 90 < scores[1]
+    code, _, err = run("train", path, "--target", "x", "--class-weight", "balanced")
+    assert code == 2 and "`--class-weight` needs a classification" in err
+    assert run("train", "digits", "--epochs", 1, "--quiet", "--class-weight", "balanced")[0] == 0
+
+
+def test_rows_are_shared_out_by_class():
+    codes = np.repeat([3, 0, 1, 2], [100, 40, 10, 1])
+    for seed in range(5):
+        parts = commands._split(151, 0.2, seed, codes)
+        assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(151))
+        train, validation, test = (np.bincount(codes[rows], minlength=4) for rows in parts)
+        assert np.abs(test - [8, 2, 0, 20]).max() <= 1 and np.abs(validation - [3, 1, 0, 8]).max() <= 1
+        assert train[2] == 1  # the only row of its class
+    assert not np.array_equal(commands._split(151, 0.2, 0, codes)[2], commands._split(151, 0.2, 1, codes)[2])
+
+
+@needs_pyarrow
+def test_a_class_that_is_only_held_out_is_named(run, tmp_path):
+    rows = [{"x": i, "kind": "c" if i == 7 else "ab"[i % 2]} for i in range(60)]
+    path = write_csv(tmp_path / "t.csv", rows)
+    code, out, err = run("train", path, "--target", "kind", "--epochs", 1, "--test-size", 0.7)
+    assert (code, err) == (0, "'c' of 'kind' cannot be learned: its 1 rows are held out\n") and "accuracy" in out
+
+
+@needs_pyarrow
+def test_columns_are_kept_as_they_are(run, flowers, tmp_path):
+    from pyarrow import parquet, table
+
+    model, path = tmp_path / "m.safetensors", flowers[0]
+    run("train", path, "--target", "kind", "--epochs", 1, "--quiet", "--save", model)
+    new = [{"id": f"00{i}", "length": "1.50", "colour": "?" if i else "NA"} for i in range(3)]
+    new = write_csv(tmp_path / "new.csv", new)
+    plain = [row["prediction"] for row in csv.DictReader(run("predict", model, new)[1].splitlines())]
+    options = ["--keep", "id", "--keep", "colour", "--keep", "length", "--probabilities"]
+    code, out, _ = run("predict", model, new, *options)
+    header, first, *_ = out.splitlines()
+    assert header == "id,colour,length,prediction,probability_lily,probability_rose"
+    assert code == 0 and first.startswith(f"000,NA,1.50,{plain[0]},0.")
+    parquet.write_table(table({"id": [7, None], "length": [1.5, None], "colour": ["red", ""]}), tmp_path / "t.parquet")
+    out = run("predict", model, tmp_path / "t.parquet", "--keep", "id")[1].splitlines()
+    assert out[1].startswith("7,") and out[2].startswith(",")
+    code, out, err = run("predict", model, new, "--keep", "idd")
+    assert (code, out) == (2, "") and "Did you mean 'id'?" in err
+    both = write_csv(tmp_path / "both.csv", [{"prediction": 1, "length": 1, "colour": "red"}])
+    code, out, err = run("predict", model, both, "--keep", "prediction")
+    assert (code, out) == (2, "") and "`--keep` must not name a column that is written anyway; got 'prediction'" in err
+
+
+@needs_pyarrow
+def test_a_model_of_an_older_version_predicts(run, flowers, tmp_path):
+    """Whose file tells neither how texts were read nor, older still, what sort of numbers there were."""
+    from fastmlp.serialization import save_model
+
+    model, path = tmp_path / "m.safetensors", flowers[0]
+    run("train", path, "--target", "kind", "--epochs", 1, "--quiet", "--save", model)
+    expected = run("predict", model, path)
+    network, extra = load_model_with_extra(model)
+    del extra["preprocess"]["read"], extra["preprocess"]["missing"]
+    for feature in extra["preprocess"]["features"]:
+        feature.pop("sort", None)
+    save_model(model, network, extra=extra)
+    assert run("predict", model, path) == expected
 
 
 @needs_pyarrow

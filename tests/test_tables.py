@@ -13,6 +13,7 @@ from fastmlp.preprocessing import decode_target, encode_features, encode_target,
 from fastmlp.tables import read_table
 
 pa = pytest.importorskip("pyarrow", reason='PyArrow is not installed: pip install "fastmlp[table]"')
+parquet = pytest.importorskip("pyarrow.parquet")
 
 
 @pytest.fixture
@@ -51,6 +52,21 @@ def test_separators(csv_file, delimiter):
     assert table.column_names == ["rooms", "age", "sea", "price"] and table.num_rows == 4
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('"Loan, amount";"Term, months";y\n1;2;3\n', ["Loan, amount", "Term, months", "y"]),
+        ("Loan, amount, EUR;y\n1,5;2\n", ["Loan, amount, EUR", "y"]),
+        ('a|b\n"1,2;3,4;5,6"|2\n', ["a", "b"]),
+        ("a,b;c;d\n1,2\n3,4\n", ["a", "b;c;d"]),
+        ("only\n1\n", ["only"]),
+        ('a;b\n1;"\n' + "1;2\n" * 50_000, ["a", "b"]),  # a quote that is never closed
+    ],
+)
+def test_the_separator_is_what_the_rows_share(csv_file, text, names):
+    assert read_table(csv_file(text)).column_names == names
+
+
 def test_texts_are_trimmed_and_quoted_line_breaks_kept(csv_file):
     table = read_table(csv_file('a, b\n 1 , x \n2,"y\nz"\n'))
     assert table["a"].to_pylist() == [1, 2] and table[" b"].to_pylist() == ["x", "y\nz"]
@@ -62,13 +78,141 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(csv_file):
 
 def test_a_text_far_below_makes_a_text_column(csv_file):
     """PyArrow's own inference looks at the first megabyte only."""
-    table = read_table(csv_file("a,b\n" + "1,2\n" * 600_000 + "x,2\n"))
+    table = read_table(csv_file("a,b\n" + "1,2\n" * 600_000 + "x,2\ny,2\n"))
     assert str(table["a"].type) == "string" and str(table["b"].type) == "int64"
 
 
 def test_bool_and_time(csv_file):
     table = read_table(csv_file("a,b,c\ntrue,2020-01-02,\nfalse,2020-01-03 12:00:00,\n"))
     assert [str(column.type) for column in table.columns] == ["bool", "timestamp[us]", "int64"]
+
+
+DAYS = ["2015-01-02", "2015-12-25", "2016-02-29"]
+
+
+@pytest.mark.parametrize("time", ["", " %H:%M", " %H:%M:%S", " %I:%M %p"])
+@pytest.mark.parametrize("date", tables.DATES)
+def test_dates_of_every_format(csv_file, tmp_path, date, time):
+    import datetime
+
+    days = [datetime.datetime.fromisoformat(f"{day} 13:00") for day in DAYS]
+    expected = [day if time else day.replace(hour=0) for day in days]
+    texts = [day.strftime(date + time) for day in days]
+    path = csv_file("d|n\n" + "|1\n".join([*texts, ""]) + "|1\n")
+    parquet.write_table(pa.table({"d": texts}), tmp_path / "t.parquet")
+    for table in (read_table(path), read_table(tmp_path / "t.parquet")):
+        assert table["d"].to_pylist()[:3] == expected
+        how = tables.how_read(table).get("d", {})
+        assert how in ({}, {"date": date + time})  # ISO 8601 is not worth a word
+
+
+def test_dates_in_two_orders(csv_file):
+    ambiguous = csv_file("d,n\n01/02/2015,1\n03/04/2015,2\n")
+    table = read_table(ambiguous)
+    assert tables.how_read(table) == {"d": {"date": "%m/%d/%Y", "or": "%d/%m/%Y"}}
+    assert [day.month for day in table["d"].to_pylist()] == [1, 3]
+    table = read_table(ambiguous, learned={"d": {"date": "%d/%m/%Y"}})
+    assert tables.how_read(table) == {"d": {"date": "%d/%m/%Y"}}
+    assert [day.month for day in table["d"].to_pylist()] == [2, 4]
+    table = read_table(csv_file("d,n\n25/02/2015,1\n03/04/2015,2\n"), learned={"d": {"date": "%m/%d/%Y"}})
+    assert tables.how_read(table) == {"d": {"date": "%d/%m/%Y"}}
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["1.2.3", "1.2.4"],  # versions
+        ["1.2.24", "3.4.25"],
+        ["25/12/2015", "12/25/2015"],
+        ["2015-01", "2015-02"],
+        ["12:30", "13:30"],
+        ["May", "June"],
+        [None, None],
+    ],
+)
+def test_texts_that_are_no_dates(tmp_path, csv_file, texts):
+    assert str(tables.infer(pa.chunked_array([pa.array(texts, pa.string())])).type) in ("string", "int64")
+    parquet.write_table(pa.table({"d": pa.array(texts, pa.string())}), tmp_path / "t.parquet")
+    for path in (tmp_path / "t.parquet", csv_file("d,n\n" + "".join(f"{text or ''},1\n" for text in texts))):
+        assert read_table(path)["d"].to_pylist() == texts
+
+
+def test_texts_of_parquet_are_dates_but_no_numbers(tmp_path):
+    parquet.write_table(pa.table({"d": DAYS, "n": ["007", "8", "-"]}), tmp_path / "t.parquet")
+    table = read_table(tmp_path / "t.parquet")
+    assert table["d"].to_pylist()[2].month == 2 and table["n"].to_pylist() == ["007", "8", "-"]
+    assert read_table(tmp_path / "t.parquet", ["d"])["d"].to_pylist() == DAYS
+    assert read_table(tmp_path / "t.parquet", missing=["8"])["n"].to_pylist() == ["007", None, "-"]
+    known = read_table(tmp_path / "t.parquet", learned={"n": {"missing": "-"}})
+    assert known["n"].to_pylist() == [7, 8, None]
+    parquet.write_table(pa.table({"n": ["$1,000", "$5"]}), tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet")["n"].to_pylist() == ["$1,000", "$5"]
+    assert read_table(tmp_path / "t.parquet", learned={"n": {"mark": "$"}})["n"].to_pylist() == [1000, 5]
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected", "how"),
+    [
+        (["$1,036", "$5", "-$2.50"], [1036, 5, -2.5], {"mark": "$"}),
+        (["7%", "12.5 %", ""], [7, 12.5, None], {"mark": "%"}),
+        (["1,036", "5", "1,000,000.5"], [1036, 5, 1e6 + 0.5], {"mark": ","}),
+        (["1 €", "20 €"], [1, 20], {"mark": "€"}),
+        (["-", "1", "2"], [None, 1, 2], {"missing": "-"}),
+        (["unknown", "$1", "$1,000"], [None, 1, 1000], {"mark": "$", "missing": "unknown"}),
+        (["7%", "8", "9"], ["7%", "8", "9"], {}),
+        (["$1", "€1"], ["$1", "€1"], {}),
+        (["1,00", "2"], ["1,00", "2"], {}),
+        (["0", "1", "2", "3+"], ["0", "1", "2", "3+"], {}),  # a category that tells something
+        (["-", "x", "1", "2", "3"], ["-", "x", "1", "2", "3"], {}),
+        (["-", "1"], ["-", "1"], {}),
+    ],
+)
+def test_marked_numbers_and_a_stray_text(csv_file, texts, expected, how):
+    path = csv_file("a|b\n" + "".join(f"{text}|0\n" for text in texts))
+    table = read_table(path)
+    assert table["a"].to_pylist() == expected and tables.how_read(table) == ({"a": how} if how else {})
+    assert read_table(path, ["a"])["a"].to_pylist() == [text or None for text in texts]
+
+
+def test_a_point_between_thousands_where_semicolons_separate(csv_file):
+    table = read_table(csv_file("a;b\n1.000,5;1,5\n2;-\n3;7\n"))
+    assert table["a"].to_pylist() == [1000.5, 2, 3] and table["b"].to_pylist() == [1.5, None, 7]
+    assert tables.how_read(table) == {"a": {"mark": "."}, "b": {"missing": "-"}}
+
+
+def test_classes_that_look_missing(csv_file):
+    path = csv_file("n,c\nNA,None\n1,mild\n2,\n3,NA\n")
+    assert read_table(path)["c"].to_pylist() == [None, "mild", None, None]
+    table = read_table(path, target="c")
+    assert table["c"].to_pylist() == ["None", "mild", None, "NA"] and table["n"].to_pylist() == [None, 1, 2, 3]
+    assert read_table(path, target="c", missing=["NA"])["c"].to_pylist() == ["None", "mild", None, None]
+    assert read_table(path, target="n")["n"].to_pylist() == [None, 1, 2, 3]  # of numbers, "NA" is none
+    rest = csv_file("n,c\n1,1\n2,2\n3,other\n")
+    assert read_table(rest, target="c")["c"].to_pylist() == ["1", "2", "other"]  # of a target, it may be a class
+    assert read_table(rest)["c"].to_pylist() == [1, 2, None]
+
+
+def test_columns_of_another_sort_are_refused():
+    days = pa.chunked_array([["02/01/2015", "13/13/2015"]])
+    numbers = pa.chunked_array([[20150102, 20150103]])
+    for column, sort, learned, message in [
+        (days, "time", {"date": "%m/%d/%Y"}, r"must hold dates \(%m/%d/%Y in training\); got '13/13/2015' in row 2"),
+        (days, "time", {}, r"must hold dates \(%Y-%m-%d in training\); got '02/01/2015' in row 1"),
+        (numbers, "time", {}, "must hold dates .* got '20150102' in row 1"),
+        (pa.chunked_array([["True", None, "yes"]]), "flag", {}, "must hold true or false; got 'yes' in row 3"),
+        (numbers.cast("timestamp[us]"), "number", {}, "must hold numbers; got '1970-01-01 .*' in row 1"),
+        (numbers.cast("timestamp[us]"), "flag", {}, "must hold true or false"),
+    ]:
+        with pytest.raises(ValueError, match=f"column 'd' {message}"):
+            tables.check_sort(column, "d", sort, learned)
+    for column, sort in [
+        (pa.chunked_array([pa.nulls(2, pa.int64())]), "time"),
+        (pa.chunked_array([[0, 1]]), "flag"),
+        (pa.chunked_array([["True", None]]), "flag"),
+        (pa.chunked_array([[True]]), "number"),
+        (days, "number"),  # which says it better
+    ]:
+        tables.check_sort(column, "d", sort, {})
 
 
 def test_times_with_a_zone(csv_file):
@@ -79,9 +223,9 @@ def test_times_with_a_zone(csv_file):
 
 @pytest.mark.parametrize(("delimiter", "expected"), [(";", [1.5, -0.25, None, 3.0]), ("|", ["1,5", "-,25", None, "3"])])
 def test_semicolons_bring_decimal_commas(csv_file, delimiter, expected):
-    text = "a;b\n1,5;x\n-,25;1,5\n?;2\n3;2\n".replace(";", delimiter)
+    text = "a;b\n1,5;x\n-,25;1,5\n?;2\n3;y\n".replace(";", delimiter)
     table = read_table(csv_file(text))
-    assert table["a"].to_pylist() == expected and table["b"].to_pylist() == ["x", "1,5", "2", "2"]
+    assert table["a"].to_pylist() == expected and table["b"].to_pylist() == ["x", "1,5", "2", "y"]
     assert read_table(csv_file(text), text_columns=["a"])["a"].to_pylist() == ["1,5", "-,25", None, "3"]
 
 
@@ -108,8 +252,6 @@ def test_named_columns_stay_text(csv_file):
 
 
 def test_parquet(tmp_path):
-    from pyarrow import parquet
-
     column = pa.array(["a", "?", None]).dictionary_encode()
     table = pa.table({"x": pa.array([1.5, float("nan"), 2], pa.float32()), "kind": column, "list": [[1], [2], []]})
     parquet.write_table(table, tmp_path / "t.parquet")
@@ -118,8 +260,6 @@ def test_parquet(tmp_path):
 
 
 def test_columns_of_views(tmp_path):
-    from pyarrow import parquet
-
     strings = pytest.importorskip("pyarrow", "16").array([" a", "?", "b"], pa.string_view())
     parquet.write_table(pa.table({"x": strings}), tmp_path / "t.parquet")
     table = read_table(tmp_path / "t.parquet")
@@ -127,8 +267,6 @@ def test_columns_of_views(tmp_path):
 
 
 def test_equal_names_in_parquet(tmp_path):
-    from pyarrow import parquet
-
     parquet.write_table(pa.table([[1], [2]], names=["a", "a"]), tmp_path / "t.parquet")
     with pytest.raises(ValueError, match="2 columns named 'a'"):
         read_table(tmp_path / "t.parquet")
@@ -247,7 +385,7 @@ def test_texts_of_parquet_where_the_model_was_trained_on_csv(csv_file, tmp_path)
     preprocess = preprocess_of(table)
     texts = [line.split(",") for line in text.splitlines()]
     columns = {name: [row[k] for row in texts[1:]] for k, name in enumerate(texts[0])}
-    pa.parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
     np.testing.assert_array_equal(
         encode_features(read_table(tmp_path / "t.parquet"), preprocess), encode_features(table, preprocess)
     )
@@ -327,8 +465,6 @@ def test_times_mean_the_same_whatever_their_unit():
 
 def test_times_of_day_bools_and_decimals(tmp_path):
     from decimal import Decimal
-
-    from pyarrow import parquet
 
     table = pa.table(
         {
@@ -447,7 +583,7 @@ COLUMNS = st.one_of(
 
 @given(st.lists(COLUMNS, min_size=1, max_size=4), st.sampled_from(["csv", "parquet"]))
 def test_any_table_becomes_finite_numbers_also_when_read_again(tmp_path, columns, kind):
-    from pyarrow import csv, parquet
+    from pyarrow import csv
 
     table = pa.table({**{f"c{k}": column for k, column in enumerate(columns)}, "y": [0.5, 1.5, 2.5, 0, 1, 2]})
     path = tmp_path / f"t.{kind}"
