@@ -76,11 +76,11 @@ def softmax_cross_entropy(z, y):
     return -(y * log_p).sum(1), y.sum(1, keepdims=True) * np.exp(log_p) - y
 
 
-def binary_cross_entropy(z, y):
-    """l_i = -sum_k y_ik log p_ik + (1 - y_ik) log(1 - p_ik), p = sigmoid(z)."""
+def binary_cross_entropy(z, y, pos_weight=1.0):
+    """l_i = -sum_k w y_ik log p_ik + (1 - y_ik) log(1 - p_ik), p = sigmoid(z)."""
     y = y.reshape(z.shape)
-    value = np.where(y > 0, y * np.logaddexp(0, -z), 0) + np.where(y < 1, (1 - y) * np.logaddexp(0, z), 0)
-    return value.sum(1), sigmoid(z) - y
+    value = np.where(y > 0, pos_weight * y * np.logaddexp(0, -z), 0) + np.where(y < 1, (1 - y) * np.logaddexp(0, z), 0)
+    return value.sum(1), (1 - y) * sigmoid(z) - pos_weight * y * sigmoid(-z)
 
 
 def squared_error(z, y):
@@ -118,11 +118,12 @@ def negative_binomial(z, y, dispersion=1.0):
     return (-y * np.log(m / (m + r)) - r * np.log(r / (m + r))).sum(1), (m - y) * r / (m + r)
 
 
-def focal(z, y, gamma=2.0):
+def focal(z, y, gamma=2.0, alpha=None):
     p, q = sigmoid(z), sigmoid(-z)
-    rows = -y * q**gamma * np.log(p) - (1 - y) * p**gamma * np.log(q)
-    gradient = y * (gamma * p * q**gamma * np.log(p) - q ** (gamma + 1))
-    return rows.sum(1), gradient + (1 - y) * (p ** (gamma + 1) - gamma * q * p**gamma * np.log(q))
+    yes, no = (y, 1 - y) if alpha is None else (alpha * y, (1 - alpha) * (1 - y))
+    rows = -yes * q**gamma * np.log(p) - no * p**gamma * np.log(q)
+    gradient = yes * (gamma * p * q**gamma * np.log(p) - q ** (gamma + 1))
+    return rows.sum(1), gradient + no * (p ** (gamma + 1) - gamma * q * p**gamma * np.log(q))
 
 
 def quantile(z, y, quantiles=(0.1, 0.5, 0.9)):

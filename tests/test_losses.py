@@ -36,6 +36,8 @@ VARIANTS = [
     NegativeBinomial(0.2),
     Focal(),
     Focal(0.5),
+    Focal(alpha=0.25),
+    Focal(0.0, alpha=1.0),
     QuantileLoss(),
     QuantileLoss((0.05, 0.25, 0.5, 0.75, 0.95)),
     Gaussian(),
@@ -46,7 +48,13 @@ VARIANTS = [
     Ordinal(),
     GivenGradient(),
 ]
-SMOOTH = [SoftmaxCrossEntropy(0.1), SoftmaxCrossEntropy(1.0), BinaryCrossEntropy(0.2)]
+SMOOTH = [
+    SoftmaxCrossEntropy(0.1),
+    SoftmaxCrossEntropy(1.0),
+    BinaryCrossEntropy(0.2),
+    BinaryCrossEntropy(pos_weight=7.0),
+    BinaryCrossEntropy(0.1, pos_weight=0.3),
+]
 
 
 def outputs_of(loss, k):
@@ -73,7 +81,9 @@ def targets_of(loss, rng, n, n_outputs):
 def twin_of(loss, z, y):
     if loss in SMOOTH:
         s, k = loss.label_smoothing, z.shape[1]
-        return reference.LOSSES[loss.name](z, y * (1 - s) + s / (k if loss.name.startswith("softmax") else 2))
+        if loss.name.startswith("softmax"):
+            return reference.LOSSES[loss.name](z, y * (1 - s) + s / k)
+        return reference.binary_cross_entropy(z, y * (1 - s) + s / 2, loss.pos_weight)
     return reference.MORE_LOSSES[loss.name](z, y, **vars(loss))
 
 
@@ -243,6 +253,31 @@ def test_outputs_are_what_the_losses_mean():
     np.testing.assert_allclose(Ordinal().output(z), [[1 - p, p * (1 - q), p * q]])
 
 
+def test_weights_of_a_yes_against_torch(rng, torch):
+    z, y = rng.normal(size=(9, 4)) * 3, rng.integers(0, 2, (9, 4)) * 1.0
+    for scale in (1.0, 30.0):  # saturated, too
+        own = torch.tensor(z * scale, requires_grad=True)
+        weight = torch.tensor(5.0, dtype=torch.float64)
+        theirs = torch.nn.functional.binary_cross_entropy_with_logits(
+            own, torch.tensor(y), pos_weight=weight, reduction="sum"
+        )
+        theirs.backward()
+        loss = BinaryCrossEntropy(pos_weight=5.0)
+        np.testing.assert_allclose(loss.rows(z * scale, y).sum(), theirs.item(), rtol=1e-12)
+        np.testing.assert_allclose(loss.gradient(z * scale, y), own.grad.numpy(), rtol=1e-10, atol=1e-300)
+    tail = BinaryCrossEntropy(pos_weight=3.0).rows(np.array([[40.0], [-40.0]]), np.array([[1.0], [0.0]]))
+    np.testing.assert_allclose(tail, [3 * np.exp(-40.0), np.exp(-40.0)], rtol=1e-12)  # nothing cancels
+
+
+def test_a_rare_label_among_several_is_found_with_a_weight(rng):
+    """The mean of the probabilities is w q / (w q + 1 - q) for a share q of yes."""
+    X, y = np.zeros((4000, 1)), (rng.uniform(size=(4000, 2)) < [0.02, 0.5]).astype(float)
+    model = Sequential(Dense(2), dtype="float64")
+    model.fit(X, y, loss=BinaryCrossEntropy(pos_weight=49.0), optimizer="lbfgs", epochs=50)
+    q = y.mean(axis=0)
+    np.testing.assert_allclose(model.predict(X[:1])[0], 49 * q / (49 * q + 1 - q), rtol=1e-3)
+
+
 def test_focal_without_focus_is_cross_entropy(rng):
     z, y = rng.normal(size=(20, 5)), rng.integers(0, 5, 20)
     focal, plain = SoftmaxFocal(0.0), SoftmaxCrossEntropy()
@@ -346,6 +381,9 @@ def test_targets_and_outputs_that_do_not_fit(loss, units, y, words):
         (lambda: QuantileLoss(()), ["quantiles", "at least one"]),
         (lambda: SoftmaxCrossEntropy(1.5), ["label_smoothing", "[0, 1]", "1.5"]),
         (lambda: BinaryCrossEntropy(-0.1), ["label_smoothing", "-0.1"]),
+        (lambda: BinaryCrossEntropy(pos_weight=0), ["pos_weight", "got 0"]),
+        (lambda: BinaryCrossEntropy(pos_weight=float("inf")), ["pos_weight", "inf"]),
+        (lambda: Focal(alpha=1.5), ["alpha", "[0, 1]", "1.5"]),
     ],
 )
 def test_bad_numbers(build, words):

@@ -77,12 +77,13 @@ class SoftmaxCrossEntropy(Loss):
 
 def cross_entropy_term(z, y, a, b):
     y = y * (1.0 - a) + 0.5 * a
-    return where(z > 0.0, 1.0 - y, -y) * z + log1p_of_exp_minus_abs(z)
+    return where(z > 0.0, 1.0 - y, -b * y) * z + (1.0 + (b - 1.0) * y) * log1p_of_exp_minus_abs(z)
 
 
 def cross_entropy_slope(z, y, a, b):
     e = exp(-abs(z))  # which the term has as well: the kernel takes it once
-    return where(z > 0.0, 1.0, e) / (1.0 + e) - (y * (1.0 - a) + 0.5 * a)
+    y = y * (1.0 - a) + 0.5 * a
+    return (1.0 + (b - 1.0) * y) * (where(z > 0.0, 1.0, e) / (1.0 + e)) - b * y
 
 
 @dataclass(frozen=True)
@@ -90,17 +91,22 @@ class BinaryCrossEntropy(Loss):
     """l = sum_k softplus(z_k) - y_k z_k; dl/dz = sigmoid(z) - y. Output: the probabilities sigmoid(z). Multi-label
     too.
 
+    With `pos_weight`, w: l = sum_k w y_k softplus(-z_k) + (1 - y_k) softplus(z_k).
+
     When to use: yes or no, one or several labels at once.
 
     Parameters
     ----------
     label_smoothing : float
         s in [0, 1]: y becomes (1 - s) y + s / 2.
+    pos_weight : float
+        w, above 0: what a yes counts, where a no counts 1; of labels that are rare. (`class_weight` of a fit is for
+        targets of one column.)
 
     Raises
     ------
     ValueError, TypeError
-        `label_smoothing` is no number in [0, 1].
+        `label_smoothing` is no number in [0, 1], or `pos_weight` no finite number above 0.
 
     Examples
     --------
@@ -117,14 +123,16 @@ class BinaryCrossEntropy(Loss):
     term: ClassVar = staticmethod(cross_entropy_term)
     slope: ClassVar = staticmethod(cross_entropy_slope)
     label_smoothing: float = 0.0
+    pos_weight: float = 1.0
 
     def __post_init__(self):
         configs.plain_numbers(self)
         check_range("label_smoothing", self.label_smoothing, 0, 1, high_closed=True)
+        check_range("pos_weight", self.pos_weight, 0, np.inf, low_open=True)
 
     @property
     def numbers(self):
-        return (self.label_smoothing,)
+        return (self.label_smoothing, self.pos_weight)
 
     def output(self, logits):
         return sigmoid(logits)
@@ -133,14 +141,16 @@ class BinaryCrossEntropy(Loss):
 def focal_term(z, y, a, b):
     tail = log1p_of_exp_minus_abs(z)
     plus, minus = maximum(z, 0.0) + tail, maximum(-z, 0.0) + tail  # softplus(z), softplus(-z)
-    return y * minus * exp(-a * plus) + (1.0 - y) * plus * exp(-a * minus)
+    yes, no = where(b < 0.0, 1.0, b) * y, where(b < 0.0, 1.0, 1.0 - b) * (1.0 - y)
+    return yes * minus * exp(-a * plus) + no * plus * exp(-a * minus)
 
 
 def focal_slope(z, y, a, b):
     tail = log1p_of_exp_minus_abs(z)
     plus, minus = maximum(z, 0.0) + tail, maximum(-z, 0.0) + tail
     p, q = sigmoid(z), sigmoid(-z)
-    return (1.0 - y) * exp(-a * minus) * (p + a * q * plus) - y * exp(-a * plus) * (q + a * p * minus)
+    yes, no = where(b < 0.0, 1.0, b) * y, where(b < 0.0, 1.0, 1.0 - b) * (1.0 - y)
+    return no * exp(-a * minus) * (p + a * q * plus) - yes * exp(-a * plus) * (q + a * p * minus)
 
 
 @dataclass(frozen=True)
@@ -150,17 +160,19 @@ class Focal(Loss):
     When to use: rare positives among many easy negatives.
 
     dl/dz = (1 - y) p^gamma (p - gamma (1 - p) log(1 - p)) - y (1 - p)^gamma (1 - p - gamma p log p). Output: p.
-    gamma = 0 is binary cross-entropy. `SoftmaxFocal` is for classes. Lin et al., 2017, without their alpha.
+    gamma = 0 is binary cross-entropy. `SoftmaxFocal` is for classes. Lin et al., 2017.
 
     Parameters
     ----------
     gamma : float
         Exponent of the factor by which easy rows count less, at least 0.
+    alpha : float, optional
+        In [0, 1]: a yes counts alpha and a no 1 - alpha, where both count 1 without. They take 0.25 beside gamma = 2.
 
     Raises
     ------
     ValueError, TypeError
-        `gamma` is no finite number of at least 0.
+        `gamma` is no finite number of at least 0, or `alpha` none in [0, 1].
 
     Examples
     --------
@@ -176,14 +188,17 @@ class Focal(Loss):
     term: ClassVar = staticmethod(focal_term)
     slope: ClassVar = staticmethod(focal_slope)
     gamma: float = 2.0
+    alpha: float | None = None
 
     def __post_init__(self):
         configs.plain_numbers(self)
         check_range("gamma", self.gamma, 0, np.inf)
+        if self.alpha is not None:
+            check_range("alpha", self.alpha, 0, 1, high_closed=True)
 
     @property
     def numbers(self):
-        return (self.gamma,)
+        return (self.gamma, -1.0 if self.alpha is None else self.alpha)
 
     def output(self, logits):
         return sigmoid(logits)

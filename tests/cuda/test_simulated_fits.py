@@ -23,6 +23,7 @@ from fastmlp import (
     Dropout,
     EarlyStopping,
     Embedding,
+    Focal,
     GroupNorm,
     LayerNorm,
     Lion,
@@ -101,7 +102,7 @@ CASES = {
         "binary",
         {
             "optimizer": SGD(CosineDecay(0.1, epochs=25), momentum=0.8, nesterov=True, ema_decay=0.9),
-            "loss": BinaryCrossEntropy(),
+            "loss": BinaryCrossEntropy(0.1, pos_weight=3.0),
             "sample_weight": np.linspace(0, 2, 14),
         },
     ),
@@ -110,6 +111,7 @@ CASES = {
         "numbers",
         {"optimizer": SGD(0.1, clip_value=0.02), "loss": "squared_error"},
     ),
+    "focal, weight of a yes": ([Dense(6), ReLU(), Dense(2)], "binary", {"loss": Focal(1.5, alpha=0.25)}),
     "softmax focal": ([Dense(9), ReLU(), Dense(3)], "codes", {"loss": SoftmaxFocal(1.5)}),
     "ordinal, weights": (
         [BatchNorm(), Dense(9), ReLU(), Dense(2)],
