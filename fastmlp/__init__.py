@@ -138,9 +138,18 @@ def __getattr__(name):
     from .hints import hint
 
     meant = hint(("fastmlp",), name)
+    if meant and _is_imported_from(sys._getframe(1)):  # which leaves nothing of an AttributeError
+        raise ImportError(f"cannot import name {name!r} from 'fastmlp': {meant}.", name="fastmlp")
     text = f"module 'fastmlp' has no attribute {name!r}" + (f": {meant}." if meant else "")
     # with both, Python names what is spelled alike
     raise AttributeError(text, name=name, obj=sys.modules[__name__])
+
+
+def _is_imported_from(frame):
+    """Whether this is where `from fastmlp import ...` stands."""
+    import dis
+
+    return frame.f_code.co_code[frame.f_lasti] == dis.opmap["IMPORT_FROM"]
 
 
 def __dir__():

@@ -16,6 +16,7 @@ from numpy import exp, expm1, log1p, maximum, tanh, where
 
 from . import user_functions
 from .errors import check_range, unknown_name
+from .hints import Hinted
 
 
 def log1p_of_exp_minus_abs(x):
@@ -31,7 +32,7 @@ def normal_cdf(x):
 
 
 @dataclass(frozen=True)
-class Activation:
+class Activation(Hinted):
     """An elementwise function a = f(z) between two layers.
 
     Attributes

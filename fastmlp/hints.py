@@ -27,11 +27,23 @@ _WORDS = {
         **dict.fromkeys(("BatchNormalization", "BatchNorm1d"), "it is BatchNorm"),
         "LayerNormalization": "it is LayerNorm",
         "Sigmoid": "it is Logistic",
+        "Adagrad": "it is AdaGrad",
+        "Adadelta": "it is AdaDelta",
+        "Adamax": "it is AdaMax",
+        "Nadam": "it is NAdam",
+        **dict.fromkeys(("CrossEntropyLoss", "NLLLoss", "CategoricalCrossentropy"), "it is SoftmaxCrossEntropy"),
+        "SparseCategoricalCrossentropy": "it is SoftmaxCrossEntropy, which takes class numbers",
+        **dict.fromkeys(("BCEWithLogitsLoss", "BCELoss", "BinaryCrossentropy"), "it is BinaryCrossEntropy"),
+        **dict.fromkeys(("MSELoss", "MeanSquaredError"), "it is SquaredError"),
+        **dict.fromkeys(("L1Loss", "MeanAbsoluteError"), "it is AbsoluteError"),
+        **dict.fromkeys(("HuberLoss", "SmoothL1Loss"), "it is Huber"),
         "LearningRateScheduler": "an optimiser takes a schedule for its learning rate, such as Adam(CosineDecay(...))",
         **dict.fromkeys(("Input", "InputLayer"), _WIDTH),
         "Flatten": "rows of X are flat, as X.reshape(len(X), -1) makes them",
         "Model": "a network is a Sequential",
-        **dict.fromkeys(("Conv1D", "Conv2D", "LSTM", "GRU", "Attention"), "a network is a stack of dense layers"),
+        **dict.fromkeys(
+            ("Conv1D", "Conv2D", "LSTM", "GRU", "Attention", "Concatenate"), "a network is a stack of dense layers"
+        ),
     },
     "Dense": {
         "activation": _A_LAYER,
@@ -43,6 +55,16 @@ _WORDS = {
         "activity_regularizer": "ActivityRegularization(l1=...) behind a layer is a penalty of its values",
     },
     "Dropout": {"p": "it is `rate`"},
+    "LeakyReLU": dict.fromkeys(("alpha", "slope"), "it is `negative_slope`"),
+    "Schedule": {
+        **dict.fromkeys(
+            ("lr", "max_lr", "base_lr", "initial_learning_rate", "maximal_learning_rate"), "it is `learning_rate`"
+        ),
+        **dict.fromkeys(("decay_steps", "total_steps", "T_max", "step_size", "T_0"), "it is `steps`"),
+        **dict.fromkeys(("gamma", "decay_rate"), "it is `factor`"),
+        **dict.fromkeys(("eta_min", "end_learning_rate", "alpha"), "it is `final`"),
+        "pct_start": "it is `warm`",
+    },
     **dict.fromkeys(
         ("BatchNorm", "_RowNorm"), {"eps": "it is `epsilon`", "num_features": _WIDTH, "normalized_shape": _WIDTH}
     ),
@@ -69,6 +91,7 @@ _WORDS = {
         "restore_best_weights": "it is `restore_best`, and the default",
         "tol": "it is `min_delta`",
         "n_iter_no_change": "it is `patience`",
+        "verbose": "it prints nothing, and has stopped_epoch_",
     },
     "Sequential.fit": {
         **dict.fromkeys(("lr", "learning_rate", "learning_rate_init"), _RATE),
@@ -111,6 +134,8 @@ _WORDS = {
         **dict.fromkeys(("train", "eval"), _MODES),
         **dict.fromkeys(("forward", "call", "decision_function"), "`logits` are the outputs of the network"),
         "backward": "`gradients` has those of the parameters, `input_gradients` those of X",
+        "count_params": "`summary` counts them",
+        "optimizer": "`fit` and `train_on_batch` take one",
         "get_layer": "`layers` has them, and activations(X, layer) their values",
     },
 }

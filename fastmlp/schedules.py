@@ -19,10 +19,11 @@ import numpy as np
 
 from . import configs
 from .errors import check_count, check_range
+from .hints import Hinted
 
 
 @dataclass(frozen=True, eq=False)  # one of your own that is no dataclass is equal to itself only
-class Schedule:
+class Schedule(Hinted):
     """Override `__call__`: it gives the number of each step, as an array.
 
     `step` is an array, float64 (n,), of numbers of steps, counted from 0 over the whole fit; `step // steps_per_epoch`

@@ -9,17 +9,22 @@ import pytest
 
 import fastmlp
 from fastmlp import (
+    ELU,
     LBFGS,
     SGD,
     Adam,
     BatchNorm,
+    CosineDecay,
     Dense,
     Dropout,
     EarlyStopping,
     LayerNorm,
+    LeakyReLU,
     MLPClassifier,
+    OneCycle,
     RMSprop,
     Sequential,
+    StepDecay,
     hints,
 )
 from fastmlp.optimizers import OPTIMIZERS, Optimizer
@@ -43,6 +48,12 @@ from fastmlp.optimizers import OPTIMIZERS, Optimizer
         (lambda: Adam(eps=1e-3), "it is `epsilon`"),
         (lambda: LBFGS(lr=1.0), "LBFGS has no argument 'lr': a line search finds"),
         (lambda: LBFGS(max_iter=20), "the iterations are the epochs of a fit"),
+        (lambda: LeakyReLU(alpha=0.1), "LeakyReLU has no argument 'alpha': it is `negative_slope`"),
+        (lambda: ELU(slope=0.1), "unexpected keyword argument 'slope'"),
+        (lambda: StepDecay(0.1, gamma=0.5, epochs=3), "StepDecay has no argument 'gamma': it is `factor`"),
+        (lambda: CosineDecay(0.1, decay_steps=9), "CosineDecay has no argument 'decay_steps': it is `steps`"),
+        (lambda: CosineDecay(0.1, gamma=9), "unexpected keyword argument 'gamma'"),
+        (lambda: OneCycle(max_lr=0.1, epochs=3), "OneCycle has no argument 'max_lr': it is `learning_rate`"),
         (lambda: SGD(eps=1e-3), "unexpected keyword argument 'eps'"),
         (lambda: SGD(betas=(0.9, 0.99)), "unexpected keyword argument 'betas'"),
         (lambda: EarlyStopping(restore_best_weights=True), "it is `restore_best`, and the default"),
@@ -115,6 +126,11 @@ def test_names_of_the_package():
         _ = fastmlp.Linear
     with pytest.raises(AttributeError, match="'fastmlp' has no attribute 'Other'$"):
         _ = fastmlp.Other
+    with pytest.raises(ImportError, match="cannot import name 'Linear' from 'fastmlp': it is Dense"):
+        from fastmlp import Linear  # noqa: F401
+    with pytest.raises(ImportError, match="cannot import name 'Other' from 'fastmlp'"):
+        from fastmlp import Other  # noqa: F401
+    assert not hasattr(fastmlp, "Linear") and getattr(fastmlp, "CrossEntropyLoss", None) is None
 
 
 def named(owner):
