@@ -1216,7 +1216,7 @@ class Sequential:
         return batch_gradients(self, X, y, loss, sample_weight, groups, training=training, seed=seed)
 
     def input_gradients(
-        self, X: Any, y: Any = None, loss: str | losses.Loss | None = None, *, output: int | None = None
+        self, X: Any, y: Any = None, loss: str | losses.Loss | None = None, *, output: Any = None
     ) -> np.ndarray:
         """Gradient of each row's loss, or of one of its logits, with respect to the row: dl_i / dx_i or dz_ik / dx_i.
 
@@ -1232,8 +1232,8 @@ class Sequential:
             Targets, as the loss takes them: for the gradient of the loss.
         loss : str or Loss, optional
             The model's own where not given. Not one that looks across rows.
-        output : int, optional
-            In place of `y`: which of the logits, in [0, K).
+        output : int or array-like (n,) of int, optional
+            In place of `y`: which of the logits, in [0, K), of all rows or of each, such as that of its class.
 
         Returns
         -------
@@ -1269,7 +1269,7 @@ class Sequential:
                 f"{'neither' if y is None else 'both'}."
             )
         if y is None:
-            output = check_count(output, "output", self.n_outputs - 1, least=0)
+            output = _check_outputs(output, X.shape[0], self.n_outputs)
             if loss is not None:
                 raise ValueError(f"`loss` goes with `y`; got {loss!r} with `output`.")
         else:
@@ -1283,7 +1283,7 @@ class Sequential:
         def of_logits(z, rows):
             if y is not None:
                 return loss.gradient(z, y[rows])
-            return np.broadcast_to(np.arange(z.shape[1]) == output, z.shape).astype(z.dtype)
+            return (np.arange(z.shape[1]) == output[rows, None]).astype(z.dtype)
 
         found = []
         for start in range(0, X.shape[0], _ROWS):
@@ -1479,6 +1479,21 @@ def _evaluation():
     from . import evaluation
 
     return evaluation
+
+
+def _check_outputs(output, n: int, n_outputs: int) -> np.ndarray:
+    """The number of a logit for each row."""
+    if np.ndim(output) == 0:
+        return np.full(n, check_count(output, "output", n_outputs - 1, least=0))
+    numbers = np.asarray(output)
+    if numbers.shape != (n,) or numbers.dtype.kind not in "iu":
+        got = f"{numbers.dtype} of shape {numbers.shape}"
+        raise ValueError(f"`output` must be an integer, or one for each of the {n} rows; got {got}.")
+    bad = (numbers < 0) | (numbers >= n_outputs)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(f"`output` must be in [0, {n_outputs - 1}]; got {numbers[row]} in row {row}.")
+    return numbers
 
 
 def _check_threads(n_threads) -> int | None:

@@ -123,6 +123,14 @@ def test_a_small_step_along_its_sign_fools_a_classifier():
     assert fooled < 0.5
 
 
+def test_a_logit_for_each_row(rng):
+    """Many rows too, which are taken some at a time."""
+    model, X, classes = drawn(Sequential(Dense(3))), rng.normal(size=(5000, 6)), rng.integers(0, 3, 5000)
+    each = np.stack([model.input_gradients(X, output=k) for k in range(3)])
+    np.testing.assert_array_equal(model.input_gradients(X, output=classes), each[classes, np.arange(5000)])
+    np.testing.assert_array_equal(model.input_gradients(X[:2], output=[2, np.int8(0)]), each[[2, 0], [0, 1]])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -132,6 +140,10 @@ def test_a_small_step_along_its_sign_fools_a_classifier():
         ({"output": -1}, "got -1"),
         ({"output": 1.0}, "got 1.0"),
         ({"output": True}, "got True"),
+        ({"output": [1, 2]}, r"`output` must be an integer, or one for each of the 1 rows; got int64 of shape \(2,\)"),
+        ({"output": [1.0]}, "got float64 of shape"),
+        ({"output": [3]}, r"`output` must be in \[0, 2\]; got 3 in row 0"),
+        ({"output": [-1]}, "got -1 in row 0"),
         ({"output": 1, "loss": "hinge"}, "`loss` goes with `y`"),
         ({"y": [0], "loss": "contrastive"}, "`loss` must be one of single rows; got 'contrastive'"),
         ({"y": [0], "loss": "ranknet"}, "got 'ranknet'"),
