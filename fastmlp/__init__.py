@@ -11,10 +11,11 @@ The way of the data, and where to find it::
 
 Declarations: `layers`, `normalization`, `augmentation`, `activations`, `losses`, `optimizers`, `schedules`,
 `initializers`; to add an activation, add a class in `activations.py` (a user's own are `CustomActivation` and
-`CustomLoss`). Around a fit: `epochs`, `callbacks`, `backup`, `progress`, `history`; before and after it: `rate_test`,
-`diagnosis`. Files: `serialization` and `model_file` for models and `onnx_export` for other programs, `datasets`,
-`tables`, `preprocessing` and `piecewise` for data, which the command line (`cli`, `commands`) uses. What an error says:
-`errors`, `hints`. Names below are imported on first use, so that `import fastmlp` costs nothing.
+`CustomLoss`). Around a fit: `epochs`, `lbfgs`, `callbacks`, `backup`, `progress`, `history`; before and after it:
+`rate_test`, `diagnosis`, `gradients`, `parts`. Files: `serialization` and `model_file` for models and `onnx_export` for
+other programs, `datasets`, `tables`, `preprocessing` and `piecewise` for data, which the command line (`cli`,
+`commands`) uses. What an error says: `errors`, `hints`. Names below are imported on first use, so that `import fastmlp`
+costs nothing.
 """
 
 import sys

@@ -8,7 +8,7 @@ from numbers import Real
 
 import numpy as np
 
-from .errors import check_range
+from .errors import check_count, check_range
 
 _BLOCK = 4096  # rows looked at together
 
@@ -78,6 +78,21 @@ def check_X(X, argument: str = "X", n_features: int | None = None, finite: bool 
     if finite and not is_sparse(X):
         check_finite(X, argument)
     return X
+
+
+def check_outputs(output, n: int, n_outputs: int) -> np.ndarray:
+    """The number of a logit for each row."""
+    if np.ndim(output) == 0:
+        return np.full(n, check_count(output, "output", n_outputs - 1, least=0))
+    numbers = np.asarray(output)
+    if numbers.shape != (n,) or numbers.dtype.kind not in "iu":
+        got = f"{numbers.dtype} of shape {numbers.shape}"
+        raise ValueError(f"`output` must be an integer, or one for each of the {n} rows; got {got}.")
+    bad = (numbers < 0) | (numbers >= n_outputs)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(f"`output` must be in [0, {n_outputs - 1}]; got {numbers[row]} in row {row}.")
+    return numbers
 
 
 def column_names(X) -> tuple[str, ...] | None:

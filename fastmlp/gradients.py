@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import weakref
+from collections.abc import Mapping
 
 import numpy as np
 
-from .errors import DivergenceError
+from .errors import DivergenceError, unknown_name
 from .lowering import update_plan
 from .optimizers import SGD
 from .prediction import KEPT_BYTES
@@ -114,6 +115,29 @@ def weight_norms(gradients: dict[str, np.ndarray]) -> dict[str, float]:
     """
     weights = {n.removesuffix(".weight"): g for n, g in gradients.items() if g.ndim == 2}
     return {name: float(np.linalg.norm(g.astype(np.float64))) for name, g in weights.items()}
+
+
+def checked_gradients(gradients, names: list[str], parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays for these of the parameters, in their dtype; an error says what is missing or bad."""
+    if not isinstance(gradients, Mapping):
+        raise TypeError(f"`gradients` must be a dictionary name -> array; got {gradients!r}.")
+    for name in gradients:
+        if name not in parameters:
+            raise unknown_name("gradients", name, parameters)
+    arrays, dtype = {}, next(iter(parameters.values())).dtype
+    for name in names:
+        if name not in gradients:
+            raise ValueError(f"`gradients` must have one for each parameter; {name!r} is missing.")
+        array, shape = np.asarray(gradients[name]), parameters[name].shape
+        if array.dtype.kind not in "biuf" or array.shape != shape:
+            got = f"{array.dtype} of shape {array.shape}"
+            raise ValueError(f"`gradients`[{name!r}] must be numbers of shape {shape}; got {got}.")
+        with np.errstate(over="ignore"):
+            arrays[name] = array.astype(dtype)
+        if not np.isfinite(arrays[name]).all():
+            what = f"finite in {dtype.name}; it holds NaN or infinity"
+            raise ValueError(f"`gradients`[{name!r}] must be {what}.")
+    return arrays
 
 
 # By model: what the last gradients were computed with, which takes as long to make as a small batch

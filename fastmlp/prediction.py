@@ -12,6 +12,7 @@ import numpy as np
 from ._arrays import is_sparse
 from .activations import Activation
 from .augmentation import AUGMENTATIONS, GaussianNoise
+from .errors import check_count
 from .layers import (
     LEAST_SELU,
     ActivityRegularization,
@@ -26,6 +27,7 @@ from .layers import (
     Rescaling,
     Softmax,
     Switch,
+    flatten,
 )
 from .normalization import BatchNorm
 from .schedules import rates
@@ -36,6 +38,22 @@ class AsInTraining(NamedTuple):
 
     draw: np.random.Generator  # masks and noise
     of_batch: bool  # whether norms take the statistics of the rows, as one batch
+
+
+def as_in_training(training: bool | str, seed: int, layers: Iterable[Layer], n: int) -> AsInTraining | None:
+    """What a forward pass of so many rows does then; None where it is a prediction."""
+    if training is False:
+        return None
+    if training is not True and not (isinstance(training, str) and training == "dropout"):
+        raise ValueError(f"`training` must be False, True or 'dropout'; got {training!r}.")
+    seed = check_count(seed, "seed", least=0)
+    if n == 1 and training is True and any(isinstance(own, BatchNorm) and own.trainable for own in flatten(layers)):
+        raise ValueError(
+            "`training` must not be True for one row with a BatchNorm, whose batch would have no variance; 'dropout' "
+            "lets it go by its running averages."
+        )
+    draw = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(4,))))
+    return AsInTraining(draw, of_batch=training is True)
 
 
 def numpy_forward(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache, partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from . import devices, initializers, losses, optimizers
+from . import devices, initializers, losses, optimizers, parts
 from ._arrays import (
     check_came_of,
     check_columns,
     check_finite,
     check_fits,
     check_groups,
+    check_outputs,
     check_targets,
     check_weights,
     check_X,
@@ -42,7 +42,6 @@ from .layers import (
     Layer,
     Mark,
     Multiply,
-    Residual,
     Softmax,
     Switch,
     flatten,
@@ -54,8 +53,8 @@ from .lowering import check_layers, parameter_shapes
 from .normalization import BatchNorm, Norm
 from .prediction import (
     KEPT_BYTES,
-    AsInTraining,
     activity_penalties,
+    as_in_training,
     first_units,
     input_gradients,
     is_few,
@@ -277,24 +276,7 @@ class Sequential:
         if not isinstance(index, slice) or index.step not in (None, 1):
             raise TypeError(f"a model is cut by a slice such as model[2:], without a step; got {index!r}.")
         first, stop, _ = index.indices(len(self.layers))
-        try:
-            part = Sequential(*self.layers[first:stop], dtype=self.dtype.name)
-        except ValueError as error:
-            raise ValueError(f"model[{first}:{stop}] is no network: {error}") from None
-        if first == 0:
-            part._columns = self._columns
-        if stop == len(self.layers):
-            part._loss = self._loss
-        if self.built:
-            before, width = list(flatten(self.layers[:first])), self.n_features
-            for layer in before:
-                width = width_behind(layer, width)
-            names = zip(self._flat[len(before) :], part._flat, strict=False)  # of the same layers, here and there
-            new = {name: old for (old, _), (name, _) in names}
-            shapes = parameter_shapes(part.layers, width)
-            owner = {key: key.partition(".") for key in shapes}
-            part._adopt(width, {key: self._arrays[f"{new[o]}.{k}"].copy() for key, (o, _, k) in owner.items()})
-        return part
+        return parts.cut(self, first, stop)
 
     def __add__(self, other: Sequential) -> Sequential:
         """Two networks, one behind the other, as a model of its own, with copies of their parameters: an encoder and a
@@ -316,28 +298,7 @@ class Sequential:
         """
         if not isinstance(other, Sequential):
             return NotImplemented
-        if self.dtype != other.dtype:
-            raise ValueError(f"both networks must have one dtype; got {self.dtype.name} and {other.dtype.name}.")
-        if self.built != other.built:
-            one = "first" if self.built else "second"
-            raise ValueError(f"both networks must have parameters, or none; only the {one} has.")
-        if self.built and self.n_outputs != other.n_features:
-            raise ValueError(
-                f"the second network must have as many inputs as the first has outputs, {self.n_outputs}; it has "
-                f"{other.n_features}."
-            )
-        whole = Sequential(*self.layers, *other.layers, dtype=self.dtype.name)
-        whole._columns, whole._loss = self._columns, other._loss
-        if self.built:
-            owners = [(part, name) for part in (self, other) for name, _ in part._flat]
-            new = {name: owner for (name, _), owner in zip(whole._flat, owners, strict=True)}
-            arrays = {}
-            for key in parameter_shapes(whole.layers, self.n_features):
-                name, _, what = key.partition(".")
-                part, old = new[name]
-                arrays[key] = part._arrays[f"{old}.{what}"].copy()
-            whole._adopt(self.n_features, arrays)
-        return whole
+        return parts.join(self, other)
 
     def _adopt(self, n_features: int, parameters: dict[str, np.ndarray]) -> Sequential:
         """Take these arrays, all that a network of so many inputs has, for its own."""
@@ -713,7 +674,7 @@ class Sequential:
         return self._in_turn(self._apply_gradients, gradients, optimizer, n_threads)
 
     def _apply_gradients(self, gradients, optimizer, n_threads) -> None:
-        from .gradients import GivenGradients
+        from .gradients import GivenGradients, checked_gradients
 
         self._need_parameters()
         kept = self._trainer
@@ -724,32 +685,10 @@ class Sequential:
             kept.save_parameters()
         if own is None or (own.optimizer, own.n_threads) != (optimizer, n_threads):
             own = GivenGradients(self, optimizer, n_threads)
-        arrays = self._checked_gradients(gradients, own.names)
+        arrays = checked_gradients(gradients, own.names, self._stored)
         self._trainer = own
         self._behind = True  # even if Ctrl-C comes right after the step
         own.apply(arrays)
-
-    def _checked_gradients(self, gradients, names: list[str]) -> dict[str, np.ndarray]:
-        """Arrays for all these parameters, in the model's dtype."""
-        if not isinstance(gradients, Mapping):
-            raise TypeError(f"`gradients` must be a dictionary name -> array; got {gradients!r}.")
-        for name in gradients:
-            if name not in self._stored:
-                raise unknown_name("gradients", name, self._stored)
-        arrays = {}
-        for name in names:
-            if name not in gradients:
-                raise ValueError(f"`gradients` must have one for each parameter; {name!r} is missing.")
-            array, shape = np.asarray(gradients[name]), self._stored[name].shape
-            if array.dtype.kind not in "biuf" or array.shape != shape:
-                got = f"{array.dtype} of shape {array.shape}"
-                raise ValueError(f"`gradients`[{name!r}] must be numbers of shape {shape}; got {got}.")
-            with np.errstate(over="ignore"):
-                arrays[name] = array.astype(self.dtype)
-            if not np.isfinite(arrays[name]).all():
-                what = f"finite in {self.dtype.name}; it holds NaN or infinity"
-                raise ValueError(f"`gradients`[{name!r}] must be {what}.")
-        return arrays
 
     def _in_turn(self, step, *arguments):
         """A step of the optimiser, unless another thread is in the middle of one."""
@@ -914,12 +853,11 @@ class Sequential:
         n_threads = _check_threads(n_threads)
         check_columns(X, self._columns)
         X = self._rows(X, finite=False)
-        as_in_training = None if training is False else _as_in_training(training, seed, self.layers, X.shape[0])
-        arrays = self._arrays
-        if as_in_training or is_few(X, self._n_weights, self._first_units, self._can_be_kept):
+        acting, arrays = as_in_training(training, seed, self.layers, X.shape[0]), self._arrays
+        if acting or is_few(X, self._n_weights, self._first_units, self._can_be_kept):
             if isinstance(X, np.ndarray):
                 check_finite(X, "X")
-            logits = numpy_forward(self._flat, arrays, X, self.dtype, as_in_training)
+            logits = numpy_forward(self._flat, arrays, X, self.dtype, acting)
             check_came_of(X, logits)
             return logits if loss is None else loss.output(logits)
         network = self._layers, self.n_features, arrays
@@ -958,10 +896,10 @@ class Sequential:
         check_columns(X, self._columns)
         X = self._rows(X)
         n, layers = X.shape[0], self.layers[: index + 1]
-        as_in_training = None if training is False else _as_in_training(training, seed, layers, n)
-        together = n if as_in_training else _ROWS
+        acting = as_in_training(training, seed, layers, n)
+        together = n if acting else _ROWS
         blocks, flat = [X[start : start + together] for start in range(0, n, together)], list(named(layers))
-        return np.concatenate([numpy_forward(flat, self._arrays, rows, self.dtype, as_in_training) for rows in blocks])
+        return np.concatenate([numpy_forward(flat, self._arrays, rows, self.dtype, acting) for rows in blocks])
 
     def _layer_index(self, layer: int | str) -> int:
         n = len(self.layers)
@@ -1018,11 +956,7 @@ class Sequential:
         if not isinstance(other, Sequential):
             raise TypeError(f"`other` must be a Sequential; got {type(other).__name__}.")
         other._need_parameters()
-        most = min(len(self.layers), len(other.layers))
-        layers = check_count(len(other.layers) if layers is None else layers, "layers", most)
-        for i, (mine, its) in enumerate(zip(self.layers[:layers], other.layers, strict=False)):
-            if not _alike(mine, its):
-                raise ValueError(f"`layers`={layers} must be layers that both models share; {i} is {mine} and {its}.")
+        layers = parts.shared(self, other, layers)
         if self.built and self.n_features != other.n_features:
             raise ValueError(f"`other` must have n_features={self.n_features}; got {other.n_features}.")
         if not self.built:
@@ -1269,7 +1203,7 @@ class Sequential:
                 f"{'neither' if y is None else 'both'}."
             )
         if y is None:
-            output = _check_outputs(output, X.shape[0], self.n_outputs)
+            output = check_outputs(output, X.shape[0], self.n_outputs)
             if loss is not None:
                 raise ValueError(f"`loss` goes with `y`; got {loss!r} with `output`.")
         else:
@@ -1407,20 +1341,6 @@ class Sequential:
         return model
 
 
-def _alike(mine: Layer, its: Layer) -> bool:
-    """Whether the layers are equal but for what changes neither the parameters nor what predictions make of them: an
-    initialiser, a rate, a penalty, whether they are frozen.
-    """
-    if type(mine) is not type(its):
-        return False
-    if isinstance(mine, Residual):
-        return len(mine.layers) == len(its.layers) and all(map(_alike, mine.layers, its.layers))
-    if isinstance(mine, (Dense, Embedding)):
-        sizes = ("units", "use_bias") if isinstance(mine, Dense) else ("input_dim", "output_dim", "columns")
-        return all(getattr(mine, size) == getattr(its, size) for size in sizes)
-    return mine == (replace(its, trainable=mine.trainable) if hasattr(mine, "trainable") else its)
-
-
 def _initial(name: str, layer: Dense, after: Layer | None, shapes: dict, rng) -> dict[str, np.ndarray]:
     """The first parameters of a Dense, in float64; "auto" asks the activation that follows, past norms and dropout."""
     kind = layer.kernel_initializer
@@ -1431,20 +1351,6 @@ def _initial(name: str, layer: Dense, after: Layer | None, shapes: dict, rng) ->
     if layer.use_bias:
         arrays[f"{name}.bias"] = initializers.initialize(layer.bias_initializer, rng, fan_in, fan_out)[0]
     return arrays
-
-
-def _as_in_training(training: bool | str, seed: int, layers, n: int) -> AsInTraining:
-    """What a forward pass of so many rows does then."""
-    if training not in (True, "dropout") or isinstance(training, int) and training is not True:
-        raise ValueError(f"`training` must be False, True or 'dropout'; got {training!r}.")
-    seed = check_count(seed, "seed", least=0)
-    if n == 1 and training is True and any(isinstance(own, BatchNorm) and own.trainable for own in flatten(layers)):
-        raise ValueError(
-            "`training` must not be True for one row with a BatchNorm, whose batch would have no variance; 'dropout' "
-            "lets it go by its running averages."
-        )
-    draw = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(4,))))
-    return AsInTraining(draw, of_batch=training is True)
 
 
 def _split(X, y, sample_weight, share: float, loss) -> tuple[tuple, tuple]:
@@ -1479,21 +1385,6 @@ def _evaluation():
     from . import evaluation
 
     return evaluation
-
-
-def _check_outputs(output, n: int, n_outputs: int) -> np.ndarray:
-    """The number of a logit for each row."""
-    if np.ndim(output) == 0:
-        return np.full(n, check_count(output, "output", n_outputs - 1, least=0))
-    numbers = np.asarray(output)
-    if numbers.shape != (n,) or numbers.dtype.kind not in "iu":
-        got = f"{numbers.dtype} of shape {numbers.shape}"
-        raise ValueError(f"`output` must be an integer, or one for each of the {n} rows; got {got}.")
-    bad = (numbers < 0) | (numbers >= n_outputs)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise ValueError(f"`output` must be in [0, {n_outputs - 1}]; got {numbers[row]} in row {row}.")
-    return numbers
 
 
 def _check_threads(n_threads) -> int | None:
