@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _LARGER_IS_BETTER = {"acc", "accuracy", "score", "auc", "auroc", "r2", "f1", "precision", "recall", "ndcg"}
 _SMALLER_IS_BETTER = {"loss", "error", "mse", "rmse", "mae", "deviance", "entropy", "distance", "norm", "seconds"}
+_OF_A_FIT = ("epoch", "loss", "val_loss", "learning_rate", "seconds")  # metrics of every fit
 _MISLEADING = {"neg", "negative", "brier"}  # the negative of an error, a score that is one
 
 
@@ -615,8 +616,9 @@ class Metrics(Callback):
     Raises
     ------
     ValueError, TypeError
-        `functions` is no dictionary of functions, `of` is another word; when the fit begins, X has another number of
-        columns, or, with "classes", the loss is not one of classes; after an epoch, what is returned is no number.
+        `functions` is no dictionary of functions, or has the name of one of a fit's own metrics; `of` is another word;
+        when the fit begins, X has another number of columns, or, with "classes", the loss is not one of classes; after
+        an epoch, what is returned is no number.
 
     Examples
     --------
@@ -635,6 +637,9 @@ class Metrics(Callback):
     def __init__(self, X: Any, y: Any, functions: dict[str, Callable[[Any, Any], float]], of: str = "outputs"):
         if not isinstance(functions, dict) or not functions or not all(map(callable, functions.values())):
             raise TypeError(f"`functions` must be a dictionary name -> function of (y, prediction); got {functions!r}.")
+        for name in functions:
+            if not isinstance(name, str) or name in _OF_A_FIT:
+                raise ValueError(f"`functions` must have names beside {', '.join(map(repr, _OF_A_FIT))}; got {name!r}.")
         if of not in ("outputs", "classes"):
             raise unknown_name("of", of, ["outputs", "classes"])
         self.X, self.y, self.functions, self.of = X, y, functions, of

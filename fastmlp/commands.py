@@ -315,7 +315,8 @@ def _split(
         order = order[np.argsort(codes[order], kind="stable")]
         counts = np.bincount(codes)
         first, count = np.repeat(np.cumsum(counts) - counts, counts), np.repeat(counts, counts)
-        order = order[np.argsort((np.arange(n_rows) - first + 0.5) / count, kind="stable")]
+        places = np.where(count == 1, 1.0, (np.arange(n_rows) - first + 0.5) / count)
+        order = order[np.argsort(places, kind="stable")]
     return order[n_test + n_validation :], order[n_test : n_test + n_validation], order[:n_test]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ._arrays import refuse_masked
 from .errors import DivergenceError, unknown_name
 from .lowering import update_plan
 from .optimizers import SGD
@@ -106,6 +107,12 @@ class GivenGradients(Training):
     def let_go(self):
         self.executor.close()
 
+    def _divergence(self, epoch, what):
+        return (
+            f"a step by these gradients diverged: {what} is no longer finite. The last finite parameters are kept. "
+            f"Try a smaller learning_rate (now {self.learning_rate:g}), or clip_norm."
+        )
+
 
 def weight_norms(gradients: dict[str, np.ndarray]) -> dict[str, float]:
     """Euclidean norm of the weights' gradient in each layer: {"dense_0": ..., ...}.
@@ -121,7 +128,8 @@ def checked_gradients(gradients, names: list[str], parameters: dict[str, np.ndar
     """Arrays for these of the parameters, in their dtype; an error says what is missing or bad."""
     if not isinstance(gradients, Mapping):
         raise TypeError(f"`gradients` must be a dictionary name -> array; got {gradients!r}.")
-    for name in gradients:
+    for name, gradient in gradients.items():
+        refuse_masked(gradient, f"gradients[{name!r}]")
         if name not in parameters:
             raise unknown_name("gradients", name, parameters)
     arrays, dtype = {}, next(iter(parameters.values())).dtype
@@ -167,6 +175,16 @@ def batch_gradients(
         return float("nan"), {name: np.full_like(array, np.nan) for name, array in own.gradient().items()}
     finally:
         own.let_go()
-    if not training and own.plan.n_bytes <= KEPT_BYTES and not own.plan.has_own_functions:
-        _set_up[model] = key, own
+    if not (training or own.loss.queries or own.plan.entries or own.plan.has_own_functions):  # it may serve the next
+        _keep(model, key, own)
     return result
+
+
+def _keep(model, key: tuple, training: Training) -> None:
+    """For the next gradients, unless it is too large; those of other models make room for it."""
+    if training.plan.n_bytes > KEPT_BYTES:
+        return
+    _set_up[model] = key, training
+    others = [other for other in list(_set_up) if other is not model]
+    while others and sum(kept.plan.n_bytes for _, kept in list(_set_up.values())) > KEPT_BYTES:
+        _set_up.pop(others.pop(0), None)

@@ -97,6 +97,8 @@ class Constant(Initializer):
             check_range("value", self.value, -np.inf, np.inf, low_open=True)
             return
         object.__setattr__(self, "value", tuple(configs.plain_number(number) for number in self.value))
+        if not self.value:
+            raise ValueError("`value` must be a number, or one for each output; got none.")
         for k, number in enumerate(self.value):
             check_range(f"value[{k}]", number, -np.inf, np.inf, low_open=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -120,5 +120,14 @@ def run_iterations(optimizer: LBFGS, training, history, epochs: int, callbacks, 
 
     options = {"maxiter": epochs, "maxfun": np.iinfo(np.int32).max, "maxcor": optimizer.maxcor}
     options |= {"gtol": optimizer.gtol, "ftol": optimizer.ftol}
-    run = partial(minimise, objective, objective.theta, lambda theta, _: objective.take(theta), note, **options)
-    tell(callbacks, training, history, run)
+
+    def run():
+        if training.stop:
+            return
+        theta = objective.theta
+        result = minimise(objective, theta, lambda latest, _: objective.take(latest), note, **options)
+        if not len(history):  # it was at its minimum
+            note(1, float(result.fun), theta)
+
+    with suppress(StopIteration):
+        tell(callbacks, training, history, run)

@@ -707,7 +707,8 @@ class LBFGS(Hinted):
     When to use: up to some ten thousand rows, a smooth network and loss, and where the last digits of the loss count:
     curves, physics, small tables. No rate has to be chosen. Of large data, batches learn more in the same time.
 
-    For `Sequential.fit`: `epochs` are the iterations at most, and a fit ends earlier where the loss falls no more;
+    For `Sequential.fit`: `epochs` are the iterations at most, and a fit ends earlier where the loss falls no more, as
+    far as `gtol`, `ftol` and a line search can tell;
     `batch_size` and `shuffle` mean nothing. The loss of an epoch is that after its iteration. SciPy's L-BFGS-B does the
     work, in float64, with the losses and gradients of the model's dtype: Sequential(..., dtype="float64") comes closer
     to the minimum. Layers that draw numbers in each step (dropout, noise, augmentation), a `BatchNorm` that is not

@@ -77,8 +77,8 @@ def shared(mine: Sequential, its: Sequential, layers: int | None) -> int:
 
 
 def _alike(mine: Layer, its: Layer) -> bool:
-    """Whether the layers are equal but for what changes neither the parameters nor what predictions make of them: an
-    initialiser, a rate, a penalty, whether they are frozen.
+    """Whether the layers are equal but for whether they are frozen, and for a Dense's or an Embedding's initialisers,
+    penalties and the like.
     """
     if type(mine) is not type(its):
         return False

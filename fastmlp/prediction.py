@@ -42,6 +42,7 @@ class AsInTraining(NamedTuple):
 
 def as_in_training(training: bool | str, seed: int, layers: Iterable[Layer], n: int) -> AsInTraining | None:
     """What a forward pass of so many rows does then; None where it is a prediction."""
+    training = bool(training) if isinstance(training, np.bool_) else training
     if training is False:
         return None
     if training is not True and not (isinstance(training, str) and training == "dropout"):

@@ -512,6 +512,7 @@ class Sequential:
             both = "class_weight * sample_weight"
             sample_weight = of_class if sample_weight is None else check_weights(of_class * sample_weight, n, both)
         backup, callbacks = check_callbacks(callbacks)
+        devices.check_precision(precision, devices.check_device(device), self.dtype)
         run = run_epochs
         if isinstance(optimizer, optimizers.LBFGS):
             from . import lbfgs
@@ -519,7 +520,6 @@ class Sequential:
             lbfgs.check(optimizer, self.layers, callbacks, backup, device)
             run, optimizer, batch_size, device = partial(lbfgs.run_iterations, optimizer), lbfgs.RULE, n, "cpu"
         self._check_batch_norm(n, batch_size)
-        devices.check_precision(precision, devices.check_device(device), self.dtype)
         device = devices.choose(device, self.layers, X, batch_size, epochs, precision)
         if verbose != 0:
             from .progress import progress_callbacks
@@ -683,8 +683,9 @@ class Sequential:
         n_threads = _check_threads(n_threads)
         if kept is not None:
             kept.save_parameters()
-        if own is None or (own.optimizer, own.n_threads) != (optimizer, n_threads):
-            own = GivenGradients(self, optimizer, n_threads)
+        same = own is not None and own.optimizer == optimizer
+        if not same or own.n_threads != n_threads:
+            own = GivenGradients(self, optimizer, n_threads, own.state if same else None)
         arrays = checked_gradients(gradients, own.names, self._stored)
         self._trainer = own
         self._behind = True  # even if Ctrl-C comes right after the step
@@ -743,8 +744,8 @@ class Sequential:
         """The `Training` that goes on with these rows."""
         from .training import Training
 
-        same = kept and (kept.loss, kept.optimizer, kept.seed, kept.n_threads) == (loss, optimizer, seed, n_threads)
-        if same and kept.feed(*rows):
+        same = kept and (kept.loss, kept.optimizer, kept.seed) == (loss, optimizer, seed)
+        if same and kept.n_threads == n_threads and kept.feed(*rows):
             return kept
         _warn_of_layers(self.layers, loss, stacklevel=6)
         X, y, sample_weight, groups = rows

@@ -332,13 +332,27 @@ def _read_dates(texts: pa.ChunkedArray, learned: Mapping[str, str]) -> tuple[pa.
         if pc.all(pc.match_substring_regex(texts, pattern)).as_py():
             for date_format in (date + time for date in DATES if year in date for time in TIMES):
                 try:
-                    found[date_format] = pc.strptime(texts, date_format, "us")
+                    times = pc.strptime(texts, date_format, "us")
                 except pa.ArrowInvalid:
-                    pass
+                    continue
+                if _are_written_so(texts, times, date_format):
+                    found[date_format] = times
     if not found:
         return texts, {}
     first, *others = [learned["date"]] if learned.get("date") in found else found
     return found[first], {"date": first, **({"or": others[0]} if others else {})}
+
+
+def _are_written_so(texts: pa.ChunkedArray, times: pa.ChunkedArray, date_format: str) -> bool:
+    """Whether these times are what the texts say: Arrow makes the 2nd of March of 31/02."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def plain(column):  # without zeros in front of numbers
+        return pc.utf8_lower(pc.replace_substring_regex(column, r"\b0+(\d)", r"\1"))
+
+    again = pc.strftime(times.cast(pa.timestamp("s")), format=date_format)
+    return pc.all(pc.equal(plain(texts), plain(again))).as_py() is not False
 
 
 def _read_marked(texts: pa.ChunkedArray, comma: bool) -> tuple[pa.ChunkedArray, dict]:

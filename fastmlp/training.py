@@ -423,12 +423,14 @@ class Training:
         self.executor.slots[:] = 0
         self.restore(self._last_finite)  # finite parameters may be far off by now, too
         self.save_parameters()
+        raise DivergenceError(self._divergence(epoch, what), epoch)
+
+    def _divergence(self, epoch: int, what: str) -> str:
         standardised = "inputs" if self.loss.classification else "inputs and targets"
-        raise DivergenceError(
+        return (
             f"training diverged in epoch {epoch}: {what} is no longer finite. The last finite parameters are kept. "
             f"Try a smaller learning_rate (now {self.learning_rate:g}), standardised {standardised}, or a larger "
-            "batch_size.",
-            epoch,
+            "batch_size."
         )
 
     def _batches_of(self, first: int, epochs: int) -> Epochs:

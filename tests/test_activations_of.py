@@ -115,6 +115,9 @@ def test_copy_parameters_into_frozen_layers(rng):
     trained.set_parameters({name: rng.uniform(0.5, 1, array.shape) for name, array in trained.parameters.items()})
     frozen = Sequential(*layers(False)).copy_parameters(trained)
     np.testing.assert_array_equal(frozen.logits(X), trained.logits(X))
+    longer = Residual(LayerNorm(), Dense(5), ReLU())
+    with pytest.raises(ValueError, match="must be layers that both models share; 3 is"):
+        Sequential(Dense(5), BatchNorm(), PReLU(), longer, Dense(2)).copy_parameters(trained, layers=4)
     for other in (BatchNorm(epsilon=0.1), LayerNorm()):
         with pytest.raises(ValueError, match="must be layers that both models share; 1 is"):
             Sequential(Dense(5), other, Dense(2)).copy_parameters(trained, layers=2)
@@ -230,6 +233,18 @@ def test_networks_are_joined(rng):
     kept = encoder.parameters
     whole.fit(X, y, optimizer="sgd")  # the head's loss, and arrays of its own
     assert all(np.array_equal(kept[name], array) for name, array in encoder.parameters.items())
+    shared = [
+        np.shares_memory(a, b)
+        for a in whole._arrays.values()
+        for part in (encoder, head)
+        for b in part._arrays.values()
+    ]
+    assert not any(shared)
+    pandas = pytest.importorskip("pandas")
+    named = Sequential(Dense(4))
+    named.fit(pandas.DataFrame(X, columns=list("abcd")), X, loss="squared_error")
+    with pytest.raises(ValueError, match="`X` must have the columns of the fit"):
+        (named + Sequential(Dense(2)).build(4)).predict(pandas.DataFrame(X, columns=list("abce")))
     apart = Sequential(Dense(6)) + Sequential(Dense(3))
     assert not apart.built and apart.layers == (Dense(6), Dense(3)) and apart.loss is None
     for other, words in (
@@ -327,7 +342,12 @@ def test_what_cannot_be_drawn_in_numpy():
     model = Sequential(RandomAffine((2, 2), degrees=10), Dense(2)).build(4)
     with pytest.raises(NotImplementedError, match="is for dropout, noise and norms; the model has RandomAffine"):
         model.logits(np.ones((2, 4)), training=True)
-    wrong = [{"training": value} for value in (1, "drop", None)] + [{"training": True, "seed": s} for s in (-1, 0.5)]
+    model = Sequential(Dense(2), BatchNorm()).build(4)
+    np.testing.assert_array_equal(model.logits(np.eye(4), training=np.True_), model.logits(np.eye(4), training=True))
+    np.testing.assert_array_equal(model.logits(np.eye(4), training=np.False_), model.logits(np.eye(4)))
+    wrong = [{"training": value} for value in (1, 1.0, "drop", None, np.array(["dropout"]))] + [
+        {"training": True, "seed": s} for s in (-1, 0.5)
+    ]
     for options in wrong:
         with pytest.raises((ValueError, TypeError), match=r"`(training|seed)` must be"):
             model.logits(np.ones((2, 4)), **options)

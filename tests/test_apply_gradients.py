@@ -1,7 +1,10 @@
 """`Sequential.apply_gradients`: steps of every optimiser by gradients of one's own."""
 
 import copy
+import gc
 import pickle
+import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -224,6 +227,59 @@ def test_gradients_as_in_training():
             model.gradients(X, y, LOSS, **wrong)
 
 
+def test_what_gradients_keep():
+    """Rows are let go and workers end; models are not kept alive, nor is more than is allowed for all of them."""
+    from fastmlp import gradients
+    from fastmlp.prediction import KEPT_BYTES
+
+    def kept():
+        return sum(training.plan.n_bytes for _, training in gradients._set_up.values())
+
+    X, y = data(64)
+    model, before = Sequential(Dense(400), ReLU(), Dense(3)).build(5), threading.active_count()
+    rows = weakref.ref(X)
+    model.gradients(X, y, LOSS)
+    assert model in gradients._set_up and threading.active_count() == before
+    del X
+    gc.collect()
+    assert rows() is None
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+    many = np.zeros((20_000, 5), np.float32), np.zeros(20_000, int)
+    models = [Sequential(Dense(256), ReLU(), Dense(256), ReLU(), Dense(3)).build(5) for _ in range(4)]
+    for model in models:
+        model.gradients(*many, LOSS)
+        assert 0 < kept() <= KEPT_BYTES
+    models[0].gradients(np.zeros((60_000, 5), np.float32), np.zeros(60_000, int), LOSS)
+    assert models[0] not in gradients._set_up
+    ranking = Sequential(Dense(1)).build(5)
+    ranking.gradients(*data(12), "ranknet", groups=np.arange(12) // 4)
+    assert ranking not in gradients._set_up
+
+
+def test_what_acts_in_training_does_so_whatever_was_computed_before():
+    model, x = Sequential(Dropout(0.5), Dense(1, use_bias=False), dtype="float64").build(40), np.ones((1, 40))
+    for _ in range(2):
+        assert (model.gradients(x, [3.0], "squared_error")[1]["dense_0.weight"] != 0).all()
+        assert (model.gradients(x, [3.0], "squared_error", training=True)[1]["dense_0.weight"] == 0).any()
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, None), (2, 1, 2)])
+def test_the_state_outlives_another_number_of_threads(numbers):
+    (X, y), optimizer = data(), SGD(0.1, momentum=0.9, ema_decay=0.5)
+    models = [Sequential(Dense(3)).build(5) for _ in range(4)]
+    for n_threads in numbers:
+        _, gradients = Sequential(Dense(3)).build(5).gradients(X, y, LOSS)
+        models[0].apply_gradients(gradients, optimizer=optimizer)
+        models[1].apply_gradients(gradients, optimizer=optimizer, n_threads=n_threads)
+        models[2].train_on_batch(X, y, loss=LOSS, optimizer=optimizer)
+        models[3].train_on_batch(X, y, loss=LOSS, optimizer=optimizer, n_threads=n_threads)
+    assert_same(models[0], models[1], rtol=0)
+    assert_same(models[2], models[3], rtol=0)
+
+
 def test_bad_gradients():
     model = Sequential(Dense(2), Dense(3, trainable=False)).build(4)
     good = {"dense_0.weight": np.ones((4, 2)), "dense_0.bias": [1, 2]}
@@ -241,6 +297,8 @@ def test_bad_gradients():
     ):
         with pytest.raises(ValueError, match=words):
             model.apply_gradients(bad)
+    with pytest.raises(TypeError, match=r"`gradients\['dense_0.bias'\]` must not be a masked array"):
+        model.apply_gradients(good | {"dense_0.bias": np.ma.masked_equal([1.0, 2.0], 1.0)})
     with pytest.raises(TypeError, match=r"`gradients` must be a dictionary name -> array; got \[1\]"):
         model.apply_gradients([1])
     with pytest.raises(ValueError, match="no parameters yet"):
@@ -253,7 +311,7 @@ def test_bad_gradients():
     model.apply_gradients(good | {"dense_1.bias": np.ones(3)})  # of a frozen layer: of no consequence
     assert np.array_equal(model.parameters["dense_1.bias"], before["dense_1.bias"])
     kept = model.parameters
-    with pytest.raises(DivergenceError, match="a parameter is no longer finite"):
+    with pytest.raises(DivergenceError, match="a step by these gradients diverged: a parameter is no longer finite"):
         model.apply_gradients({"dense_0.weight": np.full((4, 2), 3e38), "dense_0.bias": [0, 0]}, optimizer=SGD(1e3))
     assert_same(model, Sequential(*model.layers).copy_parameters(model), rtol=0)
     np.testing.assert_array_equal(model.parameters["dense_0.weight"], kept["dense_0.weight"])

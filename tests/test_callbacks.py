@@ -770,6 +770,7 @@ def test_metrics_by_any_function():
     numbers, three = X[:, 0] - X[:, 1], (X[:, 0] > 0) * 1 + (X[:, 1] > 0)
     several = (X[:, :2] > 0).astype(int)
     log_rate = {"rate": lambda y, values: values.min()}
+    integers = {"f1": lambda y, c: f1_score(y, c) if c.dtype.kind == "i" else np.nan}
     cases = [
         (numbers, "squared_error", 1, "outputs", {"val_r2": r2_score, "val_mae": mean_absolute_error}),
         (three, "poisson", 1, "outputs", log_rate),
@@ -777,7 +778,7 @@ def test_metrics_by_any_function():
         (three, "softmax_cross_entropy", 3, "outputs", {"auc": lambda y, p: roc_auc_score(y, p, multi_class="ovr")}),
         (three > 0, "binary_cross_entropy", 1, "outputs", {"auc": roc_auc_score}),
         (three > 0, "binary_cross_entropy", 1, "classes", {"f1": f1_score}),
-        (three > 0, "hinge", 1, "classes", {"f1": f1_score}),
+        (three > 0, "hinge", 1, "classes", integers),
         (several, "binary_cross_entropy", 2, "classes", {"f1": lambda y, c: f1_score(y, c, average="micro")}),
         (three, "ordinal", 2, "classes", {"f1": lambda y, c: f1_score(y, c, average="macro")}),
     ]
@@ -828,6 +829,9 @@ def test_metrics_refuse_what_they_cannot_measure():
     for functions in (None, {}, {"a": 3}, [len]):
         with pytest.raises(TypeError, match="`functions` must be a dictionary name -> function"):
             Metrics(X, y, functions)
+    for name in ("loss", "seconds", 3):
+        with pytest.raises(ValueError, match="`functions` must have names beside 'epoch', 'loss'.*got"):
+            Metrics(X, y, {name: max})
     with pytest.raises(ValueError, match="`of` must be one of 'outputs', 'classes'; got 'class'. Did you mean"):
         Metrics(X, y, {"a": len}, "class")
     fit = {"loss": "squared_error", "verbose": 0}

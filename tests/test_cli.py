@@ -449,15 +449,16 @@ def test_rows_are_shared_out_by_class():
         train, validation, test = (np.bincount(codes[rows], minlength=4) for rows in parts)
         assert np.abs(test - [8, 2, 0, 20]).max() <= 1 and np.abs(validation - [3, 1, 0, 8]).max() <= 1
         assert train[2] == 1  # the only row of its class
+        assert commands._split(151, 0.9, seed, codes)[0].tolist().count(150) == 1
     assert not np.array_equal(commands._split(151, 0.2, 0, codes)[2], commands._split(151, 0.2, 1, codes)[2])
 
 
 @needs_pyarrow
 def test_a_class_that_is_only_held_out_is_named(run, tmp_path):
-    rows = [{"x": i, "kind": "c" if i == 7 else "ab"[i % 2]} for i in range(60)]
+    rows = [{"x": i, "kind": "c" if i in (7, 8) else "ab"[i % 2]} for i in range(60)]
     path = write_csv(tmp_path / "t.csv", rows)
-    code, out, err = run("train", path, "--target", "kind", "--epochs", 1, "--test-size", 0.7)
-    assert (code, err) == (0, "'c' of 'kind' cannot be learned: its 1 rows are held out\n") and "accuracy" in out
+    code, out, err = run("train", path, "--target", "kind", "--epochs", 1, "--test-size", 0.9)
+    assert (code, err) == (0, "'c' of 'kind' cannot be learned: its 2 rows are held out\n") and "accuracy" in out
 
 
 @needs_pyarrow

@@ -147,7 +147,7 @@ def test_a_number_for_each_output(given, tmp_path):
         (lambda: Constant(["a"]), r"`value\[0\]` must be a number; got 'a'"),
         (lambda: build(bias_initializer=Constant([0.1, 0.2])), r"one for each of 3 outputs; got 2: \(0.1, 0.2\)"),
         (lambda: build(bias_initializer=Constant([0.1])), "got 1"),
-        (lambda: build(bias_initializer=Constant([])), "got 0"),
+        (lambda: Constant([]), "one for each output; got none"),
         (lambda: initialize(Constant([1, 2]), np.random.default_rng(), 2, 3), "3 outputs; got 2"),
     ],
 )

@@ -80,7 +80,9 @@ def test_iterations_are_scipys_of_the_twin():
 
 
 def test_ridge_regression_in_closed_form():
-    model, history = fitted(Sequential(Dense(1, l2=0.05), dtype="float64"), optimizer=LBFGS(gtol=1e-10, ftol=0.0), epochs=200)
+    model, history = fitted(
+        Sequential(Dense(1, l2=0.05), dtype="float64"), optimizer=LBFGS(gtol=1e-10, ftol=0.0), epochs=200
+    )
     ridge = Ridge(alpha=2 * 0.05 * len(X)).fit(X, Y)  # of half squares' mean
     # a weight that is wrong by 1e-8 changes the loss by 1e-16, which a line search cannot see
     np.testing.assert_allclose(model.parameters["dense_0.weight"].ravel(), ridge.coef_, rtol=1e-7, atol=1e-8)
@@ -149,6 +151,21 @@ def test_it_ends_where_the_loss_falls_no_more_and_goes_on_from_there():
     assert len(model.history) == 1
 
 
+def test_a_network_at_its_minimum_has_a_history_too():
+    model, _ = fitted(Sequential(Dense(1), dtype="float64"), optimizer=LBFGS(gtol=1e-9, ftol=0.0), epochs=200)
+    before, watching = model.parameters, Watching()
+    _, history = fitted(model, optimizer=LBFGS(gtol=1e-3), callbacks=[watching])
+    assert len(history) == 1 and history["loss"][0] == pytest.approx(model.evaluate(X, Y)["loss"], rel=1e-12)
+    assert len(watching.seen) == 1 and watching.ended == 1
+    assert all(np.array_equal(value, before[name]) for name, value in model.parameters.items())
+
+    class Ending(Callback):
+        def on_fit_begin(self, training):
+            training.stop = True
+
+    assert len(fitted(network(), callbacks=[Ending()])[1]) == 0
+
+
 class Watching(Callback):
     def __init__(self, action=None):
         self.seen, self.action, self.ended = [], action, 0
@@ -203,6 +220,8 @@ def test_what_does_not_go_with_it_is_refused(tmp_path):
     for callback in (ReduceLROnPlateau(), BackupAndRestore(tmp_path / "fit.safetensors")):
         with pytest.raises(ValueError, match=f"`callbacks` cannot have {type(callback).__name__}"):
             fitted(network(), callbacks=[callback])
+    with pytest.raises(ValueError, match="`device` must be one of"):
+        fitted(network(), device="gpu")
     with pytest.raises(ValueError, match="device='cuda' is for optimisers that take batches"):
         fitted(network(), device="cuda")
     for call in (

@@ -178,3 +178,18 @@ def test_a_network_of_lbfgs_s_begins_with_an_optimiser_that_has_seen_nothing():
             solvers._set_up.clear()
         model.set_params(solver="adam").partial_fit(X[:30], CODES[:30])
     assert same(models[0].coefs_, models[1].coefs_)
+
+
+def test_classes_that_get_weights_between_two_batches():
+    """What a step divides by is another then."""
+    X, y = np.eye(4), np.array([0, 0, 1, 1])
+    options = {"hidden_layer_sizes": (), "solver": "sgd", "momentum": 0.0, "alpha": 0.0, "random_state": 0}
+    changed, always = MLPClassifier(**options), MLPClassifier(**options, class_weight={1: 3.0})
+    changed.partial_fit(X, y, classes=[0, 1])
+    always.coefs_ = None
+    always = MLPClassifier(**options, class_weight={1: 3.0}).partial_fit(X, y, classes=[0, 1])
+    always.coefs_[0][:], always.intercepts_[0][:] = changed.coefs_[0], changed.intercepts_[0]
+    changed.set_params(class_weight={1: 3.0})
+    for model in (changed, always):
+        model.partial_fit(X, y)
+    np.testing.assert_allclose(changed.coefs_[0], always.coefs_[0], rtol=1e-12)

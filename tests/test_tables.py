@@ -600,3 +600,9 @@ def test_any_table_becomes_finite_numbers_also_when_read_again(tmp_path, columns
     assert X.shape[0] == 6 and np.isfinite(X).all()
     again = encode_features(read_table(path, preprocessing.text_columns(preprocess)), preprocess)
     np.testing.assert_array_equal(again, X)
+
+
+def test_days_that_no_month_has_are_no_dates(tmp_path):
+    for texts, is_date in ((["31/02/2024", "3/4/2024"], False), (["29/02/2024", "03/4/2024"], True)):
+        (tmp_path / "t.csv").write_text("day,x\n" + "".join(f"{text},1\n" for text in texts))
+        assert (read_table(tmp_path / "t.csv")["day"].type != "string") == is_date

@@ -420,6 +420,7 @@ def test_the_penalty_beside_a_loss_is_that_of_the_average():
     with Training(Sequential(layer, dtype="float64").build(3), X, y, **options) as training:
         training.run(2)
         loss, parameters = training.loss_of(X, y), training.model.parameters
+        assert training.metrics_of(X, y)["loss"] == loss
     model = Sequential(Dense(3), dtype="float64").build(3)
     model.set_parameters(parameters)
     with Training(model, X, y, **options) as training:

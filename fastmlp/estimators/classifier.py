@@ -77,7 +77,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Weights of the classes, multiplied into `sample_weight` of the training rows; 'balanced' is n_samples /
         (n_classes * count), where rows count by their weights. With several labels a list, a dict for each. A step
         then divides by the mean weight of all rows, so that small batches lead where all rows would; with
-        `sample_weight` alone by the mean of the batch's, as scikit-learn does.
+        `sample_weight` alone by the mean of the batch's, as scikit-learn does. (`partial_fit` does not know all rows,
+        and divides by 1.)
     n_threads : int or None, default=None
         None measures which number of threads is fastest; the result does not depend on it.
     device : {'cpu', 'cuda', 'auto'}, default='cpu'

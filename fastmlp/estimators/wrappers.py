@@ -532,7 +532,7 @@ class SKLearnClassifier(ClassifierMixin, _Wrapper):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows, not negative.
+            Weights of the rows, not negative, as they are: of another mean than 1, they make steps longer or shorter.
         classes : array-like of shape (n_classes,), default=None
             All labels that will ever come; needed by the first call. An indicator matrix needs none.
 
@@ -616,7 +616,7 @@ class SKLearnClassifier(ClassifierMixin, _Wrapper):
 
     @available_if(_has_decisions)
     def decision_function(self, X: Any) -> np.ndarray:
-        """What decides between the classes: the logits, of losses of numbers what they predict.
+        """What decides between the classes: the logits; of one output of a loss of numbers, what it predicts, less 0.5.
 
         Parameters
         ----------
@@ -702,7 +702,7 @@ class SKLearnRegressor(RegressorMixin, _Wrapper):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows, not negative.
+            Weights of the rows, not negative, as they are: of another mean than 1, they make steps longer or shorter.
 
         Returns
         -------
