@@ -6,9 +6,10 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _Method = TypeVar("_Method", bound=Callable)
+_Object = TypeVar("_Object")
 
 _A_LAYER = "activations are layers: Dense(64), ReLU()"
 _WIDTH = "how many inputs there are follows from X, or from build(n_features)"
@@ -178,7 +179,7 @@ class Hinted:
 
     __slots__ = ()
 
-    def __new__(cls, *args, **options):
+    def __new__(cls: type[_Object], *args: Any, **options: Any) -> _Object:
         for word in options:
             meant = hint([c.__name__ for c in cls.__mro__], word)
             if meant and not _takes(cls, word) and all(_takes(cls, ours) for ours in re.findall("`(.*?)`", meant)):
