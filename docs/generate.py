@@ -95,12 +95,15 @@ def text_of(cls) -> str:
 
 
 def example(cls) -> str:
-    """The example of a docstring, to copy; what it prints are comments."""
-    parts = []
+    """The example of a docstring, to copy; what it prints are comments. Its lines stand as formatters want them."""
+    text, before = "", ""
     for part in doctest.DocTestParser().get_examples(inspect.getdoc(cls)):
-        around = "\n" if part.source.count("\n") > 1 else ""  # of a class
-        parts.append(around + part.source + "".join(f"# {line}\n" for line in part.want.splitlines()) + around)
-    return f"```python\n{''.join(parts)}```"
+        kind = "block" if part.source.count("\n") > 1 else part.source.split()[0].replace("from", "import")
+        if before:
+            text += "\n\n" if "block" in (before, kind) else "\n" * (before == "import" and kind != before)
+        text += part.source + "".join(f"# {line}\n" for line in part.want.splitlines())
+        before = kind
+    return f"```python\n{text}```"
 
 
 def activations() -> str:
