@@ -109,6 +109,7 @@ class Sequential:
     _epochs = 0  # that its parameters were trained for
     _trainer = None  # the `Training` of `train_on_batch`
     _columns: tuple[str, ...] | None = None  # names, where the rows of the last fit had some
+    _preprocess: dict | None = None  # of the table that `fastmlp train` made its rows of, for files
     _behind = False  # whether that has newer parameters than `_stored`
 
     def __init__(self, *layers: Any, dtype: Any = "float32"):
@@ -526,11 +527,11 @@ class Sequential:
 
             callbacks = [*callbacks, *progress_callbacks(verbose, epochs, n)]
         new, history, training = not self.built, History(), None
-        before = self.loss, self.history, self._columns
+        before = self.loss, self.history, self._columns, self._preprocess
         if new:
             self.build(X.shape[1], seed)
         self._arrays, self._trainer = self._arrays, None
-        self.loss, self.history, self._columns = loss, history, columns
+        self.loss, self.history, self._columns, self._preprocess = loss, history, columns, None
         options = {"sample_weight": sample_weight, "seed": seed, "n_threads": n_threads, "shuffle": shuffle}
         options |= {"device": device, "precision": precision, "groups": groups}
         if sample_weight is not None:
@@ -549,7 +550,7 @@ class Sequential:
             raise
         except BaseException:  # Ctrl-C while it compiled, too little memory, a callback's error before the first step
             if training is None or not training.step:  # it is what it was: a random network is not a fitted one
-                self.loss, self.history, self._columns = before
+                self.loss, self.history, self._columns, self._preprocess = before
                 if new:
                     self._arrays, self.n_features = {}, None
             raise

@@ -68,6 +68,8 @@ def save_model(path: str | os.PathLike, model: Any, *, extra: dict | None = None
     tensors: dict[str, np.ndarray] = {}
     if isinstance(model, Sequential):
         config = _describe_sequential(model, tensors)
+        if extra is None and model._preprocess is not None:
+            extra = {"preprocess": model._preprocess}
     elif type(model).__name__ in _ESTIMATORS and type(model).__module__.split(".")[0] == __package__:
         config = _describe_estimator(model, tensors)
     else:
@@ -134,7 +136,9 @@ def load_model_with_extra(path: str | os.PathLike, custom_objects: dict | None =
     try:
         extra = _decode(config["extra"], tensors) if "extra" in config else {}
         if config.get("model") == "Sequential":
-            return _build_sequential(config, tensors, custom_objects), extra
+            model = _build_sequential(config, tensors, custom_objects)
+            model._preprocess = extra.get("preprocess") if isinstance(extra, dict) else None
+            return model, extra
         if config.get("model") in _ESTIMATORS:
             return _build_estimator(config, tensors), extra
         raise unknown_name("model", config.get("model"), ["Sequential", *_ESTIMATORS])

@@ -1,5 +1,6 @@
 """The command line: what it prints, writes and exits with."""
 
+import copy
 import csv
 import errno
 import io
@@ -459,6 +460,27 @@ def test_a_class_that_is_only_held_out_is_named(run, tmp_path):
     path = write_csv(tmp_path / "t.csv", rows)
     code, out, err = run("train", path, "--target", "kind", "--epochs", 1, "--test-size", 0.9)
     assert (code, err) == (0, "'c' of 'kind' cannot be learned: its 2 rows are held out\n") and "accuracy" in out
+
+
+@needs_pyarrow
+def test_a_model_that_was_loaded_and_saved_still_knows_its_table(run, flowers, tmp_path):
+    """Until it is fitted to other rows."""
+    table, _ = flowers
+    first, second, third = (tmp_path / f"{k}.safetensors" for k in range(3))
+    run("train", table, "--target", "kind", "--epochs", 2, "--quiet", "--save", first)
+    model = fastmlp.load_model(first)
+    model.save(second)
+    expected = run("predict", first, table)
+    assert expected[0] == 0 and run("predict", second, table) == expected
+    X = np.zeros((4, model.n_features))
+    with pytest.raises(ValueError, match="epochs"):
+        model.fit(X, [0, 1, 0, 1], epochs=0)
+    copy.deepcopy(model).save(third)
+    assert run("predict", third, table) == expected
+    model.fit(X, [0, 1, 0, 1], verbose=0)
+    model.save(third)
+    code, out, err = run("predict", third, table)
+    assert code == 2 and "was not trained on a table" in err
 
 
 @needs_pyarrow
