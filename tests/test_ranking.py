@@ -250,3 +250,14 @@ def test_relevances_far_from_zero(loss, rng):
     for offset in (1_700_000_000.0, -(2.0**40), of_queries):
         for found, expected in zip(curves(offset), near, strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["ranknet", "listnet"])
+def test_a_batch_of_queries_is_a_fit_of_one_batch(loss, rng):
+    """A step divides by the number of queries, not of rows."""
+    X, y, groups = data(rng)
+    fitted, stepped = (Sequential(Dense(4), Tanh(), Dense(1), dtype="float64").build(6) for _ in range(2))
+    fitted.fit(X, y, loss=loss, groups=groups, optimizer=SGD(0.1), batch_size=1000, verbose=0)
+    stepped.train_on_batch(X, y, loss=loss, groups=groups, optimizer=SGD(0.1))
+    for name, value in fitted.parameters.items():
+        np.testing.assert_allclose(stepped.parameters[name], value, rtol=1e-9, atol=1e-12)

@@ -471,6 +471,25 @@ def test_a_batch_norm_never_gets_one_row(iris):
     assert set(np.unique(several.predict(X))) <= {0, 1} and several.predict(X).shape == (150, 2)
 
 
+def test_each_partial_fit_has_an_order_of_its_own(monkeypatch):
+    seen, step = [], Sequential.train_on_batch
+
+    def watched(self, X, y, **options):
+        seen.append(X[:, 0].tolist())
+        return step(self, X, y, **options)
+
+    monkeypatch.setattr(Sequential, "train_on_batch", watched)
+    X = np.arange(64.0).reshape(-1, 1) / 64
+    for shuffle in (True, False):
+        options = {"fit_kwargs": {"batch_size": 16, "shuffle": shuffle}, "random_state": 0}
+        regressor = SKLearnRegressor(Sequential(Dense(1)), **options)
+        for _ in range(2):
+            regressor.partial_fit(X, X[:, 0])
+    first, second, in_order, again = (sum(seen[i : i + 4], []) for i in range(0, 16, 4))
+    assert sorted(first) == sorted(second) == in_order == again == X[:, 0].tolist()
+    assert len({tuple(first), tuple(second), tuple(in_order)}) == 3
+
+
 def test_what_partial_fit_refuses_leaves_it_as_it_was(iris):
     X, y = iris
     wrapped = SKLearnClassifier(Sequential(Dense(3)), random_state=0)
