@@ -855,7 +855,8 @@ class Sequential:
         n_threads = _check_threads(n_threads)
         check_columns(X, self._columns)
         X = self._rows(X, finite=False)
-        acting, arrays = as_in_training(training, seed, self.layers, X.shape[0]), self._arrays
+        acting = None if training is False else as_in_training(training, seed, self.layers, X.shape[0])
+        arrays = self._arrays
         if acting or is_few(X, self._n_weights, self._first_units, self._can_be_kept):
             if isinstance(X, np.ndarray):
                 check_finite(X, "X")

@@ -190,7 +190,7 @@ class BaseMLP(BaseEstimator, ABC):
         devices.check_ready(self.device, X, self.precision, dtype)
         targets = self._encode(y, fresh=fresh, incremental=incremental, classes=classes)
         validation = self._check_validation(*validation, dtype)
-        X, targets, sample_weight = _present(X, targets, sample_weight)
+        X, targets, sample_weight = present(X, targets, sample_weight)
 
         units = [X.shape[1], *self._hidden_units(), self.n_outputs_]
         if fresh:
@@ -202,7 +202,7 @@ class BaseMLP(BaseEstimator, ABC):
             )
         if self.early_stopping and self.solver != "lbfgs" and validation is None:
             (X, targets, sample_weight), validation = solvers.split(self, X, targets, sample_weight)
-        X, targets, sample_weight = _present(X, targets, self._class_weighted(targets, sample_weight))
+        X, targets, sample_weight = present(X, targets, self._class_weighted(targets, sample_weight))
         if self.solver == "lbfgs":
             return solvers.prepare_lbfgs(self, X, targets, sample_weight)
         return solvers.prepare_stochastic(self, X, targets, sample_weight, validation, incremental)
@@ -265,7 +265,7 @@ class BaseMLP(BaseEstimator, ABC):
         y_val = check_targets(y_val, X_val, self, numeric=self._numeric_targets, name="y_val")
         check_fits(X_val, dtype, "X_val")
         targets = self._encode(y_val, fresh=False, incremental=True, name="y_val")
-        X_val, targets, weights = _present(X_val, targets, check_weights(sample_weight_val, X_val, "sample_weight_val"))
+        X_val, targets, weights = present(X_val, targets, check_weights(sample_weight_val, X_val, "sample_weight_val"))
         if len(targets) < self._least_validation:
             raise ValueError(
                 f"`X_val` and `y_val` must have at least {self._least_validation} rows whose weight is not 0; got "
@@ -374,7 +374,7 @@ def _layers(units: tuple[int, ...], activation) -> tuple:
     return tuple([layer for width in units for layer in (Dense(width), activation)][:-1])
 
 
-def _present(X, targets, sample_weight):
+def present(X, targets, sample_weight):
     """Without rows of weight 0: they are removed rows also in the order and the sizes of batches."""
     if sample_weight is None or sample_weight.all():
         return X, targets, sample_weight

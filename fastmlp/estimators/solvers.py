@@ -18,6 +18,7 @@ from .. import devices, optimizers
 from .._arrays import check_fits
 from ..errors import DivergenceError
 from ..prediction import KEPT_BYTES
+from .validation import hold_out
 
 if TYPE_CHECKING:
     from ..sequential import Sequential
@@ -163,17 +164,9 @@ def _train_within(estimator, training, validation, epochs: int, incremental: boo
 
 def split(estimator, X, targets, sample_weight):
     """The rows of training and of validation: stratified by class, where a row has one class and that is possible."""
-    from sklearn.model_selection import train_test_split
-
-    rows, fraction, seed = np.arange(X.shape[0]), estimator.validation_fraction, estimator._seed
-    try:
-        try:
-            stratify = targets if estimator._stratified() else None
-            train, held_out = train_test_split(rows, random_state=seed, test_size=fraction, stratify=stratify)
-        except ValueError:  # a class with a single row, or more classes than rows are held out
-            train, held_out = train_test_split(rows, random_state=seed, test_size=fraction)
-    except ValueError as error:
-        raise ValueError(f"`early_stopping` cannot hold out validation_fraction={fraction:g} of y: {error}") from error
+    fraction, strata = estimator.validation_fraction, targets if estimator._stratified() else None
+    what = f"`early_stopping` cannot hold out validation_fraction={fraction:g}"
+    train, held_out = hold_out(X.shape[0], fraction, estimator._seed, strata, what)
     if len(held_out) < 2:
         raise ValueError("The validation set is too small. Increase 'validation_fraction' or the size of your dataset.")
     return tuple(

@@ -5,6 +5,8 @@ scikit-learn's own checks do the work (names of features, dtypes, shapes, contai
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.utils.validation import (
@@ -186,3 +188,20 @@ def _bad(values, is_nan: bool):
     if values.dtype.kind == "f":
         return np.isnan(values) if is_nan else np.isinf(values)
     return values != values  # labels as objects
+
+
+def hold_out(n: int, share: float, seed, strata, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows that are held out, of n: of `strata` as large a share of each value, where each has
+    rows enough. `what` begins the error for a share that leaves nothing: "`validation_split` cannot hold out 2".
+    """
+    from sklearn.model_selection import train_test_split  # takes a while to import
+
+    split = partial(train_test_split, np.arange(n), test_size=share, random_state=seed)
+    try:
+        try:
+            rows, held_out = split(stratify=strata)
+        except ValueError:  # a class with a single row, or more classes than rows are held out
+            rows, held_out = split()
+    except ValueError as error:
+        raise ValueError(f"{what} of y: {error}") from error
+    return rows, held_out

@@ -6,7 +6,6 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,8 +19,8 @@ from .. import losses, optimizers
 from ..errors import check_count, check_range
 from ..losses.base import log_softmax
 from ..sequential import Sequential
-from .base import _present, unless_it_fails
-from .validation import check_features, check_targets, check_weights
+from .base import present, unless_it_fails
+from .validation import check_features, check_targets, check_weights, hold_out
 
 _Fitted = TypeVar("_Fitted", bound="_Wrapper")
 
@@ -215,7 +214,7 @@ class _Wrapper(BaseEstimator):
             options.setdefault("verbose", 0)
             options["seed"] = self._seed = self._seed_of(options)
             self._translate(options)
-            X, y, sample_weight = _present(X, y, sample_weight)
+            X, y, sample_weight = present(X, y, sample_weight)
             (X, y, sample_weight), validation = self._held_out(X, y, sample_weight, options)
             if validation is not None:
                 X_val, y_val, *weights = validation
@@ -250,7 +249,7 @@ class _Wrapper(BaseEstimator):
             if first:
                 self._seed = self._seed_of(options)
             batch_size = check_count(options["batch_size"], "batch_size")
-            X, y, sample_weight = _present(X, y, sample_weight)
+            X, y, sample_weight = present(X, y, sample_weight)
             y = self._targets(y, network, loss)
 
             def step(rows):
@@ -299,19 +298,11 @@ class _Wrapper(BaseEstimator):
             if given is not None:
                 options["validation_data"] = given
             return (X, y, sample_weight), None
-        from sklearn.model_selection import train_test_split  # takes a while to import
-
         check_range("validation_split", share, 0, 1, low_open=True)
         if given is not None:
             raise ValueError("`fit_kwargs` must have `validation_data` or `validation_split`, not both.")
-        split = partial(train_test_split, np.arange(len(y)), test_size=share, random_state=options["seed"])
-        try:
-            try:
-                rows, of_validation = split(stratify=self._strata(y))
-            except ValueError:  # a class with a single row, or more classes than rows are held out
-                rows, of_validation = split()
-        except ValueError as error:
-            raise ValueError(f"`validation_split` cannot hold out {share!r} of y: {error}") from error
+        what = f"`validation_split` cannot hold out {share!r}"
+        rows, of_validation = hold_out(len(y), share, options["seed"], self._strata(y), what)
         weights = (None, ()) if sample_weight is None else (sample_weight[rows], (sample_weight[of_validation],))
         return (X[rows], y[rows], weights[0]), (X[of_validation], y[of_validation], *weights[1])
 
