@@ -15,6 +15,7 @@ from scipy import sparse
 
 import fastmlp.training
 from fastmlp import SGD, Adam, BatchNorm, Dense, Dropout, ExponentialDecay, ReLU, Sequential
+from fastmlp.evaluation import Evaluation
 from fastmlp.training import Training
 
 # What one update may differ by: relative to the largest change, plus roundings of the parameter itself.
@@ -213,6 +214,10 @@ def test_logits_and_loss_against_the_twin(case):
         if training.loss.classification:
             metrics["accuracy"] = training.loss.accuracy(training.logits(X), y, w)
         assert training.metrics_of(X, y, w) == metrics
+        beside = Evaluation(model, X, y, w, loss=training.loss, logits=True)
+        beside.loss()
+        assert np.array_equal(beside.output, training.logits(X))  # the loss may write over them, after they were noted
+        beside.close()
         one = X[:1] if not isinstance(X, np.ndarray) else np.ascontiguousarray(X[:1])
         assert reference.relative_error(training.logits(one), logits[:1]) < tolerance
 
