@@ -23,6 +23,7 @@ from fastmlp import (
     Dropout,
     GroupNorm,
     LayerNorm,
+    Maxout,
     ReLU,
     RMSNorm,
     Sequential,
@@ -48,6 +49,7 @@ def variants():
         if name not in ("identity", "relu", "hard_threshold"):
             found[cls.__name__] = network(cls()), adam, "activation"
     found["GEGLU(512) for each hidden layer"] = [GEGLU(512), GEGLU(512), Dense(10)], adam, None
+    found["Maxout(512) for each hidden layer"] = [Maxout(512), Maxout(512), Dense(10)], adam, None
     found["Dropout(0.5) behind both hidden layers"] = network(after=[Dropout(0.5)]), adam, "dropout"
     for norm in (BatchNorm(), LayerNorm(), RMSNorm(), GroupNorm(8)):
         found[f"{type(norm).__name__} in both hidden layers"] = network(before=[norm]), adam, "norm"

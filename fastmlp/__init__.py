@@ -37,6 +37,7 @@ _HOME = {  # and in __init__.pyi, for editors
     "GLU": "layers",
     "GEGLU": "layers",
     "SwiGLU": "layers",
+    "Maxout": "layers",
     "PReLU": "layers",
     "Embedding": "embedding",
     "BatchNorm": "normalization",

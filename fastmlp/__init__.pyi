@@ -48,6 +48,7 @@ from .layers import (
     AlphaDropout as AlphaDropout,
     Dense as Dense,
     Dropout as Dropout,
+    Maxout as Maxout,
     PReLU as PReLU,
     Rescaling as Rescaling,
     Residual as Residual,

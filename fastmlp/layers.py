@@ -320,6 +320,13 @@ class Residual:
         return f"Residual({', '.join(map(repr, self.layers))}{rate})"
 
 
+def _check_as_dense(layer) -> None:
+    """Check the fields that a layer of dense layers has as a Dense does."""
+    dense = Dense(layer.units, layer.use_bias, trainable=layer.trainable)
+    for name in ("units", "use_bias", "trainable"):
+        object.__setattr__(layer, name, getattr(dense, name))
+
+
 @dataclass(frozen=True)
 class _Gated:
     """Two dense layers side by side, one of which opens and closes the other."""
@@ -330,9 +337,7 @@ class _Gated:
     gate: ClassVar[Activation]
 
     def __post_init__(self):
-        dense = Dense(self.units, self.use_bias, trainable=self.trainable)
-        for name in ("units", "use_bias", "trainable"):
-            object.__setattr__(self, name, getattr(dense, name))
+        _check_as_dense(self)
 
     @property
     def branches(self) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
@@ -402,6 +407,55 @@ class SwiGLU(_Gated):
     """
 
     gate: ClassVar[Activation] = SiLU()
+
+
+@dataclass(frozen=True)
+class Maxout:
+    """a = max_k (x W_k + b_k), unit by unit: a learned activation, of straight pieces (Goodfellow et al., 2013).
+
+    Each piece has the parameters of a dense layer: "dense_0", "dense_1"... The gradient goes to the piece that is the
+    largest, of equal ones to the first.
+
+    When to use: with Dropout, for which it was made; it has `pieces` times the parameters of a
+    Dense and its activation.
+
+    Parameters
+    ----------
+    units : int
+        Number of outputs, at least 1.
+    pieces : int
+        Dense layers, at least 2.
+    use_bias : bool
+        Without it every b_k = 0.
+    trainable : bool
+        False: the parameters stay as they are.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `units` or `pieces` is no integer of that size, or `use_bias` or `trainable` not True or False.
+
+    Examples
+    --------
+    >>> from fastmlp import Dense, Sequential
+    >>> model = Sequential(Maxout(4, pieces=3), Dense(1)).build(2)
+    >>> model.parameters["dense_2.weight"].shape
+    (2, 4)
+    """
+
+    units: int
+    pieces: int = 2
+    use_bias: bool = True
+    trainable: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self):
+        _check_as_dense(self)
+        object.__setattr__(self, "pieces", check_count(self.pieces, "pieces", least=2))
+
+    @property
+    def dense(self) -> Dense:
+        """A piece. Its values keep their size without a gain for ReLU: a maximum of two has the mean square of each."""
+        return Dense(self.units, self.use_bias, "glorot_uniform", trainable=self.trainable)
 
 
 @dataclass(frozen=True)
@@ -504,7 +558,7 @@ Layer = (
     | (Dropout | AlphaDropout | Rescaling | Embedding)
     | (GaussianNoise | RandomAffine | MixUp | CutMix)
     | (BatchNorm | LayerNorm | RMSNorm | GroupNorm)
-    | (Residual | GLU | GEGLU | SwiGLU)
+    | (Residual | GLU | GEGLU | SwiGLU | Maxout)
     | (PReLU | Softmax | ActivityRegularization | Activation)
 )
 LAYERS: dict[str, type] = {cls.__name__: cls for cls in (*get_args(Layer)[:-1], *ACTIVATIONS.values())}
@@ -534,7 +588,12 @@ class Multiply:
     """Where two branches come together in their product."""
 
 
-Mark = Fork | Join | Switch | Multiply
+@dataclass(frozen=True)
+class Maximum:
+    """Where two branches come together in the larger value of each unit."""
+
+
+Mark = Fork | Join | Switch | Multiply | Maximum
 
 
 def flatten(layers: Sequence[Layer]) -> Iterator[Layer | Mark]:
@@ -554,6 +613,13 @@ def flatten(layers: Sequence[Layer]) -> Iterator[Layer | Mark]:
             yield Switch()
             yield from layer.branches[1]
             yield Multiply()
+        elif isinstance(layer, Maxout):
+            yield from (Fork("Maxout") for _ in range(layer.pieces - 1))
+            yield layer.dense
+            for _ in range(layer.pieces - 1):
+                yield Switch()
+                yield layer.dense
+                yield Maximum()
         else:
             yield layer
 

@@ -23,6 +23,7 @@ from .layers import (
     Join,
     Layer,
     Mark,
+    Maximum,
     Multiply,
     Rescaling,
     Softmax,
@@ -157,6 +158,8 @@ def forward(
             value, skips[-1] = skips[-1], value
         elif isinstance(layer, Multiply):
             value = value * skips.pop()
+        elif isinstance(layer, Maximum):
+            value = np.maximum(skips.pop(), value)
         elif isinstance(layer, Join):
             kept = value if training is None else _dropped(value, layer.drop_rate, training.draw, (len(value), 1))
             value = kept + skips.pop()
@@ -242,6 +245,9 @@ def backward(passed: list[Passed], arrays: dict[str, np.ndarray], a, g, dtype: n
         elif isinstance(layer, Multiply):
             skips.append(g * z)
             g = g * skip
+        elif isinstance(layer, Maximum):
+            skips.append(np.where(skip >= z, g, 0))
+            g = np.where(skip >= z, 0, g)
         elif isinstance(layer, Switch):
             g, skips[-1] = skips[-1], g
         elif isinstance(layer, Fork):

@@ -41,6 +41,7 @@ from .layers import (
     Join,
     Layer,
     Mark,
+    Maximum,
     Multiply,
     Softmax,
     Switch,
@@ -1254,7 +1255,7 @@ class Sequential:
                 entries.append(width)
             elif isinstance(layer, Switch):
                 width = entries[-1]
-            elif isinstance(layer, (Join, Multiply)):
+            elif isinstance(layer, (Join, Multiply, Maximum)):
                 entries.pop()
             depth = len(entries) - isinstance(layer, (Fork, Switch))
             own = [shape for key, shape in shapes.items() if key.startswith(f"{name}.")]

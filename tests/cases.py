@@ -238,6 +238,7 @@ WITH_ARGUMENTS = {
     "GLU": lambda: LAYERS["GLU"](6),
     "GEGLU": lambda: LAYERS["GEGLU"](6),
     "SwiGLU": lambda: LAYERS["SwiGLU"](6),
+    "Maxout": lambda: LAYERS["Maxout"](6, pieces=3),
 }
 FIRST = {
     "Rescaling": lambda: Rescaling(1 / 16, -0.5),

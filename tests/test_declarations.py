@@ -492,7 +492,7 @@ def test_declarations_are_frozen_documented_data(cls):
 
     needed = {"Rescaling": (2.0,), "Dropout": (0.5,), "Residual": (layer_module.Softmax(),)}
     needed |= {"AlphaDropout": (0.5,), "GaussianNoise": (0.5,), "RandomAffine": ((2, 3),)}
-    needed |= dict.fromkeys(("Dense", "GroupNorm", "GLU", "GEGLU", "SwiGLU"), (3,)) | {"Embedding": (5, 3)}
+    needed |= dict.fromkeys(("Dense", "GroupNorm", "GLU", "GEGLU", "SwiGLU", "Maxout"), (3,)) | {"Embedding": (5, 3)}
     arguments = needed.get(cls.__name__, ())
     instance = cls(*arguments)
     assert cls.__doc__

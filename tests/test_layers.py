@@ -21,6 +21,7 @@ from fastmlp import (
     GroupNorm,
     LayerNorm,
     LeakyReLU,
+    Maxout,
     PReLU,
     ReLU,
     Rescaling,
@@ -76,6 +77,8 @@ NETWORKS = {
     "residual with batch norm": (Dense(17), Residual(BatchNorm(), ReLU(), Dense(17), BatchNorm()), ReLU(), Dense(3)),
     "gated": (GLU(12), SwiGLU(33, use_bias=False), ReLU(), GEGLU(9), LayerNorm(), Dense(3)),
     "gated in a residual": (Dense(17), Residual(RMSNorm(), SwiGLU(20), Dense(17)), ReLU(), Residual(GLU(17)), Dense(3)),
+    "maxout": (Maxout(12), Maxout(33, 4, use_bias=False), ReLU(), Residual(Maxout(33, pieces=3)), Maxout(3)),
+    "maxout in a residual": (Dense(17), Residual(RMSNorm(), Maxout(20, 3), Dense(17)), BatchNorm(), Dense(3)),
     "softmax": (Dense(12), Softmax(), Dense(33), Residual(Dense(33), Softmax()), Residual(Softmax()), Dense(3)),
     "softmax last": (Dense(7), BatchNorm(), Softmax(), Dropout(0.0), Dense(3), Softmax()),
     "gated last": (Dense(8), Tanh(), GEGLU(3)),
@@ -126,6 +129,9 @@ def forward(layers, p, a, count=None, drop=lambda *_: 1.0):
             g = reference.dense_forward(a, gate("weight"), gate("bias"))
             g = reference.ACTIVATIONS[{"GLU": "logistic", "GEGLU": "gelu", "SwiGLU": "silu"}[kind]][0](g)
             a = g * reference.dense_forward(a, value("weight"), value("bias"))
+        elif kind == "Maxout":
+            pieces = [own("dense") for _ in range(layer.pieces)]
+            a = np.max([reference.dense_forward(a, piece("weight"), piece("bias")) for piece in pieces], axis=0)
         elif kind == "Softmax":
             a = np.exp(a) / np.exp(a).sum(1, keepdims=True)
         elif kind == "Dropout":
@@ -190,6 +196,14 @@ def as_torch(torch, layers, parameters):
         def forward(self, x):
             return self.activation(self.gate(x)) * self.value(x)
 
+    class Largest(torch.nn.Module):
+        def __init__(self, pieces):
+            super().__init__()
+            self.pieces = torch.nn.ModuleList(pieces)
+
+        def forward(self, x):
+            return torch.stack([piece(x) for piece in self.pieces]).max(0).values
+
     def module(layer, width):
         kind = type(layer).__name__
         if kind == "Residual":
@@ -197,6 +211,9 @@ def as_torch(torch, layers, parameters):
         if kind in ("GLU", "GEGLU", "SwiGLU"):
             gate, value = (module(Dense(layer.units, layer.use_bias), width)[0] for _ in range(2))
             return Gated(gate, value, {"GLU": "sigmoid", "GEGLU": "gelu", "SwiGLU": "silu"}[kind]), layer.units
+        if kind == "Maxout":
+            pieces = [module(Dense(layer.units, layer.use_bias), width)[0] for _ in range(layer.pieces)]
+            return Largest(pieces), layer.units
         make = {
             "Dense": lambda: torch.nn.Linear(width, layer.units, bias=layer.use_bias),
             "BatchNorm": lambda: torch.nn.BatchNorm1d(width, layer.epsilon, 1 - layer.momentum),

@@ -108,7 +108,7 @@ def test_every_declared_layer_and_loss(path):
     for cls in LAYERS.values():
         special = {"Dense": [Dense(2)], "Rescaling": [Rescaling(2.0), Dense(2)], "Dropout": [Dense(2), Dropout(0.5)]}
         special["AlphaDropout"] = [Dense(2), LAYERS["AlphaDropout"](0.5)]
-        special |= {name: [LAYERS[name](2)] for name in ("GLU", "GEGLU", "SwiGLU")}
+        special |= {name: [LAYERS[name](2)] for name in ("GLU", "GEGLU", "SwiGLU", "Maxout")}
         special["GroupNorm"] = [Dense(2), GroupNorm(2)]
         special["Residual"] = [Dense(2), Residual(GroupNorm(2), Residual(Dense(2)), drop_rate=0.25)]
         special |= {"GaussianNoise": [GaussianNoise(0.5), Dense(2)], "RandomAffine": [RandomAffine((2, 3)), Dense(2)]}

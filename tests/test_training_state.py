@@ -6,8 +6,9 @@ import reference
 from cases import OPTIMIZERS, Case, as_targets, cases, examples
 from hypothesis import given
 
-from fastmlp import SGD, Adam
+from fastmlp import GLU, SGD, Adam, Dense, Residual, Sequential, Tanh
 from fastmlp.gradients import RULE, FlatObjective
+from fastmlp.layers import Maxout
 from fastmlp.training import Training
 
 
@@ -81,6 +82,19 @@ def test_a_plan_reads_like_the_step():
         text = str(training.plan)
     for words in ("batch of up to 8", "6 -> 5: tanh(", "5 -> 3", "dense_0.weight (6, 5)", "adam", "barrier", "MiB"):
         assert words in text, text
+
+
+@pytest.mark.parametrize("first", [GLU(5), Maxout(5, pieces=3), Residual(Dense(6), Tanh()), Dense(5, trainable=False)])
+def test_no_gradient_of_the_inputs_of_layers_without_learning_before(first):
+    """The branches of the first layers need none of X, which has the most columns as a rule."""
+    case = Case(40, 6, (5, 3), ("tanh", "identity"), "softmax_cross_entropy", Adam(), 8)
+    for before in ((), (Dense(6),)):
+        model = Sequential(*before, first, Dense(3)).build(6)
+        weights = [name for name in model.parameters if name.endswith("weight")][len(before) : -1]
+        with open_training(model, case) as training:
+            texts = [step.text for phase in training.plan.phases for step in phase.steps]
+        given = [name for name in weights if any(f"(dz {name}^T)" in text for text in texts)]
+        assert given == (weights if before else [])
 
 
 # The objective of L-BFGS

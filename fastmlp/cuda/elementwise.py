@@ -35,7 +35,7 @@ class Epilogue:
 
     @property
     def reads(self) -> bool:
-        return self.name in ("add", "multiply") or self.name.endswith(".derivative")
+        return (self.name in FIXED and self.name != "") or self.name.endswith(".derivative")
 
     @property
     def apart(self) -> bool:
@@ -68,7 +68,14 @@ def function_of(of: Epilogue):
     return device_function(derivative_of_number if kind == "derivative" else value_of_number)
 
 
-FIXED = {"": lambda z, o, number: z, "add": lambda z, o, number: z + o, "multiply": lambda z, o, number: z * o}
+FIXED = {
+    "": lambda z, o, number: z,
+    "add": lambda z, o, number: z + o,
+    "multiply": lambda z, o, number: z * o,
+    "multiply_rest": lambda z, o, number: z - z * o,
+    "maximum": lambda z, o, number: o if o > z or o != o else z,
+    "at_least": lambda z, o, number: 1.0 if z >= o else 0.0,
+}
 
 
 @cache

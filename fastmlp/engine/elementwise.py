@@ -97,6 +97,42 @@ def multiply(dtype: str, simd: Simd):
     return multiply
 
 
+def maximum(dtype: str, simd: Simd):
+    """target = the larger one of target and other; NaN where either is NaN."""
+    items = items_at[dtype]
+
+    def maximum(target, other, n, worker):
+        a, b = items(target), items(other)
+        for i in range(n):
+            a[i] = b[i] if b[i] > a[i] or b[i] != b[i] else a[i]
+
+    return maximum
+
+
+def at_least(dtype: str, simd: Simd):
+    """target = 1 where target >= other, else 0: where a maximum is the first branch's."""
+    items, T = items_at[dtype], getattr(np, dtype)
+
+    def at_least(target, other, n, worker):
+        a, b = items(target), items(other)
+        for i in range(n):
+            a[i] = T(1) if a[i] >= b[i] else T(0)
+
+    return at_least
+
+
+def multiply_rest(dtype: str, simd: Simd):
+    """target *= 1 - other: what a share of `other` leaves."""
+    items, T = items_at[dtype], getattr(np, dtype)
+
+    def multiply_rest(target, other, n, worker):
+        a, b = items(target), items(other)
+        for i in range(n):
+            a[i] *= T(1) - b[i]
+
+    return multiply_rest
+
+
 def prelu(dtype: str, simd: Simd):
     """Rows lo..hi: C = z where z > 0, else the unit's slope W times z."""
     item, panel_width, items, T = ITEMSIZE[dtype], simd.panel(dtype), items_at[dtype], getattr(np, dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import records as R
 from ..activations import Activation
 from ..embedding import Embedding
-from ..layers import ActivityRegularization, Dense, Dropout, Fork, Join, Multiply, PReLU, Softmax, Switch
+from ..layers import ActivityRegularization, Dense, Dropout, Fork, Join, Maximum, Multiply, PReLU, Softmax, Switch
 from ..normalization import BatchNorm, Norm
 from ..plan import Kernel, Matrix, Parameter, Plan, Ref, Step
 from .steps import (
@@ -64,6 +64,13 @@ class Backward:
                 self.steps.append(elementwise(self.gradient, other, kernel, op.source, "da of the gate = da * a"))
                 self.skips.append(other)
                 self._in_place(kernel, op.skip, "da = da * gate")
+            elif isinstance(op.layer, Maximum):
+                won, other = self.plan.values(self.gradient.columns), self.plan.values(self.gradient.columns)
+                kernels = [{R.EPILOGUE: Kernel(name)} for name in ("at_least", "multiply", "multiply_rest")]
+                self.steps.append(elementwise(op.skip, won, kernels[0], op.source, "1 where the skip is the larger"))
+                self.steps.append(elementwise(self.gradient, other, kernels[1], won, "da of the skip, where it is"))
+                self.skips.append(other)
+                self._in_place(kernels[2], won, "da where it is not")
             elif isinstance(op.layer, Switch):
                 self.gradient, self.skips[-1] = self.skips[-1], self.gradient
                 self.shared = False

@@ -18,6 +18,7 @@ from ..layers import (
     Join,
     Layer,
     Mark,
+    Maximum,
     Multiply,
     PReLU,
     Rescaling,
@@ -82,7 +83,7 @@ def parameter_shapes(layers: Sequence[Layer], n_features: int) -> dict[str, tupl
             entries.append(width)
         elif isinstance(layer, Switch):
             width, entries[-1] = entries[-1], width
-        elif isinstance(layer, (Join, Multiply)):
+        elif isinstance(layer, (Join, Multiply, Maximum)):
             entry = entries.pop()
             if entry != width:
                 raise ValueError(f"a Residual must end as wide as it begins; got {width} units after {entry}.")
@@ -130,14 +131,14 @@ def place_network(
         plan.batch_size = min(batch_size, n_workers * plan.chunk)
     plan.input = value = plan.unplaced(n_features) if plan.entries else plan.values(n_features)
     ops, skips = [], []
+    learned, learned_by_skips = False, []  # whether the value depends on anything that learns
 
     for name, layer in acting:
         fresh = bool(ops) and isinstance(ops[-1].layer, (Dense, Norm))  # nobody else needs the value as it is
         if isinstance(layer, Dense):
             shapes = layer.parameter_shapes(value.columns)
-            learned_before = training and any(op.learns for op in ops)
             parameters = {
-                key: _parameter(plan, f"{name}.{key}", shape, learned_before and key == "weight")
+                key: _parameter(plan, f"{name}.{key}", shape, training and learned and key == "weight")
                 for key, shape in shapes.items()
             }
             ops.append(Op(layer, value, plan.values(layer.units), parameters, learns=layer.trainable or study))
@@ -165,11 +166,13 @@ def place_network(
             ops.append(Op(layer, value, value))
         elif isinstance(layer, Fork):
             skips.append(value)
+            learned_by_skips.append(learned)
             ops.append(Op(layer, value, value))
         elif isinstance(layer, Switch):
             value, skips[-1] = skips[-1], value
+            learned, learned_by_skips[-1] = learned_by_skips[-1], learned
             ops.append(Op(layer, value, value))
-        elif isinstance(layer, Multiply):
+        elif isinstance(layer, (Multiply, Maximum)):
             ops.append(Op(layer, value, plan.values(value.columns), skip=skips.pop()))
         elif isinstance(layer, Join):
             drops = dropout and layer.drop_rate > 0
@@ -181,6 +184,7 @@ def place_network(
         else:
             ops.append(Op(layer, value, value if layer.from_output and fresh else plan.values(value.columns)))
         value = ops[-1].target
+        learned |= ops[-1].learns or (isinstance(layer, (Join, Multiply, Maximum)) and learned_by_skips.pop())
     return plan, ops
 
 

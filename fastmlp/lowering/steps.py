@@ -18,6 +18,7 @@ from ..layers import (
     Join,
     Layer,
     Mark,
+    Maximum,
     Multiply,
     PReLU,
     Softmax,
@@ -166,6 +167,9 @@ def forward_steps(plan: Plan, ops: list[Op], training: bool = False) -> list[Ste
         elif isinstance(layer, Multiply):
             kernel = {R.EPILOGUE: Kernel("multiply")}
             steps.append(elementwise(op.source, op.target, kernel, op.skip, "a = a * gate"))
+        elif isinstance(layer, Maximum):
+            kernel = {R.EPILOGUE: Kernel("maximum")}
+            steps.append(elementwise(op.source, op.target, kernel, op.skip, "a = the larger one of a and skip"))
         elif isinstance(layer, Embedding):
             steps.append(_embedding_step(plan, op))
         elif isinstance(layer, Softmax):

@@ -47,7 +47,7 @@ from fastmlp.activations import ACTIVATIONS, ELU, Logistic
 from fastmlp.cuda import declarations, executor, launches, loss_kernels
 from fastmlp.engine.rules import RULES
 from fastmlp.errors import DivergenceError
-from fastmlp.layers import SwiGLU
+from fastmlp.layers import Maxout, SwiGLU
 from fastmlp.losses import LOSSES, BinaryCrossEntropy, Huber, Ordinal, SoftmaxCrossEntropy, SoftmaxFocal
 from fastmlp.schedules import CosineDecay, StepDecay
 from fastmlp.training import Training
@@ -123,6 +123,7 @@ CASES = {
         "codes",
         {"optimizer": Lion(0.001)},
     ),
+    "pieces first, absolute error": ([Maxout(5, 3), Dropout(0.1), Dense(2)], "numbers", {"loss": "absolute_error"}),
     "gated first, NAdam, Huber": ([SwiGLU(5), Dense(2)], "numbers", {"optimizer": NAdam(0.01), "loss": Huber(0.3)}),
     "BatchNorm, RMSprop of three slots, average": (
         # a bias before BatchNorm has a gradient of 0, but for rounding, which RMSprop and Adam would blow up
