@@ -110,7 +110,7 @@ def activations() -> str:
     rows = []
     for name, cls in ACTIVATIONS.items():
         p = parts(cls)
-        initializer = code(cls.default_initializer)
+        initializer = code(cls().default_initializer)
         rows.append(
             [code(signature(cls)), code(name), code(formula(p["summary"])), code(p["derivative"])]
             + [initializer, p["use"], p["source"]]
@@ -177,7 +177,7 @@ def initializers_() -> str:
     behind = (*ACTIVATIONS.values(), PReLU)
     for row, known in zip(rows, names, strict=True):
         row += [""] * (len(header) - len(row))
-        row.append(", ".join(cls.__name__ for cls in behind if cls.default_initializer in known))
+        row.append(", ".join(cls.__name__ for cls in behind if cls().default_initializer in known))
     given = f"## Given numbers\n\n`Constant(value)`: {text_of(Constant)}\n\n{example(Constant)}"
     mine = f"## Your own\n\nA class derived from `fastmlp.initializers.Initializer`. {text_of(Initializer)}"
     return "\n\n".join([table([*header, "default before"], rows), given, mine, example(Initializer)])

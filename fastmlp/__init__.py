@@ -57,6 +57,7 @@ _HOME = {  # and in __init__.pyi, for editors
     "GELU": "activations",
     "GELUTanh": "activations",
     "SiLU": "activations",
+    "Sine": "activations",
     "Mish": "activations",
     "Softplus": "activations",
     "HardThreshold": "activations",

@@ -13,6 +13,7 @@ from .activations import (
     Mish as Mish,
     ReLU as ReLU,
     SiLU as SiLU,
+    Sine as Sine,
     Softplus as Softplus,
     Tanh as Tanh,
 )

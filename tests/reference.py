@@ -59,6 +59,7 @@ ACTIVATIONS = {
     "silu": (lambda z: z * sigmoid(z), lambda z: sigmoid(z) + z * sigmoid(z) * sigmoid(-z)),
     "mish": (lambda z: z * np.tanh(softplus(z)), mish_derivative),
     "softplus": (softplus, sigmoid),
+    "sine": (np.sin, np.cos),
     "hard_threshold": (lambda z: np.heaviside(z, 1.0), np.zeros_like),
     "identity": (lambda z: z, lambda z: np.ones_like(z)),
     "relu": (lambda z: np.maximum(z, 0), lambda z: np.where(z > 0, 1.0, 0.0)),

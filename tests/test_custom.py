@@ -215,7 +215,7 @@ def test_another_process_loads_the_kernel_without_numba():
     code = (
         "import json, sys, numpy as np\n"
         "from fastmlp import CustomActivation, Dense, Sequential\n"
-        "sine = CustomActivation(lambda z: np.sin(3.0 * z), lambda z: 3.0 * np.cos(3.0 * z), 'sine')\n"
+        "sine = CustomActivation(lambda z: np.sin(3.0 * z), lambda z: 3.0 * np.cos(3.0 * z), 'wave')\n"
         "model = Sequential(Dense(3), sine, Dense(1)).build(2)\n"
         "print(json.dumps([model.gradients(np.eye(2), [0.0, 1.0], 'squared_error')[0], 'numba' in sys.modules]))\n"
     )

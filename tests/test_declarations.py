@@ -24,7 +24,7 @@ from fastmlp import (
     optimizers as optimizer_module,
     records,
 )
-from fastmlp.activations import ACTIVATIONS, ELU, LeakyReLU
+from fastmlp.activations import ACTIVATIONS, ELU, LeakyReLU, Sine
 from fastmlp.initializers import INITIALIZERS, Constant, Orthogonal, Scaled, VarianceScaling
 from fastmlp.layers import LAYERS
 from fastmlp.losses import LOSSES
@@ -116,7 +116,7 @@ def test_activation_against_torch(name, rng, torch):
     functions = {"identity": lambda z: z, "relu": torch.relu, "tanh": torch.tanh, "logistic": torch.sigmoid}
     functions |= {"leaky_relu": nn.leaky_relu, "elu": nn.elu, "selu": nn.selu, "gelu": nn.gelu, "silu": nn.silu}
     functions |= {"gelu_tanh": lambda z: nn.gelu(z, approximate="tanh"), "mish": nn.mish}
-    functions |= {"softplus": nn.softplus, "hard_threshold": lambda z: (z >= 0) + 0.0 * z}
+    functions |= {"sine": torch.sin, "softplus": nn.softplus, "hard_threshold": lambda z: (z >= 0) + 0.0 * z}
     z = rng.normal(size=300) * 4
     t = torch.tensor(z, requires_grad=True)
     out = functions[name](t)
@@ -128,7 +128,7 @@ def test_activation_against_torch(name, rng, torch):
     np.testing.assert_allclose(derivative, t.grad.numpy(), rtol=3e-9, atol=1e-13)
 
 
-@pytest.mark.parametrize("activation", [LeakyReLU(0.3), LeakyReLU(0), ELU(0.7)], ids=repr)
+@pytest.mark.parametrize("activation", [LeakyReLU(0.3), LeakyReLU(0), ELU(0.7), Sine(3.0)], ids=repr)
 def test_the_parameter_of_an_activation_reaches_the_engine(activation, rng):
     """And another value compiles nothing: it is a number of the record."""
     X, y = rng.normal(size=(40, 5)), rng.normal(size=(40, 2))

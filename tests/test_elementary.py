@@ -1,4 +1,4 @@
-"""exp, tanh and log of the engine against NumPy's float64 (and mpmath-free high precision for float64): errors in ulp.
+"""exp, tanh, log, sin and cos of the engine against NumPy's float64, and float64 against a wider type: errors in ulp.
 
 The bounds are the measured ones, rounded up; `pytest -m slow tests/test_elementary.py` tries all 2^32 float32 inputs.
 """
@@ -100,6 +100,30 @@ def test_normal_cdf(dtype, absolute, relative):
     assert np.isnan(out[0])
 
 
+MOST_PHASE = {"float32": 1e6, "float64": 1e9}  # where sin and cos still have all of their digits
+
+
+@pytest.mark.parametrize("dtype", MOST_PHASE)
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_sine_and_cosine(name, dtype):
+    """Absolute error; beyond, results are some numbers from -1 to 1; infinity has none, as in NumPy."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.uniform(-1, 1, 100_000) * MOST_PHASE[dtype] * 10.0**-k for k in range(12)]).astype(dtype)
+    x = np.concatenate([x, (np.arange(-2000, 2000) * (np.pi / 2)).astype(dtype)])
+    out, exact = np.empty_like(x), getattr(np, name)(x.astype(np.longdouble))
+    looped(name, dtype)(x, out)
+    assert np.abs(out - exact).max() < 1.5 * np.finfo(dtype).eps
+    small = (np.abs(x) < 1.5) & (exact != 0)
+    assert (np.abs(out - exact)[small] / np.abs(exact)[small]).max() < 2.5 * np.finfo(dtype).eps
+    large = inputs(name, dtype)
+    out = np.empty_like(large)
+    looped(name, dtype)(large, out)
+    assert np.array_equal(np.isnan(out), ~np.isfinite(large)) and np.nanmax(np.abs(out)) <= 1 + np.finfo(dtype).eps
+    x, out = np.array([0.0, -0.0], dtype), np.empty(2, dtype)
+    looped(name, dtype)(x, out)
+    assert out.tolist() == getattr(np, name)(x).tolist()
+
+
 # name -> largest error of the value and of the derivative, in 2^-23 max(1, |exact|): both are of order 1, and a
 # relative error means nothing where they cancel. Measured, rounded up
 ACTIVATION_BOUNDS = {
@@ -116,6 +140,7 @@ ACTIVATION_BOUNDS = {
     "silu": (1.0, 10.0),
     "mish": (1.5, 10.0),
     "softplus": (1.0, 1.0),
+    "sine": (1.5, 1.5),
 }
 
 
@@ -146,6 +171,11 @@ def activation_errors(name, x):
     return of_value, of_slope
 
 
+def within(name, x):
+    """Where an activation's errors have a bound."""
+    return np.isfinite(x) & ((np.abs(x) < MOST_PHASE["float32"]) | (name != "sine"))
+
+
 def assert_within(name, found):
     assert found[0] <= ACTIVATION_BOUNDS[name][0] and found[1] <= ACTIVATION_BOUNDS[name][1], (name, found)
 
@@ -153,7 +183,7 @@ def assert_within(name, found):
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_float32_error_of_activations(name):
     x = inputs(name, "float32")
-    assert_within(name, activation_errors(name, x[np.isfinite(x)]))
+    assert_within(name, activation_errors(name, x[within(name, x)]))
 
 
 @pytest.mark.slow
@@ -162,7 +192,7 @@ def test_every_float32_of_activations(name):
     worst, step = (0.0, 0.0), 1 << 24
     for start in range(0, 1 << 32, step):
         x = np.arange(start, start + step, dtype=np.uint64).astype(np.uint32).view(np.float32)
-        x = x[np.isfinite(x)]
+        x = x[within(name, x)]
         if len(x):
             worst = tuple(map(max, worst, activation_errors(name, x)))
     print(f"{name}: value {worst[0]:.2f}, derivative {worst[1]:.2f} in 2^-23 max(1, |exact|) over all float32 inputs")

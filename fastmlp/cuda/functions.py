@@ -21,6 +21,7 @@ item_type = {"float32": types.float32, "float64": types.float64}  # of arrays th
 # The simulator runs Python, whose `math` raises where a device's gives infinity
 library = np if SIMULATED else math
 _exp, _expm1, _tanh, _log, _log1p = (getattr(library, name) for name in ("exp", "expm1", "tanh", "log", "log1p"))
+_sin, _cos = library.sin, library.cos
 
 
 def device_function(function):
@@ -92,6 +93,14 @@ def functions(dtype: str) -> SimpleNamespace:
         return one / (one + _exp(-T(x)))
 
     @device_function
+    def sin(x):
+        return _sin(T(x))
+
+    @device_function
+    def cos(x):
+        return _cos(T(x))
+
+    @device_function
     def maximum(a, b):
         return b if a < b else a
 
@@ -123,6 +132,8 @@ def functions(dtype: str) -> SimpleNamespace:
         log1p_of_exp_minus_abs=log1p_of_exp_minus_abs,
         normal_cdf=normal_cdf,
         sigmoid=sigmoid,
+        sin=sin,
+        cos=cos,
         maximum=maximum,
         where=where,
         sum_of=sum_of,

@@ -1,4 +1,4 @@
-"""exp, tanh and log that the vectoriser can vectorise: branch-free polynomials, in float32 and float64.
+"""exp, tanh, log, sin and cos that the vectoriser can vectorise: branch-free polynomials, in float32 and float64.
 
 Numba has no vector math library, so libm's functions keep a loop scalar. Rounding to an integer adds and subtracts
 1.5 * 2^mantissa: no conversion, whose result for NaN would be undefined. NaN stays NaN: clamps compare so that NaN
@@ -50,6 +50,20 @@ _ERFCX = {
     ),
 }  # fmt: skip
 
+# sin(r) = r + r^3 P(r^2), |r| <= pi / 2, highest power first: Remez's exchange with 50 digits; largest relative error
+# 6.1e-9 and 2.8e-19. And pi in three parts, of which n times the first two is exact for n up to 2^15 and 2^21
+_SINE = {
+    "float32": (2.60576096e-6, -1.980959449545e-4, 8.3330661388831e-3, -1.666665954659067e-1),
+    "float64": (
+        2.7211630877851996607e-15, -7.6429903844449304133e-13, 1.6058939664354891541e-10, -2.5052106871994718971e-8,
+        2.7557319211128669904e-6, -1.9841269841209170281e-4, 8.333333333333194175e-3, -1.6666666666666665568e-1,
+    ),
+}  # fmt: skip
+_PI = {
+    "float32": (3.140625, 9.670257568359375e-4, 6.278329570959e-7),
+    "float64": (3.14159265346825122834, 1.2154201012607931952e-10, 4.0445324975919012631e-21),
+}
+
 
 @lru_cache
 def functions(dtype: str) -> SimpleNamespace:
@@ -68,6 +82,8 @@ def functions(dtype: str) -> SimpleNamespace:
     middle_third = len(atanh_third) // 2
     erfcx, root_half = tuple(T(c) for c in _ERFCX[dtype]), T(math.sqrt(0.5))
     middle = len(erfcx) // 2
+    sine, (pi_1, pi_2, pi_3), most_left = tuple(T(c) for c in _SINE[dtype]), (T(p) for p in _PI[dtype]), T(2)
+    one_by_pi, last_bit = T(1 / math.pi), I(8 * np.dtype(dtype).itemsize - 1)
     most_rational, (numerator, denominator) = T(9.011), (tuple(T(c) for c in p) for p in _TANH)
     zero, one, two, half = T(0), T(1), T(2), T(0.5)
     least_expm1 = -two * tanh_most - two * tanh_most  # exp of it is far below one ulp of 1
@@ -184,6 +200,31 @@ def functions(dtype: str) -> SimpleNamespace:
         return one - lower if x > zero else lower
 
     @njit(**SCALAR)
+    def sine_behind(x, n, parity):
+        """(-1)^parity sin(x - n pi)."""
+        r = ((x - n * pi_1) - n * pi_2) - n * pi_3
+        r = most_left if r > most_left else r  # where x is so large that nothing is known of its phase
+        r = -most_left if r < -most_left else r
+        t = r * r
+        p = sine[0]
+        for k in range(1, len(sine)):
+            p = p * t + sine[k]
+        return from_bits(I(to_bits(r + r * (t * p)) ^ I(parity << last_bit)))
+
+    @njit(**SCALAR)
+    def sin(x):
+        x = T(x)
+        shifted = x * one_by_pi + magic
+        return sine_behind(x, shifted - magic, to_bits(shifted))
+
+    @njit(**SCALAR)
+    def cos(x):
+        """sin(x + pi / 2)."""
+        x = T(x)
+        shifted = x * one_by_pi + half + magic
+        return sine_behind(x, shifted - magic - half, to_bits(shifted))
+
+    @njit(**SCALAR)
     def maximum(a, b):
         """The larger; NaN if a is NaN."""
         return b if a < b else a
@@ -221,6 +262,8 @@ def functions(dtype: str) -> SimpleNamespace:
         log1p_of_exp_minus_abs=log1p_of_exp_minus_abs,
         normal_cdf=normal_cdf,
         sigmoid=sigmoid,
+        sin=sin,
+        cos=cos,
         maximum=maximum,
         where=where,
         sum_of=sum_of,

@@ -47,8 +47,13 @@ def activation_value(declaration, apart: bool = False, compiled=compiled):
             for i in range(n):
                 a[i] = f(z[i])
 
+        def value_of_number_apart(target, other, n, worker):
+            z, a, number = items(target), items(other), T(float64_at(worker)[R.EPILOGUE_NUMBER])
+            for i in range(n):
+                a[i] = f(z[i], number)
+
         if declaration.parameter is not None:
-            return value_of_number
+            return value_of_number_apart if apart else value_of_number
         return value_apart if apart else value
 
     return build
