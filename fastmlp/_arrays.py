@@ -318,7 +318,8 @@ def check_targets(y, n: int, n_outputs: int, loss, argument: str = "y") -> np.nd
     elif y.shape in ((n,), (n, 1)) and (loss.codes or columns == 1):
         y = y.reshape(n)
     else:
-        raise ValueError(f"{expected}; got shape {y.shape}.")
+        wanted = f", not ({n}, {columns})" if y.shape == (n,) and columns > 1 else ""
+        raise ValueError(f"{expected}; got shape {y.shape}{wanted}.")
     check_finite(y, argument)
     if loss.codes and y.ndim == 1:
         codes = y.astype(np.int64)

@@ -546,7 +546,8 @@ class GradientNorms(Callback):
         from .gradients import batch_gradients, weight_norms
 
         X, y, *rest = training.sample(self.n_rows)
-        _, gradients = batch_gradients(training.model, X, y, training.loss, *rest, training.n_threads)
+        options = {"n_threads": training.n_threads, "weight_of_row": training.weight_of_row}
+        _, gradients = batch_gradients(training.model, X, y, training.loss, *rest, **options)
         logs |= {f"gradient_norm_{layer}": norm for layer, norm in weight_norms(gradients).items()}
 
 

@@ -75,10 +75,10 @@ class FlatObjective:
 class GivenGradients(Training):
     """Steps of an optimiser by gradients that come from elsewhere; no rows and no loss."""
 
-    def __init__(self, model, optimizer, n_threads=None, state=None):
+    def __init__(self, model, optimizer, seed=0, n_threads=None, state=None):
         row = np.zeros((1, model.n_features), model.dtype)  # of no use
         target = np.zeros((1, model.n_outputs), model.dtype)
-        options = {"batch_size": 1, "n_threads": n_threads, "shuffle": False, "state": state}
+        options = {"batch_size": 1, "seed": seed, "n_threads": n_threads, "shuffle": False, "state": state}
         super().__init__(model, row, target, loss="squared_error", optimizer=optimizer, **options)
         self._penalised = []  # the gradients have penalties in them
 
@@ -102,16 +102,14 @@ class GivenGradients(Training):
             place.pack(gradient, place.within(workspace.view(self.plan.dtype)))
         at = self._updates.coefficient.offset
         workspace[at : at + 8].view(np.float64)[0] = 1.0  # where `clip_norm` does not set it
-        self.run(1, look_at_slots=False)
+        self.one_step()
 
     def let_go(self):
         self.executor.close()
 
-    def _divergence(self, epoch, what):
-        return (
-            f"a step by these gradients diverged: {what} is no longer finite. The last finite parameters are kept. "
-            f"Try a smaller learning_rate (now {self.learning_rate:g}), or clip_norm."
-        )
+    @property
+    def _remedy(self):
+        return f"Try a smaller learning_rate (now {self.learning_rate:g}), or clip_norm."
 
 
 def weight_norms(gradients: dict[str, np.ndarray]) -> dict[str, float]:
@@ -153,12 +151,13 @@ _set_up: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def batch_gradients(
-    model, X, y, loss, sample_weight=None, groups=None, n_threads=None, training=False, seed=0
+    model, X, y, loss, sample_weight=None, groups=None, n_threads=None, training=False, seed=0, weight_of_row=1.0
 ) -> tuple[float, dict[str, np.ndarray]]:
     """Loss (with the layers' penalties) and gradients, by parameter name, of one batch made of all rows; NaN where the
-    loss is not finite. With `training`, what acts in training does so.
+    loss is not finite. With `training`, what acts in training does so. Sums over the rows are divided by their number
+    times `weight_of_row`, as in a step.
     """
-    key = model.layers, model.n_features, model.dtype, loss, n_threads, X.shape[0]
+    key = model.layers, model.n_features, model.dtype, loss, n_threads, X.shape[0], weight_of_row
     kept = _set_up.pop(model, None)
     own = kept[1] if kept and kept[0] == key and not training else None  # nobody else gets it meanwhile
     if own is not None:
@@ -166,7 +165,7 @@ def batch_gradients(
         own.start_from_model()
     if own is None or not own.feed(X, y, sample_weight, groups):
         options = {"batch_size": X.shape[0], "shuffle": False, "sample_weight": sample_weight, "n_threads": n_threads}
-        options |= {"study": not training, "groups": groups, "seed": seed}
+        options |= {"study": not training, "groups": groups, "seed": seed, "weight_of_row": weight_of_row}
         # a copy: where the loss is not finite, a fit gives its model other arrays
         own = Training(copy.copy(model), X, y, loss=loss, optimizer=RULE, **options)
     try:

@@ -9,7 +9,7 @@ as well.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import ClassVar
 
@@ -84,6 +84,22 @@ class Optimizer(Hinted):
             constant = isinstance(schedule, schedules.Constant)  # the number itself
             object.__setattr__(resolved, name, float(values[0]) if constant else values)
         return resolved
+
+    @property
+    def structure(self) -> tuple:
+        """What a plan has of it: all but numbers that may be others in each step."""
+        return *self._kind, self.clip_value is None, self.clip_norm is None, self.weight_decay != 0
+
+    @property
+    def _kind(self) -> tuple:
+        return type(self), self.rule, self.n_slots, self.ema_decay is None
+
+    def goes_on_from(self, before: Optimizer) -> bool:
+        """Whether its steps may follow those of the other one: by the same rule, without a schedule that begins now."""
+        if self == before or self._kind != before._kind:
+            return self == before
+        pairs = [(getattr(self, f.name), getattr(before, f.name)) for f in fields(self)]
+        return not any(a != b and (isinstance(a, Schedule) or isinstance(b, Schedule)) for a, b in pairs)
 
     def scalars(self, learning_rate: np.ndarray, step: np.ndarray) -> np.ndarray:
         """Numbers for each step, float64 (n_steps, k) with k of 5 at most; `step` counts from 1 over the whole fit."""

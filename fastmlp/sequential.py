@@ -108,7 +108,8 @@ class Sequential:
 
     history: History | None = None
     _epochs = 0  # that its parameters were trained for
-    _trainer = None  # the `Training` of `train_on_batch`
+    _trainer = None  # the `Training` of the last step of a loop of the user's own
+    _kept: tuple[optimizers.Optimizer, int, dict] | None = None  # without one: optimiser, seed and state to go on from
     _columns: tuple[str, ...] | None = None  # names, where the rows of the last fit had some
     _preprocess: dict | None = None  # of the table that `fastmlp train` made its rows of, for files
     _behind = False  # whether that has newer parameters than `_stored`
@@ -249,7 +250,7 @@ class Sequential:
                     for key in own
                 }
         self._arrays = {name: array.astype(self.dtype) for name, array in arrays.items()}
-        self.n_features, self._epochs, self._trainer = n_features, 0, None
+        self.n_features, self._epochs, self._trainer, self._kept = n_features, 0, None, None
         return self
 
     def __getitem__(self, index: slice) -> Sequential:
@@ -389,6 +390,7 @@ class Sequential:
         shuffle: bool = True,
         device: str = "cpu",
         precision: str | None = None,
+        keep_optimizer: bool = False,
         **unknown: NoReturn,
     ) -> History:
         """Train; parameters that exist are the start.
@@ -447,6 +449,9 @@ class Sequential:
             Precision of products in training by a GPU's tensor cores, for wide networks: "tf32" and "bf16" round their
             factors to 10 or 7 mantissa bits, "tf32x3" takes three products for about float32's precision. All else
             stays float32. None: no tensor cores. Needs compute capability 8.0: with less, "auto" is the CPU.
+        keep_optimizer : bool
+            For many short fits, of data that comes bit by bit: go on from the optimiser's state (moments, number of
+            steps) of the fit before, if that had this argument, too, or of `train_on_batch`, and keep it for the next.
 
         Returns
         -------
@@ -497,6 +502,7 @@ class Sequential:
         n_threads = _check_threads(n_threads)
         seed = check_count(seed, "seed", least=0)
         check_flag("shuffle", shuffle)
+        check_flag("keep_optimizer", keep_optimizer)
         _warn_of_layers(self.layers, loss)
         columns = column_names(X)
         X, y, sample_weight, groups = self._checked(X, y, loss, sample_weight, groups)
@@ -514,6 +520,9 @@ class Sequential:
             both = "class_weight * sample_weight"
             sample_weight = of_class if sample_weight is None else check_weights(of_class * sample_weight, n, both)
         backup, callbacks = check_callbacks(callbacks)
+        if keep_optimizer and (backup is not None or isinstance(optimizer, optimizers.LBFGS)):
+            other = optimizer if backup is None else backup
+            raise ValueError(f"`keep_optimizer` must be False with {other!r}; got True.")
         devices.check_precision(precision, devices.check_device(device), self.dtype)
         run = run_epochs
         if isinstance(optimizer, optimizers.LBFGS):
@@ -531,7 +540,8 @@ class Sequential:
         before = self.loss, self.history, self._columns, self._preprocess
         if new:
             self.build(X.shape[1], seed)
-        self._arrays, self._trainer = self._arrays, None
+        state = self._state_for(optimizer) if keep_optimizer else None
+        self._arrays, self._trainer, self._kept = self._arrays, None, None
         self.loss, self.history, self._columns, self._preprocess = loss, history, columns, None
         options = {"sample_weight": sample_weight, "seed": seed, "n_threads": n_threads, "shuffle": shuffle}
         options |= {"device": device, "precision": precision, "groups": groups}
@@ -542,10 +552,14 @@ class Sequential:
                 recipe = {"optimizer": optimizer, "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
                 data = X, y, sample_weight, groups
                 recipe |= {"device": device, "precision": precision if device == "cuda" else None}
-                options["state"] = backup.find(self, data, validation, epochs, callbacks, **recipe)
+                state = backup.find(self, data, validation, epochs, callbacks, **recipe)
             options |= {"loss": loss, "optimizer": optimizer, "batch_size": batch_size, "epochs_before": self._epochs}
-            with Training(self, X, y, **options) as training:
-                run(training, history, epochs, callbacks, validation, backup)
+            with Training(self, X, y, state=state, **options) as training:
+                try:
+                    run(training, history, epochs, callbacks, validation, backup)
+                finally:
+                    if keep_optimizer:
+                        self._kept = optimizer, seed, training.state
         except DivergenceError:  # has said which parameters are kept
             check_fits(X, self.dtype)
             raise
@@ -575,9 +589,11 @@ class Sequential:
     ) -> float:
         """One step of the optimiser on a batch made of all these rows, for a training loop of your own.
 
-        The optimiser's state (moments, the number of steps) is kept from call to call, until another loss, optimiser or
-        seed is given, or `fit` or `build` is called. Parameters may be set in between. A schedule counts each call as
-        an epoch of one step.
+        The optimiser's state (moments, the number of steps) is kept from call to call, here and in `apply_gradients`,
+        and in copies and pickles of the model, though not in files of `save`. The loss, the seed and the optimiser's
+        numbers may be others in each call; with another kind of optimiser or a new schedule, after `reset_optimizer`,
+        `build` or `fit` (without `keep_optimizer`) it begins anew. Parameters may be set in between. A schedule counts
+        each call as an epoch of one step.
 
         Parameters
         ----------
@@ -600,14 +616,16 @@ class Sequential:
         Returns
         -------
         float
-            The (weighted) mean loss of these rows before the step, with dropout, and with the layers' penalties.
+            The mean loss of these rows before the step, with dropout, and with the layers' penalties; with weights, the
+            sum of weight times loss over the number of rows, which is what the step goes down.
 
         Raises
         ------
         ValueError, TypeError
             Bad input, named, with what is accepted.
         DivergenceError
-            Loss or parameters became infinite or NaN; the last finite parameters are kept.
+            Loss or parameters became infinite or NaN; parameters and optimiser are as they were before the step, or, in
+            a large network, some steps before it: the message says how many.
         RuntimeError
             Another thread is in the middle of a step of this model.
         KeyboardInterrupt
@@ -638,9 +656,9 @@ class Sequential:
         """One step of the optimiser by gradients of your own, such as those of `gradients`, changed: summed over some
         batches, with noise or a mask, shared by two layers, of a penalty that is not here.
 
-        The optimiser's state is kept from call to call, until another optimiser is given, or `fit`, `train_on_batch` or
-        `build` is called. A schedule counts each call as an epoch of one step. Penalties of layers are those that the
-        gradients have in them; running averages of a `BatchNorm` stay as they are.
+        The optimiser's state is kept from call to call, here and in `train_on_batch`, as described there. A schedule
+        counts each call as an epoch of one step. Penalties of layers are those that the gradients have in them; running
+        averages of a `BatchNorm` stay as they are.
 
         Parameters
         ----------
@@ -657,7 +675,7 @@ class Sequential:
         ValueError, TypeError
             No parameters yet; a gradient that is missing, of another shape or not finite; names that no parameter has.
         DivergenceError
-            Parameters became infinite or NaN; the last finite ones are kept.
+            Parameters became infinite or NaN; as in `train_on_batch`.
         RuntimeError
             Another thread is in the middle of a step of this model.
 
@@ -675,21 +693,43 @@ class Sequential:
         """
         return self._in_turn(self._apply_gradients, gradients, optimizer, n_threads)
 
+    def reset_optimizer(self) -> None:
+        """Forget the optimiser's state: the next `train_on_batch`, `apply_gradients` or `fit` begins a new one.
+
+        Raises
+        ------
+        RuntimeError
+            Another thread is in the middle of a step of this model.
+
+        Examples
+        --------
+        >>> from fastmlp import Dense, Sequential
+        >>> model = Sequential(Dense(1))
+        >>> loss = model.train_on_batch([[1.0]], [2.0], loss="squared_error", optimizer="adam")
+        >>> model.reset_optimizer()
+        """
+        self._in_turn(self._reset_optimizer)
+
+    def _reset_optimizer(self) -> None:
+        if self._trainer is not None:
+            self._trainer.save_parameters()
+        self._trainer = self._kept = None
+
     def _apply_gradients(self, gradients, optimizer, n_threads) -> None:
         from .gradients import GivenGradients, checked_gradients
 
         self._need_parameters()
-        kept = self._trainer
-        own = kept if isinstance(kept, GivenGradients) else None
-        optimizer = optimizers.get(optimizer if optimizer is not None else own.optimizer if own else "adam")
+        own, (last, seed) = self._trainer, self._last
+        optimizer = optimizers.get((last or "adam") if optimizer is None else optimizer)
         n_threads = _check_threads(n_threads)
-        if kept is not None:
-            kept.save_parameters()
-        same = own is not None and own.optimizer == optimizer
-        if not same or own.n_threads != n_threads:
-            own = GivenGradients(self, optimizer, n_threads, own.state if same else None)
+        if own is not None:
+            own.save_parameters()
+        if isinstance(own, GivenGradients) and own.n_threads == n_threads and own.can_take(optimizer):
+            own.go_on_with(optimizer, seed)
+        else:
+            own = GivenGradients(self, optimizer, seed, n_threads, self._state_for(optimizer))
         arrays = checked_gradients(gradients, own.names, self._stored)
-        self._trainer = own
+        self._trainer, self._kept = own, None
         self._behind = True  # even if Ctrl-C comes right after the step
         own.apply(arrays)
 
@@ -711,13 +751,11 @@ class Sequential:
     def _train_on_batch(self, X, y, loss, optimizer, sample_weight, groups, seed, n_threads) -> float:
         from .gradients import GivenGradients
 
-        kept = self._trainer
-        if isinstance(kept, GivenGradients):
-            kept.save_parameters()
-            kept = None
+        kept = None if isinstance(self._trainer, GivenGradients) else self._trainer
         loss = losses.get(loss if loss is not None else kept.loss if kept else self.loss)
-        optimizer = optimizers.get(optimizer if optimizer is not None else kept.optimizer if kept else "adam")
-        seed = check_count(seed if seed is not None else kept.seed if kept else 0, "seed", least=0)
+        last, last_seed = self._last
+        optimizer = optimizers.get((last or "adam") if optimizer is None else optimizer)
+        seed = check_count(last_seed if seed is None else seed, "seed", least=0)
         n_threads = _check_threads(n_threads)
         rows = self._checked(X, y, loss, sample_weight, groups)
         X = rows[0]
@@ -735,7 +773,7 @@ class Sequential:
             raise
         self._behind = True  # even if Ctrl-C comes right after the step
         try:
-            value = float(trainer.run(1, look_at_slots=False)[0])
+            value = trainer.one_step()
         except DivergenceError:
             check_fits(X, self.dtype)
             raise
@@ -746,20 +784,44 @@ class Sequential:
         """The `Training` that goes on with these rows."""
         from .training import Training
 
-        same = kept and (kept.loss, kept.optimizer, kept.seed) == (loss, optimizer, seed)
-        if same and kept.n_threads == n_threads and kept.feed(*rows):
+        if kept and (kept.loss, kept.n_threads) == (loss, n_threads) and kept.can_take(optimizer) and kept.feed(*rows):
+            kept.go_on_with(optimizer, seed)
             return kept
         _warn_of_layers(self.layers, loss, stacklevel=6)
         X, y, sample_weight, groups = rows
         options = {"loss": loss, "optimizer": optimizer, "batch_size": X.shape[0], "sample_weight": sample_weight}
         options |= {"groups": groups, "seed": seed, "n_threads": n_threads, "epochs_before": self._epochs}
         options["weight_of_row"] = 1.0
-        if kept is not None:
-            kept.save_parameters()
-        if same:
-            options |= {"state": kept.state, "epochs_before": kept.epochs_before}
-        self._trainer = Training(self, X, y, **options)
+        if self._trainer is not None:
+            self._trainer.save_parameters()
+        self._trainer, self._kept = Training(self, X, y, state=self._state_for(optimizer), **options), None
         return self._trainer
+
+    @property
+    def _last(self) -> tuple[optimizers.Optimizer | None, int]:
+        """Optimiser and seed of the last step that the next one may go on from."""
+        if self._trainer is not None:
+            return self._trainer.optimizer, self._trainer.seed
+        return (None, 0) if self._kept is None else self._kept[:2]
+
+    def _state_for(self, optimizer: optimizers.Optimizer) -> dict | None:
+        """What its steps go on from, if those before were of its kind."""
+        last, _ = self._last
+        if last is None or not optimizer.goes_on_from(last):
+            return None
+        state = self._kept[2] if self._trainer is None else self._trainer.state
+        return state | {"epoch": 0, "learning_rate": None}  # the epochs are counted by the model
+
+    def _to_keep(self) -> tuple[optimizers.Optimizer, int, dict] | None:
+        """What a copy goes on from; None while another thread is in the middle of a step."""
+        trainer, turn = self._trainer, Turn(steps=False)
+        if trainer is None:
+            return self._kept
+        try:
+            self._turns[turn] = None
+            return (trainer.optimizer, trainer.seed, trainer.state) if turn.comes(self._turns) else None
+        finally:
+            self._turns.pop(turn, None)
 
     def _checked(self, X, y, loss, sample_weight, groups, finite: bool = True) -> tuple:
         """Rows of data as all that trains or measures takes them; without `finite`, X is not searched for NaN."""
@@ -785,9 +847,9 @@ class Sequential:
             )
 
     def __getstate__(self):
-        """Without what `train_on_batch` keeps: a copy begins with an optimiser of its own."""
+        """With the optimiser's state of a loop of the user's own, but without its memory."""
         state = {k: value for k, value in self.__dict__.items() if k not in ("_trainer", "_turns")}
-        return state | {"_stored": self._arrays, "_behind": False}
+        return state | {"_stored": self._arrays, "_behind": False, "_kept": self._to_keep()}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -926,7 +988,7 @@ class Sequential:
             raise ValueError(f"`layer` must be in [{-n}, {n - 1}] for {n} layers; got {layer}.")
         return layer.__index__() % n
 
-    def copy_parameters(self, other: Sequential, layers: int | None = None) -> Sequential:
+    def copy_parameters(self, other: Sequential, layers: int | None = None, *, tau: float = 1.0) -> Sequential:
         """Take over the trained parameters of the first layers of another model; the rest stays as it is.
 
         A model without parameters is built first (with seed 0; call `build` before for another). One without a loss
@@ -938,6 +1000,9 @@ class Sequential:
             Its leading layers must be of the same sizes; its dtype may be another.
         layers : int, optional
             How many leading layers, counted as in `layers`. All of `other`'s where not given.
+        tau : float
+            In (0, 1]: p = (1 - tau) p + tau p', with the other model's p', for all parameters and running averages; the
+            soft update of a target network (Lillicrap et al., 2016). The model must have parameters then.
 
         Returns
         -------
@@ -960,14 +1025,19 @@ class Sequential:
         if not isinstance(other, Sequential):
             raise TypeError(f"`other` must be a Sequential; got {type(other).__name__}.")
         other._need_parameters()
+        check_range("tau", tau, 0, 1, low_open=True, high_closed=True)
+        if tau != 1:
+            self._need_parameters()
         layers = parts.shared(self, other, layers)
         if self.built and self.n_features != other.n_features:
             raise ValueError(f"`other` must have n_features={self.n_features}; got {other.n_features}.")
         if not self.built:
             self.build(other.n_features)
-        self.set_parameters(
-            {name: other._arrays[name] for name in parameter_shapes(self.layers[:layers], self.n_features)}
-        )
+        taken = {name: other._arrays[name] for name in parameter_shapes(self.layers[:layers], self.n_features)}
+        if tau != 1:
+            own, tau = self._arrays, self.dtype.type(tau)
+            taken = {name: own[name] + tau * (value - own[name]) for name, value in taken.items()}
+        self.set_parameters(taken)
         if layers == len(self.layers) == len(other.layers) and self._loss is None:
             self._loss = other._loss
         return self
@@ -1115,7 +1185,8 @@ class Sequential:
         loss : str or Loss, optional
             The model's own where not given.
         sample_weight : array-like (n,), optional
-            Weights of the rows, not negative and not all 0.
+            Weights of the rows, not negative and not all 0; as in `train_on_batch`, sums over the rows are divided by
+            their number alone.
         groups : array-like (n,), optional
             The query of each row, for the losses that rank; as in `fit`.
         training : bool
@@ -1125,7 +1196,8 @@ class Sequential:
         Returns
         -------
         loss : float
-            The (weighted) mean over rows, with the penalties; NaN, as the gradients then are, where it is not finite.
+            The mean over rows of weight times loss, with the penalties; NaN, as the gradients then are, where it is not
+            finite.
         gradients : dict of str to ndarray
             New arrays in the model's dtype, by the names of `parameters`.
 

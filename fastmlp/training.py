@@ -22,6 +22,7 @@ from .plan import Plan
 MOST_ROWS_AHEAD = 2**22  # whose order is drawn while a device is busy: 6 ms in small epochs, 40 in one
 AHEAD, AHEAD_ROWS = 64, 2**16  # epochs that are prepared at a time, and their rows in all, where nothing is scheduled
 CHECK = 0.25  # seconds between two checks that the parameters are finite, of which the last good ones are kept
+COPIED_A_STEP = 2**18  # bytes that a step of a loop of the user's own may copy, so that there is a way back
 
 
 class Prepared(NamedTuple):
@@ -35,6 +36,7 @@ class Prepared(NamedTuple):
     order: np.ndarray | None
     scalars: np.ndarray
     weights: np.ndarray  # of each step
+    divisors: np.ndarray  # of each step's sum over rows
     sums: np.ndarray  # of each step's losses; written
 
 
@@ -122,7 +124,7 @@ class Training:
         self._model, self.loss, self.optimizer = model, losses.get(loss), optimizers.get(optimizer)
         self._rate, self.n_threads = self.optimizer.learning_rate, n_threads
         self.seed, self.shuffle, self.l2, self.stop = seed, shuffle, l2, False
-        self._weight_of_row = weight_of_row
+        self.weight_of_row = weight_of_row
         self.epoch = self._steps_before = 0
         self.epochs_before = epochs_before
         (source, targets, weighted), entries, externals = self._read(X, y, sample_weight, groups, batch_size)
@@ -141,6 +143,7 @@ class Training:
         self._chooser = Chooser(1 if device == "cuda" else n_threads, self.plan.flops)
         self._last_finite = self.snapshot()
         self._unchecked = 0.0  # seconds
+        self._before: tuple[np.ndarray, int, int] | None = None  # what `one_step` goes back to, and its number
         self._evaluations = {}
         self._prepared: Prepared | None = None
         self._drawn: tuple[tuple[int, int], Epochs] | None = None  # the batches of epochs that come next
@@ -185,6 +188,16 @@ class Training:
         self._prepared = self._drawn = None
         return True
 
+    def can_take(self, optimizer: optimizers.Optimizer) -> bool:
+        """Whether the next step may be this optimiser's: `go_on_with` it then."""
+        present = self.optimizer
+        return optimizer == present or (optimizer.structure == present.structure and optimizer.goes_on_from(present))
+
+    def go_on_with(self, optimizer: optimizers.Optimizer, seed: int) -> None:
+        """Other numbers of an optimiser of the same structure, from the next step on."""
+        self.optimizer, self.seed, self._rate = optimizer, seed, optimizer.learning_rate
+        self._prepared = self._drawn = None
+
     def let_go(self) -> None:
         """Keep the rows alive no longer, and let the worker threads end: until the next `feed`."""
         self._data, self._externals = None, {}
@@ -215,7 +228,7 @@ class Training:
         if arrays is not self._written:
             present = self.executor.unpack(self._kept)  # the model may have older ones of those that were not set
             self._take({n: a if a is not self._written.get(n) else present[n] for n, a in arrays.items()})
-            self._written, self._last_finite = arrays, self._vectors
+            self._written, self._last_finite, self._before = arrays, self._vectors, None
 
     # Epochs ----------------------------------------------------------------------------------------------------------
 
@@ -297,6 +310,19 @@ class Training:
             self._check_parameters(self.epoch)
         return out
 
+    def one_step(self) -> float:
+        """`run` for one step of a loop that may go on after an error: where it diverges, parameters, optimiser's state
+        and count of steps are those before it, or, of large networks, some steps before it.
+        """
+        self._take_what_was_set()
+        state = self.executor.state
+        steps = 1 + state.nbytes // COPIED_A_STEP  # between two copies
+        if self._before is None or self.step >= self._before[1] + steps:
+            copy = np.empty_like(state) if self._before is None else self._before[0]
+            np.copyto(copy, state)
+            self._before = copy, self.step, self.epoch
+        return float(self.run(1, look_at_slots=self.step + 1 == self._before[1] + steps)[0])
+
     def epochs_together(self, most: int) -> int:
         """How many epochs make one call: tiny ones share a slice. A power of two, so that mostly as many follow: what a
         device has of them stays in its place, and the orders that were drawn ahead are those that are needed.
@@ -325,10 +351,10 @@ class Training:
         own = slice(done * n_batches, (done + epochs) * n_batches)
         self._run_steps(prepared.steps[own], epochs)
         self.epoch += epochs
-        sums, weights = (
-            of_steps[own].reshape(epochs, -1).sum(axis=1) for of_steps in (prepared.sums, prepared.weights)
+        sums, divisors = (
+            of_steps[own].reshape(epochs, -1).sum(axis=1) for of_steps in (prepared.sums, prepared.divisors)
         )
-        return sums / weights
+        return sums / divisors
 
     @property
     def _prepares_ahead(self) -> bool:
@@ -346,7 +372,8 @@ class Training:
         steps = np.zeros((len(starts), R.STEP), np.int64)
         steps[:, R.STEP_ROWS] = sizes
         steps[:, R.STEP_FIRST if order is None else R.STEP_INDEX] = starts
-        scalars = self._scalars(self._divisors(sizes, weights))
+        divisors = self._divisors(sizes, weights)
+        scalars = self._scalars(divisors)
         sums = np.zeros(len(steps))
         if self.plan.random:
             for k in range(epochs):
@@ -354,13 +381,13 @@ class Training:
                 keys = np.random.Generator(np.random.Philox(key)).integers(0, 2**63 - 1, n_batches)
                 steps[k * n_batches : (k + 1) * n_batches, R.STEP_KEY] = keys
         self.executor.bind(steps, order, scalars, sums)
-        return Prepared(self.epoch, self.step, self._rate, epochs, steps, order, scalars, weights, sums)
+        return Prepared(self.epoch, self.step, self._rate, epochs, steps, order, scalars, weights, divisors, sums)
 
     def _divisors(self, sizes: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """What each step's sum over rows is divided by, in the unit of the engine's weights."""
-        if self._weight_of_row is None or self._externals.get("sample_weight") is None or self.loss.queries:
+        if self.weight_of_row is None or self._externals.get("sample_weight") is None or self.loss.queries:
             return weights
-        return sizes * (self._weight_of_row / self._weight_unit)
+        return sizes * (self.weight_of_row / self._weight_unit)
 
     def _scalars(self, divisors: np.ndarray) -> np.ndarray:
         """The numbers of the next steps, a row for each group of layers: (n_steps, n_groups, N_SCALARS), float64."""
@@ -420,15 +447,26 @@ class Training:
         self._unchecked = 0.0
 
     def _diverged(self, epoch: int, what: str):
-        self.executor.slots[:] = 0
-        self.restore(self._last_finite)  # finite parameters may be far off by now, too
+        if self._before is None:
+            when, kept = f"training diverged in epoch {epoch}", "The last finite parameters are kept."
+            self.executor.slots[:] = 0
+            self.restore(self._last_finite)  # finite parameters may be far off by now, too
+        else:
+            state, step, first = self._before
+            back, self.epoch = epoch - first - 1, first  # each step is an epoch
+            steps = f"{back} step{'s' if back > 1 else ''} " if back else ""
+            when = f"step {step + back + 1} diverged"
+            kept = f"Parameters and optimiser are as they were {steps}before it."
+            self.executor.state[:] = state
+            self.executor.refresh()
+            self._steps_before = step - self.executor.steps_done
         self.save_parameters()
-        raise DivergenceError(self._divergence(epoch, what), epoch)
+        raise DivergenceError(f"{when}: {what} is no longer finite. {kept} {self._remedy}", epoch)
 
-    def _divergence(self, epoch: int, what: str) -> str:
+    @property
+    def _remedy(self) -> str:
         standardised = "inputs" if self.loss.classification else "inputs and targets"
         return (
-            f"training diverged in epoch {epoch}: {what} is no longer finite. The last finite parameters are kept. "
             f"Try a smaller learning_rate (now {self.learning_rate:g}), standardised {standardised}, or a larger "
             "batch_size."
         )

@@ -105,6 +105,21 @@ def test_copy_parameters_of_all_layers_and_another_dtype(rng):
     assert all(np.array_equal(new.parameters[k], v.astype("float32")) for k, v in old.parameters.items())
 
 
+def test_soft_updates(rng):
+    new, old = (Sequential(Dense(5), BatchNorm(), Dense(2)).build(3, seed) for seed in (1, 2))
+    old.set_parameters({"batch_norm_0.running_mean": rng.normal(size=5)})
+    before = new.parameters
+    assert new.copy_parameters(old, layers=2, tau=0.25) is new
+    for name, value in new.parameters.items():
+        share = 0.0 if name.startswith("dense_1") else 0.25
+        np.testing.assert_allclose(value, (1 - share) * before[name] + share * old.parameters[name], rtol=1e-6)
+    for tau in (0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=r"`tau` must be in \(0, 1\]"):
+            new.copy_parameters(old, tau=tau)
+    with pytest.raises(ValueError, match="no parameters yet"):
+        Sequential(Dense(5), BatchNorm(), Dense(2)).copy_parameters(old, tau=0.5)
+
+
 def test_copy_parameters_into_frozen_layers(rng):
     def layers(trainable):
         frozen = {"trainable": trainable}

@@ -86,6 +86,21 @@ def test_an_average_of_the_parameters_of_all_steps():
         np.testing.assert_allclose(model.parameters["dense_0.weight"], average, rtol=1e-12)
 
 
+def test_weights_of_rows_count_as_in_a_step():
+    X, y = data(40)
+    weights = np.arange(40) % 4 / 8.0
+    whole, by_hand = (Sequential(Dense(8), Tanh(), Dense(3, l2=0.01), dtype="float64").build(5) for _ in range(2))
+    for _ in range(3):
+        loss = whole.train_on_batch(X, y, loss=LOSS, optimizer=SGD(0.1), sample_weight=weights)
+        value, gradients = by_hand.gradients(X, y, LOSS, weights)
+        by_hand.loss = LOSS
+        of_rows = by_hand.evaluate(X, y, weights)["loss"]
+        penalty = 0.01 * (by_hand.parameters["dense_1.weight"] ** 2).sum()
+        np.testing.assert_allclose([value, (of_rows - penalty) * weights.mean() + penalty], loss, rtol=1e-12)
+        by_hand.apply_gradients(gradients, optimizer=SGD(0.1))
+        assert_same(whole, by_hand, rtol=1e-12)
+
+
 def test_sums_over_parts_of_a_batch_are_the_batchs():
     X, y = data(40)
     whole, parts = (Sequential(Dense(8), Tanh(), Dense(3), dtype="float64").build(5) for _ in range(2))
@@ -143,7 +158,7 @@ def test_the_state_is_kept_until_something_else_comes():
     for between in keeps:
         np.testing.assert_allclose(moved(between), 1.9, rtol=1e-9)
     forgets = [
-        lambda model: model.train_on_batch(X, y, loss=LOSS, optimizer=optimizer),
+        lambda model: model.reset_optimizer(),
         lambda model: model.fit(X, y, loss=LOSS, verbose=0),
         lambda model: model.apply_gradients(gradients, optimizer="adam"),
         lambda model: model.build(5),
@@ -157,7 +172,7 @@ def test_the_state_is_kept_until_something_else_comes():
     assert model.loss.name == LOSS and not np.array_equal(
         twin.parameters["dense_0.weight"], model.parameters["dense_0.weight"]
     )
-    twin.train_on_batch(X, y)  # its own loss, and Adam anew
+    twin.train_on_batch(X, y)  # its own loss, the same moments
     assert np.isfinite(twin.predict(X)).all()
 
 
@@ -311,7 +326,7 @@ def test_bad_gradients():
     model.apply_gradients(good | {"dense_1.bias": np.ones(3)})  # of a frozen layer: of no consequence
     assert np.array_equal(model.parameters["dense_1.bias"], before["dense_1.bias"])
     kept = model.parameters
-    with pytest.raises(DivergenceError, match="a step by these gradients diverged: a parameter is no longer finite"):
+    with pytest.raises(DivergenceError, match="step 1 diverged: a parameter is no longer finite"):
         model.apply_gradients({"dense_0.weight": np.full((4, 2), 3e38), "dense_0.bias": [0, 0]}, optimizer=SGD(1e3))
     assert_same(model, Sequential(*model.layers).copy_parameters(model), rtol=0)
     np.testing.assert_array_equal(model.parameters["dense_0.weight"], kept["dense_0.weight"])

@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import re
 import signal
 import threading
 import time
@@ -16,8 +17,11 @@ from tracing import untraced
 from fastmlp import (
     SGD,
     Adam,
+    AdaMax,
     AdamW,
+    BackupAndRestore,
     BatchNorm,
+    Constant,
     CosineDecay,
     Dense,
     DivergenceError,
@@ -167,7 +171,7 @@ def test_loss_and_optimiser_are_those_of_the_last_call():
     assert_same(one, other)
 
 
-@pytest.mark.parametrize("what", ["optimizer", "fit", "build", "loss"])
+@pytest.mark.parametrize("what", ["optimizer", "schedule", "fit", "build", "reset"])
 def test_what_begins_anew(what):
     """Adam's first step moves every number that has a gradient by the rate, whatever the gradient."""
     (X, y), model, options = data(), network(dtype="float64"), {"loss": LOSS, "optimizer": Adam(0.01)}
@@ -177,9 +181,11 @@ def test_what_begins_anew(what):
     model.train_on_batch(X[:5], y[:5], **options)
     assert not np.allclose(abs(model.parameters["dense_1.bias"] - before["dense_1.bias"]), 0.01, rtol=1e-3)
     if what == "optimizer":
-        options["optimizer"] = Adam(0.02)
-    elif what == "loss":
-        options["loss"] = "softmax_focal"
+        options["optimizer"] = AdaMax(0.02)
+    elif what == "schedule":
+        options["optimizer"] = Adam(0.01, beta_1=Constant(0.9))
+    elif what == "reset":
+        model.reset_optimizer()
     elif what == "fit":
         model.fit(X, y, loss=LOSS, optimizer=SGD(1e-9), verbose=0)
     else:
@@ -188,6 +194,73 @@ def test_what_begins_anew(what):
     model.train_on_batch(X[:5], y[:5], **options)
     moved = abs(model.parameters["dense_1.bias"] - before["dense_1.bias"])
     np.testing.assert_allclose(moved, options["optimizer"].learning_rate, rtol=1e-4)
+
+
+def test_the_moments_stay_whatever_the_numbers_the_loss_and_the_way(torch):
+    """As PyTorch's do, whose optimiser knows nothing of losses, and whose rate may be set at any time."""
+    X, y = data(dtype=np.float64)
+    model, t = Sequential(Dense(3), dtype="float64").build(6), torch.tensor
+    w, b = (t(value, requires_grad=True) for value in model.parameters.values())
+    peer, one_hot = torch.optim.Adam([w, b], 1e-2), np.eye(3)[y]
+    for k in range(30):
+        rate, rows = (1e-2, 3e-3, 3e-3)[k % 3], slice(3 * k % 20, 3 * k % 20 + 5 + k)
+        optimizer = Adam(rate, clip_norm=1.0 if k > 20 else None)
+        peer.param_groups[0]["lr"] = rate
+        peer.zero_grad()
+        z = t(X[rows]) @ w + b
+        if k % 5 < 2:
+            value = torch.nn.functional.cross_entropy(z, t(y[rows]))
+            model.train_on_batch(X[rows], y[rows], loss=LOSS, optimizer=optimizer, seed=k)
+        else:
+            value = 0.5 * ((z - t(one_hot[rows])) ** 2).sum(1).mean()
+            if k % 5 == 2:
+                model.train_on_batch(X[rows], one_hot[rows], loss="squared_error", optimizer=optimizer)
+            else:
+                _, gradients = model.gradients(X[rows], one_hot[rows], "squared_error")
+                model.apply_gradients(gradients, optimizer=optimizer)
+        value.backward()
+        if k > 20:
+            torch.nn.utils.clip_grad_norm_([w, b], 1.0)
+        peer.step()
+        if k % 7 == 0:
+            model = (copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)))[k % 3](model)
+    for value, mine in zip((w, b), model.parameters.values(), strict=True):
+        np.testing.assert_allclose(mine, value.detach().numpy(), rtol=1e-9, atol=1e-12)
+
+
+def test_another_rate_in_each_step_plans_nothing_anew():
+    (X, y), model = data(), network()
+    model.train_on_batch(X, y, loss=LOSS, optimizer=Adam(0.1))
+    before = model._trainer
+    for k in range(3):
+        model.train_on_batch(X, y, optimizer=Adam(0.1 / (k + 2), clip_value=None), seed=k)
+        assert model._trainer is before
+    model.train_on_batch(X, y, optimizer=Adam(0.1, clip_value=1.0))
+    assert model._trainer is not before
+
+
+@pytest.mark.parametrize("optimizer", [Adam(0.01), SGD(0.1, momentum=0.9), Adam(0.01, ema_decay=0.5)], ids=repr)
+def test_a_fit_in_parts_that_keeps_its_optimiser_is_one_fit(optimizer):
+    X, y = data()
+    options = {"loss": LOSS, "optimizer": optimizer, "batch_size": 24, "shuffle": False, "verbose": 0}
+    whole, parts = network().build(6), network().build(6)
+    expected = list(whole.fit(X, y, epochs=6, **options)["loss"])
+    losses = []
+    for epochs in (1, 3):
+        losses += list(parts.fit(X, y, epochs=epochs, keep_optimizer=True, **options)["loss"])
+    parts = pickle.loads(pickle.dumps(parts))
+    for start in range(0, 96, 24):
+        parts.train_on_batch(X[start : start + 24], y[start : start + 24])
+    losses += list(parts.fit(X, y, keep_optimizer=True, **options)["loss"])
+    assert losses == expected[:4] + expected[5:]
+    assert_same(whole, parts)
+    parts.fit(X, y, **options)  # anew, and nothing is kept
+    before = parts.parameters["dense_1.bias"]
+    parts.train_on_batch(X, y, optimizer=Adam(0.01))
+    np.testing.assert_allclose(abs(parts.parameters["dense_1.bias"] - before), 0.01, rtol=1e-2)
+    for other in ({"optimizer": "lbfgs"}, {"callbacks": [BackupAndRestore("nowhere")]}):
+        with pytest.raises(ValueError, match="`keep_optimizer` must be False with"):
+            parts.fit(X, y, keep_optimizer=True, **options | other)
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
@@ -234,6 +307,53 @@ def test_divergence_leaves_finite_parameters_and_may_be_followed_by_more():
     assert all(np.isfinite(array).all() for array in model.parameters.values())
     model.build(6)
     assert np.isfinite(model.train_on_batch(X, np.eye(3)[y], loss="squared_error", optimizer=SGD(0.01)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("optimizer", "by_hand"),
+    [(Adam(0.01), False), (SGD(0.01, momentum=0.9, clip_norm=1e30), False), (SGD(0.1), False), (Adam(0.01), True)],
+    ids=lambda value: None if isinstance(value, bool) else type(value).__name__,
+)
+def test_a_bad_batch_is_as_if_it_had_not_been(optimizer, by_hand, dtype):
+    (X, y), huge = data(dtype=dtype), {"float32": 3e38, "float64": 1.7e308}[dtype]
+    y = np.eye(3, dtype=dtype)[y]
+    model, twin = (Sequential(Dense(10), Tanh(), Dense(3), dtype=dtype).build(6) for _ in range(2))
+
+    def step(model, targets):
+        if by_hand:
+            _, gradients = model.gradients(X, y, "squared_error")
+            gradients["dense_0.bias"] = gradients["dense_0.bias"] + targets[0, 0]
+            model.apply_gradients(gradients, optimizer=optimizer)
+        else:
+            model.train_on_batch(X, targets, loss="squared_error", optimizer=optimizer)
+
+    bad = y.copy()
+    bad[0] = huge
+    for k in range(12):
+        if k % 4 == 3:
+            with pytest.raises(DivergenceError, match=f"step {k + 1} diverged: .* are as they were before it"):
+                step(model, bad)
+            assert_same(model, twin)
+        step(model, y)
+        step(twin, y)
+        assert_same(model, twin)
+
+
+def test_a_large_network_goes_back_some_steps_and_says_how_many():
+    X, y = np.random.default_rng(0).normal(size=(4, 300)), np.ones((4, 1))
+    model = Sequential(Dense(300), Tanh(), Dense(1)).build(300)
+    options, seen = {"loss": "squared_error", "optimizer": Adam(1e-3)}, []
+    for k in range(50):
+        seen.append(model.parameters["dense_0.weight"])
+        try:
+            model.train_on_batch(X, y if k < 43 else y * 1e38, **options)
+        except DivergenceError as error:
+            failed = error
+            break
+    words = re.search(r"step 44 diverged: .* as they were (\d+) steps before it", str(failed))
+    assert 1 < int(words[1]) < 20
+    assert np.array_equal(model.parameters["dense_0.weight"], seen[43 - int(words[1])])
 
 
 @pytest.mark.parametrize(
@@ -474,16 +594,15 @@ def test_sparse_rows_have_the_same_bits_whatever_came_before():
     assert_same(one, other)
 
 
-@pytest.mark.parametrize("change", [{"seed": 5}, {"n_threads": 2}])
-def test_another_seed_or_number_of_threads_is_another_training(change):
+def test_another_number_of_threads_is_another_training():
     (X, y), model = data(), network(Dropout(0.5))
     model.train_on_batch(X, y, loss=LOSS, seed=1, n_threads=1)
     before = model._trainer
     model.train_on_batch(X, y)
     assert (model._trainer is before) == (model._trainer.n_threads == 1)
     kept = model._trainer
-    model.train_on_batch(X, y, n_threads=kept.n_threads, **({} if "n_threads" in change else change))
-    assert (model._trainer is kept) == ("seed" not in change)
+    model.train_on_batch(X, y, n_threads=kept.n_threads)
+    assert model._trainer is kept and kept.seed == 1
 
 
 def test_what_it_needs_first():
