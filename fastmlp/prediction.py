@@ -98,9 +98,10 @@ _LEFT_OUT = (Dropout, ActivityRegularization, *AUGMENTATIONS)  # of a prediction
 # Up to so many multiply-adds NumPy predicts sooner than the engine, which has the weights from another time; or than
 # the engine is set up, for sparse rows. NumPy needs no kernels, too
 FEW, FEW_SPARSE = 600_000, 2_000_000
-# Rows from which it pays to copy the weights for them alone: between 400 and 1000, of 10-64-64-3 and of 784-512-512-10
-# alike
-WORTH_PACKING = 500
+# Where the weights are copied for these rows alone: so many rows pay for the copy, if there are so many multiply-adds.
+# On a Zen 5, both by one thread, 64 rows of 784-1024-1024-10 and of 784-128-64-10 took as long in NumPy as here, 128 of
+# 100-256-128-10 and 180 of 64-128-128-10 as well; 500 rows of the first took 1.8 times as long in NumPy
+WORTH_PACKING, ALWAYS_WORTH_PACKING, PACKED_WORK = 64, 500, 6_000_000
 KEPT_BYTES = 2**27  # memory of all networks that are kept set up, their own parameters included
 
 
@@ -111,7 +112,9 @@ def is_few(X, n_weights: int, units: int | None, packed: bool = True) -> bool:
     """
     n, columns = X.shape
     if not is_sparse(X):
-        return n * n_weights <= FEW or (not packed and n < WORTH_PACKING)
+        if packed:
+            return n * n_weights <= FEW
+        return n < WORTH_PACKING or (n < ALWAYS_WORTH_PACKING and n * n_weights <= PACKED_WORK)
     if units is None:
         return n * n_weights <= FEW_SPARSE
     return X.nnz * units + n * (n_weights - columns * units) <= max(FEW_SPARSE, 8 * n_weights)

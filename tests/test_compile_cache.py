@@ -126,7 +126,7 @@ def test_a_first_fit_says_that_it_compiles_and_fills_the_cache(filled):
     assert not [name for name in files(cache) if not name.endswith(".o")]  # no temporary files
     if os.name == "posix":
         (folder,) = cache.iterdir()
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o755
 
 
 def test_a_second_architecture_compiles_nothing_new(filled):
@@ -245,7 +245,7 @@ BROKEN = {
 def test_without_a_folder_each_process_compiles(breaking, filled):
     report, stderr = child(WITHOUT % (SMALL, breaking), filled[0])
     assert report == {"losses": filled[1]["losses"], "folder": "None"}
-    assert "each process" in stderr and "Traceback" not in stderr
+    assert "each process does, for " in stderr and os.devnull in stderr and "Traceback" not in stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals to oneself")
@@ -306,8 +306,61 @@ def test_a_folder_that_others_can_write_to_is_not_trusted(mode, trusted, cache):
     """Machine code from there would run with the rights of whoever fits."""
     (folder,) = cache.iterdir()
     folder.chmod(mode)
-    report, _ = child("from fastmlp.engine import jit; report(folder=str(jit.cache_folder()))", cache)
+    kernel(cache, "sgd").unlink()
+    code = "from fastmlp.engine import jit; jit.address('sgd', 'float32'); report(folder=str(jit.cache_folder()))"
+    report, stderr = child(code, cache)
     assert report["folder"] == (str(folder) if trusted else "None")
+    assert (f"each process does, for others may write to {folder}" in stderr) != trusted
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.getuid() != 0, reason="the rights of another user")
+def test_what_root_has_compiled_serves_others(tmp_path, filled):
+    """As in an image that is built by root and run by somebody else; who lacks a kernel is told why it is not kept."""
+    cache = tmp_path / "cache"
+    child("report(losses=fit())", cache)
+    modes = [path.stat().st_mode for path in (*cache.iterdir(), *next(cache.iterdir()).iterdir())]
+    assert {stat.S_IMODE(mode) for mode in modes} == {0o755, 0o644}
+    parents = [path for path in cache.parents if path.stat().st_mode & 0o011 != 0o011]
+    before = {path: path.stat().st_mode for path in parents}
+    drop = (
+        "import importlib, pkgutil, fastmlp, fastmlp.engine.jit as jit\n"
+        "for m in pkgutil.walk_packages(fastmlp.__path__, 'fastmlp.'):\n"
+        "    m.name.endswith('__main__') or importlib.import_module(m.name)\n"
+        "jit.stamp(); jit.address('sgd', 'float64')\n"  # Numba imports as it goes
+        "os.setuid(65534); jit._announced.clear()\n"
+        "losses = fit()\n"
+        "jit.address('adamax', 'float64')\n"
+        "report(losses=losses)\n"
+    )
+    try:
+        for path in parents:
+            path.chmod(0o711)
+        report, stderr = child(drop, cache)
+    finally:
+        for path, mode in before.items():
+            path.chmod(stat.S_IMODE(mode))
+    assert report["losses"] == filled[1]["losses"]
+    assert stderr.count("fastmlp: ") == 2 and "which has not all of it, cannot be written" in stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX file descriptors")
+@pytest.mark.parametrize("deaf", ["sys.stderr = None", "sys.stderr.close()", "os.dup2(os.open('/dev/full', 1), 2)"])
+def test_the_notice_reaches_nobody_or_stderr(deaf, cache, filled):
+    """Not stdout, which is where `print` goes without a stderr, nor the fit, as an error."""
+    kernel(cache, "sgd").unlink()
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "FASTMLP_CACHE_DIR": str(cache)}
+    command = [sys.executable, "-c", f"{PRELUDE}{deaf}\nreport(losses=fit())"]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, timeout=300)
+    assert result.returncode in (0, 120)  # 120: what Python itself says of a stderr that it cannot flush
+    assert json.loads(result.stdout)["losses"] == filled[1]["losses"]  # all of it
+
+
+def test_a_package_without_sources(cache, tmp_path):
+    """As of an archive or of an application in one file: there is its version to tell what was compiled of it."""
+    from fastmlp.engine import jit
+
+    assert jit.hash_files([tmp_path / "nowhere.py"]) == jit.hash_facts(fastmlp.__version__)
+    assert jit.hash_files([Path(__file__) / "within.py"]) == jit.hash_facts(fastmlp.__version__)
 
 
 def test_folders_of_old_versions_are_removed(tmp_path):
@@ -328,8 +381,9 @@ def test_a_full_disk_does_not_reach_the_fit(cache, filled):
         "jit.tempfile.mkstemp = full\n"
         f"for name in {SMALL}: os.unlink(jit.cache_folder() / (name + '-float32.o'))"
     )
-    report, _ = child(WITHOUT % (SMALL, full), cache)
+    report, stderr = child(WITHOUT % (SMALL, full), cache)
     assert report["losses"] == filled[1]["losses"]
+    assert stderr.count("cannot be kept in") == 1 and "No space left" in stderr
 
 
 def test_several_processes_may_fill_the_cache_at_once(cache, filled):

@@ -257,8 +257,15 @@ def test_what_numpy_predicts():
     few, many = scipy.sparse.random(100, 10_000, 1e-3, "csr"), scipy.sparse.random(4000, 10_000, 1e-3, "csr")
     assert is_few(np.zeros((1, 1000)), 600_000, 10)
     assert not is_few(np.zeros((2, 1000)), 600_000, 10)
-    assert is_few(np.zeros((499, 1000)), 600_000, 10, packed=False)
-    assert not is_few(np.zeros((500, 1000)), 600_000, 10, packed=False)
+    for n, n_weights, expected in (
+        (63, 10**7, True),
+        (64, 10**7, False),
+        (64, 93_000, True),
+        (65, 93_000, False),
+        (499, 100, True),
+        (500, 100, False),
+    ):
+        assert is_few(np.zeros((n, 10)), n_weights, 10, packed=False) == expected
     # 10 000 x 100 weights: of 1000 entries, and of 40 000
     assert is_few(few, 1_000_000, 100)
     assert is_few(many, 1_000_000, 100)

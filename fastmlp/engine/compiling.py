@@ -58,6 +58,8 @@ def prepare(keys: Iterable[Key], report: Callable[[Key, float], None] | None = N
         n_processes = min(available_cores(), int(sum(map(_seconds, waiting)) / SECONDS))
         helpers = [_start(waiting, report) for _ in range(n_processes - 1)] if _may_start() else []
         helpers = [helper for helper in helpers if helper is not None]
+        if not helpers:  # workers that start together begin in different places, and find what others have done
+            waiting.rotate(7919 * os.getpid() % len(waiting))
         try:
             _work_through(waiting, [feeder for _, feeder in helpers], report)
         finally:

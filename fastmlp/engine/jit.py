@@ -6,13 +6,14 @@ runs old code. Later processes load the object: about a millisecond a kernel, an
 own cache needs its import and 0.3 s to set up, and does not notice changes in files that a kernel calls into).
 
 Files carry a checksum. One that is damaged is recompiled with a warning; where none can be written, kernels live in
-memory only. The folder is `FASTMLP_CACHE_DIR` or the user's cache; like any cache of code it must be private to the
-user.
+memory only. The folder is `FASTMLP_CACHE_DIR` or the user's cache; like any cache of code it must be the user's or
+root's, and nobody else may write to it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import platform
@@ -24,11 +25,11 @@ import tempfile
 import threading
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-from .. import user_functions
+from .. import __version__, user_functions
 from ..simd import host_simd
 from .contraction import contracted
 
@@ -57,13 +58,17 @@ if hasattr(os, "register_at_fork"):
 _addresses: dict[str, int] = {}
 _functions: dict[str, object] = {}
 _announced: set[str] = set()
+_said: set[str] = set()
 
 
 def hash_files(paths) -> str:
-    """A hash of files' names and contents."""
+    """A hash of files' names and contents; of the version alone in a package without its sources, as in an archive."""
     h = hashlib.blake2b(digest_size=12)
-    for path in sorted(paths):
-        h.update(path.name.encode() + b"\0" + path.read_bytes())
+    try:
+        for path in sorted(paths):
+            h.update(path.name.encode() + b"\0" + path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return hash_facts(__version__)
     return h.hexdigest()
 
 
@@ -121,9 +126,14 @@ def has_fma() -> bool:
 
 
 def cache_folder(of: str | None = None) -> Path | None:
-    """Where object files are kept, created private to the user; None where nothing can be kept, or where it is not
+    """Where object files are kept, which nobody else may write to; None where nothing can be kept, or where it is not
     ours. The folder of this stamp, or of the host's kernels.
     """
+    return _cache_folder(of)[0]
+
+
+def _cache_folder(of: str | None) -> tuple[Path | None, str]:
+    """The folder, or None and why there is none."""
     root = os.environ.get("FASTMLP_CACHE_DIR") or None
     try:
         if root is None:
@@ -132,14 +142,19 @@ def cache_folder(of: str | None = None) -> Path | None:
             root = user_cache_dir("fastmlp", appauthor=False)
         folder = Path(root) / f"kernels-{of or stamp()}"
         if not folder.exists():
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o755)  # others may read: an image is made by root
             _remove_old(folder.parent)
         facts = folder.stat()
-        if hasattr(os, "geteuid") and (facts.st_uid not in (0, os.geteuid()) or facts.st_mode & 0o022):
-            return None  # somebody else could have put machine code there
-        return folder if os.access(folder, os.W_OK | os.X_OK) or any(folder.iterdir()) else None
-    except (OSError, RuntimeError):  # no home folder, or not ours
-        return None
+        if hasattr(os, "geteuid"):  # else somebody else could have put machine code there
+            if facts.st_uid not in (0, os.geteuid()):
+                return None, f"{folder} belongs to another user"
+            if facts.st_mode & 0o022:
+                return None, f"others may write to {folder}"
+        if os.access(folder, os.W_OK | os.X_OK) or any(folder.iterdir()):
+            return folder, ""
+        return None, f"{folder} cannot be written"
+    except (OSError, RuntimeError) as error:  # no home folder, or not ours
+        return None, f"{error}"
 
 
 def _remove_old(root: Path) -> None:
@@ -234,12 +249,14 @@ def save_file(key: str, body: bytes, of: str | None = None) -> None:
         try:
             with os.fdopen(handle, "wb") as f:
                 f.write(hashlib.blake2b(body, digest_size=_DIGEST).digest() + body)
+            os.chmod(temporary, 0o644)  # as far as the folder lets others in
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)
             raise
-    except OSError:
-        pass  # a full or read-only disk, sources out of reach: the next process compiles it again
+    except OSError as error:  # the next process compiles it again; of a read-only folder, `announce` has said so
+        if error.errno == errno.ENOSPC:
+            _say(f"what was compiled cannot be kept in {path.parent} ({error.strerror})")
 
 
 def _compile(name: str, dtype: str, key: str) -> int:
@@ -315,9 +332,19 @@ def announce(what: str, of: str | None = None) -> None:
     """
     if what not in _announced:
         _announced.add(what)
-        where = cache_folder(of)
-        then = f"later runs start from {where}" if where else "no cache folder can be written, so each process does"
-        print(f"fastmlp: compiling {what}; {then}", file=sys.stderr)
+        where, why = _cache_folder(of)
+        if where and not os.access(where, os.W_OK | os.X_OK):
+            why = f"{where}, which has not all of it, cannot be written"
+        then = f"each process does, for {why} (FASTMLP_CACHE_DIR)" if why else f"later runs start from {where}"
+        _say(f"compiling {what}; {then}")
+
+
+def _say(text: str) -> None:
+    """Once in a process, where anybody can hear it."""
+    if text not in _said and sys.stderr is not None:
+        _said.add(text)
+        with suppress(OSError, ValueError):  # nobody reads it any more, or the disk is full
+            print(f"fastmlp: {text}", file=sys.stderr, flush=True)
 
 
 @lru_cache
