@@ -126,6 +126,7 @@ _HOME = {  # and in __init__.pyi, for editors
     "diagnose_history": "diagnosis",
     "find_learning_rate": "rate_test",
     "load_model": "serialization",
+    "TableModel": "table_model",
     "save_model": "serialization",
     "export_onnx": "onnx_export",
 }

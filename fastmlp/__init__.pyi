@@ -110,6 +110,7 @@ from .schedules import (
 )
 from .sequential import Sequential as Sequential
 from .serialization import load_model as load_model, save_model as save_model
+from .table_model import TableModel as TableModel
 
 __version__: str
 __all__: list[str]

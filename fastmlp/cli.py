@@ -1,7 +1,7 @@
 """The command line: `fastmlp train`, `fastmlp predict`, `fastmlp warmup`. What the commands do is in commands.py.
 
-Exit codes: 0 done, 1 a failure while it ran (divergence, memory), 2 bad input, 130 Ctrl-C. An error is one line on
-stderr; a traceback is a bug of ours.
+Exit codes: 0 done, 1 a failure while it ran (divergence, memory), 2 bad input, 130 Ctrl-C, 143 SIGTERM, which a fit
+takes as it does Ctrl-C. An error is one line on stderr; a traceback is a bug of ours.
 """
 
 from __future__ import annotations
@@ -9,11 +9,20 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from . import __version__
 from .devices import DEVICES, PRECISIONS
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, by which services and batch systems end a program."""
+
+
+def _terminate(number, frame):
+    raise Terminated
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):  # a pipe on Windows has the code page, which lacks most letters
             if hasattr(stream, "reconfigure") and not stream.isatty():
                 stream.reconfigure(encoding="utf-8")
+    if argv is None:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments = _parser().parse_args(argv)
         arguments.command(arguments)
@@ -45,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except SystemExit as stop:  # argparse: --help, --version, or bad arguments, already printed
         return int(stop.code or 0)
+    except Terminated:
+        return _fail("terminated", 143)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except (ValueError, TypeError, OSError, ImportError) as error:

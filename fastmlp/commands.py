@@ -17,7 +17,6 @@ from .errors import unknown_name
 IMAGES = ("mnist", "digits")
 # Of tables: chosen on California housing, Adult and five small ones, among the best on all of what was tried
 EPOCHS, LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 30, 4e-3, 0.1, 0.2
-ROWS = 2**16  # predicted at a time
 
 
 def train(arguments: Namespace) -> None:
@@ -41,30 +40,22 @@ def train(arguments: Namespace) -> None:
 
 def predict(arguments: Namespace) -> None:
     """`fastmlp predict`: a CSV of predictions, and on stderr their score if the table has the target."""
-    from .preprocessing import decode_target, encode_target, text_columns
-    from .serialization import load_model_with_extra
-    from .tables import MISSING, read_table, read_unchanged
+    from .preprocessing import decode_target, encode_target
+    from .table_model import TableModel
+    from .tables import read_unchanged
 
     _refuse_to_overwrite("--output", arguments.output, arguments.model, arguments.table)
-    model, extra = load_model_with_extra(arguments.model)
-    if "preprocess" not in (extra or {}):
-        raise ValueError(f"{arguments.model!r} was not trained on a table by `fastmlp train`: its columns are unknown.")
-    preprocess = extra["preprocess"]
-    target, classes = preprocess["target"]["name"], preprocess["target"].get("classes", [])
+    model = TableModel.load(arguments.model)
+    preprocess, target = model._preprocess, model.target
+    classes = preprocess["target"].get("classes", [])
     if arguments.probabilities and not classes:
         raise ValueError("`--probabilities` needs a classification; this model is a regression.")
-    table = read_table(
-        arguments.table,
-        text_columns(preprocess),
-        target=target if set(classes) & set(MISSING) else None,
-        missing=preprocess.get("missing", ()),
-        learned=preprocess.get("read", {}),
-    )
+    table = model.read(arguments.table)
     for name in arguments.keep:
         if name not in table.column_names:
             raise unknown_name("--keep", name, table.column_names)
-    table = _like_training(table, preprocess)
-    output = _outputs(model, table, preprocess)
+    table = model.like_training(table, _note)
+    output = model.outputs(table)
     columns = {"prediction": decode_target(output, preprocess).tolist()}
     if arguments.probabilities:
         columns |= {f"probability_{name}": output[:, k].tolist() for k, name in enumerate(classes)}
@@ -81,74 +72,6 @@ def predict(arguments: Namespace) -> None:
             print(f"not scored: no {target!r} in the table is a class that was learned", file=sys.stderr)
         elif len(y):
             print(_score(output[known], y, preprocess), file=sys.stderr)
-
-
-def _outputs(model, table, preprocess: dict) -> np.ndarray:
-    """What the network says of every row."""
-    from .preprocessing import encoded_blocks
-
-    blocks = encoded_blocks(table, preprocess, model.dtype, ROWS)
-    return np.concatenate([model.predict(X).reshape(len(X), model.n_outputs) for X in blocks])
-
-
-def _like_training(table, preprocess: dict):
-    """The table with texts as they were learned; what is unlike the training is an error, or said on stderr."""
-    from .tables import check_sort
-
-    there, learned, target = set(table.column_names), preprocess.get("read", {}), preprocess["target"]
-    features = [feature for feature in preprocess["features"] if feature["name"] in there]
-    _say_how_read(table, [feature["name"] for feature in features], learned)
-    for feature in features:
-        name = feature["name"]
-        if "sort" in feature:  # which texts lack, and files of older versions
-            check_sort(table[name], name, feature["sort"], learned.get(name, {}))
-        if feature["kind"] == "text":
-            table = _with_learned_texts(table, name, feature["categories"])
-        missing, rows = table[name].null_count, table.num_rows
-        if missing and not (None in feature["categories"] if feature["kind"] == "text" else feature["missing"]):
-            _note(f"column {name!r}: {missing:,} of {rows:,} rows have no value; in training, all had one")
-    if target["name"] in there and isinstance(target.get("classes", [None])[0], str):
-        table = _with_learned_texts(table, target["name"], target["classes"])
-    return table
-
-
-def _with_learned_texts(table, name: str, learned: list):
-    """The table with "1" for "1.0", as pandas writes integers beside a missing one, where "1" was learned."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    try:
-        column, known = table[name].cast(pa.string()), pa.array(learned, pa.string())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # lists, of which none was learned
-        return table
-    whole = pc.replace_substring_regex(column, r"^([+-]?\d+)\.0+$", r"\1")
-    column = pc.if_else(pc.is_in(column, known), column, pc.if_else(pc.is_in(whole, known), whole, column))
-    unseen = column.filter(pc.invert(pc.is_in(column, known))).drop_null()
-    if len(unseen):
-        texts = unseen.unique().to_pylist()
-        some = ", ".join(map(repr, texts[:3])) + ", ..." * (len(texts) > 3)
-        _note(f"column {name!r}: {len(unseen):,} of {len(column):,} rows hold texts that were not learned ({some})")
-    return table.set_column(table.column_names.index(name), name, column)
-
-
-def _say_how_read(table, names: list[str], learned: dict) -> None:
-    """Which columns were not read as they stand, where that is news."""
-    from .tables import how_read
-
-    read = how_read(table)
-    for name in names:
-        how, known = read.get(name, {}), learned.get(name, {})
-        date, other, mark = how.get("date"), how.get("or"), how.get("mark")
-        if date and known.get("date", date) != date:
-            _note(f"column {name!r}: dates taken for {date}; in training they were {known['date']}")
-        elif other:
-            _note(f"column {name!r}: dates taken for {date}, but {other} fits as well; 2024-12-31 would be clear")
-        if "missing" in how:
-            _note(f"column {name!r}: {how['missing']!r} taken for a missing value")
-        if mark and mark != known.get("mark"):
-            _note(f"column {name!r}: taken for numbers, without {mark!r}")
-        elif not mark and known.get("mark", ",") not in ",." and table[name].null_count < table.num_rows:
-            _note(f"column {name!r}: the numbers bore {known['mark']!r} in training, here they do not")
 
 
 def _note(text: str) -> None:
@@ -197,6 +120,7 @@ def _train_images(arguments: Namespace) -> None:
 def _train_table(arguments: Namespace) -> None:
     from . import AdamW, Dense, Dropout, EarlyStopping, Mish, OneCycle, Sequential
     from .preprocessing import MAX_CATEGORIES, encode_features, encode_target, find_task, fit_preprocess
+    from .table_model import TableModel, say_how_read
     from .tables import how_read, kind_of, read_table
 
     if arguments.target is None:
@@ -209,7 +133,7 @@ def _train_table(arguments: Namespace) -> None:
         raise ValueError(f"`--drop` must not name the target; got {arguments.target!r}.")
     used = [name for name in table.column_names if name not in arguments.drop]
     _check_numbers(table, used)
-    _say_how_read(table, used, {})
+    say_how_read(table, used, {}, _note)
     known = table[arguments.target].is_valid()
     n_missing = table.num_rows - known.to_numpy().sum()
     if n_missing:
@@ -264,7 +188,7 @@ def _train_table(arguments: Namespace) -> None:
     )
     if len(test):
         held_out = table.take(test)
-        output = _outputs(model, held_out, preprocess)
+        output = TableModel(model, preprocess).outputs(held_out)
         print(f"held-out {_score(output, encode_target(held_out, preprocess), preprocess)}")
     _print_speed(seconds, n_epochs * len(X))
 

@@ -8,6 +8,7 @@ with the functions below can be exported, a user's own activations too.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -85,6 +86,12 @@ def export_onnx(path: str | os.PathLike, model: Any) -> None:
     OSError
         The file cannot be written; an older one is untouched.
 
+    Warns
+    -----
+    UserWarning
+        The model is of a table that `fastmlp train` encoded: the file takes encoded columns, and gives what the
+        target was turned into.
+
     Examples
     --------
     >>> import os, tempfile
@@ -106,6 +113,9 @@ def export_onnx(path: str | os.PathLike, model: Any) -> None:
         *steps, model = [step for _, step in model.steps]
     if isinstance(model, Sequential):
         model._need_parameters()
+        if model._preprocess is not None:
+            what = f"columns of a table, whose target is {model._preprocess['target']['name']!r}"
+            warnings.warn(f"X of this export is the encoded {what}; `TableModel` encodes them.", stacklevel=2)
         network, loss, outputs = model, model.loss, _of_sequential
     elif isinstance(model, (MLPClassifier, MLPRegressor)):
         check_is_fitted(model, "coefs_")

@@ -79,7 +79,32 @@ def read_table(
     >>> read_table("houses.csv").column_names  # doctest: +SKIP
     ['rooms', 'age', 'price']
     """
-    table, delimiter = read_unchanged(path)
+    options = {"text_columns": text_columns, "target": target, "missing": missing, "learned": learned}
+    return read_columns(*read_unchanged(path), **options)
+
+
+def table_of(frame) -> pa.Table:
+    """A data frame, or a dictionary of columns, as a table."""
+    pa = _pyarrow()
+    try:
+        return pa.table(frame)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise TypeError(f"`rows` cannot be taken for a table: {error}") from error
+
+
+def column_of(values: list) -> pa.Array:
+    """Values as a column; as texts, where they are of several types."""
+    pa = _pyarrow()
+    try:
+        return pa.array(values)
+    except pa.ArrowException:
+        return pa.array([None if value is None else str(value) for value in values])
+
+
+def read_columns(
+    table: pa.Table, delimiter: str | None, *, text_columns: Collection[str], target, missing, learned
+) -> pa.Table:
+    """`read_table` of columns as they stand, as texts of CSV or (`delimiter` is None) with types."""
     pa, fields, columns = _pyarrow(), [], []
     for field, column in zip(table.schema, table.columns, strict=True):
         known = (learned or {}).get(field.name, {})

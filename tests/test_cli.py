@@ -601,16 +601,21 @@ def test_version():
 
 
 @needs_signals
-def test_ctrl_c_saves_the_model_and_exits_with_130(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")],
+    ids=["SIGINT", "SIGTERM"],
+)
+def test_a_signal_saves_the_model_and_ends_it(tmp_path, number, code, word):
     path = tmp_path / "model.safetensors"
     options = ["--epochs", 10_000_000, "--save", path]
     with process("train", "digits", *options, env={**os.environ, "PYTHONUNBUFFERED": "1"}) as child:
         for line in child.stdout:
             if line.startswith("epoch"):
                 break
-        child.send_signal(signal.SIGINT)
+        child.send_signal(getattr(signal, number))
         out, err = child.communicate(timeout=60)  # all of the epochs would take longer
-    assert child.returncode == 130 and err.splitlines()[-1] == "fastmlp: interrupted"
+    assert child.returncode == code and err.splitlines()[-1] == f"fastmlp: {word}"
     assert out.endswith(f"saved {path}\n")
     assert fastmlp.load_model(path).n_features == 64
 

@@ -1,0 +1,107 @@
+"""`TableModel`: what `fastmlp train` saved, for rows in Python, as `fastmlp predict` takes those of a file."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from fastmlp import Sequential, TableModel, load_model
+from fastmlp.cli import main
+
+pytest.importorskip("pyarrow")
+
+ROWS = [
+    {"length": 0.1 * k, "day": f"{1 + k % 28:02d}.03.2024", "colour": ("red", "blue", None)[k % 3], "paid": f"${k},000"}
+    for k in range(1, 120)
+]
+
+
+def write(path, rows):
+    with open(path, "w", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Files of a classification and of a regression by the same columns."""
+    folder, files = tmp_path_factory.mktemp("tables"), {}
+    for target in ("kind", "price"):
+        rows = [row | {target: "ab"[k % 3 == 1] if target == "kind" else 100.0 + 5 * k} for k, row in enumerate(ROWS)]
+        files[target] = str(folder / f"{target}.safetensors")
+        code = main(
+            ["train", write(folder / f"{target}.csv", rows), "--target", target, "--epochs", "3", "--quiet"]
+            + ["--save", files[target]]
+        )
+        assert code == 0
+    return files
+
+
+@pytest.mark.parametrize("target", ["kind", "price"])
+def test_rows_of_any_kind_are_predicted_as_the_command_does(trained, target, tmp_path, capsys):
+    table = write(tmp_path / "rows.csv", ROWS[:40])
+    options = ["--probabilities"] if target == "kind" else []
+    assert main(["predict", trained[target], table, *options]) == 0
+    expected = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    model = TableModel.load(trained[target])
+    assert model.target == target and model.feature_names == list(ROWS[0])
+    pa, pd = pytest.importorskip("pyarrow"), pytest.importorskip("pandas")
+    frames = [table, ROWS[:40], pa.Table.from_pylist(ROWS[:40]), pd.DataFrame(ROWS[:40]), tmp_path / "rows.csv"]
+    frames += [json.loads(json.dumps(ROWS[:40])), pd.DataFrame(ROWS[:40])[::-1][::-1][list(reversed(ROWS[0]))]]
+    frames += [pytest.importorskip("polars").DataFrame(ROWS[:40])]
+    for rows in frames:
+        found = model.predict(rows)
+        if target == "kind":
+            assert model.classes.tolist() == ["a", "b"]
+            assert found.tolist() == [row["prediction"] for row in expected]
+            p = [[float(row[f"probability_{name}"]) for name in "ab"] for row in expected]
+            np.testing.assert_allclose(model.predict_proba(rows), p, rtol=1e-5)
+        else:
+            assert model.classes is None
+            np.testing.assert_allclose(found, [float(row["prediction"]) for row in expected], rtol=1e-6)
+    one = model.predict(ROWS[:1])
+    assert one.shape == (1,) and (target == "price" or one[0] == expected[0]["prediction"])
+
+
+def test_what_is_unlike_the_training(trained):
+    model = TableModel.load(trained["price"])
+    with pytest.warns(UserWarning, match=r"column 'colour': 1 of 1 rows hold texts that were not learned \('green'\)"):
+        model.predict([ROWS[0] | {"colour": "green"}])
+    with pytest.warns(UserWarning, match="column 'length': 1 of 2 rows have no value"):
+        model.predict([ROWS[0], ROWS[1] | {"length": None}])
+    with pytest.raises(ValueError, match="column 'length' must hold numbers; got 'long' in row 2"):
+        model.predict([ROWS[0], ROWS[1] | {"length": "long"}])
+    with pytest.raises(ValueError, match=r"`rows`\[1\] has no 'day'"):
+        model.predict([ROWS[0], {name: value for name, value in ROWS[1].items() if name != "day"}])
+    with pytest.raises(ValueError, match="the table has no column 'paid'"):
+        model.predict(pytest.importorskip("pandas").DataFrame(ROWS).drop(columns="paid"))
+    for rows in (ROWS[0], [1.0, 2.0], np.zeros((2, 4)), None):
+        with pytest.raises(TypeError, match="`rows`"):
+            model.predict(rows)
+    with pytest.raises(AttributeError, match="this model is a regression"):
+        model.predict_proba(ROWS)
+
+
+def test_another_models_file(trained, tmp_path):
+    path = tmp_path / "network.safetensors"
+    network = load_model(trained["price"])
+    Sequential(*network.layers).build(3).save(path)
+    with pytest.raises(ValueError, match="was not trained on a table"):
+        TableModel.load(path)
+    network.save(path)  # knows its table again
+    assert np.array_equal(TableModel.load(path).predict(ROWS), TableModel.load(trained["price"]).predict(ROWS))
+
+
+def test_an_export_of_the_network_says_that_it_takes_encoded_columns(trained, tmp_path):
+    pytest.importorskip("onnx")
+    from fastmlp import export_onnx
+
+    model = TableModel.load(trained["price"])
+    with pytest.warns(UserWarning, match="X of this export is the encoded columns of a table, whose target is 'price'"):
+        export_onnx(tmp_path / "model.onnx", model.network)
+    with pytest.raises(TypeError, match=r"`model` must be .*got TableModel"):
+        export_onnx(tmp_path / "model.onnx", model)
