@@ -9,11 +9,13 @@ The way of the data, and where to find it::
              or on an NVIDIA GPU, where that is asked for                           (cuda/, devices.py)
          --> history, fitted parameters
 
-Declarations: `layers`, `normalization`, `augmentation`, `activations`, `losses`, `optimizers`, `schedules`,
-`initializers`; to add an activation, add a class in `activations.py` (a user's own are `CustomActivation` and
-`CustomLoss`). Around a fit: `epochs`, `lbfgs`, `callbacks`, `backup`, `progress`, `history`; before and after it:
-`rate_test`, `diagnosis`, `gradients`, `parts`. Files: `serialization` and `model_file` for models and `onnx_export` for
-other programs, `datasets`, `tables`, `preprocessing` and `piecewise` for data, which the command line (`cli`,
+Declarations: `layers`, `embedding`, `normalization`, `augmentation`, `activations`, `losses`, `optimizers`,
+`schedules`, `initializers`, of which `configs` makes plain data; to add an activation, add a class in `activations.py`
+(a user's own are `CustomActivation` and `CustomLoss`, by `user_functions`). Rows: `inputs` and `batches` of a training,
+`prediction` (by NumPy) and `evaluation` (by the engine) of others; `records` and `simd` are what plan and engine agree
+on. Around a fit: `epochs`, `lbfgs`, `callbacks`, `backup`, `progress`, `history`; before and after it: `rate_test`,
+`diagnosis`, `gradients`, `parts`. Files: `serialization` and `model_file` for models and `onnx_export` for other
+programs, `datasets`, `tables`, `preprocessing`, `table_model` and `piecewise` for data, which the command line (`cli`,
 `commands`) uses. What an error says: `errors`, `hints`. Names below are imported on first use, so that `import fastmlp`
 costs nothing.
 """

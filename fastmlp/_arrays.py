@@ -118,6 +118,13 @@ def check_columns(X, expected: tuple[str, ...] | None, argument: str = "X") -> N
     raise ValueError(f"`{argument}` must have the columns of the fit, in their order; got {what}.")
 
 
+def check_order_of_columns(X, expected: tuple[str, ...] | None) -> None:
+    """ValueError where X has the columns of an earlier fit in another order; it may have others, of other data."""
+    names = None if expected is None else column_names(X)
+    if names is not None and sorted(names) == sorted(expected):
+        check_columns(X, expected)
+
+
 def column_without_numbers(X) -> str | None:
     """The first column of a data frame that cannot become floats, with its dtype and why; None if all can."""
     for column, values in _columns(X):
@@ -322,7 +329,8 @@ def check_targets(y, n: int, n_outputs: int, loss, argument: str = "y") -> np.nd
         raise ValueError(f"{expected}; got shape {y.shape}{wanted}.")
     check_finite(y, argument)
     if loss.codes and y.ndim == 1:
-        codes = y.astype(np.int64)
+        with np.errstate(invalid="ignore"):
+            codes = y.astype(np.int64)
         bad = (codes != y) | (codes < 0) | (codes >= n_outputs)
         if bad.any():
             row = int(np.argmax(bad))

@@ -25,6 +25,11 @@ class Turn:
     def __init__(self, steps: bool):
         self.steps, self._thread, self._process = steps, threading.get_ident(), os.getpid()
 
+    @staticmethod
+    def torn(turns: dict[Turn, None]) -> list[Turn]:
+        """Those of a process that this one was forked off in the middle of a step."""
+        return [turn for turn in list(turns) if turn.steps and turn._process != os.getpid()]
+
     def comes(self, turns: dict[Turn, None]) -> bool:
         """Wait for those who read, which is soon over; False where somebody is in the middle of a step."""
         if len(turns) == 1:  # nobody else

@@ -67,7 +67,11 @@ def predict(arguments: Namespace) -> None:
     _write_csv(columns, arguments.output)
     if target in table.column_names:
         known = np.asarray(table[target].is_valid())
-        y = encode_target(table, preprocess)[known]
+        try:
+            y = encode_target(table, preprocess)[known]
+        except ValueError as error:  # the predictions are written already
+            print(f"not scored: {error}", file=sys.stderr)
+            return
         if classes and len(y) and (y < 0).all():
             print(f"not scored: no {target!r} in the table is a class that was learned", file=sys.stderr)
         elif len(y):

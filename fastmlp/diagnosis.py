@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import losses, sequential
-from ._arrays import check_targets, check_X, is_sparse
+from ._arrays import check_columns, check_targets, check_X, is_sparse
 from .activations import Logistic, ReLU, Tanh
 from .embedding import Embedding
 from .errors import DivergenceError, unknown_name
@@ -136,6 +136,7 @@ def diagnose(
     loss = losses.get(model.loss if loss is None else loss)
     if loss.queries:
         raise ValueError(f"`loss` must be one of single rows, to be diagnosed; got {loss.name!r}, which ranks queries.")
+    check_columns(X, model._columns)
     X = check_X(X, n_features=model.n_features)
     y = check_targets(y, X.shape[0], model.n_outputs, loss)
     if not loss.codes and loss.target_columns(model.n_outputs) != model.n_outputs:

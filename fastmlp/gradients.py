@@ -6,7 +6,6 @@ The training step runs with a rule that keeps the gradient in place of an optimi
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Mapping
 
@@ -16,7 +15,7 @@ from ._arrays import refuse_masked
 from .errors import DivergenceError, unknown_name
 from .lowering import update_plan
 from .optimizers import SGD
-from .prediction import KEPT_BYTES
+from .prediction import keep
 from .training import Training
 
 
@@ -167,7 +166,7 @@ def batch_gradients(
         options = {"batch_size": X.shape[0], "shuffle": False, "sample_weight": sample_weight, "n_threads": n_threads}
         options |= {"study": not training, "groups": groups, "seed": seed, "weight_of_row": weight_of_row}
         # a copy: where the loss is not finite, a fit gives its model other arrays
-        own = Training(copy.copy(model), X, y, loss=loss, optimizer=RULE, **options)
+        own = Training(model._copy_to_look_at(), X, y, loss=loss, optimizer=RULE, **options)
     try:
         result = float(own.run(1)[0]), own.gradient()
     except DivergenceError:
@@ -175,15 +174,5 @@ def batch_gradients(
     finally:
         own.let_go()
     if not (training or own.loss.queries or own.plan.entries or own.plan.has_own_functions):  # it may serve the next
-        _keep(model, key, own)
+        keep(_set_up, model, (key, own), lambda kept: kept[1].plan.n_bytes)
     return result
-
-
-def _keep(model, key: tuple, training: Training) -> None:
-    """For the next gradients, unless it is too large; those of other models make room for it."""
-    if training.plan.n_bytes > KEPT_BYTES:
-        return
-    _set_up[model] = key, training
-    others = [other for other in list(_set_up) if other is not model]
-    while others and sum(kept.plan.n_bytes for _, kept in list(_set_up.values())) > KEPT_BYTES:
-        _set_up.pop(others.pop(0), None)

@@ -251,8 +251,8 @@ class AdamW(Adam):
 
     When to use: Adam with a penalty of the weights that acts as meant; larger networks and longer fits.
 
-    Epsilon as in `Adam`. What decays is the `weight` of each `Dense` (the plan gives the decay to their blocks alone);
-    PyTorch decays every parameter that it is given, so biases belong to a group with `weight_decay=0` there.
+    Epsilon as in `Adam`. What decays is the `weight` of each `Dense`, and of an `Embedding` all of its table. PyTorch
+    decays every parameter that it is given, so biases belong to a group with `weight_decay=0` there.
 
     Parameters
     ----------

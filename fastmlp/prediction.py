@@ -4,8 +4,8 @@ way back from it to the gradients of the inputs, which no training needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -103,6 +103,16 @@ FEW, FEW_SPARSE = 600_000, 2_000_000
 # 100-256-128-10 and 180 of 64-128-128-10 as well; 500 rows of the first took 1.8 times as long in NumPy
 WORTH_PACKING, ALWAYS_WORTH_PACKING, PACKED_WORK = 64, 500, 6_000_000
 KEPT_BYTES = 2**27  # memory of all networks that are kept set up, their own parameters included
+
+
+def keep(kept: MutableMapping, owner, value, n_bytes: Callable[[Any], int]) -> None:
+    """Keep what was set up for the owner's next call, unless it is too large; those of others make room for it."""
+    if n_bytes(value) > KEPT_BYTES:
+        return
+    kept[owner] = value
+    others = [other for other in list(kept) if other is not owner]
+    while others and sum(map(n_bytes, list(kept.values()))) > KEPT_BYTES:
+        kept.pop(others.pop(0), None)
 
 
 def is_few(X, n_weights: int, units: int | None, packed: bool = True) -> bool:

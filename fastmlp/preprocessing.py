@@ -280,6 +280,17 @@ def _encode_text(codes: np.ndarray, feature: dict, out: np.ndarray) -> None:
     out[rows, codes[rows]] = 1
 
 
+def _code(value: pa.Scalar, lookup: pa.Array) -> int:
+    """The place of one value in these, -1 where it is not there."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        return pc.index(lookup, value.cast(lookup.type)).as_py()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return -1
+
+
 def _codes(column: pa.ChunkedArray, values: list) -> np.ndarray:
     """The index of every entry in a list, -1 where it is not there; None is found like any other."""
     import pyarrow as pa
@@ -288,6 +299,6 @@ def _codes(column: pa.ChunkedArray, values: list) -> np.ndarray:
     lookup = pa.array(values)
     try:
         found = pc.index_in(column.cast(lookup.type), lookup)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # for example texts where the classes are numbers
-        return np.full(len(column), -1)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # such as a text where the classes are numbers: one by one
+        return np.array([_code(value, lookup) for value in column], np.int64)
     return pc.fill_null(found, -1).to_numpy().astype(np.int64)

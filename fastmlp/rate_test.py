@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import losses, optimizers, sequential
-from ._arrays import check_groups, check_targets, check_weights, check_X
+from ._arrays import check_columns, check_groups, check_targets, check_weights, check_X
 from .callbacks import Callback
 from .errors import DivergenceError, check_count, check_range
 from .history import axes
@@ -179,6 +179,7 @@ def find_learning_rate(
     seed = check_count(seed, "seed", least=0)
     optimizer = replace(optimizers.get(optimizer), learning_rate=_Rising(float(low), float(high), steps))
     loss = losses.get(model.loss if loss is None else loss)
+    check_columns(X, model._columns)
     X = check_X(X, n_features=model.n_features)
     n = X.shape[0]
     y, sample_weight = check_targets(y, n, model.n_outputs, loss), check_weights(sample_weight, n)

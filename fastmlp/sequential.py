@@ -17,6 +17,7 @@ from ._arrays import (
     check_finite,
     check_fits,
     check_groups,
+    check_order_of_columns,
     check_outputs,
     check_targets,
     check_weights,
@@ -176,6 +177,7 @@ class Sequential:
         in the middle of a step, those of an earlier one.
         """
         if self._behind:
+            self._forget_torn_steps()
             turn = Turn(steps=False)
             try:
                 self._turns[turn] = None
@@ -250,7 +252,7 @@ class Sequential:
                     for key in own
                 }
         self._arrays = {name: array.astype(self.dtype) for name, array in arrays.items()}
-        self.n_features, self._epochs, self._trainer, self._kept = n_features, 0, None, None
+        self.n_features, self._epochs, self._trainer, self._kept, self._columns = n_features, 0, None, None, None
         return self
 
     def __getitem__(self, index: slice) -> Sequential:
@@ -356,7 +358,8 @@ class Sequential:
             if name not in self._arrays:
                 raise unknown_name("parameters", name, self._arrays)
             try:
-                value = np.array(value, self.dtype)
+                with np.errstate(over="ignore"):
+                    value = np.array(value, self.dtype)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"`{name}` must be an array of numbers ({error}).") from None
             if value.shape != self._arrays[name].shape:
@@ -504,6 +507,7 @@ class Sequential:
         check_flag("shuffle", shuffle)
         check_flag("keep_optimizer", keep_optimizer)
         _warn_of_layers(self.layers, loss)
+        check_order_of_columns(X, self._columns)
         columns = column_names(X)
         X, y, sample_weight, groups = self._checked(X, y, loss, sample_weight, groups)
         validation = self._validation(validation_data, X.shape[1], columns, loss)
@@ -524,8 +528,8 @@ class Sequential:
             other = optimizer if backup is None else backup
             raise ValueError(f"`keep_optimizer` must be False with {other!r}; got True.")
         devices.check_precision(precision, devices.check_device(device), self.dtype)
-        run = run_epochs
-        if isinstance(optimizer, optimizers.LBFGS):
+        run, of_all_rows = run_epochs, isinstance(optimizer, optimizers.LBFGS)
+        if of_all_rows:
             from . import lbfgs
 
             lbfgs.check(optimizer, self.layers, callbacks, backup, device)
@@ -537,10 +541,10 @@ class Sequential:
 
             callbacks = [*callbacks, *progress_callbacks(verbose, epochs, n)]
         new, history, training = not self.built, History(), None
-        before = self.loss, self.history, self._columns, self._preprocess
+        state = self._state_for(optimizer) if keep_optimizer else None
+        before, first_step = {name: getattr(self, name) for name in _OF_A_FIT}, 0
         if new:
             self.build(X.shape[1], seed)
-        state = self._state_for(optimizer) if keep_optimizer else None
         self._arrays, self._trainer, self._kept = self._arrays, None, None
         self.loss, self.history, self._columns, self._preprocess = loss, history, columns, None
         options = {"sample_weight": sample_weight, "seed": seed, "n_threads": n_threads, "shuffle": shuffle}
@@ -554,6 +558,7 @@ class Sequential:
                 recipe |= {"device": device, "precision": precision if device == "cuda" else None}
                 state = backup.find(self, data, validation, epochs, callbacks, **recipe)
             options |= {"loss": loss, "optimizer": optimizer, "batch_size": batch_size, "epochs_before": self._epochs}
+            first_step = state["step"] if state else 0
             with Training(self, X, y, state=state, **options) as training:
                 try:
                     run(training, history, epochs, callbacks, validation, backup)
@@ -564,13 +569,14 @@ class Sequential:
             check_fits(X, self.dtype)
             raise
         except BaseException:  # Ctrl-C while it compiled, too little memory, a callback's error before the first step
-            if training is None or not training.step:  # it is what it was: a random network is not a fitted one
-                self.loss, self.history, self._columns, self._preprocess = before
+            if training is None or training.step == first_step:  # as it was: a random network is not a fitted one
+                for name, value in before.items():
+                    setattr(self, name, value)
                 if new:
                     self._arrays, self.n_features = {}, None
             raise
         finally:
-            self._epochs += 0 if training is None else training.epoch
+            self._epochs += 0 if training is None else len(history) if of_all_rows else training.epoch
         return history
 
     @refuses_unknown
@@ -724,17 +730,17 @@ class Sequential:
         n_threads = _check_threads(n_threads)
         if own is not None:
             own.save_parameters()
-        if isinstance(own, GivenGradients) and own.n_threads == n_threads and own.can_take(optimizer):
-            own.go_on_with(optimizer, seed)
-        else:
+        if not (isinstance(own, GivenGradients) and own.n_threads == n_threads and own.can_take(optimizer)):
             own = GivenGradients(self, optimizer, seed, n_threads, self._state_for(optimizer))
         arrays = checked_gradients(gradients, own.names, self._stored)
+        own.go_on_with(optimizer, seed)
         self._trainer, self._kept = own, None
         self._behind = True  # even if Ctrl-C comes right after the step
         own.apply(arrays)
 
     def _in_turn(self, step, *arguments):
         """A step of the optimiser, unless another thread is in the middle of one."""
+        self._forget_torn_steps()
         turn = Turn(steps=True)
         try:
             self._turns[turn] = None
@@ -748,6 +754,15 @@ class Sequential:
         finally:
             self._turns.pop(turn, None)
 
+    def _forget_torn_steps(self) -> None:
+        """Where this process was forked off in the middle of a step: here nobody ends it, and what it has written is
+        half done. The parameters are those of an earlier step.
+        """
+        if self._turns and (torn := Turn.torn(self._turns)):
+            self._trainer, self._kept, self._behind = None, None, False
+            for turn in torn:
+                self._turns.pop(turn, None)
+
     def _train_on_batch(self, X, y, loss, optimizer, sample_weight, groups, seed, n_threads) -> float:
         from .gradients import GivenGradients
 
@@ -757,6 +772,7 @@ class Sequential:
         optimizer = optimizers.get((last or "adam") if optimizer is None else optimizer)
         seed = check_count(last_seed if seed is None else seed, "seed", least=0)
         n_threads = _check_threads(n_threads)
+        check_order_of_columns(X, self._columns)
         rows = self._checked(X, y, loss, sample_weight, groups)
         X = rows[0]
         self._check_batch_norm(X.shape[0], X.shape[0])
@@ -848,8 +864,17 @@ class Sequential:
 
     def __getstate__(self):
         """With the optimiser's state of a loop of the user's own, but without its memory."""
-        state = {k: value for k, value in self.__dict__.items() if k not in ("_trainer", "_turns")}
-        return state | {"_stored": self._arrays, "_behind": False, "_kept": self._to_keep()}
+        return self._state_to_look_at() | {"_kept": self._to_keep()}
+
+    def _state_to_look_at(self) -> dict:
+        state = {k: value for k, value in self.__dict__.items() if k not in ("_trainer", "_turns", "_kept")}
+        return state | {"_stored": self._arrays, "_behind": False}
+
+    def _copy_to_look_at(self) -> Sequential:
+        """A copy that knows nothing of an optimiser."""
+        twin = object.__new__(type(self))
+        twin.__setstate__(self._state_to_look_at())
+        return twin
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -965,7 +990,9 @@ class Sequential:
         acting = as_in_training(training, seed, layers, n)
         together = n if acting else _ROWS
         blocks, flat = [X[start : start + together] for start in range(0, n, together)], list(named(layers))
-        return np.concatenate([numpy_forward(flat, self._arrays, rows, self.dtype, acting) for rows in blocks])
+        values = np.concatenate([numpy_forward(flat, self._arrays, rows, self.dtype, acting) for rows in blocks])
+        check_came_of(X, values)
+        return values
 
     def _layer_index(self, layer: int | str) -> int:
         n = len(self.layers)
@@ -1415,6 +1442,10 @@ class Sequential:
         if not isinstance(model, cls):
             raise ValueError(f"{path} holds a {type(model).__name__}, not a Sequential; use fastmlp.load_model.")
         return model
+
+
+# What a fit changes beside the parameters, and has as it was where it fails before its first step
+_OF_A_FIT = ("loss", "history", "_columns", "_preprocess", "_trainer", "_kept")
 
 
 def _initial(name: str, layer: Dense, after: Layer | None, shapes: dict, rng) -> dict[str, np.ndarray]:

@@ -295,6 +295,30 @@ def test_the_state_outlives_another_number_of_threads(numbers):
     assert_same(models[2], models[3], rtol=0)
 
 
+def test_what_is_refused_leaves_the_optimiser_as_it_was():
+    X, y = data()
+    model = Sequential(Dense(3), dtype="float64").build(5)
+    _, gradients = model.gradients(X, y, LOSS)
+    model.apply_gradients(gradients, optimizer=SGD(0.1))
+    for bad, words in (({}, "is missing"), (gradients | {"dense_0.bias": [np.nan] * 3}, "must be finite")):
+        with pytest.raises(ValueError, match=words):
+            model.apply_gradients(bad, optimizer=SGD(9.0))
+    before = model.parameters["dense_0.bias"]
+    model.apply_gradients(gradients)
+    np.testing.assert_allclose(model.parameters["dense_0.bias"], before - 0.1 * gradients["dense_0.bias"], rtol=1e-12)
+
+
+def test_gradients_keep_nothing_of_an_optimiser():
+    X, y = data()
+    model = Sequential(Dense(3)).build(5)
+    model.train_on_batch(X, y, loss=LOSS, optimizer="adam")
+    model.gradients(X, y)
+    from fastmlp import gradients
+
+    assert gradients._set_up[model][1]._model._kept is None
+    assert copy.copy(model)._kept is not None
+
+
 def test_bad_gradients():
     model = Sequential(Dense(2), Dense(3, trainable=False)).build(4)
     good = {"dense_0.weight": np.ones((4, 2)), "dense_0.bias": [1, 2]}

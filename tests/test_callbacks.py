@@ -257,7 +257,8 @@ def test_what_a_callback_adds_is_in_the_history_and_seen_by_the_next(problem):
 def test_gradient_norms_are_those_of_the_twin(problem, weighted, sparse):
     X, y = problem
     weights = np.arange(len(X)) % 3 / 2 if weighted else None
-    rows = np.unique(np.linspace(0, len(X) - 1, 50).astype(int))
+    some = np.flatnonzero(np.ones(len(X)) if weights is None else weights)  # what weighs nothing tells nothing
+    rows = some[np.unique(np.linspace(0, len(some) - 1, 50).astype(int))]
     model, recorder = small_model(), Recorder()
     history = model.fit(
         csr_array(X) if sparse else X,
@@ -356,11 +357,22 @@ def test_training_accuracy_is_that_of_the_network_after_the_epoch(problem, weigh
     assert history["accuracy"] == history["val_accuracy"]
     assert history["accuracy"][-1] == model.evaluate(X, y, whole)["accuracy"] > 1 / 3
     np.testing.assert_array_equal(model.parameters["dense_0.weight"], plain.parameters["dense_0.weight"])
-    rows = np.unique(np.linspace(0, len(X) - 1, 50).astype(int))
+    some = np.flatnonzero(np.ones(len(X)) if third is None else third)
+    rows = some[np.unique(np.linspace(0, len(some) - 1, 50).astype(int))]
     third = None if third is None else third[rows]
     history = few.fit(X, y, callbacks=[TrainingAccuracy(50)], **fit)
     assert history["accuracy"][-1] == few.evaluate(X[rows], y[rows], third)["accuracy"]
     assert repr(TrainingAccuracy()) == "TrainingAccuracy(n_rows=2048)"
+
+
+def test_rows_without_weight_are_in_no_sample(problem):
+    X, y = problem
+    weights = np.zeros(len(X))
+    weights[1::2] = 1.0
+    history = small_model().fit(
+        X, y, sample_weight=weights, loss="softmax_cross_entropy", callbacks=[TrainingAccuracy(5), GradientNorms(5)]
+    )
+    assert history["accuracy"][-1] >= 0 and history["gradient_norm_dense_0"][-1] > 0
 
 
 def test_training_accuracy_needs_classes(problem):

@@ -326,6 +326,20 @@ def test_targets_that_are_no_class_are_not_scored(run, flowers, tmp_path):
 
 
 @needs_pyarrow
+def test_odd_targets_leave_the_others_scored(run, tmp_path):
+    rows = [{"x": str(k), "y": str(int(k > 50)), "z": str(k / 7)} for k in range(100)]
+    table, odd = write_csv(tmp_path / "t.csv", rows), tmp_path / "odd.csv"
+    for target, other, words in (
+        ("y", ("0.5", "0.5"), r"accuracy \d+\.\d+% on 100 rows"),
+        ("z", ("many", "few"), "not scored: column 'z' must hold numbers; got 'many' in row 4"),
+    ):
+        run("train", table, "--target", target, "--epochs", 1, "--quiet", "--save", tmp_path / "m")
+        write_csv(odd, [row | ({target: other[k - 3]} if k in (3, 4) else {}) for k, row in enumerate(rows)])
+        code, out, err = run("predict", tmp_path / "m", odd)
+        assert code == 0 and out.count("\n") == 101 and re.search(words, err), err
+
+
+@needs_pyarrow
 def test_dates_from_table_to_predictions(run, tmp_path):
     """As good as numbers; in the order that was learned; and what is no date is refused as such."""
     day = [

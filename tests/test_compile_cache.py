@@ -375,6 +375,13 @@ def test_folders_of_old_versions_are_removed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1:], Path(report["folder"]).name])
 
 
+def test_a_folder_in_use_is_not_old(cache, filled):
+    (folder,) = cache.iterdir()
+    os.utime(folder, (1e9, 1e9))
+    child("report(losses=fit())", cache)
+    assert folder.stat().st_mtime > time.time() - 600
+
+
 def test_a_full_disk_does_not_reach_the_fit(cache, filled):
     full = (
         "def full(*_, **__): raise OSError(28, 'No space left on device')\n"

@@ -525,3 +525,17 @@ def test_layers_before_prelu_are_drawn_as_those_before_relu():
         Sequential(Dense(50), after, Dense(1)).build(40).parameters["dense_0.weight"] for after in (PReLU(), ReLU())
     ]
     np.testing.assert_array_equal(*drawn)
+
+
+@pytest.mark.parametrize("n", [40, 41])
+def test_a_batch_of_one_row_leaves_the_running_averages(n):
+    """The last one of each epoch, where batches do not divide the rows: it has no variance."""
+    X = np.random.default_rng(0).normal(3.0, 2.0, (n, 4))
+    model = Sequential(BatchNorm(momentum=0.5), Dense(1, trainable=False), dtype="float64")
+    model.fit(X, X[:, 0], loss="squared_error", optimizer="sgd", epochs=4, batch_size=20, shuffle=False)
+    mean, variance = np.zeros(4), np.ones(4)
+    for batch in (X[:20], X[20:40]) * 4:
+        mean, variance = 0.5 * (mean + batch.mean(0)), 0.5 * (variance + batch.var(0))
+    p = model.parameters
+    np.testing.assert_allclose(p["batch_norm_0.running_mean"], mean, rtol=1e-12)
+    np.testing.assert_allclose(p["batch_norm_0.running_var"], variance, rtol=1e-12)

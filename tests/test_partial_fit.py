@@ -151,9 +151,18 @@ def test_large_networks_and_sparse_rows_are_not_kept(monkeypatch):
                 solvers._set_up.clear()
             model.partial_fit(sparse[part], Y[part])
     assert same(models[0].coefs_, models[1].coefs_)
-    monkeypatch.setattr(solvers, "KEPT_BYTES", 1000)
+    monkeypatch.setattr("fastmlp.prediction.KEPT_BYTES", 1000)
     model = MLPRegressor(hidden_layer_sizes=(8,), random_state=0).partial_fit(X[:30], Y[:30])
     assert model not in solvers._set_up
+
+
+def test_all_that_is_kept_has_a_limit_together(monkeypatch):
+    first = MLPRegressor(hidden_layer_sizes=(8,), random_state=0).partial_fit(X[:30], Y[:30])
+    size = solvers._set_up[first].training.plan.n_bytes
+    solvers._set_up.clear()
+    monkeypatch.setattr("fastmlp.prediction.KEPT_BYTES", 2 * size)
+    models = [MLPRegressor(hidden_layer_sizes=(8,), random_state=0).partial_fit(X[:30], Y[:30]) for _ in range(4)]
+    assert [model in solvers._set_up for model in models] == [False, False, True, True]
 
 
 def test_threads_that_train_one_estimator_at_once_crash_nothing():

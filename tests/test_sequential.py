@@ -31,6 +31,8 @@ from fastmlp import (
     Softmax,
     SquaredError,
     Tanh,
+    diagnose,
+    find_learning_rate,
 )
 from fastmlp.optimizers import Optimizer
 
@@ -640,6 +642,17 @@ def test_columns_of_a_frame_are_those_of_the_fit(library):
             ValueError, match="`X` must have the columns of the fit, in their order; got 'c' where 'b' was"
         ):
             use(other)
+    for use in (
+        lambda X: model.fit(X, y, **fit),
+        lambda X: model.train_on_batch(X, y, loss=fit["loss"]),
+        lambda X: diagnose(model, X, y),
+        lambda X: find_learning_rate(model, X, y, steps=20),
+    ):
+        before = model.parameters
+        with pytest.raises(ValueError, match="in their order; got 'c' where 'b' was"):
+            use(other)
+        assert all(np.array_equal(value, before[name]) for name, value in model.parameters.items())
+    copy.deepcopy(model).build(5).predict(other)  # another network
     renamed = frames.DataFrame({name: X[:, k] for k, name in enumerate("abxyz")})
     with pytest.raises(ValueError, match="got new: 'x', 'y', 'z'; without 'c', 'd', 'e'"):
         model.predict(renamed)

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import os
 import pickle
 import re
 import signal
@@ -21,6 +22,7 @@ from fastmlp import (
     AdamW,
     BackupAndRestore,
     BatchNorm,
+    Callback,
     Constant,
     CosineDecay,
     Dense,
@@ -263,6 +265,26 @@ def test_a_fit_in_parts_that_keeps_its_optimiser_is_one_fit(optimizer):
             parts.fit(X, y, keep_optimizer=True, **options | other)
 
 
+def test_a_fit_that_fails_before_its_first_step_leaves_the_optimiser_and_the_history():
+    class Failing(Callback):
+        def on_fit_begin(self, training):
+            raise RuntimeError("not now")
+
+    X, y = data()
+    options = {"optimizer": SGD(0.1, momentum=0.9), "keep_optimizer": True, "verbose": 0}
+    model, twin = network().build(6), network().build(6)
+    for one in (model, twin):
+        one.fit(X, y, loss=LOSS, epochs=3, **options)
+    with pytest.raises(RuntimeError, match="not now"):
+        model.fit(X, np.eye(3)[y], loss="squared_error", callbacks=[Failing()], **options)
+    with pytest.raises(ValueError, match="is infinite in float32|beyond|finite in float32"):
+        model.fit(X, np.eye(3)[y] * 1e300, loss="squared_error", **options)
+    assert model.loss.name == LOSS and len(model.history) == 3
+    for one in (model, twin):
+        one.train_on_batch(X, y, optimizer=options["optimizer"])
+    assert_same(model, twin)
+
+
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 def test_masks_and_noise_are_new_in_every_call_and_equal_for_a_seed(n_threads):
     X, y = data()
@@ -473,6 +495,22 @@ def test_a_reader_that_was_left_behind_by_a_fork_is_not_waited_for():
     left._process = left._thread = -1
     model._turns[left] = None
     assert np.isfinite(model.train_on_batch(X, y)) and model.parameters and not model._behind
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork")
+def test_a_child_that_was_forked_off_in_the_middle_of_a_step_goes_on_from_an_earlier_one():
+    X, y = data()
+    model = network().build(6)
+    model.train_on_batch(X, y, loss=LOSS, optimizer="adam")
+    before = model.parameters
+    turn = Turn(steps=True)
+    turn._process += 1  # another process's, which this one is a copy of
+    model._turns[turn], model._behind = None, True
+    assert all(np.array_equal(value, before[name]) for name, value in model.parameters.items())
+    model.train_on_batch(X, y, optimizer=Adam(0.01))
+    moved = abs(model.parameters["dense_1.bias"] - before["dense_1.bias"])
+    np.testing.assert_allclose(moved, 0.01, rtol=1e-3)  # Adam's first step
+    assert not model._turns
 
 
 def test_a_copy_made_while_another_thread_steps_leaves_the_newer_parameters(monkeypatch):

@@ -227,6 +227,8 @@ def batch_norm_running(dtype: str, of: Update):
         if control[NOT_FINITE] != 0:
             return
         s, keep = steps[control[STEP], R.STEP_SCALARS], T(numbers[k])
+        if steps[control[STEP], R.STEP_ROWS] == 1:  # there is no variance
+            keep = T(1)
         statistics, more = table[k, R.STATISTICS] // item, table[k, R.STATISTICS_BYTES] // item
         mean, variance = table[k, R.RUNNING_MEAN] // item, table[k, R.RUNNING_VAR] // item
         for q in range(cuda.grid(1), table[k, R.N_OUT], cuda.gridsize(1)):

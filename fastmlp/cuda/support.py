@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ..layers import Dense, flatten, width_behind
+import math
+
+from ..layers import Dense
+from ..lowering import parameter_shapes
 
 
 def check_X(X) -> None:
@@ -13,9 +16,6 @@ def check_X(X) -> None:
 
 def work(layers, n_features: int, batch_size: int) -> float:
     """Floating-point operations of a step's products, about: what `device="auto"` decides by."""
-    width, total = n_features, 0
-    for layer in flatten(layers):
-        if isinstance(layer, Dense):
-            total += width * layer.units
-        width = width_behind(layer, width)
-    return 6.0 * batch_size * total
+    shapes = parameter_shapes(layers, n_features)
+    of_dense = (shape for name, shape in shapes.items() if name.startswith(Dense.prefix) and len(shape) == 2)
+    return 6.0 * batch_size * sum(map(math.prod, of_dense))

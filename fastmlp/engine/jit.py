@@ -158,7 +158,7 @@ def _cache_folder(of: str | None) -> tuple[Path | None, str]:
 
 
 def _remove_old(root: Path) -> None:
-    """Delete the folders of other versions that nothing was added to for 90 days."""
+    """Delete the folders of other versions that nothing was added to and no process has read from for 90 days."""
     for folder in root.glob("kernels-*"):
         if time.time() - folder.stat().st_mtime > 90 * 86400:
             shutil.rmtree(folder, ignore_errors=True)
@@ -230,11 +230,19 @@ def load_file(key: str, of: str | None = None) -> bytes | None:
         return None
     if content is None:
         return None
+    _touch(path.parent)
     digest, body = content[:_DIGEST], content[_DIGEST:]
     if hashlib.blake2b(body, digest_size=_DIGEST).digest() != digest:
         warnings.warn(f"fastmlp: the compiled kernel {path} is damaged; compiling it again.", stacklevel=2)
         return None
     return body
+
+
+@lru_cache
+def _touch(folder: Path) -> None:
+    """It is in use: `_remove_old` goes by that."""
+    with suppress(OSError):  # somebody else's
+        os.utime(folder)
 
 
 def save_file(key: str, body: bytes, of: str | None = None) -> None:

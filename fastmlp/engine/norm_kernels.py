@@ -202,12 +202,15 @@ def batch_norm_gradient(dtype: str, simd: Simd):
 
 
 def batch_norm_running(dtype: str, simd: Simd):
-    """One unit: running = momentum running + (1 - momentum) of the batch, means and variances; then their averages."""
+    """One unit: running = momentum running + (1 - momentum) of the batch, means and variances; then their averages.
+
+    A batch of one row, such as the last one of an epoch, has no variance and changes nothing.
+    """
     items, T = items_at[dtype], getattr(np, dtype)
 
     def batch_norm_running(record, lo, hi, worker):
         r = int64_at(record)
-        keep = T(float64_at(record)[R.NUMBER])
+        keep = T(float64_at(record)[R.NUMBER]) if int64_at(worker)[R.ROWS] > 1 else T(1)
         means, variances = items(r[R.STATISTICS]), items(r[R.STATISTICS] + r[R.STATISTICS_BYTES])
         running_mean, running_var = items(r[R.RUNNING_MEAN]), items(r[R.RUNNING_VAR])
         for _ in range(lo, hi):

@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from .. import devices, optimizers
 from .._arrays import check_fits
 from ..errors import DivergenceError
-from ..prediction import KEPT_BYTES
+from ..prediction import keep
 from .validation import hold_out
 
 if TYPE_CHECKING:
@@ -120,9 +120,9 @@ def _train(
     finally:
         estimator._keep(network)
         estimator._training_state = state = {"rule": training.optimizer.rule, **training.state}
-    if key and training.plan.n_bytes <= KEPT_BYTES:
+    if key:
         training.let_go()
-        _set_up[estimator] = _SetUp(key, state, network, training)
+        keep(_set_up, estimator, _SetUp(key, state, network, training), lambda kept: kept.training.plan.n_bytes)
 
 
 def _train_within(estimator, training, validation, epochs: int, incremental: bool, total_weight: float) -> None:
