@@ -124,7 +124,7 @@ class Steps:
 
 WIDE = 16  # outputs
 FEW_ROWS = 32  # a plan of its own: where a network is large, its products are shared out by columns
-MOST_KEPT = 32  # networks that are kept set up
+MOST_KEPT = 128  # networks that are kept set up
 AT_ONCE = 8e9  # operations that all workers have done before a trial of fewer would pay: some 0.04 s
 _kept: list[Predictor] = []  # nobody uses them just now; `append`, `remove` and `pop` are atomic
 

@@ -159,8 +159,9 @@ def batch_gradients(
     key = model.layers, model.n_features, model.dtype, loss, n_threads, X.shape[0], weight_of_row
     kept = _set_up.pop(model, None)
     own = kept[1] if kept and kept[0] == key and not training else None  # nobody else gets it meanwhile
-    if own is not None:
-        own._model._arrays = model._arrays
+    arrays = model._arrays
+    if own is not None and not own.has(arrays):
+        own._model._arrays = arrays
         own.start_from_model()
     if own is None or not own.feed(X, y, sample_weight, groups):
         options = {"batch_size": X.shape[0], "shuffle": False, "sample_weight": sample_weight, "n_threads": n_threads}
@@ -173,6 +174,7 @@ def batch_gradients(
         return float("nan"), {name: np.full_like(array, np.nan) for name, array in own.gradient().items()}
     finally:
         own.let_go()
-    if not (training or own.loss.queries or own.plan.entries or own.plan.has_own_functions):  # it may serve the next
+    served = kept is not None and own is kept[1]
+    if served or not (training or own.loss.queries or own.plan.entries or own.plan.has_own_functions):  # the next
         keep(_set_up, model, (key, own), lambda kept: kept[1].plan.n_bytes)
     return result

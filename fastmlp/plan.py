@@ -74,25 +74,29 @@ class Matrix:
         """The flat items of this matrix in an array of the buffer's items."""
         return buffer[self.at.offset // self.item :][: self.items]
 
-    def _panels(self, flat: np.ndarray):
-        """(first column, the panel's rows and columns in `flat`), panel by panel."""
-        for j in range(self.n_panels):
-            width = self.panel if j < self.n_panels - 1 else self.last_width
-            yield j * self.panel, flat[j * self.panel * self.pitch :][: width * self.rows].reshape(self.rows, width)
+    def _blocks(self, array: np.ndarray, flat: np.ndarray):
+        """(columns of the array, the same in `flat`, its padding) of all full panels at once, and of the last one."""
+        full = self.n_panels - 1
+        first, begin = full * self.panel, full * self.panel * self.pitch
+        if full:
+            columns = array[:, :first].reshape(self.rows, full, self.panel).transpose(1, 0, 2)  # a view
+            yield columns, flat[:begin].reshape(full, self.pitch, self.panel)[:, : self.rows], None
+        last, width = flat[begin : begin + self.rows * self.last_width], self.columns - first
+        last = last.reshape(self.rows, self.last_width)
+        yield array[:, first:], last[:, :width], last[:, width:]
 
     def pack(self, array: np.ndarray, out: np.ndarray) -> None:
         """Write an array (rows, columns) into `out`, the flat items of this matrix; padding becomes 0."""
-        for first, block in self._panels(out):
-            columns = array[:, first : first + block.shape[1]]
-            block[:, : columns.shape[1]] = columns
-            block[:, columns.shape[1] :] = 0
+        for columns, block, padding in self._blocks(array, out):
+            block[...] = columns
+            if padding is not None:
+                padding[...] = 0
 
     def unpack(self, flat: np.ndarray) -> np.ndarray:
         """The array (rows, columns) from the flat items of this matrix."""
         array = np.empty((self.rows, self.columns), flat.dtype)
-        for first, block in self._panels(flat):
-            columns = array[:, first : first + block.shape[1]]
-            columns[:] = block[:, : columns.shape[1]]
+        for columns, block, _ in self._blocks(array, flat):
+            columns[...] = block
         return array
 
 

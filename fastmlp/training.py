@@ -198,6 +198,8 @@ class Training:
 
     def go_on_with(self, optimizer: optimizers.Optimizer, seed: int) -> None:
         """Other numbers of an optimiser of the same structure, from the next step on."""
+        if seed == self.seed and optimizer == self.optimizer:
+            return
         self.optimizer, self.seed, self._rate = optimizer, seed, optimizer.learning_rate
         self._prepared = self._drawn = None
 
@@ -219,6 +221,10 @@ class Training:
             self._average[:] = self.executor.parameters
             self.executor.refresh()
         self._written = arrays
+
+    def has(self, arrays: dict[str, np.ndarray]) -> bool:
+        """Whether these are the parameters that it has."""
+        return self._written is arrays
 
     def start_from_model(self) -> None:
         """Go on from the model's parameters as they are now, whoever wrote into them, as a new fit does."""

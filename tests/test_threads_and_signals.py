@@ -791,3 +791,19 @@ def test_a_run_forgets_that_one_before_was_not_finite(an_epoch):
     for n_workers in (1, 2):
         assert executor.run(steps, n_workers)[0] == len(steps)
         executor.control[R.NOT_FINITE] = 1
+
+
+def test_a_divergence_keeps_what_was_learned_a_moment_ago():
+    """Of a small network and a fit that takes milliseconds, too."""
+
+    class TooFast(Callback):
+        def on_epoch_end(self, training, epoch, logs):
+            if epoch == 60:
+                training.learning_rate = 1e30
+
+    X = np.random.default_rng(0).normal(size=(512, 6))
+    model = Sequential(Dense(32), ReLU(), Dense(1))
+    options = {"loss": "squared_error", "optimizer": Adam(1e-2), "epochs": 100, "verbose": 0}
+    with pytest.raises(DivergenceError, match="in epoch 61: .* The last finite parameters are kept"):
+        model.fit(X, X[:, 0] * X[:, 1], callbacks=[TooFast()], **options)
+    assert model.evaluate(X, X[:, 0] * X[:, 1])["loss"] < 1.5 * model.history["loss"][30]
