@@ -1,9 +1,9 @@
 """A differential equation solved by a network: a loss of derivatives, without derivatives of derivatives.
 
 u'' + u u' = f on [-1, 1] with u(-1) = u(1) = 0, for an f whose solution is known: u = sin(pi x). The network's values
-at three neighbouring points give u' and u'' by central differences. What the residual's square is worth by each of these
-values is linear in the residual, so it is the targets of "given_gradient", with the three points as rows of one batch
-(physics-informed networks, Raissi, Perdikaris and Karniadakis, 2019, who differentiate the network itself instead).
+at three neighbouring points give u' and u'' by central differences. What the residual's square is worth by each of
+these values is linear in the residual, so it is the targets of "given_gradient", with the three points as rows of one
+batch (physics-informed networks, Raissi, Perdikaris and Karniadakis, 2019, who differentiate the network itself).
 """
 
 import numpy as np
