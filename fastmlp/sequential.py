@@ -572,8 +572,6 @@ class Sequential:
             if training is None or training.step == first_step:  # as it was: a random network is not a fitted one
                 for name, value in before.items():
                     setattr(self, name, value)
-                if new:
-                    self._arrays, self.n_features = {}, None
             raise
         finally:
             self._epochs += 0 if training is None else len(history) if of_all_rows else training.epoch
@@ -1444,8 +1442,8 @@ class Sequential:
         return model
 
 
-# What a fit changes beside the parameters, and has as it was where it fails before its first step
-_OF_A_FIT = ("loss", "history", "_columns", "_preprocess", "_trainer", "_kept")
+# What a fit changes, and what is as it was where it fails before its first step
+_OF_A_FIT = ("_arrays", "n_features", "loss", "history", "_columns", "_preprocess", "_trainer", "_kept")
 
 
 def _initial(name: str, layer: Dense, after: Layer | None, shapes: dict, rng) -> dict[str, np.ndarray]:
