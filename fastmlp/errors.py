@@ -95,6 +95,15 @@ def check_epsilon(value, high: float = np.inf) -> None:
     check_range("epsilon", value, 1e-30, high)
 
 
+def check_threads(n_threads) -> int | None:
+    """The number of threads, or None for one that is chosen by measuring.
+
+    >>> check_threads(2), check_threads(None)
+    (2, None)
+    """
+    return None if n_threads is None else check_count(n_threads, "n_threads")
+
+
 def check_count(value, argument: str, most: int | None = None, *, least: int = 1) -> int:
     """The integer; raise unless it is one of at least `least` and at most `most`.
 

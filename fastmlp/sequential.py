@@ -26,12 +26,10 @@ from ._arrays import (
     class_weights,
     column_names,
 )
-from ._turns import Turn
-from .activations import Activation, CustomActivation, Identity
-from .augmentation import AUGMENTATIONS
+from .activations import Activation, CustomActivation
 from .embedding import Embedding
 from .epochs import check_callbacks, run_epochs
-from .errors import DivergenceError, check_count, check_flag, check_range, unknown_name
+from .errors import DivergenceError, check_count, check_flag, check_range, check_threads, unknown_name
 from .hints import hint, refuses_unknown, unknown_argument
 from .history import History
 from .layers import (
@@ -51,8 +49,9 @@ from .layers import (
     named,
     width_behind,
 )
-from .lowering import check_layers, parameter_shapes
+from .lowering import check_layers, parameter_shapes, warn_of_layers
 from .normalization import BatchNorm, Norm
+from .own_loop import OwnLoop
 from .prediction import (
     KEPT_BYTES,
     activity_penalties,
@@ -109,11 +108,8 @@ class Sequential:
 
     history: History | None = None
     _epochs = 0  # that its parameters were trained for
-    _trainer = None  # the `Training` of the last step of a loop of the user's own
-    _kept: tuple[optimizers.Optimizer, int, dict] | None = None  # without one: optimiser, seed and state to go on from
     _columns: tuple[str, ...] | None = None  # names, where the rows of the last fit had some
     _preprocess: dict | None = None  # of the table that `fastmlp train` made its rows of, for files
-    _behind = False  # whether that has newer parameters than `_stored`
 
     def __init__(self, *layers: Any, dtype: Any = "float32"):
         layers = tuple(layers[0]) if len(layers) == 1 and isinstance(layers[0], Sequence) else layers
@@ -132,7 +128,7 @@ class Sequential:
         self._loss = None
         self.n_features = None
         self._stored: dict[str, np.ndarray] = {}
-        self._turns: dict[Turn, None] = {}
+        self._loop = OwnLoop()
 
     if not TYPE_CHECKING:  # to type checkers there would be everything
 
@@ -176,20 +172,13 @@ class Sequential:
         """The parameters by name. Nobody writes into them: other ones are another dictionary. While another thread is
         in the middle of a step, those of an earlier one.
         """
-        if self._behind:
-            self._forget_torn_steps()
-            turn = Turn(steps=False)
-            try:
-                self._turns[turn] = None
-                if turn.comes(self._turns) and self._behind:  # nobody was faster
-                    self._trainer.save_parameters()  # sets them
-            finally:
-                self._turns.pop(turn, None)
+        if self._loop.behind:
+            self._loop.catch_up()
         return self._stored
 
     @_arrays.setter
     def _arrays(self, arrays: dict[str, np.ndarray]) -> None:
-        self._stored, self._behind = arrays, False
+        self._stored, self._loop.behind = arrays, False
         sizes = {name: array.size for name, array in arrays.items()}
         n_bytes = self.dtype.itemsize * sum(sizes.values())
         self._can_be_kept = 2 * n_bytes <= KEPT_BYTES and not self._has_own_functions
@@ -252,7 +241,8 @@ class Sequential:
                     for key in own
                 }
         self._arrays = {name: array.astype(self.dtype) for name, array in arrays.items()}
-        self.n_features, self._epochs, self._trainer, self._kept, self._columns = n_features, 0, None, None, None
+        self.n_features, self._epochs, self._columns = n_features, 0, None
+        self._loop.trainer = self._loop.kept = None
         return self
 
     def __getitem__(self, index: slice) -> Sequential:
@@ -502,11 +492,11 @@ class Sequential:
             loss = self.loss
         loss, optimizer = losses.get(loss), optimizers.get_any(optimizer)
         epochs, batch_size = check_count(epochs, "epochs"), check_count(batch_size, "batch_size")
-        n_threads = _check_threads(n_threads)
+        n_threads = check_threads(n_threads)
         seed = check_count(seed, "seed", least=0)
         check_flag("shuffle", shuffle)
         check_flag("keep_optimizer", keep_optimizer)
-        _warn_of_layers(self.layers, loss)
+        warn_of_layers(self.layers, loss)
         check_order_of_columns(X, self._columns)
         columns = column_names(X)
         X, y, sample_weight, groups = self._checked(X, y, loss, sample_weight, groups)
@@ -541,11 +531,12 @@ class Sequential:
 
             callbacks = [*callbacks, *progress_callbacks(verbose, epochs, n)]
         new, history, training = not self.built, History(), None
-        state = self._state_for(optimizer) if keep_optimizer else None
+        state = self._loop.state_for(optimizer) if keep_optimizer else None
         before, first_step = {name: getattr(self, name) for name in _OF_A_FIT}, 0
+        of_loop = self._loop.trainer, self._loop.kept
         if new:
             self.build(X.shape[1], seed)
-        self._arrays, self._trainer, self._kept = self._arrays, None, None
+        self._arrays, self._loop.trainer, self._loop.kept = self._arrays, None, None
         self.loss, self.history, self._columns, self._preprocess = loss, history, columns, None
         options = {"sample_weight": sample_weight, "seed": seed, "n_threads": n_threads, "shuffle": shuffle}
         options |= {"device": device, "precision": precision, "groups": groups}
@@ -564,7 +555,7 @@ class Sequential:
                     run(training, history, epochs, callbacks, validation, backup)
                 finally:
                     if keep_optimizer:
-                        self._kept = optimizer, seed, training.state
+                        self._loop.kept = optimizer, seed, training.state
         except DivergenceError:  # has said which parameters are kept
             check_fits(X, self.dtype)
             raise
@@ -572,6 +563,7 @@ class Sequential:
             if training is None or training.step == first_step:  # as it was: a random network is not a fitted one
                 for name, value in before.items():
                     setattr(self, name, value)
+                self._loop.trainer, self._loop.kept = of_loop
             raise
         finally:
             self._epochs += 0 if training is None else len(history) if of_all_rows else training.epoch
@@ -648,7 +640,8 @@ class Sequential:
         """
         if unknown:
             raise unknown_argument(Sequential.train_on_batch, unknown)
-        return self._in_turn(self._train_on_batch, X, y, loss, optimizer, sample_weight, groups, seed, n_threads)
+        arguments = X, y, loss, optimizer, sample_weight, groups, seed, n_threads
+        return self._loop.train_on_batch(self, *arguments)
 
     def apply_gradients(
         self,
@@ -695,7 +688,7 @@ class Sequential:
         >>> model.predict(X).ravel().round(3).tolist()
         [3.0, 2.0]
         """
-        return self._in_turn(self._apply_gradients, gradients, optimizer, n_threads)
+        self._loop.apply_gradients(self, gradients, optimizer, n_threads)
 
     def reset_optimizer(self) -> None:
         """Forget the optimiser's state: the next `train_on_batch`, `apply_gradients` or `fit` begins a new one.
@@ -712,130 +705,7 @@ class Sequential:
         >>> loss = model.train_on_batch([[1.0]], [2.0], loss="squared_error", optimizer="adam")
         >>> model.reset_optimizer()
         """
-        self._in_turn(self._reset_optimizer)
-
-    def _reset_optimizer(self) -> None:
-        if self._trainer is not None:
-            self._trainer.save_parameters()
-        self._trainer = self._kept = None
-
-    def _apply_gradients(self, gradients, optimizer, n_threads) -> None:
-        from .gradients import GivenGradients, checked_gradients
-
-        self._need_parameters()
-        own, (last, seed) = self._trainer, self._last
-        optimizer = optimizers.get((last or "adam") if optimizer is None else optimizer)
-        n_threads = _check_threads(n_threads)
-        if own is not None:
-            own.save_parameters()
-        if not (isinstance(own, GivenGradients) and own.n_threads == n_threads and own.can_take(optimizer)):
-            own = GivenGradients(self, optimizer, seed, n_threads, self._state_for(optimizer))
-        arrays = checked_gradients(gradients, own.names, self._stored)
-        own.go_on_with(optimizer, seed)
-        self._trainer, self._kept = own, None
-        self._behind = True  # even if Ctrl-C comes right after the step
-        own.apply(arrays)
-
-    def _in_turn(self, step, *arguments):
-        """A step of the optimiser, unless another thread is in the middle of one."""
-        self._forget_torn_steps()
-        turn = Turn(steps=True)
-        try:
-            self._turns[turn] = None
-            if not turn.comes(self._turns):
-                raise RuntimeError("another thread is in the middle of a step of this model.")
-            try:
-                return step(*arguments)
-            finally:
-                if self._trainer is not None:
-                    self._trainer.let_go()
-        finally:
-            self._turns.pop(turn, None)
-
-    def _forget_torn_steps(self) -> None:
-        """Where this process was forked off in the middle of a step: here nobody ends it, and what it has written is
-        half done. The parameters are those of an earlier step.
-        """
-        if self._turns and (torn := Turn.torn(self._turns)):
-            self._trainer, self._kept, self._behind = None, None, False
-            for turn in torn:
-                self._turns.pop(turn, None)
-
-    def _train_on_batch(self, X, y, loss, optimizer, sample_weight, groups, seed, n_threads) -> float:
-        from .gradients import GivenGradients
-
-        kept = None if isinstance(self._trainer, GivenGradients) else self._trainer
-        loss = losses.get(loss if loss is not None else kept.loss if kept else self.loss)
-        last, last_seed = self._last
-        optimizer = optimizers.get((last or "adam") if optimizer is None else optimizer)
-        seed = check_count(last_seed if seed is None else seed, "seed", least=0)
-        n_threads = _check_threads(n_threads)
-        check_order_of_columns(X, self._columns)
-        rows = self._checked(X, y, loss, sample_weight, groups)
-        X = rows[0]
-        self._check_batch_norm(X.shape[0], X.shape[0])
-        new, before = not self.built, self.loss
-        try:
-            if new:
-                self.build(X.shape[1], seed)
-            self.loss = loss
-            trainer = self._fed(kept, loss, optimizer, seed, n_threads, rows)
-        except BaseException:  # before the step: it is what it was
-            self.loss = before
-            if new:
-                self._arrays, self.n_features = {}, None
-            raise
-        self._behind = True  # even if Ctrl-C comes right after the step
-        try:
-            value = trainer.one_step()
-        except DivergenceError:
-            check_fits(X, self.dtype)
-            raise
-        self._epochs += 1
-        return value
-
-    def _fed(self, kept, loss, optimizer, seed: int, n_threads: int | None, rows: tuple):
-        """The `Training` that goes on with these rows."""
-        from .training import Training
-
-        if kept and (kept.loss, kept.n_threads) == (loss, n_threads) and kept.can_take(optimizer) and kept.feed(*rows):
-            kept.go_on_with(optimizer, seed)
-            return kept
-        _warn_of_layers(self.layers, loss, stacklevel=6)
-        X, y, sample_weight, groups = rows
-        options = {"loss": loss, "optimizer": optimizer, "batch_size": X.shape[0], "sample_weight": sample_weight}
-        options |= {"groups": groups, "seed": seed, "n_threads": n_threads, "epochs_before": self._epochs}
-        options["weight_of_row"] = 1.0
-        if self._trainer is not None:
-            self._trainer.save_parameters()
-        self._trainer, self._kept = Training(self, X, y, state=self._state_for(optimizer), **options), None
-        return self._trainer
-
-    @property
-    def _last(self) -> tuple[optimizers.Optimizer | None, int]:
-        """Optimiser and seed of the last step that the next one may go on from."""
-        if self._trainer is not None:
-            return self._trainer.optimizer, self._trainer.seed
-        return (None, 0) if self._kept is None else self._kept[:2]
-
-    def _state_for(self, optimizer: optimizers.Optimizer) -> dict | None:
-        """What its steps go on from, if those before were of its kind."""
-        last, _ = self._last
-        if last is None or not optimizer.goes_on_from(last):
-            return None
-        state = self._kept[2] if self._trainer is None else self._trainer.state
-        return state | {"epoch": 0, "learning_rate": None}  # the epochs are counted by the model
-
-    def _to_keep(self) -> tuple[optimizers.Optimizer, int, dict] | None:
-        """What a copy goes on from; None while another thread is in the middle of a step."""
-        trainer, turn = self._trainer, Turn(steps=False)
-        if trainer is None:
-            return self._kept
-        try:
-            self._turns[turn] = None
-            return (trainer.optimizer, trainer.seed, trainer.state) if turn.comes(self._turns) else None
-        finally:
-            self._turns.pop(turn, None)
+        self._loop.reset()
 
     def _checked(self, X, y, loss, sample_weight, groups, finite: bool = True) -> tuple:
         """Rows of data as all that trains or measures takes them; without `finite`, X is not searched for NaN."""
@@ -862,11 +732,11 @@ class Sequential:
 
     def __getstate__(self):
         """With the optimiser's state of a loop of the user's own, but without its memory."""
-        return self._state_to_look_at() | {"_kept": self._to_keep()}
+        return self._state_to_look_at() | {"_kept": self._loop.to_keep()}
 
     def _state_to_look_at(self) -> dict:
-        state = {k: value for k, value in self.__dict__.items() if k not in ("_trainer", "_turns", "_kept")}
-        return state | {"_stored": self._arrays, "_behind": False}
+        state = {k: value for k, value in self.__dict__.items() if k != "_loop"}
+        return state | {"_stored": self._arrays, "_kept": None}
 
     def _copy_to_look_at(self) -> Sequential:
         """A copy that knows nothing of an optimiser."""
@@ -875,8 +745,8 @@ class Sequential:
         return twin
 
     def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._turns = {}
+        self._loop = OwnLoop(state["_kept"])
+        self.__dict__.update({k: value for k, value in state.items() if k != "_kept"})
 
     def _validation(self, data, n_features: int, columns, loss):
         if data is None:
@@ -938,7 +808,7 @@ class Sequential:
     def _predicted(self, X, loss: losses.Loss | None, n_threads, training, seed) -> np.ndarray:
         """The logits, or what the loss makes of them."""
         self._need_parameters()
-        n_threads = _check_threads(n_threads)
+        n_threads = check_threads(n_threads)
         check_columns(X, self._columns)
         X = self._rows(X, finite=False)
         acting = None if training is False else as_in_training(training, seed, self.layers, X.shape[0])
@@ -1443,7 +1313,7 @@ class Sequential:
 
 
 # What a fit changes, and what is as it was where it fails before its first step
-_OF_A_FIT = ("_arrays", "n_features", "loss", "history", "_columns", "_preprocess", "_trainer", "_kept")
+_OF_A_FIT = ("_arrays", "n_features", "loss", "history", "_columns", "_preprocess")
 
 
 def _initial(name: str, layer: Dense, after: Layer | None, shapes: dict, rng) -> dict[str, np.ndarray]:
@@ -1490,30 +1360,3 @@ def _evaluation():
     from . import evaluation
 
     return evaluation
-
-
-def _check_threads(n_threads) -> int | None:
-    return None if n_threads is None else check_count(n_threads, "n_threads")
-
-
-def _warn_of_layers(layers: Sequence[Layer], loss, stacklevel: int = 3) -> None:
-    """Warn where the last layer does what the loss does itself, or changes the logits that it takes; and where a
-    gradient that was given is not that of the network as it is trained.
-    """
-    last = layers[-1]
-    random = (Dropout, *AUGMENTATIONS)
-    acts = [layer for layer in flatten(layers) if isinstance(layer, random) or getattr(layer, "drop_rate", 0)]
-    if isinstance(loss, losses.GivenGradient) and acts:
-        what = f"a Residual of drop_rate={acts[0].drop_rate}" if isinstance(acts[0], Join) else repr(acts[0])
-        warnings.warn(
-            f"`loss`={loss.name!r} with {what}: what it does in the step, it did not do in the logits that the "
-            "gradient is of.",
-            stacklevel=stacklevel,
-        )
-    if loss.own_layer is not None and isinstance(last, type(loss.own_layer)):
-        own = f" and has its own {last!r}"
-    elif loss.classification and isinstance(last, (Activation, Softmax)) and not isinstance(last, Identity):
-        own = f", numbers of any size and sign, and here {last!r} comes before it"
-    else:
-        return
-    warnings.warn(f"`loss`={loss.name!r} takes logits{own}; leave out the last layer.", stacklevel=stacklevel)

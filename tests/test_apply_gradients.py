@@ -315,8 +315,8 @@ def test_gradients_keep_nothing_of_an_optimiser():
     model.gradients(X, y)
     from fastmlp import gradients
 
-    assert gradients._set_up[model][1]._model._kept is None
-    assert copy.copy(model)._kept is not None
+    assert gradients._set_up[model][1]._model._loop.kept is None
+    assert copy.copy(model)._loop.kept is not None
 
 
 def test_bad_gradients():

@@ -233,12 +233,12 @@ def test_the_moments_stay_whatever_the_numbers_the_loss_and_the_way(torch):
 def test_another_rate_in_each_step_plans_nothing_anew():
     (X, y), model = data(), network()
     model.train_on_batch(X, y, loss=LOSS, optimizer=Adam(0.1))
-    before = model._trainer
+    before = model._loop.trainer
     for k in range(3):
         model.train_on_batch(X, y, optimizer=Adam(0.1 / (k + 2), clip_value=None), seed=k)
-        assert model._trainer is before
+        assert model._loop.trainer is before
     model.train_on_batch(X, y, optimizer=Adam(0.1, clip_value=1.0))
-    assert model._trainer is not before
+    assert model._loop.trainer is not before
 
 
 @pytest.mark.parametrize("optimizer", [Adam(0.01), SGD(0.1, momentum=0.9), Adam(0.01, ema_decay=0.5)], ids=repr)
@@ -449,7 +449,7 @@ def test_one_thread_at_a_time():
     thread.join()
     assert set(refused) <= {"another thread is in the middle of a step of this model."}
     assert all(np.isfinite(array).all() for parameters in seen for array in parameters.values())
-    assert not model._turns
+    assert not model._loop.turns
 
 
 def test_a_step_waits_for_those_who_read_and_they_for_each_other(monkeypatch):
@@ -457,7 +457,7 @@ def test_a_step_waits_for_those_who_read_and_they_for_each_other(monkeypatch):
     model, twin = network(), network()
     for one in (model, twin):
         one.train_on_batch(X, y, loss=LOSS)
-    reads, goes_on, save, results = threading.Event(), threading.Event(), model._trainer.save_parameters, {}
+    reads, goes_on, save, results = threading.Event(), threading.Event(), model._loop.trainer.save_parameters, {}
 
     def slowly():
         results["reads"] = results.get("reads", 0) + 1
@@ -465,7 +465,7 @@ def test_a_step_waits_for_those_who_read_and_they_for_each_other(monkeypatch):
         assert goes_on.wait(60)
         save()
 
-    monkeypatch.setattr(model._trainer, "save_parameters", slowly)
+    monkeypatch.setattr(model._loop.trainer, "save_parameters", slowly)
     threads = [threading.Thread(target=lambda: results.update(first=model.parameters))]
     threads[0].start()
     assert reads.wait(60)
@@ -474,9 +474,9 @@ def test_a_step_waits_for_those_who_read_and_they_for_each_other(monkeypatch):
     for come, thread in enumerate(threads[1:], 2):
         thread.start()
         until = time.monotonic() + 60
-        while len(model._turns) < come and time.monotonic() < until:
+        while len(model._loop.turns) < come and time.monotonic() < until:
             time.sleep(0.001)
-    assert len(model._turns) == 3 and results == {"reads": 1}
+    assert len(model._loop.turns) == 3 and results == {"reads": 1}
     goes_on.set()
     for thread in threads:
         thread.join(60)
@@ -493,8 +493,8 @@ def test_a_reader_that_was_left_behind_by_a_fork_is_not_waited_for():
     model.train_on_batch(X, y, loss=LOSS)
     left = Turn(steps=False)
     left._process = left._thread = -1
-    model._turns[left] = None
-    assert np.isfinite(model.train_on_batch(X, y)) and model.parameters and not model._behind
+    model._loop.turns[left] = None
+    assert np.isfinite(model.train_on_batch(X, y)) and model.parameters and not model._loop.behind
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork")
@@ -505,12 +505,12 @@ def test_a_child_that_was_forked_off_in_the_middle_of_a_step_goes_on_from_an_ear
     before = model.parameters
     turn = Turn(steps=True)
     turn._process += 1  # another process's, which this one is a copy of
-    model._turns[turn], model._behind = None, True
+    model._loop.turns[turn], model._loop.behind = None, True
     assert all(np.array_equal(value, before[name]) for name, value in model.parameters.items())
     model.train_on_batch(X, y, optimizer=Adam(0.01))
     moved = abs(model.parameters["dense_1.bias"] - before["dense_1.bias"])
     np.testing.assert_allclose(moved, 0.01, rtol=1e-3)  # Adam's first step
-    assert not model._turns
+    assert not model._loop.turns
 
 
 def test_a_copy_made_while_another_thread_steps_leaves_the_newer_parameters(monkeypatch):
@@ -518,11 +518,11 @@ def test_a_copy_made_while_another_thread_steps_leaves_the_newer_parameters(monk
     model = network()
     model.train_on_batch(X, y, loss=LOSS)
     step = Turn(steps=True)
-    model._turns[step] = None  # of another thread
+    model._loop.turns[step] = None  # of another thread
     before = model._stored
     assert pickle.loads(pickle.dumps(model))._stored.keys() == before.keys()
-    assert model._behind and model._stored is before
-    del model._turns[step]
+    assert model._loop.behind and model._stored is before
+    del model._loop.turns[step]
     assert any((array != before[name]).any() for name, array in model.parameters.items())
 
 
@@ -532,22 +532,22 @@ def test_a_step_from_a_signal_handler_within_a_read_is_refused(monkeypatch):
     X, y = data()
     model = network()
     model.train_on_batch(X, y, loss=LOSS)
-    save, refused = model._trainer.save_parameters, []
+    save, refused = model._loop.trainer.save_parameters, []
 
     def handle(*_):
-        monkeypatch.setattr(model._trainer, "save_parameters", save)
+        monkeypatch.setattr(model._loop.trainer, "save_parameters", save)
         with pytest.raises(RuntimeError, match="in the middle of") as refusal:
             model.train_on_batch(X, y)
-        assert model._behind and model.parameters and not model._behind
+        assert model._loop.behind and model.parameters and not model._loop.behind
         refused.append(refusal)
 
-    monkeypatch.setattr(model._trainer, "save_parameters", lambda: signal.raise_signal(signal.SIGALRM))
+    monkeypatch.setattr(model._loop.trainer, "save_parameters", lambda: signal.raise_signal(signal.SIGALRM))
     before = signal.signal(signal.SIGALRM, handle)
     try:
         assert model.parameters and refused
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert not model._turns
+    assert not model._loop.turns
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="timers are POSIX's")
@@ -566,7 +566,7 @@ def test_ctrl_c_at_any_time_leaves_nothing_taken():
                     model.train_on_batch(X, y)
             except KeyboardInterrupt:
                 hits += 1
-                assert not model._turns
+                assert not model._loop.turns
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -579,7 +579,7 @@ def test_ctrl_c_right_after_a_step_leaves_the_step_in_the_model(monkeypatch):
     for one in (model, twin):
         one.train_on_batch(X, y, loss=LOSS, optimizer="adam")
     twin.train_on_batch(X, y)
-    assert not model._behind or model.parameters  # it has the first step
+    assert not model._loop.behind or model.parameters  # it has the first step
     run = Training.run
 
     def interrupted(self, *args, **options):
@@ -635,12 +635,12 @@ def test_sparse_rows_have_the_same_bits_whatever_came_before():
 def test_another_number_of_threads_is_another_training():
     (X, y), model = data(), network(Dropout(0.5))
     model.train_on_batch(X, y, loss=LOSS, seed=1, n_threads=1)
-    before = model._trainer
+    before = model._loop.trainer
     model.train_on_batch(X, y)
-    assert (model._trainer is before) == (model._trainer.n_threads == 1)
-    kept = model._trainer
+    assert (model._loop.trainer is before) == (model._loop.trainer.n_threads == 1)
+    kept = model._loop.trainer
     model.train_on_batch(X, y, n_threads=kept.n_threads)
-    assert model._trainer is kept and kept.seed == 1
+    assert model._loop.trainer is kept and kept.seed == 1
 
 
 def test_what_it_needs_first():

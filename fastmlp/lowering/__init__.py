@@ -24,7 +24,7 @@ from ..plan import Kernel, Matrix, Phase, Plan, Step
 from ..simd import Simd
 from .augmentation import augmentation_steps
 from .backward import Backward
-from .network import check_layers, parameter_shapes, place_network
+from .network import check_layers, parameter_shapes, place_network, warn_of_layers
 from .steps import (
     Op,
     activity_penalties,
@@ -40,7 +40,15 @@ from .steps import (
 )
 from .updates import Updates
 
-__all__ = ["check_layers", "forward_plan", "loss_plan", "parameter_shapes", "training_plan", "update_plan"]
+__all__ = [
+    "check_layers",
+    "forward_plan",
+    "loss_plan",
+    "parameter_shapes",
+    "training_plan",
+    "update_plan",
+    "warn_of_layers",
+]
 
 
 MOST_REMEMBERED = 64

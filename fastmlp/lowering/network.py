@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 
-from ..activations import ACTIVATIONS, Activation, CustomActivation
+from ..activations import ACTIVATIONS, Activation, CustomActivation, Identity
 from ..augmentation import AUGMENTATIONS, CutMix, Mixing, RandomAffine
 from ..embedding import Embedding
 from ..layers import (
@@ -29,6 +30,7 @@ from ..layers import (
     named,
     width_behind,
 )
+from ..losses import GivenGradient
 from ..normalization import BatchNorm, Norm
 from ..plan import Matrix, Parameter, Plan
 from ..simd import host_simd
@@ -65,6 +67,29 @@ def check_layers(layers: Sequence[Layer]) -> None:
     first = next(layer for layer in flat if not isinstance(layer, (Rescaling, *AUGMENTATIONS, Dropout)))
     if isinstance(first, (Activation, Softmax, ActivityRegularization)):
         raise ValueError(f"the first layer after the input must be a Dense; got {first!r}.")
+
+
+def warn_of_layers(layers: Sequence[Layer], loss, stacklevel: int = 3) -> None:
+    """Warn where the last layer does what the loss does itself, or changes the logits that it takes; and where a
+    gradient that was given is not that of the network as it is trained.
+    """
+    last = layers[-1]
+    random = (Dropout, *AUGMENTATIONS)
+    acts = [layer for layer in flatten(layers) if isinstance(layer, random) or getattr(layer, "drop_rate", 0)]
+    if isinstance(loss, GivenGradient) and acts:
+        what = f"a Residual of drop_rate={acts[0].drop_rate}" if isinstance(acts[0], Join) else repr(acts[0])
+        warnings.warn(
+            f"`loss`={loss.name!r} with {what}: what it does in the step, it did not do in the logits that the "
+            "gradient is of.",
+            stacklevel=stacklevel,
+        )
+    if loss.own_layer is not None and isinstance(last, type(loss.own_layer)):
+        own = f" and has its own {last!r}"
+    elif loss.classification and isinstance(last, (Activation, Softmax)) and not isinstance(last, Identity):
+        own = f", numbers of any size and sign, and here {last!r} comes before it"
+    else:
+        return
+    warnings.warn(f"`loss`={loss.name!r} takes logits{own}; leave out the last layer.", stacklevel=stacklevel)
 
 
 def parameter_shapes(layers: Sequence[Layer], n_features: int) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,188 @@
+"""Training loops of the user's own: steps one by one, between which the optimiser's state is kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import losses, optimizers
+from ._arrays import check_fits, check_order_of_columns
+from ._turns import Turn
+from .errors import DivergenceError, check_count, check_threads
+from .lowering import warn_of_layers
+
+if TYPE_CHECKING:
+    from .losses import Loss
+    from .optimizers import Optimizer
+    from .sequential import Sequential
+    from .training import Training
+
+
+class OwnLoop:
+    """What the steps on one model share: the optimiser's state, and whose turn it is.
+
+    Attributes
+    ----------
+    trainer : Training or None
+        Of the last step: of rows, or of gradients.
+    kept : tuple of (Optimizer, int, dict) or None
+        Without a trainer: optimiser, seed and state that the next step goes on from.
+    behind : bool
+        Whether the trainer has newer parameters than the model's dictionary.
+    turns : dict
+        Of all threads that are in the middle of a step, or of reading the parameters.
+    """
+
+    trainer: Training | None = None
+    behind = False
+
+    def __init__(self, kept: tuple[Optimizer, int, dict] | None = None):
+        self.kept, self.turns = kept, {}
+
+    # Steps -----------------------------------------------------------------------------------------------------------
+
+    def train_on_batch(self, model: Sequential, *arguments: Any) -> float:
+        return self._in_turn(self._train_on_batch, model, *arguments)
+
+    def apply_gradients(self, model: Sequential, *arguments: Any) -> None:
+        self._in_turn(self._apply_gradients, model, *arguments)
+
+    def reset(self) -> None:
+        self._in_turn(self._reset)
+
+    def _train_on_batch(self, model, X, y, loss, optimizer, sample_weight, groups, seed, n_threads) -> float:
+        from .gradients import GivenGradients
+
+        kept = None if isinstance(self.trainer, GivenGradients) else self.trainer
+        loss = losses.get(loss if loss is not None else kept.loss if kept else model.loss)
+        last, last_seed = self._last
+        optimizer = optimizers.get((last or "adam") if optimizer is None else optimizer)
+        seed = check_count(last_seed if seed is None else seed, "seed", least=0)
+        n_threads = check_threads(n_threads)
+        check_order_of_columns(X, model._columns)
+        rows = model._checked(X, y, loss, sample_weight, groups)
+        X = rows[0]
+        model._check_batch_norm(X.shape[0], X.shape[0])
+        new, before = not model.built, model.loss
+        try:
+            if new:
+                model.build(X.shape[1], seed)
+            model.loss = loss
+            trainer = self._fed(model, kept, loss, optimizer, seed, n_threads, rows)
+        except BaseException:  # before the step: it is what it was
+            model.loss = before
+            if new:
+                model._arrays, model.n_features = {}, None
+            raise
+        self.behind = True  # even if Ctrl-C comes right after the step
+        try:
+            value = trainer.one_step()
+        except DivergenceError:
+            check_fits(X, model.dtype)
+            raise
+        model._epochs += 1
+        return value
+
+    def _fed(self, model, kept, loss: Loss, optimizer: Optimizer, seed: int, n_threads: int | None, rows: tuple):
+        """The `Training` that goes on with these rows."""
+        from .training import Training
+
+        if kept and (kept.loss, kept.n_threads) == (loss, n_threads) and kept.can_take(optimizer) and kept.feed(*rows):
+            kept.go_on_with(optimizer, seed)
+            return kept
+        warn_of_layers(model.layers, loss, stacklevel=7)
+        X, y, sample_weight, groups = rows
+        options = {"loss": loss, "optimizer": optimizer, "batch_size": X.shape[0], "sample_weight": sample_weight}
+        options |= {"groups": groups, "seed": seed, "n_threads": n_threads, "epochs_before": model._epochs}
+        options["weight_of_row"] = 1.0
+        if self.trainer is not None:
+            self.trainer.save_parameters()
+        self.trainer, self.kept = Training(model, X, y, state=self.state_for(optimizer), **options), None
+        return self.trainer
+
+    def _apply_gradients(self, model, gradients, optimizer, n_threads) -> None:
+        from .gradients import GivenGradients, checked_gradients
+
+        model._need_parameters()
+        own, (last, seed) = self.trainer, self._last
+        optimizer = optimizers.get((last or "adam") if optimizer is None else optimizer)
+        n_threads = check_threads(n_threads)
+        if own is not None:
+            own.save_parameters()
+        if not (isinstance(own, GivenGradients) and own.n_threads == n_threads and own.can_take(optimizer)):
+            own = GivenGradients(model, optimizer, seed, n_threads, self.state_for(optimizer))
+        arrays = checked_gradients(gradients, own.names, model._stored)
+        own.go_on_with(optimizer, seed)
+        self.trainer, self.kept = own, None
+        self.behind = True  # even if Ctrl-C comes right after the step
+        own.apply(arrays)
+
+    def _reset(self) -> None:
+        if self.trainer is not None:
+            self.trainer.save_parameters()
+        self.trainer = self.kept = None
+
+    # What they go on from --------------------------------------------------------------------------------------------
+
+    @property
+    def _last(self) -> tuple[Optimizer | None, int]:
+        """Optimiser and seed of the last step that the next one may go on from."""
+        if self.trainer is not None:
+            return self.trainer.optimizer, self.trainer.seed
+        return (None, 0) if self.kept is None else self.kept[:2]
+
+    def state_for(self, optimizer: Optimizer) -> dict | None:
+        """What this optimiser's steps go on from, if those before were of its kind."""
+        last, _ = self._last
+        if last is None or not optimizer.goes_on_from(last):
+            return None
+        state = self.kept[2] if self.trainer is None else self.trainer.state
+        return state | {"epoch": 0, "learning_rate": None}  # the epochs are counted by the model
+
+    def to_keep(self) -> tuple[Optimizer, int, dict] | None:
+        """What a copy goes on from; None while another thread is in the middle of a step."""
+        trainer, turn = self.trainer, Turn(steps=False)
+        if trainer is None:
+            return self.kept
+        try:
+            self.turns[turn] = None
+            return (trainer.optimizer, trainer.seed, trainer.state) if turn.comes(self.turns) else None
+        finally:
+            self.turns.pop(turn, None)
+
+    # Whose turn it is ------------------------------------------------------------------------------------------------
+
+    def catch_up(self) -> None:
+        """Give the model the parameters of the last step, unless another thread is in the middle of one."""
+        self._forget_torn_steps()
+        turn = Turn(steps=False)
+        try:
+            self.turns[turn] = None
+            if turn.comes(self.turns) and self.behind:  # nobody was faster
+                self.trainer.save_parameters()  # sets them
+        finally:
+            self.turns.pop(turn, None)
+
+    def _in_turn(self, step, *arguments):
+        """A step of the optimiser, unless another thread is in the middle of one."""
+        self._forget_torn_steps()
+        turn = Turn(steps=True)
+        try:
+            self.turns[turn] = None
+            if not turn.comes(self.turns):
+                raise RuntimeError("another thread is in the middle of a step of this model.")
+            try:
+                return step(*arguments)
+            finally:
+                if self.trainer is not None:
+                    self.trainer.let_go()
+        finally:
+            self.turns.pop(turn, None)
+
+    def _forget_torn_steps(self) -> None:
+        """Where this process was forked off in the middle of a step: here nobody ends it, and what it has written is
+        half done. The parameters are those of an earlier step.
+        """
+        if self.turns and (torn := Turn.torn(self.turns)):
+            self.trainer, self.kept, self.behind = None, None, False
+            for turn in torn:
+                self.turns.pop(turn, None)
