@@ -13,11 +13,11 @@ Declarations: `layers`, `embedding`, `normalization`, `augmentation`, `activatio
 `schedules`, `initializers`, of which `configs` makes plain data; to add an activation, add a class in `activations.py`
 (a user's own are `CustomActivation` and `CustomLoss`, by `user_functions`). Rows: `inputs` and `batches` of a training,
 `prediction` (by NumPy) and `evaluation` (by the engine) of others; `records` and `simd` are what plan and engine agree
-on. Around a fit: `epochs`, `lbfgs`, `callbacks`, `backup`, `progress`, `history`; in place of one `own_loop`; before and
-after it `rate_test`, `diagnosis`, `gradients`, `parts`. Files: `serialization` and `model_file` for models and
-`onnx_export` for other programs, `datasets`, `tables`, `preprocessing`, `table_model` and `piecewise` for data, which
-the command line (`cli`, `commands`) uses. What an error says: `errors`, `hints`. Names below are imported on first use,
-so that `import fastmlp` costs nothing.
+on. Around a fit: `epochs`, `lbfgs`, `callbacks`, `backup`, `progress`, `history`; in place of one `own_loop`; beside it
+`rate_test`, `diagnosis`, `gradients`, `parts`. Files: `serialization` and `model_file` for models and `onnx_export` for
+other programs, `datasets`, `tables`, `preprocessing`, `table_model` and `piecewise` for data, which the command line
+(`cli`, `commands`) uses. What an error says: `errors`, `hints`. Names below are imported on first use, so that `import
+fastmlp` costs nothing.
 """
 
 import sys
