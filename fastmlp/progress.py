@@ -21,9 +21,9 @@ def progress_callbacks(verbose: str | int, epochs: int, n_samples: int) -> list[
 
     Parameters
     ----------
-    verbose : {"auto", 0, 1}
+    verbose : {"auto", 0, 1, 2}
         0 is silent. "auto" shows a bar on a terminal and is silent elsewhere and in worker processes. 1 shows a bar on
-        a terminal, and one line per epoch elsewhere (a log file, a notebook).
+        a terminal, and one line per epoch elsewhere (a log file, a notebook), 2 such lines everywhere.
     epochs : int
         How many the fit will run at most.
     n_samples : int
@@ -39,11 +39,11 @@ def progress_callbacks(verbose: str | int, epochs: int, n_samples: int) -> list[
     >>> progress_callbacks(0, epochs=5, n_samples=100)
     []
     """
-    if verbose not in ("auto", 0, 1):
-        raise ValueError(f"`verbose` must be 'auto', 0 or 1; got {verbose!r}.")
+    if verbose not in ("auto", 0, 1, 2):
+        raise ValueError(f"`verbose` must be 'auto', 0, 1 or 2; got {verbose!r}.")
     if verbose == 0 or sys.stdout is None:  # pythonw has no stdout
         return []
-    if _is_terminal() and not _is_worker_process():
+    if verbose != 2 and _is_terminal() and not _is_worker_process():
         return [LiveProgress(epochs, n_samples)]
     return [LineProgress(epochs, n_samples)] if verbose != "auto" else []
 
@@ -88,7 +88,7 @@ def epoch_line(epoch: int, epochs: int, logs: dict, n_samples: int) -> str:
 def _print(line: str) -> None:
     try:
         print(line, file=sys.stdout, flush=True)
-    except (OSError, ValueError):  # a closed pipe or file must not end a fit
+    except (OSError, ValueError, AttributeError):  # a closed pipe or file, an object without `flush`: no end of a fit
         pass
 
 

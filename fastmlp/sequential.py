@@ -431,8 +431,9 @@ class Sequential:
             Chosen by measuring where not given. The result is the same to the bit.
         callbacks : list or tuple of Callback
             Called after each epoch, in this order; see `fastmlp.callbacks`.
-        verbose : {"auto", 0, 1}
-            "auto": a progress bar in a terminal, silence elsewhere.
+        verbose : {"auto", 0, 1, 2}
+            "auto": a progress bar in a terminal, silence elsewhere. 1: a line for each epoch elsewhere, too; 2: in a
+            terminal as well.
         shuffle : bool
             A new order of rows in each epoch.
         device : {"cpu", "cuda", "auto"}

@@ -87,9 +87,9 @@ def test_samples_per_second(rate, text):
     assert describe({"seconds": 1.0}, rate) == f"{text} samples/s"
 
 
-@pytest.mark.parametrize("verbose", ["on", 2, -1, None, "1"])
+@pytest.mark.parametrize("verbose", ["on", 3, -1, None, "1"])
 def test_unknown_verbose(verbose):
-    with pytest.raises(ValueError, match="`verbose` must be 'auto', 0 or 1"):
+    with pytest.raises(ValueError, match="`verbose` must be 'auto', 0, 1 or 2"):
         progress_callbacks(verbose, 1, 1)
 
 
@@ -101,7 +101,7 @@ def test_what_shows_without_a_terminal(verbose, kind, monkeypatch):
     assert [type(c) for c in progress_callbacks(verbose, 5, 10)] == [kind] * (kind is not None)
 
 
-@pytest.mark.parametrize("verbose, kind", [("auto", LiveProgress), (0, None), (1, LiveProgress)])
+@pytest.mark.parametrize("verbose, kind", [("auto", LiveProgress), (0, None), (1, LiveProgress), (2, LineProgress)])
 def test_what_shows_on_a_terminal(verbose, kind, terminal):
     assert [type(c) for c in progress_callbacks(verbose, 5, 10)] == [kind] * (kind is not None)
 

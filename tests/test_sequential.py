@@ -522,7 +522,7 @@ def test_values_in_y_that_are_not_finite_are_named(value, word):
         ({"loss": SquaredError}, ["loss", "'squared_error'", "or one Loss object; got <class"]),
         ({"loss": ["hinge", "huber"]}, ["or one Loss object; got ['hinge', 'huber']"]),
         ({"optimizer": Adam}, ["optimizer", "'adam'", "or an optimiser such as Adam(); got <class"]),
-        ({"verbose": 7}, ["`verbose` must be 'auto', 0 or 1; got 7"]),
+        ({"verbose": 7}, ["`verbose` must be 'auto', 0, 1 or 2; got 7"]),
         ({"optimizer": Optimizer()}, ["`optimizer` must be one of 'sgd'", "got Optimizer("]),
         ({"sample_weight": [[1.0], [1.0, 2.0]]}, ["`sample_weight` must be an array"]),
         ({"class_weight": {3: 5.0}}, ["`class_weight` must have classes that y can hold", "got 3"]),
