@@ -10,6 +10,7 @@ import csv as csv_module
 import gzip
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from itertools import islice
@@ -31,6 +32,10 @@ DATES = (
     *("%m-%d-%Y", "%d-%m-%Y", "%d-%b-%y", "%m/%d/%y", "%d/%m/%y"),
 )
 TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_WRITTEN = dict.fromkeys("mHMS", r"\d{1,2}") | {"I": "(?:0?[1-9]|1[0-2])", "p": "[ap]m"}
+_WRITTEN |= {"Y": r"\d{4}", "y": r"\d{2}", "b": f"(?:{'|'.join(_MONTHS)})"}
+_WRITTEN["d"] = r"(?P<day>\d{1,2})"
 _YEAR = {"%Y": r"\b\d{4}\b", "%y": r"[/-]\d{2}(\s|$)"}  # strptime would take "1.2.24" for the year 24
 
 
@@ -210,7 +215,7 @@ def check_sort(column: pa.ChunkedArray, name: str, sort: str, learned: Mapping[s
     valid = column.is_valid()
     if is_text and sort == "time":
         begin = column if "date" in learned else pc.utf8_slice_codeunits(column, 0, 10)  # of ISO 8601
-        times = pc.strptime(begin, learned.get("date", "%Y-%m-%d"), "us", error_is_null=True)
+        times = _times(begin, learned.get("date", "%Y-%m-%d"), error_is_null=True)
         valid = pc.and_(valid, times.is_null())
     elif is_text:
         valid = pc.and_(valid, pc.invert(pc.is_in(pc.utf8_lower(column), pa.array(["true", "false", "0", "1"]))))
@@ -356,11 +361,14 @@ def _read_dates(texts: pa.ChunkedArray, learned: Mapping[str, str]) -> tuple[pa.
     for year, pattern in _YEAR.items():
         if pc.all(pc.match_substring_regex(texts, pattern)).as_py():
             for date_format in (date + time for date in DATES if year in date for time in TIMES):
+                if (days := _days(texts, date_format)) is None:
+                    continue
                 try:
-                    times = pc.strptime(texts, date_format, "us")
+                    times = _times(texts, date_format)
                 except pa.ArrowInvalid:
                     continue
-                if _are_written_so(texts, times, date_format):
+                # Arrow makes the 2nd of March of 31/02
+                if pc.all(pc.equal(days, pc.day(times))).as_py() is not False:
                     found[date_format] = times
     if not found:
         return texts, {}
@@ -368,16 +376,34 @@ def _read_dates(texts: pa.ChunkedArray, learned: Mapping[str, str]) -> tuple[pa.
     return found[first], {"date": first, **({"or": others[0]} if others else {})}
 
 
-def _are_written_so(texts: pa.ChunkedArray, times: pa.ChunkedArray, date_format: str) -> bool:
-    """Whether these times are what the texts say: Arrow makes the 2nd of March of 31/02."""
+def _times(texts: pa.ChunkedArray, date_format: str, error_is_null: bool = False) -> pa.ChunkedArray:
+    """What the texts say by this format. Arrow's own reader knows neither names of months nor AM and PM on Windows."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    def plain(column):  # without zeros in front of numbers
-        return pc.utf8_lower(pc.replace_substring_regex(column, r"\b0+(\d)", r"\1"))
+    if "%b" in date_format:
+        for number, name in enumerate(_MONTHS, 1):
+            texts = pc.replace_substring_regex(texts, rf"(?i)\b{name}\b", f"{number:02d}")
+        date_format = date_format.replace("%b", "%m")
+    if "%p" not in date_format:
+        return pc.strptime(texts, date_format, "us", error_is_null=error_is_null)
+    later = pc.match_substring_regex(texts, "(?i)pm$")
+    plain, date_format = pc.replace_substring_regex(texts, "(?i) [ap]m$", ""), date_format.replace("%I", "%H")
+    times = pc.strptime(plain, date_format.replace(" %p", ""), "us", error_is_null=error_is_null)
+    hours = pc.add(pc.if_else(later, 12, 0), pc.if_else(pc.equal(pc.hour(times), 12), -12, 0))
+    return pc.add(times, pc.multiply(pc.cast(hours, pa.int64()), 3_600_000_000).cast(pa.duration("us")))
 
-    again = pc.strftime(times.cast(pa.timestamp("s")), format=date_format)
-    return pc.all(pc.equal(plain(texts), plain(again))).as_py() is not False
+
+def _days(texts: pa.ChunkedArray, date_format: str) -> pa.ChunkedArray | None:
+    """The days of the month, if all texts are written in this format, else None."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    pattern = re.sub(r"%(.)", lambda part: _WRITTEN[part[1]], re.escape(date_format).replace(r"\%", "%"))
+    parts = pc.extract_regex(texts, f"^(?i:{pattern})$")
+    if parts.null_count != texts.null_count:
+        return None
+    return pc.struct_field(parts, "day").cast(pa.int64())
 
 
 def _read_marked(texts: pa.ChunkedArray, comma: bool) -> tuple[pa.ChunkedArray, dict]:
