@@ -400,6 +400,9 @@ def _days(texts: pa.ChunkedArray, date_format: str) -> pa.ChunkedArray | None:
     import pyarrow.compute as pc
 
     pattern = re.sub(r"%(.)", lambda part: _WRITTEN[part[1]], re.escape(date_format).replace(r"\%", "%"))
+    first = next((text.as_py() for text in texts if text.is_valid), "")  # mostly it decides
+    if not re.fullmatch(pattern, first, re.IGNORECASE):
+        return None
     parts = pc.extract_regex(texts, f"^(?i:{pattern})$")
     if parts.null_count != texts.null_count:
         return None
