@@ -98,8 +98,13 @@ class Optimizer(Hinted):
         """Whether its steps may follow those of the other one: by the same rule, without a schedule that begins now."""
         if self == before or self._kind != before._kind:
             return self == before
-        pairs = [(getattr(self, f.name), getattr(before, f.name)) for f in fields(self)]
-        return not any(a != b and (isinstance(a, Schedule) or isinstance(b, Schedule)) for a, b in pairs)
+        changed = [f.name for f in fields(self) if getattr(self, f.name) != getattr(before, f.name)]
+        return not any(isinstance(getattr(self, name), Schedule) for name in changed)
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether one of its numbers follows a schedule."""
+        return any(isinstance(value, Schedule) for value in vars(self).values())
 
     def scalars(self, learning_rate: np.ndarray, step: np.ndarray) -> np.ndarray:
         """Numbers for each step, float64 (n_steps, k) with k of 5 at most; `step` counts from 1 over the whole fit."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import losses, optimizers
 from ._arrays import check_fits, check_order_of_columns
@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from .training import Training
 
 
+class Kept(NamedTuple):
+    """What steps go on from: the optimiser's state, and the parameters that it belongs to."""
+
+    optimizer: Optimizer
+    seed: int
+    state: dict
+    steps_per_epoch: int
+    arrays: dict  # the model's dictionary; with another one, somebody has set parameters since
+
+
 class OwnLoop:
     """What the steps on one model share: the optimiser's state, and whose turn it is.
 
@@ -24,8 +34,8 @@ class OwnLoop:
     ----------
     trainer : Training or None
         Of the last step: of rows, or of gradients.
-    kept : tuple of (Optimizer, int, dict) or None
-        Without a trainer: optimiser, seed and state that the next step goes on from.
+    kept : Kept or None
+        Without a trainer: what the next step goes on from.
     behind : bool
         Whether the trainer has newer parameters than the model's dictionary.
     turns : dict
@@ -35,7 +45,7 @@ class OwnLoop:
     trainer: Training | None = None
     behind = False
 
-    def __init__(self, kept: tuple[Optimizer, int, dict] | None = None):
+    def __init__(self, kept: Kept | None = None):
         self.kept, self.turns = kept, {}
 
     # Steps -----------------------------------------------------------------------------------------------------------
@@ -96,7 +106,7 @@ class OwnLoop:
         options["weight_of_row"] = 1.0
         if self.trainer is not None:
             self.trainer.save_parameters()
-        self.trainer, self.kept = Training(model, X, y, state=self.state_for(optimizer), **options), None
+        self.trainer, self.kept = Training(model, X, y, state=self.state_for(model, optimizer), **options), None
         return self.trainer
 
     def _apply_gradients(self, model, gradients, optimizer, n_threads) -> None:
@@ -109,7 +119,7 @@ class OwnLoop:
         if own is not None:
             own.save_parameters()
         if not (isinstance(own, GivenGradients) and own.n_threads == n_threads and own.can_take(optimizer)):
-            own = GivenGradients(model, optimizer, seed, n_threads, self.state_for(optimizer))
+            own = GivenGradients(model, optimizer, seed, n_threads, self.state_for(model, optimizer))
         arrays = checked_gradients(gradients, own.names, model._stored)
         own.go_on_with(optimizer, seed)
         self.trainer, self.kept = own, None
@@ -130,22 +140,47 @@ class OwnLoop:
             return self.trainer.optimizer, self.trainer.seed
         return (None, 0) if self.kept is None else self.kept[:2]
 
-    def state_for(self, optimizer: Optimizer) -> dict | None:
-        """What this optimiser's steps go on from, if those before were of its kind."""
+    def state_for(self, model: Sequential, optimizer: Optimizer, steps_per_epoch: int = 1) -> dict | None:
+        """What this optimiser's steps go on from, if those before were of its kind.
+
+        Raises
+        ------
+        ValueError
+            It has a schedule, of whose epochs those before had another number of steps.
+        DivergenceError
+            The state is not finite: all is some steps back then.
+        """
         last, _ = self._last
         if last is None or not optimizer.goes_on_from(last):
             return None
-        state = self.kept[2] if self.trainer is None else self.trainer.state
-        return state | {"epoch": 0, "learning_rate": None}  # the epochs are counted by the model
+        before = 1 if self.trainer is not None else self.kept.steps_per_epoch
+        if optimizer.scheduled and before != steps_per_epoch:
+            raise ValueError(
+                f"`optimizer`={optimizer!r} follows a schedule of epochs, which had {before} steps and would have "
+                f"{steps_per_epoch} now: give a number, or `reset_optimizer()` before."
+            )
+        if self.trainer is not None:
+            self.trainer.look_at_slots()
+        state, was_set = (
+            (self.trainer.state, False)
+            if self.trainer is not None
+            else (self.kept.state, model._stored is not self.kept.arrays)
+        )
+        state = state | {"epoch": 0, "learning_rate": None}  # the epochs are counted by the model
+        return state | {"parameters": None} if was_set else state
 
-    def to_keep(self) -> tuple[Optimizer, int, dict] | None:
-        """What a copy goes on from; None while another thread is in the middle of a step."""
+    def to_keep(self, arrays: dict) -> Kept | None:
+        """What a copy with these parameters goes on from; None while another thread is in the middle of a step, or
+        where the state is not finite.
+        """
         trainer, turn = self.trainer, Turn(steps=False)
         if trainer is None:
             return self.kept
         try:
             self.turns[turn] = None
-            return (trainer.optimizer, trainer.seed, trainer.state) if turn.comes(self.turns) else None
+            if not (turn.comes(self.turns) and trainer.is_sound):
+                return None
+            return Kept(trainer.optimizer, trainer.seed, trainer.state, 1, arrays)
         finally:
             self.turns.pop(turn, None)
 

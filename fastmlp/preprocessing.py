@@ -300,5 +300,10 @@ def _codes(column: pa.ChunkedArray, values: list) -> np.ndarray:
     try:
         found = pc.index_in(column.cast(lookup.type), lookup)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # such as a text where the classes are numbers: one by one
-        return np.array([_code(value, lookup) for value in column], np.int64)
+        try:
+            values = column.unique()
+        except pa.ArrowNotImplementedError:  # lists
+            return np.full(len(column), -1)
+        codes = np.array([_code(value, lookup) for value in values], np.int64)
+        return codes[pc.index_in(column, values).to_numpy()]
     return pc.fill_null(found, -1).to_numpy().astype(np.int64)

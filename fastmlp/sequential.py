@@ -51,7 +51,7 @@ from .layers import (
 )
 from .lowering import check_layers, parameter_shapes, warn_of_layers
 from .normalization import BatchNorm, Norm
-from .own_loop import OwnLoop
+from .own_loop import Kept, OwnLoop
 from .prediction import (
     KEPT_BYTES,
     activity_penalties,
@@ -446,6 +446,7 @@ class Sequential:
         keep_optimizer : bool
             For many short fits, of data that comes bit by bit: go on from the optimiser's state (moments, number of
             steps) of the fit before, if that had this argument, too, or of `train_on_batch`, and keep it for the next.
+            A schedule goes on, too, and needs epochs of as many steps as before.
 
         Returns
         -------
@@ -532,7 +533,8 @@ class Sequential:
 
             callbacks = [*callbacks, *progress_callbacks(verbose, epochs, n)]
         new, history, training = not self.built, History(), None
-        state = self._loop.state_for(optimizer) if keep_optimizer else None
+        steps = -(-n // batch_size) if groups is None else 0  # nobody knows yet how many batches the queries make
+        state, to_keep = self._loop.state_for(self, optimizer, steps) if keep_optimizer else None, None
         before, first_step = {name: getattr(self, name) for name in _OF_A_FIT}, 0
         of_loop = self._loop.trainer, self._loop.kept
         if new:
@@ -556,8 +558,9 @@ class Sequential:
                     run(training, history, epochs, callbacks, validation, backup)
                 finally:
                     if keep_optimizer:
-                        self._loop.kept = optimizer, seed, training.state
-        except DivergenceError:  # has said which parameters are kept
+                        to_keep = training.state
+        except DivergenceError:  # has said which parameters are kept; there are no moments that belong to them
+            to_keep = None
             check_fits(X, self.dtype)
             raise
         except BaseException:  # Ctrl-C while it compiled, too little memory, a callback's error before the first step
@@ -565,9 +568,12 @@ class Sequential:
                 for name, value in before.items():
                     setattr(self, name, value)
                 self._loop.trainer, self._loop.kept = of_loop
+                to_keep = None
             raise
         finally:
             self._epochs += 0 if training is None else len(history) if of_all_rows else training.epoch
+            if to_keep is not None:
+                self._loop.kept = Kept(optimizer, seed, to_keep, steps, self._stored)
         return history
 
     @refuses_unknown
@@ -587,7 +593,8 @@ class Sequential:
         """One step of the optimiser on a batch made of all these rows, for a training loop of your own.
 
         The optimiser's state (moments, the number of steps) is kept from call to call, here and in `apply_gradients`,
-        and in copies and pickles of the model, though not in files of `save`. The loss, the seed and the optimiser's
+        and in copies and pickles of the model (unless another thread is in the middle of a step), though not in files
+        of `save`. The loss, the seed and the optimiser's
         numbers may be others in each call; with another kind of optimiser or a new schedule, after `reset_optimizer`,
         `build` or `fit` (without `keep_optimizer`) it begins anew. Parameters may be set in between. A schedule counts
         each call as an epoch of one step.
@@ -733,7 +740,8 @@ class Sequential:
 
     def __getstate__(self):
         """With the optimiser's state of a loop of the user's own, but without its memory."""
-        return self._state_to_look_at() | {"_kept": self._loop.to_keep()}
+        state = self._state_to_look_at()
+        return state | {"_kept": self._loop.to_keep(state["_stored"])}
 
     def _state_to_look_at(self) -> dict:
         state = {k: value for k, value in self.__dict__.items() if k != "_loop"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .preprocessing import decode_target, encoded_blocks, text_columns
-from .tables import MISSING, check_sort, column_of, how_read, read_columns, read_table, table_of
+from .tables import MISSING, check_sort, column_of, how_read, pyarrow, read_columns, read_table, table_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -128,19 +128,24 @@ class TableModel:
         return self._outputs_of(rows)
 
     def _outputs_of(self, rows: Any) -> np.ndarray:
-        table = self.read(rows) if isinstance(rows, (str, os.PathLike)) else self._taken(rows)
-        return self.outputs(self.like_training(table, lambda text: warnings.warn(text, stacklevel=5)))
+        table, notes = self.read(rows) if isinstance(rows, (str, os.PathLike)) else self._taken(rows), []
+        outputs = self.outputs(self.like_training(table, notes.append))
+        for text in notes:
+            warnings.warn(text, stacklevel=3)
+        return outputs
 
     def _taken(self, rows: Any) -> pa.Table:
-        records = isinstance(rows, Sequence)
-        if isinstance(rows, Mapping) or (records and not all(isinstance(row, Mapping) for row in rows)):
-            raise TypeError(f"`rows` must be a data frame, a list of dictionaries or a path; got {rows!r}.")
-        if records:
+        if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
             for k, row in enumerate(rows):
                 if lacking := [name for name in self.feature_names if name not in row]:
                     raise ValueError(f"`rows`[{k}] has no {lacking[0]!r}; None says that a value is missing.")
-            rows = {name: column_of([row[name] for row in rows]) for name in self.feature_names}
-        return read_columns(table_of(rows), None, **self._how_to_read)
+            columns = {name: column_of([row[name] for row in rows], name) for name in self.feature_names}
+            table = pyarrow().table(columns)
+        else:
+            table = table_of(rows, [*self.feature_names, self.target])
+        if not table.num_rows:
+            raise ValueError("`rows` must have at least one; got none.")
+        return read_columns(table, None, **self._how_to_read)
 
     @property
     def _how_to_read(self) -> dict:

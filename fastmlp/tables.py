@@ -88,29 +88,39 @@ def read_table(
     return read_columns(*read_unchanged(path), **options)
 
 
-def table_of(frame) -> pa.Table:
-    """A data frame, or a dictionary of columns, as a table."""
-    pa = _pyarrow()
-    try:
-        return pa.table(frame)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise TypeError(f"`rows` cannot be taken for a table: {error}") from error
+def table_of(frame, names: Collection[str]) -> pa.Table:
+    """These columns of a data frame, as far as it has them."""
+    pa = pyarrow()
+    if isinstance(frame, pa.Table):
+        return frame.select([name for name in names if name in frame.column_names])
+    if not hasattr(frame, "columns"):
+        raise TypeError(f"`rows` must be a data frame, a list of dictionaries or a path; got {frame!r}.")
+    there, columns = Counter(frame.columns), {}
+    for name in names:
+        if there[name] > 1:
+            raise ValueError(f"`rows` has {there[name]} columns named {name!r}.")
+        if there[name]:
+            columns[name] = column_of(frame[name], name)
+    return pa.table(columns)
 
 
-def column_of(values: list) -> pa.Array:
-    """Values as a column; as texts, where they are of several types."""
-    pa = _pyarrow()
+def column_of(values, name: str) -> pa.Array:
+    """A list, or a column of a data frame, as one of a table; of texts, where values are of several types."""
+    pa = pyarrow()
     try:
-        return pa.array(values)
-    except pa.ArrowException:
-        return pa.array([None if value is None else str(value) for value in values])
+        column = values.to_arrow() if hasattr(values, "to_arrow") else pa.array(values, from_pandas=True)
+    except (pa.ArrowException, OverflowError):
+        column = pa.array([None if value is None or value != value else str(value) for value in values])
+    if pa.types.is_nested(column.type):
+        raise TypeError(f"`rows` must hold numbers, texts or dates in {name!r}; got {column[0].as_py()!r} in row 1.")
+    return column
 
 
 def read_columns(
     table: pa.Table, delimiter: str | None, *, text_columns: Collection[str], target, missing, learned
 ) -> pa.Table:
     """`read_table` of columns as they stand, as texts of CSV or (`delimiter` is None) with types."""
-    pa, fields, columns = _pyarrow(), [], []
+    pa, fields, columns = pyarrow(), [], []
     for field, column in zip(table.schema, table.columns, strict=True):
         known = (learned or {}).get(field.name, {})
         others = [*missing, *([known["missing"]] if "missing" in known else [])]
@@ -140,7 +150,7 @@ def how_read(table: pa.Table) -> dict[str, dict[str, str]]:
 
 def read_unchanged(path: str | os.PathLike) -> tuple[pa.Table, str | None]:
     """A table as the file has it, and what separates its columns: CSV as texts; Parquet with its types, and None."""
-    path, pa = Path(path), _pyarrow()
+    path, pa = Path(path), pyarrow()
     if not path.name.lower().endswith(SUFFIXES):
         raise ValueError(f"a table's name must end in one of {', '.join(SUFFIXES)}; got {str(path)!r}.")
     if not path.is_file():
@@ -239,7 +249,8 @@ def stray_text(column: pa.ChunkedArray) -> str | None:
     return stray[0].as_py() if len(stray) else None
 
 
-def _pyarrow():
+def pyarrow():
+    """The package, or the error that says how to get it."""
     try:
         import pyarrow
     except ImportError as error:
@@ -289,8 +300,11 @@ def _clean(column: pa.ChunkedArray, missing: Collection[str] = MISSING) -> pa.Ch
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+    if pa.types.is_dictionary(column.type):  # by hand, for not every type of texts can be cast
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        texts = "string" in str(column.type.value_type)
+        decoded = [(c.dictionary.cast(pa.string()) if texts else c.dictionary).take(c.indices) for c in chunks]
+        column = pa.chunked_array(decoded, None if decoded else column.type.value_type)
     if str(column.type) == "string_view":  # for which PyArrow has few functions
         column = column.cast(pa.string())
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):

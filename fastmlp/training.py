@@ -235,6 +235,9 @@ class Training:
         """Where somebody else has set the model's parameters."""
         arrays = self._model._stored
         if arrays is not self._written:
+            if not self.is_sound:  # before what `one_step` goes back to is forgotten
+                self._written = arrays
+                self._diverged(self.epoch, "a gradient")
             present = self.executor.unpack(self._kept)  # the model may have older ones of those that were not set
             self._take({n: a if a is not self._written.get(n) else present[n] for n, a in arrays.items()})
             self._written, self._last_finite, self._before = arrays, self._vectors, None
@@ -318,6 +321,16 @@ class Training:
         if not (self.executor.all_finite("parameters") and (not look_at_slots or self.executor.all_finite("slots"))):
             self._check_parameters(self.epoch)
         return out
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the optimiser's state is finite, at which `one_step` does not look after each step."""
+        return self._before is None or self.executor.all_finite("slots")
+
+    def look_at_slots(self) -> None:
+        """DivergenceError where they are not finite: before others go on from them."""
+        if not self.is_sound:
+            self._diverged(self.epoch, "a gradient")
 
     def one_step(self) -> float:
         """`run` for one step of a loop that may go on after an error: where it diverges, parameters, optimiser's state
@@ -653,10 +666,12 @@ class Training:
         self.epoch, self._steps_before = state["epoch"], state["step"]
         if state["learning_rate"] is not None:
             self.learning_rate = state["learning_rate"]
-        for slot, arrays in zip(self.executor.slots, state["slots"], strict=True):
+        begins = self._average is not None and state["parameters"] is None  # an average, for parameters were set
+        slots = state["slots"][:-1] if begins else state["slots"]
+        for slot, arrays in zip(self.executor.slots, slots, strict=not begins):
             self.executor.pack_into(slot, arrays)
         self.executor.refresh()
-        if self._average is not None:
+        if self._average is not None and not begins:
             self.executor.pack(state["parameters"])
             self._last_finite = self.snapshot()
 

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -355,12 +356,22 @@ def test_the_notice_reaches_nobody_or_stderr(deaf, cache, filled):
     assert json.loads(result.stdout)["losses"] == filled[1]["losses"]  # all of it
 
 
-def test_a_package_without_sources(cache, tmp_path):
-    """As of an archive or of an application in one file: there is its version to tell what was compiled of it."""
-    from fastmlp.engine import jit
-
-    assert jit.hash_files([tmp_path / "nowhere.py"]) == jit.hash_facts(fastmlp.__version__)
-    assert jit.hash_files([Path(__file__) / "within.py"]) == jit.hash_facts(fastmlp.__version__)
+def test_a_package_in_an_archive_knows_its_sources(tmp_path):
+    """So that a cache that another build has filled is not taken; where there are no files, nothing is kept."""
+    seen = []
+    for edited in (False, True, False):
+        path = tmp_path / f"{len(seen)}.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in (ROOT / "fastmlp").rglob("*.py"):
+                text = file.read_text(encoding="utf-8")
+                archive.writestr(str(file.relative_to(ROOT)), text + "# edited\n" * (edited and file.name == "rows.py"))
+        code = "from fastmlp.engine import jit; report(sources=jit.SOURCES, folder=str(jit.cache_folder()))"
+        report, _ = child(code, tmp_path / "cache", path, cwd=tmp_path)  # not where the package lies
+        seen.append(report)
+    assert seen[0] == seen[2] != seen[1] and all(report["sources"] for report in seen)
+    code = "from fastmlp.engine import jit; jit.SOURCES = None; report(why=jit._cache_folder(None))"
+    report, _ = child(code, tmp_path / "cache")
+    assert report["why"][0] is None and "cannot be read" in report["why"][1]
 
 
 def test_folders_of_old_versions_are_removed(tmp_path):

@@ -539,3 +539,20 @@ def test_a_batch_of_one_row_leaves_the_running_averages(n):
     p = model.parameters
     np.testing.assert_allclose(p["batch_norm_0.running_mean"], mean, rtol=1e-12)
     np.testing.assert_allclose(p["batch_norm_0.running_var"], variance, rtol=1e-12)
+
+
+def test_of_equal_pieces_the_first_has_the_gradient_and_nan_stays():
+    X = np.array([[1.0, 2.0]])
+    model = Sequential(Maxout(1, pieces=3), Dense(1, use_bias=False), dtype="float64").build(2)
+    equal = {f"dense_{k}.weight": [[0.5], [0.25]] for k in range(3)}
+    model.set_parameters({**equal, "dense_3.weight": [[1.0]]})
+    _, gradients = model.gradients(X, [0.0], "squared_error")
+    assert [bool(gradients[f"dense_{k}.bias"].any()) for k in range(3)] == [True, False, False]
+    assert model.input_gradients(X, output=0).tolist() == [[0.5, 0.25]]
+    for dtype in ("float32", "float64"):
+        from fastmlp.engine import jit
+
+        maximum, T = jit.function("maximum", dtype), getattr(np, dtype)
+        a, b = np.array([np.nan, 1.0, 1.0, 2.0], T), np.array([1.0, np.nan, 3.0, 1.0], T)
+        maximum(a.ctypes.data, b.ctypes.data, 4, 0)
+        np.testing.assert_array_equal(a, [np.nan, np.nan, 3.0, 2.0])

@@ -52,7 +52,10 @@ def test_rows_of_any_kind_are_predicted_as_the_command_does(trained, target, tmp
     pa, pd = pytest.importorskip("pyarrow"), pytest.importorskip("pandas")
     frames = [table, ROWS[:40], pa.Table.from_pylist(ROWS[:40]), pd.DataFrame(ROWS[:40]), tmp_path / "rows.csv"]
     frames += [json.loads(json.dumps(ROWS[:40])), pd.DataFrame(ROWS[:40])[::-1][::-1][list(reversed(ROWS[0]))]]
-    frames += [pytest.importorskip("polars").DataFrame(ROWS[:40])]
+    pl = pytest.importorskip("polars")
+    frames += [pl.DataFrame(ROWS[:40]), pl.DataFrame(ROWS[:40]).with_columns(pl.col("colour").cast(pl.Categorical))]
+    odd = pd.DataFrame(ROWS[:40]).assign(other=[1, "x"] * 20, colour=lambda frame: frame["colour"].astype("category"))
+    frames += [odd, pd.concat([odd, odd[["other"]]], axis=1)]  # what is not needed may be anything
     for rows in frames:
         found = model.predict(rows)
         if target == "kind":
@@ -79,6 +82,21 @@ def test_what_is_unlike_the_training(trained):
         model.predict([ROWS[0], {name: value for name, value in ROWS[1].items() if name != "day"}])
     with pytest.raises(ValueError, match="the table has no column 'paid'"):
         model.predict(pytest.importorskip("pandas").DataFrame(ROWS).drop(columns="paid"))
+    with pytest.raises(ValueError, match="column 'length' must hold numbers; got 'x' in row 2"):
+        model.predict(pytest.importorskip("pandas").DataFrame(ROWS[:2]).assign(length=[1, "x"]))
+    assert np.isfinite(model.predict([ROWS[0] | {"length": 2**70}])).all()
+    for value in ([1], {"a": 1}):
+        with pytest.raises(TypeError, match="must hold numbers, texts or dates in '(length|colour)'"):
+            model.predict([ROWS[0] | {"length" if value == [1] else "colour": value}])
+    for rows in ([], pytest.importorskip("pandas").DataFrame(ROWS).head(0)):
+        with pytest.raises(ValueError, match="`rows` must have at least one"):
+            model.predict(rows)
+    frame = pytest.importorskip("pandas").DataFrame(ROWS)
+    with pytest.raises(ValueError, match="2 columns named 'paid'"):
+        model.predict(pytest.importorskip("pandas").concat([frame, frame[["paid"]]], axis=1))
+    with pytest.warns(UserWarning, match="not learned") as noted:
+        model.predict([ROWS[0] | {"colour": "green"}])
+    assert noted[0].filename == __file__
     for rows in (ROWS[0], [1.0, 2.0], np.zeros((2, 4)), None):
         with pytest.raises(TypeError, match="`rows`"):
             model.predict(rows)

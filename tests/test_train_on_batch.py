@@ -230,6 +230,98 @@ def test_the_moments_stay_whatever_the_numbers_the_loss_and_the_way(torch):
         np.testing.assert_allclose(mine, value.detach().numpy(), rtol=1e-9, atol=1e-12)
 
 
+def test_what_goes_on_from_what():
+    for before, after, expected in (
+        (Adam(0.1), Adam(0.2, beta_1=0.5), True),
+        (Adam(CosineDecay(0.1, epochs=3)), Adam(0.1), True),  # a number begins nothing
+        (Adam(0.1), Adam(CosineDecay(0.1, epochs=3)), False),
+        (Adam(CosineDecay(0.1, epochs=3)), Adam(CosineDecay(0.1, epochs=3), beta_1=0.5), True),
+        (AdamW(0.1, weight_decay=0.0), AdamW(0.1, weight_decay=0.5), True),
+        (Adam(0.1), AdamW(0.1), False),
+        (SGD(0.1), SGD(0.1, momentum=0.9), False),
+        (Adam(0.1), Adam(0.1, ema_decay=0.9), False),
+    ):
+        assert after.goes_on_from(before) == expected, (before, after)
+    (X, y), models = data(), [network().build(6) for _ in range(2)]
+    models[0].train_on_batch(X, y, loss=LOSS, optimizer=AdamW(1e-3, weight_decay=0.0))
+    for model in models:  # the decay begins with the call that asks for it
+        model.train_on_batch(X, y, loss=LOSS, optimizer=AdamW(1e-3, weight_decay=500.0))
+        assert abs(model.parameters["dense_0.weight"]).max() < 0.6
+
+
+@pytest.mark.parametrize("how", [copy.copy, lambda model: pickle.loads(pickle.dumps(model)), lambda model: model])
+@pytest.mark.parametrize("optimizer", [Adam(0.01), SGD(1e-9, ema_decay=0.9)], ids=repr)
+def test_parameters_that_are_set_in_a_copy_or_between_fits_are_those_that_go_on(how, optimizer):
+    X, y = data()
+    for fit in (False, True):
+        model, options = network(dtype="float64").build(6), {"loss": LOSS, "optimizer": optimizer}
+        for _ in range(2):
+            if fit:
+                model.fit(X, y, verbose=0, keep_optimizer=True, **options)
+            else:
+                model.train_on_batch(X, y, **options)
+            model = how(model)
+            model.set_parameters({"dense_1.bias": [7.0, 8.0, 9.0]})
+        model.train_on_batch(X, y, **options)
+        np.testing.assert_allclose(model.parameters["dense_1.bias"], [7.0, 8.0, 9.0], atol=0.1)
+        assert how(model)._loop._last[1] == 0
+        model.train_on_batch(X, y, seed=5, **options)
+        assert how(model)._loop._last[1] == 5
+
+
+def test_moments_that_overflowed_are_handed_to_nobody():
+    """In a large network nobody looks after each step; before others go on from them somebody does."""
+    rng = np.random.default_rng(0)
+    X, y = 5 * rng.normal(size=(4, 300)).astype(np.float32), np.ones((4, 1), np.float32)
+    options = {"loss": "squared_error", "optimizer": Adam(1e-3)}
+    ways = {
+        "loss": lambda model: model.train_on_batch(X, y, **options | {"loss": "absolute_error"}),
+        "set": lambda model: (
+            model.set_parameters({"dense_1.bias": [0.0]}),
+            model.train_on_batch(X, y, **options),
+        ),
+        "fit": lambda model: model.fit(X, y, keep_optimizer=True, verbose=0, **options),
+    }
+    for way in ways.values():
+        model = Sequential(Dense(300), ReLU(), Dense(1)).build(300)
+        model.train_on_batch(X, y, **options)
+        model.train_on_batch(X, y * 1.2e19, **options)  # squares are infinite, parameters are not
+        assert copy.copy(model)._loop.kept is None  # a copy begins anew
+        with pytest.raises(DivergenceError, match="step 2 diverged: a gradient .* as they were 1 step before it"):
+            way(model)
+        for _ in range(3):
+            way(model)
+        assert np.isfinite(model.predict(X)).all()
+
+
+def test_a_fit_that_diverges_keeps_no_moments():
+    X, y = data(dtype=np.float64)
+    model, options = network(dtype="float64").build(6), {"keep_optimizer": True, "verbose": 0, "optimizer": Adam(0.01)}
+    model.fit(X, np.eye(3)[y], loss="squared_error", epochs=50, **options)
+    with pytest.raises(DivergenceError):
+        model.fit(X, np.eye(3)[y] * 1e300, loss="squared_error", **options)
+    before = model.parameters["dense_1.bias"]
+    model.fit(X[:10], np.eye(3)[y[:10]], loss="squared_error", batch_size=10, **options)
+    np.testing.assert_allclose(abs(model.parameters["dense_1.bias"] - before), 0.01, rtol=1e-3)  # Adam's first step
+
+
+def test_a_schedule_of_epochs_needs_epochs_of_as_many_steps():
+    X, y = data()
+    options = {"loss": LOSS, "optimizer": Adam(CosineDecay(0.1, epochs=4)), "keep_optimizer": True, "verbose": 0}
+    model, twin = network().build(6), network().build(6)
+    for _ in range(3):
+        model.fit(X, y, batch_size=24, shuffle=False, **options)
+    twin.fit(X, y, batch_size=24, shuffle=False, epochs=3, **options)
+    assert_same(model, twin)
+    for step in (lambda: model.fit(X, y, batch_size=96, **options), lambda: model.train_on_batch(X, y)):
+        with pytest.raises(ValueError, match="follows a schedule of epochs, which had 4 steps and would have 1 now"):
+            step()
+        assert_same(model, twin)
+    model.fit(X, y, batch_size=96, **options | {"optimizer": Adam(0.01)})
+    model.reset_optimizer()
+    model.fit(X, y, batch_size=96, **options)
+
+
 def test_another_rate_in_each_step_plans_nothing_anew():
     (X, y), model = data(), network()
     model.train_on_batch(X, y, loss=LOSS, optimizer=Adam(0.1))
@@ -280,6 +372,10 @@ def test_a_fit_that_fails_before_its_first_step_leaves_the_optimiser_and_the_his
     with pytest.raises(ValueError, match="is infinite in float32|beyond|finite in float32"):
         model.fit(X, np.eye(3)[y] * 1e300, loss="squared_error", **options)
     assert model.loss.name == LOSS and len(model.history) == 3
+    trainer = twin.train_on_batch(X, y), model.train_on_batch(X, y), model._loop.trainer
+    with pytest.raises(RuntimeError, match="not now"):
+        model.fit(X, y, callbacks=[Failing()], **options)
+    assert model._loop.trainer is trainer[2]
     for one in (model, twin):
         one.train_on_batch(X, y, optimizer=options["optimizer"])
     assert_same(model, twin)

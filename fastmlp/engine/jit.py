@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-from .. import __version__, user_functions
+from .. import user_functions
 from ..simd import host_simd
 from .contraction import contracted
 
@@ -62,13 +62,10 @@ _said: set[str] = set()
 
 
 def hash_files(paths) -> str:
-    """A hash of files' names and contents; of the version alone in a package without its sources, as in an archive."""
+    """A hash of files' names and contents."""
     h = hashlib.blake2b(digest_size=12)
-    try:
-        for path in sorted(paths):
-            h.update(path.name.encode() + b"\0" + path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return hash_facts(__version__)
+    for path in sorted(paths, key=lambda path: path.name):
+        h.update(path.name.encode() + b"\0" + path.read_bytes())
     return h.hexdigest()
 
 
@@ -77,13 +74,23 @@ def hash_facts(*facts) -> str:
     return hashlib.blake2b(repr(facts).encode(), digest_size=12).hexdigest()
 
 
-def _hash_sources() -> str:
-    """Of all files that kernels are made from."""
-    here = Path(__file__).parent
-    above = [here.parent / name for name in ("activations.py", "records.py", "simd.py", "user_functions.py")]
-    return hash_files([*here.glob("*.py"), *here.parent.glob("losses/*.py"), *above])
+def _hash_sources() -> str | None:
+    """Of all files that kernels are made from; None where there are none, as in programs of one file."""
+    package = Path(__file__).parents[1]
+    if not (package / "records.py").is_file():  # in an archive, or compiled
+        from importlib.resources import files
+
+        package = files(__package__.rpartition(".")[0])
+    try:
+        below = [path for name in ("engine", "losses") for path in (package / name).iterdir()]
+        above = [path for path in package.iterdir() if path.name.partition(".")[0] in _ABOVE]
+        sources = [path for path in (*below, *above) if path.name.endswith((".py", ".pyc"))]
+        return hash_files(sources) if len(sources) > len(above) > 0 else None
+    except OSError:
+        return None
 
 
+_ABOVE = ("activations", "records", "simd", "user_functions")
 SOURCES = _hash_sources()  # of what this process imported, even if the files change while it runs
 
 
@@ -134,6 +141,8 @@ def cache_folder(of: str | None = None) -> Path | None:
 
 def _cache_folder(of: str | None) -> tuple[Path | None, str]:
     """The folder, or None and why there is none."""
+    if SOURCES is None:
+        return None, "the package's files cannot be read, by which what is kept is known"
     root = os.environ.get("FASTMLP_CACHE_DIR") or None
     try:
         if root is None:
