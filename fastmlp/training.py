@@ -318,7 +318,7 @@ class Training:
             out[done : done + together] = self._run_epochs(together)
             out[done] += before if self.steps_per_epoch == 1 else (before + self._penalty()) / 2
             done += together
-        if not (self.executor.all_finite("parameters") and (not look_at_slots or self.executor.all_finite("slots"))):
+        if not self.executor.all_finite("everything" if look_at_slots else "parameters"):
             self._check_parameters(self.epoch)
         return out
 

@@ -213,6 +213,8 @@ class CudaExecutor(NamedParameters):
 
     def all_finite(self, what: str) -> bool:
         """As the CPU's; known since the end of the last run, for a flag is sooner here than the numbers."""
+        if what == "everything":
+            return self.all_finite("parameters") and self.all_finite("slots")
         return not self._flags[int(what == "slots")] if self._looked else super().all_finite(what)
 
     def refresh(self) -> None:

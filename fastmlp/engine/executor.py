@@ -81,7 +81,7 @@ class Executor(NamedParameters):
         self.plan = plan
         n_parameters = plan.sizes["parameters"]
         self.state = _arena(n_parameters * (1 + plan.n_slots), "the model") if state is None else state
-        flat = self.state.view(plan.dtype)
+        self.everything = flat = self.state.view(plan.dtype)
         count = n_parameters // plan.item
         self.parameters, self.slots = (
             flat[:count],

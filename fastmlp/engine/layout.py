@@ -10,13 +10,14 @@ from ..plan import Plan
 
 
 class NamedParameters:
-    """What the executors share: they have a `plan`, `parameters`, `slots` and `transposed`, in the plan's layout on the
-    host.
+    """What the executors share: they have a `plan`, `parameters`, `slots`, `everything` (parameters and slots) and
+    `transposed`, in the plan's layout on the host.
     """
 
     plan: Plan
     parameters: np.ndarray
     slots: np.ndarray
+    everything: np.ndarray
     transposed: np.ndarray
 
     def pack(self, parameters: dict[str, np.ndarray]) -> None:
@@ -46,7 +47,9 @@ class NamedParameters:
                 p.transposed.pack(p.matrix.unpack(p.matrix.within(parameters)).T, p.transposed.within(transposed))
 
     def all_finite(self, what: str) -> bool:
-        """Whether all "parameters" are finite, or all "slots": a gradient too large to be squared shows there first."""
+        """Whether all "parameters" are finite, or all "slots", where a gradient too large to be squared shows first, or
+        "everything", which is both.
+        """
         values = getattr(self, what)
         with np.errstate(all="ignore"):
             return bool(np.isfinite(values.sum()) or np.isfinite(values).all())  # a sum may overflow
