@@ -54,7 +54,7 @@ def flowers(tmp_path):
 
 
 def write_csv(path, rows):
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
