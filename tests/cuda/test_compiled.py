@@ -34,6 +34,7 @@ from fastmlp import (
     GaussianNoise,
     GroupNorm,
     LayerNorm,
+    Maxout,
     PReLU,
     RandomAffine,
     ReLU,
@@ -42,6 +43,7 @@ from fastmlp import (
     RMSprop,
     Rprop,
     Sequential,
+    Sine,
     Softmax,
     Tanh,
     devices,
@@ -186,6 +188,8 @@ FITS = {
         [Dropout(0.1), Dense(128), Tanh(), AlphaDropout(0.1), Residual(Dense(128), drop_rate=0.1), GELU(), Dense(10)],
         {"batch_size": 500},
     ),
+    "pieces": ([Maxout(200), Dense(190), ReLU(), Maxout(30, 3), Dense(10)], {}),
+    "narrow, pieces": ([Maxout(64, 3), Dense(10)], {"X": 20}),
     "narrow, of many rows": ([Dense(64), GELU(), Dense(64), ReLU(), Dense(10)], {"batch_size": 5000, "X": 20}),
     "narrow, one layer": ([Rescaling(0.1), Dense(10)], {"optimizer": SGD(0.1, momentum=0.9, clip_value=1.0), "X": 20}),
 }
@@ -245,6 +249,19 @@ def test_losses_across_rows_compile(loss, dtype, launched, tmp_path):
     assert len(of_loss) == (3 if loss == "triplet" else 2)
     for kernel, arguments in of_loss:
         assert assemble(kernel, arguments, tmp_path)["spills"] == 0, kernel
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sines_compile(dtype, launched, tmp_path):
+    """With a stack: where the sine of large numbers is worked out."""
+    for width in (20, 200):
+        layers = [Dense(width), Sine(30.0), Dense(width), Sine(30.0), Dense(10)]
+        note_launches(layers, X.astype(dtype), Y, loss="softmax_cross_entropy", optimizer="adam", batch_size=128)
+    assert len(launched) >= 8
+    for kernel, (arguments, _) in launched.items():
+        used = assemble(kernel, arguments, tmp_path)
+        print(f"sines {dtype} {kernel.py_func.__name__:24} {used}")
+        assert used["spills"] == 0, kernel
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
