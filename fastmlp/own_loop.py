@@ -153,21 +153,21 @@ class OwnLoop:
         last, _ = self._last
         if last is None or not optimizer.goes_on_from(last):
             return None
-        before = 1 if self.trainer is not None else self.kept.steps_per_epoch
+        trainer, kept = self.trainer, self.kept
+        before = 1 if trainer else kept.steps_per_epoch
         if optimizer.scheduled and before != steps_per_epoch:
             raise ValueError(
                 f"`optimizer`={optimizer!r} follows a schedule of epochs, which had {before} steps and would have "
                 f"{steps_per_epoch} now: give a number, or `reset_optimizer()` before."
             )
-        if self.trainer is not None:
-            self.trainer.look_at_slots()
-        state, was_set = (
-            (self.trainer.state, False)
-            if self.trainer is not None
-            else (self.kept.state, model._stored is not self.kept.arrays)
-        )
-        state = state | {"epoch": 0, "learning_rate": None}  # the epochs are counted by the model
-        return state | {"parameters": None} if was_set else state
+        if trainer:
+            trainer.look_at_slots()
+            state = trainer.state
+        elif model._stored is kept.arrays:
+            state = kept.state
+        else:
+            state = kept.state | {"parameters": None}
+        return state | {"epoch": 0, "learning_rate": None}  # the epochs are counted by the model
 
     def to_keep(self, arrays: dict) -> Kept | None:
         """What a copy with these parameters goes on from; None while another thread is in the middle of a step, or

@@ -9,6 +9,7 @@ import numpy as np
 from numba import cuda
 
 from .. import records as R
+from ..engine.elementwise import PAIRS
 from ..simd import ITEMSIZE
 from . import declarations
 from .device import NOT_FINITE, SIMD, STEP
@@ -35,7 +36,7 @@ class Epilogue:
 
     @property
     def reads(self) -> bool:
-        return (self.name in FIXED and self.name != "") or self.name.endswith(".derivative")
+        return self.name in PAIRS or self.name.endswith(".derivative")
 
     @property
     def apart(self) -> bool:
@@ -45,8 +46,11 @@ class Epilogue:
 @cache
 def function_of(of: Epilogue):
     """f(z, o, number), a device function."""
-    if of.name in FIXED:
-        return device_function(FIXED[of.name])
+    if not of.name:
+        return device_function(lambda z, o, number: z)
+    if of.name in PAIRS:
+        pair = device_function(PAIRS[of.name])
+        return device_function(lambda z, o, number: pair(z, o))
     activation, _, kind = of.name.rpartition(".")
     declaration = declarations.declaration_of(activation)
     f = declarations.function_of(of.name, "derivative" if kind == "derivative" else "value", of.dtype)
@@ -66,16 +70,6 @@ def function_of(of: Epilogue):
     if declaration.parameter is None:
         return device_function(derivative if kind == "derivative" else value)
     return device_function(derivative_of_number if kind == "derivative" else value_of_number)
-
-
-FIXED = {
-    "": lambda z, o, number: z,
-    "add": lambda z, o, number: z + o,
-    "multiply": lambda z, o, number: z * o,
-    "multiply_rest": lambda z, o, number: z - z * o,
-    "maximum": lambda z, o, number: o if o > z or o != o else z,
-    "at_least": lambda z, o, number: 1.0 if z >= o else 0.0,
-}
 
 
 @cache

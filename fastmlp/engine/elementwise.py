@@ -78,64 +78,43 @@ def activation_derivative(declaration, compiled=compiled):
     return build
 
 
-def add(dtype: str, simd: Simd):
-    """target += other: the sum at the end of a residual, and that of the gradients at its start."""
-    items = items_at[dtype]
-
-    def add(target, other, n, worker):
-        a, b = items(target), items(other)
-        for i in range(n):
-            a[i] += b[i]
-
-    return add
+def add(a, b):  # the sum at the end of a residual, and that of the gradients at its start
+    return a + b
 
 
-def multiply(dtype: str, simd: Simd):
-    """target *= other: two branches, one of which gates the other."""
-    items = items_at[dtype]
-
-    def multiply(target, other, n, worker):
-        a, b = items(target), items(other)
-        for i in range(n):
-            a[i] *= b[i]
-
-    return multiply
+def multiply(a, b):  # two branches, one of which gates the other
+    return a * b
 
 
-def maximum(dtype: str, simd: Simd):
-    """target = the larger one of target and other; NaN where either is NaN."""
-    items = items_at[dtype]
-
-    def maximum(target, other, n, worker):
-        a, b = items(target), items(other)
-        for i in range(n):
-            a[i] = b[i] if b[i] > a[i] or b[i] != b[i] else a[i]
-
-    return maximum
+def maximum(a, b):  # NaN where either is NaN
+    return b if b > a or b != b else a
 
 
-def at_least(dtype: str, simd: Simd):
-    """target = 1 where target >= other, else 0: where a maximum is the first branch's."""
-    items, T = items_at[dtype], getattr(np, dtype)
-
-    def at_least(target, other, n, worker):
-        a, b = items(target), items(other)
-        for i in range(n):
-            a[i] = T(1) if a[i] >= b[i] else T(0)
-
-    return at_least
+def at_least(a, b):  # where a maximum is the first branch's
+    return 1.0 if a >= b else 0.0
 
 
-def multiply_rest(dtype: str, simd: Simd):
-    """target *= 1 - other: what a share of `other` leaves."""
-    items, T = items_at[dtype], getattr(np, dtype)
+def multiply_rest(a, b):  # what a share b, of 0 or 1, leaves
+    return a - a * b
 
-    def multiply_rest(target, other, n, worker):
-        a, b = items(target), items(other)
-        for i in range(n):
-            a[i] *= T(1) - b[i]
 
-    return multiply_rest
+PAIRS = {function.__name__: function for function in (add, multiply, maximum, at_least, multiply_rest)}
+
+
+def pair_kernel(function):
+    """target = f(target, other), with one of `PAIRS`."""
+
+    def build(dtype, simd):
+        items, f = items_at[dtype], compiled(function, dtype)
+
+        def pair(target, other, n, worker):
+            a, b = items(target), items(other)
+            for i in range(n):
+                a[i] = f(a[i], b[i])
+
+        return pair
+
+    return build
 
 
 def prelu(dtype: str, simd: Simd):

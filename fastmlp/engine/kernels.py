@@ -15,14 +15,11 @@ from .batch_loss_kernels import collect, contrastive, listnet, ranknet, triplet_
 from .column_kernels import column_bias_gradient, column_product, few_weight_gradient
 from .dropout import KINDS, drop_rows, dropout_kernel
 from .elementwise import (
+    PAIRS,
     activation_derivative,
     activation_value,
-    add,
-    at_least,
     elementwise,
-    maximum,
-    multiply,
-    multiply_rest,
+    pair_kernel,
     prelu,
     prelu_gradient,
 )
@@ -68,11 +65,7 @@ KERNELS = {
     "bias_gradient": bias_gradient,
     "bias_gradient.column": column_bias_gradient,
     "elementwise": elementwise,
-    "add": add,
-    "multiply": multiply,
-    "multiply_rest": multiply_rest,
-    "maximum": maximum,
-    "at_least": at_least,
+    **{name: pair_kernel(function) for name, function in PAIRS.items()},
     "prelu": prelu,
     "prelu.gradient": prelu_gradient,
     **{kind: dropout_kernel(kind) for kind in KINDS},
