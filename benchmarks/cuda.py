@@ -126,10 +126,11 @@ ROUNDING = {
 }  # of a loss after some steps
 
 
-def measure(network, rounds, patience=2.0):
+def measure(network, rounds, patience=2.0, epochs=1):
     """{label: microseconds a step}, and {label: why it was left out}; who took so many seconds takes no more turns."""
-    n_steps = min(max(2**17 // network.batch_size, 4), 1000)
-    X, y = network.data(network.batch_size * n_steps)
+    steps_per_epoch = min(max(2**17 // network.batch_size, 4), 1000)
+    n_steps = epochs * steps_per_epoch
+    X, y = network.data(network.batch_size * steps_per_epoch)
     rng, taken = np.random.default_rng(0), {}
     small = Network(network.widths, min(network.batch_size, 1000))  # the check runs in float64 NumPy too
     skipped = validate(small, list(CONTENDERS), CONTENDERS, ROUNDING[CudaFastMLP.precision])
@@ -143,13 +144,13 @@ def measure(network, rounds, patience=2.0):
     on_device = [label for label in contenders if label not in on_cpu]
     for labels in (on_device, on_cpu):
         for turn in range(rounds + 1):  # the first compiles, and fastmlp captures its graph
-            order = rng.permutation(len(X))[None]
+            orders = np.stack([rng.permutation(len(X)) for _ in range(epochs)])
             for k in range(len(labels)):
                 label = labels[(turn + k) % len(labels)]
                 if sum(taken.get(label, [])) * n_steps > patience * 1e6:
                     continue
                 start = time.perf_counter()
-                contenders[label].run(order)
+                contenders[label].run(orders)
                 if turn:
                     taken.setdefault(label, []).append((time.perf_counter() - start) / n_steps * 1e6)
     for contender in contenders.values():
@@ -235,6 +236,7 @@ def break_even(measured):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=1, help="of a turn: what follows another contender is less of it")
     parser.add_argument("--precision", choices=[name for name in ROUNDING if name], help="of products on the device")
     parser.add_argument("--kernels", action="store_true", help="the time of each kernel of a step, of these networks")
     parser.add_argument("--only", nargs="+", metavar="NETWORK", help="these, such as 784-512-10/128, and no MNIST")
@@ -258,7 +260,7 @@ def main(arguments=None):
     print(f"| network, batch | {' | '.join(CONTENDERS)} |\n|---|{'---:|' * len(CONTENDERS)}")
     measured, left_out = [], {}
     for network in chosen:
-        times, skipped = measure(network, options.rounds)
+        times, skipped = measure(network, options.rounds, epochs=options.epochs)
         left_out |= skipped
         row = " | ".join(f"{times[label]:.0f}" if label in times else "" for label in CONTENDERS)
         print(f"| {network.name}, {network.batch_size} | {row} |", flush=True)
