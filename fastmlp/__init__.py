@@ -43,6 +43,7 @@ _HOME = {  # and in __init__.pyi, for editors
     "PReLU": "layers",
     "Embedding": "embedding",
     "BatchNorm": "normalization",
+    "Normalization": "normalization",
     "LayerNorm": "normalization",
     "RMSNorm": "normalization",
     "GroupNorm": "normalization",

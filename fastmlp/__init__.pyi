@@ -78,7 +78,13 @@ from .losses import (
     SquaredError as SquaredError,
     Triplet as Triplet,
 )
-from .normalization import BatchNorm as BatchNorm, GroupNorm as GroupNorm, LayerNorm as LayerNorm, RMSNorm as RMSNorm
+from .normalization import (
+    BatchNorm as BatchNorm,
+    GroupNorm as GroupNorm,
+    LayerNorm as LayerNorm,
+    Normalization as Normalization,
+    RMSNorm as RMSNorm,
+)
 from .onnx_export import export_onnx as export_onnx
 from .optimizers import (
     LBFGS as LBFGS,

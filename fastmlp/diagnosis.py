@@ -18,6 +18,7 @@ from .embedding import Embedding
 from .errors import DivergenceError, unknown_name
 from .history import History
 from .layers import Dense, Rescaling, named
+from .normalization import Normalization
 from .optimizers import Adam
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -144,7 +145,7 @@ def diagnose(
     fresh = _fresh(model, X, seed)
     rows = np.unique(np.linspace(0, X.shape[0] - 1, min(_ROWS, X.shape[0])).astype(np.intp))
     seen, targets = X[rows], y[rows]
-    looked_at = _copy(model) if model.built else fresh
+    looked_at = _adapted(_copy(model), X) if model.built else fresh
     _, slopes = looked_at.gradients(seen, targets, loss)
     findings = [
         _first_loss(fresh, seen, targets, loss),
@@ -153,14 +154,21 @@ def diagnose(
         _equal_units(looked_at, slopes),
         _dead_units(looked_at, seen),
         _saturation(looked_at, seen),
-        *_inputs(model, seen),
+        *_inputs(looked_at, seen),
         _class_balance(y, model.n_outputs, loss),
     ]
     return Report(tuple(f for f in findings if f is not None))
 
 
 def _fresh(model, X, seed):
-    return sequential.Sequential(*model.layers, dtype=model.dtype).build(X.shape[1], seed)
+    return _adapted(sequential.Sequential(*model.layers, dtype=model.dtype).build(X.shape[1], seed), X)
+
+
+def _adapted(model, X):
+    """Itself, with the numbers of a Normalization that has none yet."""
+    if not model._adapted:
+        model.adapt(X)
+    return model
 
 
 def _copy(model):
@@ -315,6 +323,8 @@ def _inputs(model, X) -> list[Finding]:
     first, columns = model.layers[0], range(X.shape[1])
     if isinstance(first, Rescaling):
         X = X * first.scale + first.offset
+    elif model._normalizes:
+        X = np.asarray(model.activations(X, layer=f"{Normalization.prefix}_0"), np.float64)
     elif isinstance(first, Embedding):  # codes may have any size
         columns = first.others(X.shape[1])
         if not columns:
@@ -324,7 +334,7 @@ def _inputs(model, X) -> list[Finding]:
     size = np.hypot(mean, spread)
     constant = spread <= 1e-7 * np.abs(mean)
     column = int(size.argmax())
-    advice = "StandardScaler, or Rescaling as the first layer (1 / 255 for images)"
+    advice = "Normalization() as the first layer, or Rescaling (1 / 255 for images); or StandardScaler"
     if isinstance(first, Embedding):
         advice = "StandardScaler for the columns without codes"
     measured = f"largest column is {columns[column]}: mean {mean[column]:.3g}, spread {spread[column]:.3g}"

@@ -69,6 +69,7 @@ _WORDS = {
     **dict.fromkeys(
         ("BatchNorm", "_RowNorm"), {"eps": "it is `epsilon`", "num_features": _WIDTH, "normalized_shape": _WIDTH}
     ),
+    "Normalization": dict.fromkeys(("mean", "variance"), "fit sets it, or model.adapt(X)"),
     "Optimizer": {
         **dict.fromkeys(("lr", "learning_rate_init"), "it is `learning_rate`"),
         "betas": "they are `beta_1` and `beta_2`",

@@ -15,7 +15,7 @@ from .embedding import Embedding
 from .errors import check_count, check_flag, check_range
 from .hints import Hinted, hint
 from .initializers import Initializer
-from .normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from .normalization import BatchNorm, GroupNorm, LayerNorm, Normalization, RMSNorm
 from .schedules import Schedule
 
 
@@ -557,7 +557,7 @@ Layer = (
     Dense
     | (Dropout | AlphaDropout | Rescaling | Embedding)
     | (GaussianNoise | RandomAffine | MixUp | CutMix)
-    | (BatchNorm | LayerNorm | RMSNorm | GroupNorm)
+    | (Normalization | BatchNorm | LayerNorm | RMSNorm | GroupNorm)
     | (Residual | GLU | GEGLU | SwiGLU | Maxout)
     | (PReLU | Softmax | ActivityRegularization | Activation)
 )

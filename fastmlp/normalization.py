@@ -53,6 +53,7 @@ class BatchNorm(Hinted):
     epsilon: float = 1e-5
     trainable: bool = field(default=True, kw_only=True)
     prefix: ClassVar[str] = "batch_norm"
+    initial_variance: ClassVar[float] = 1.0
 
     def __post_init__(self):
         configs.plain_numbers(self)
@@ -74,6 +75,59 @@ class BatchNorm(Hinted):
 
     def _scale(self, z, p):
         return p["weight"] / np.sqrt(p["running_var"] + z.dtype.type(self.epsilon))
+
+
+@dataclass(frozen=True)
+class Normalization(BatchNorm):
+    """a = (x - mean) / sqrt(variance) of each column of X, as the first layer: the network takes rows as they are, and
+    what standardises them is saved with it.
+
+    Mean and variance are those of the rows that the first fit trains on, by their weights, or of those that
+    `Sequential.adapt` was given; no training changes them. They are parameters, running_mean and running_var. A column
+    with the same number in all rows becomes 0.
+
+    When to use: numbers of different sizes and units, in place of a StandardScaler before the network.
+
+    Raises
+    ------
+    ValueError
+        The layer is not the first, when a `Sequential` is made of it; there is no mean yet, when that predicts.
+
+    Examples
+    --------
+    >>> from fastmlp import Dense, Sequential
+    >>> model = Sequential(Normalization(), Dense(1)).build(2).adapt([[1.0, 200.0], [3.0, 600.0]])
+    >>> model.activations([[2.0, 600.0]], layer=0).tolist()
+    [[0.0, 1.0]]
+    """
+
+    momentum: ClassVar[float] = 0.0
+    epsilon: ClassVar[float] = 1e-30  # a variance is not 0
+    trainable: ClassVar[bool] = False
+    prefix: ClassVar[str] = "normalization"
+    initial_variance: ClassVar[float] = 0.0  # there is none yet
+
+    def __post_init__(self):
+        pass
+
+    def __getattr__(self, name):
+        known = ": mean and variance are the model's, which `fit` sets, or model.adapt(X)" if name == "adapt" else ""
+        raise AttributeError(f"Normalization has no attribute {name!r}{known}.")
+
+
+def column_statistics(X, sample_weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of the columns of X, dense or CSR, in float64; where the variance is 0, it is 1."""
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler(with_mean=isinstance(X, np.ndarray))
+    for start in range(0, X.shape[0], 2**16):  # of a memory map, no more than this at a time in float64
+        rows, weights = np.arange(start, min(start + 2**16, X.shape[0])), None
+        if sample_weight is not None:
+            rows = rows[sample_weight[rows] > 0]
+            weights = sample_weight[rows]
+        if len(rows):
+            scaler.partial_fit(X[rows].astype(np.float64), sample_weight=weights)
+    return scaler.mean_, scaler.scale_**2
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ class OwnLoop:
         try:
             if new:
                 model.build(X.shape[1], seed)
+            model._need_parameters()
             model.loss = loss
             trainer = self._fed(model, kept, loss, optimizer, seed, n_threads, rows)
         except BaseException:  # before the step: it is what it was

@@ -87,4 +87,4 @@ def _alike(mine: Layer, its: Layer) -> bool:
     if isinstance(mine, (Dense, Embedding)):
         sizes = ("units", "use_bias") if isinstance(mine, Dense) else ("input_dim", "output_dim", "columns")
         return all(getattr(mine, size) == getattr(its, size) for size in sizes)
-    return mine == (replace(its, trainable=mine.trainable) if hasattr(mine, "trainable") else its)
+    return mine == (replace(its, trainable=mine.trainable) if "trainable" in vars(its) else its)

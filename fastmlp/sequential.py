@@ -50,7 +50,7 @@ from .layers import (
     width_behind,
 )
 from .lowering import check_layers, parameter_shapes, warn_of_layers
-from .normalization import BatchNorm, Norm
+from .normalization import BatchNorm, Norm, Normalization, column_statistics
 from .own_loop import Kept, OwnLoop
 from .prediction import (
     KEPT_BYTES,
@@ -235,11 +235,9 @@ class Sequential:
                 arrays[key] = initializers.initialize(layer.embeddings_initializer, rng, *shapes[key])
             else:
                 own = [key for key in shapes if key.startswith(f"{name}.")]
-                first = getattr(layer, "initial", 1.0)  # of what scales; what shifts starts at 0
-                arrays |= {
-                    key: np.full(shapes[key], first if key.endswith((".weight", ".running_var")) else 0.0)
-                    for key in own
-                }
+                first = {"weight": getattr(layer, "initial", 1.0)}  # what scales; what shifts starts at 0
+                first["running_var"] = getattr(layer, "initial_variance", 0.0)
+                arrays |= {key: np.full(shapes[key], first.get(key.rpartition(".")[2], 0.0)) for key in own}
         self._arrays = {name: array.astype(self.dtype) for name, array in arrays.items()}
         self.n_features, self._epochs, self._columns = n_features, 0, None
         self._loop.trainer = self._loop.kept = None
@@ -300,9 +298,61 @@ class Sequential:
         self.n_features, self._arrays = check_count(n_features, "n_features"), parameters
         return self
 
-    def _need_parameters(self) -> None:
+    def adapt(self, X: Any, sample_weight: Any = None) -> Sequential:
+        """Set mean and variance of the `Normalization` to those of the columns of X, whatever they were.
+
+        `fit` does so by itself where there are none yet; a training loop of your own calls it first.
+
+        Parameters
+        ----------
+        X : array-like (n, n_features) or CSR
+        sample_weight : array-like (n,), optional
+            Of each row, as for `fit`.
+
+        Returns
+        -------
+        Sequential
+            Itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            No parameters yet, no `Normalization`, or bad input, named.
+
+        Examples
+        --------
+        >>> from fastmlp import Dense, Normalization, Sequential
+        >>> model = Sequential(Normalization(), Dense(1)).build(1).adapt([[10.0], [30.0]])
+        >>> model.parameters["normalization_0.running_mean"].tolist()
+        [20.0]
+        """
+        self._need_parameters(adapted=False)
+        if not self._normalizes:
+            raise ValueError(f"`adapt` needs a Normalization; the first layer is {self.layers[0]!r}.")
+        check_columns(X, self._columns)
+        X = self._rows(X)
+        self._adapt(X, check_weights(sample_weight, X.shape[0]))
+        return self
+
+    def _adapt(self, X, sample_weight) -> None:
+        found = zip(("running_mean", "running_var"), column_statistics(X, sample_weight), strict=True)
+        own = {f"{Normalization.prefix}_0.{name}": array.astype(self.dtype) for name, array in found}
+        self._arrays = self._arrays | own
+
+    @property
+    def _normalizes(self) -> bool:
+        return any(isinstance(layer, Normalization) for layer in self.layers)
+
+    @property
+    def _adapted(self) -> bool:
+        """Whether the `Normalization` has a mean and a variance; also where there is none."""
+        return not self._normalizes or bool(self._arrays[f"{Normalization.prefix}_0.running_var"].any())
+
+    def _need_parameters(self, adapted: bool = True) -> None:
         if not self.built:
             raise ValueError("this model has no parameters yet; call `fit` or `build` first.")
+        if adapted and not self._adapted:
+            raise ValueError("the Normalization has no mean yet; call `fit`, or `adapt` with typical rows.")
 
     @property
     def parameters(self) -> dict[str, np.ndarray]:
@@ -315,7 +365,7 @@ class Sequential:
         >>> list(Sequential(Dense(3), Dense(1, use_bias=False)).build(2).parameters)
         ['dense_0.weight', 'dense_0.bias', 'dense_1.weight']
         """
-        self._need_parameters()
+        self._need_parameters(adapted=False)
         return {name: array.copy() for name, array in self._arrays.items()}
 
     def set_parameters(self, parameters: Mapping[str, Any]) -> None:
@@ -340,7 +390,7 @@ class Sequential:
         >>> model.predict([[2.0, 3.0]]).tolist()
         [[32.5]]
         """
-        self._need_parameters()
+        self._need_parameters(adapted=False)
         if not isinstance(parameters, Mapping):
             raise TypeError(f"`parameters` must be a dictionary name -> array; got {parameters!r}.")
         new = {}
@@ -539,6 +589,8 @@ class Sequential:
         of_loop = self._loop.trainer, self._loop.kept
         if new:
             self.build(X.shape[1], seed)
+        if not self._adapted:
+            self._adapt(X, sample_weight)
         self._arrays, self._loop.trainer, self._loop.kept = self._arrays, None, None
         self.loss, self.history, self._columns, self._preprocess = loss, history, columns, None
         options = {"sample_weight": sample_weight, "seed": seed, "n_threads": n_threads, "shuffle": shuffle}
@@ -928,10 +980,10 @@ class Sequential:
         """
         if not isinstance(other, Sequential):
             raise TypeError(f"`other` must be a Sequential; got {type(other).__name__}.")
-        other._need_parameters()
+        other._need_parameters(adapted=False)
         check_range("tau", tau, 0, 1, low_open=True, high_closed=True)
         if tau != 1:
-            self._need_parameters()
+            self._need_parameters(adapted=False)
         layers = parts.shared(self, other, layers)
         if self.built and self.n_features != other.n_features:
             raise ValueError(f"`other` must have n_features={self.n_features}; got {other.n_features}.")

@@ -21,6 +21,7 @@ from fastmlp import (
     GroupNorm,
     MLPClassifier,
     MLPRegressor,
+    Normalization,
     Perceptron,
     QuantileLoss,
     ReLU,
@@ -172,7 +173,7 @@ def test_classifiers_of_any_layers(tmp_path, loss, units, kind, dtype):
 def test_regressors_of_any_layers(tmp_path, loss, units, n_targets):
     X = numbers("float64", 60)
     y = np.abs(X[:, 0] if n_targets == 1 else X[:, :n_targets])
-    network = Sequential(Dense(5), GELU(), Dense(units))
+    network = Sequential(Normalization(), Dense(5), GELU(), Dense(units))
     model = SKLearnRegressor(network, fit_kwargs={"loss": loss, "epochs": 3}, random_state=0).fit(X, y)
     X = X.astype(np.float32)
     assert_the_same(run(tmp_path / "model.onnx", model, X)["predictions"], model.predict(X), "float32")

@@ -250,6 +250,8 @@ class _Wrapper(BaseEstimator):
                 self._seed = self._seed_of(options)
             batch_size = check_count(options["batch_size"], "batch_size")
             X, y, sample_weight = present(X, y, sample_weight)
+            if first and network._normalizes:  # by all rows that are there so far
+                network.build(X.shape[1], self._seed).adapt(X, sample_weight)
             y = self._targets(y, network, loss)
 
             def step(rows):

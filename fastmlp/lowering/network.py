@@ -31,7 +31,7 @@ from ..layers import (
     width_behind,
 )
 from ..losses import GivenGradient
-from ..normalization import BatchNorm, Norm
+from ..normalization import BatchNorm, Norm, Normalization
 from ..plan import Matrix, Parameter, Plan
 from ..simd import host_simd
 from .steps import Op
@@ -59,6 +59,8 @@ def check_layers(layers: Sequence[Layer]) -> None:
             first = inner is layer and all(isinstance(before, (Rescaling, *AUGMENTATIONS)) for before in layers[:i])
             if isinstance(inner, AUGMENTATIONS) and not first:
                 raise ValueError(f"{inner!r} must stand before all layers but a Rescaling; got it in layer {i}.")
+            if isinstance(inner, Normalization) and not (first and not isinstance(layers[0], Rescaling)):
+                raise ValueError(f"{inner!r} must be the first layer but for augmentation; got it in layer {i}.")
     flat = list(flatten(layers))
     if sum(isinstance(layer, Mixing) for layer in flat) > 1:
         raise ValueError("a network may hold one MixUp or CutMix, not several.")
@@ -168,13 +170,14 @@ def place_network(
             }
             ops.append(Op(layer, value, plan.values(layer.units), parameters, learns=layer.trainable or study))
         elif isinstance(layer, Norm):
-            shapes = layer.parameter_shapes(value.columns)
+            shapes, fixed = layer.parameter_shapes(value.columns), isinstance(layer, Normalization)
             parameters = {
-                key: _parameter(plan, f"{name}.{key}", shape, learned=not key.startswith("running"))
+                key: _parameter(plan, f"{name}.{key}", shape, learned=not fixed and not key.startswith("running"))
                 for key, shape in shapes.items()
             }
             normed, target = plan.values(value.columns), plan.values(value.columns)
-            ops.append(_norm_op(plan, layer, value, normed, target, parameters, layer.trainable or study))
+            learns = layer.trainable or (study and not fixed)
+            ops.append(_norm_op(plan, layer, value, normed, target, parameters, learns))
         elif isinstance(layer, PReLU):
             weight = _parameter(plan, f"{name}.weight", (value.columns,))
             normed = plan.values(value.columns) if training else None

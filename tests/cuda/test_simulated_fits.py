@@ -30,6 +30,7 @@ from fastmlp import (
     MLPClassifier,
     MLPRegressor,
     NAdam,
+    Normalization,
     PReLU,
     ReLU,
     Rescaling,
@@ -87,6 +88,7 @@ CASES = {
         "codes",
         {"optimizer": AdamW(StepDecay(0.02, factor=0.5, epochs=5)), "loss": SoftmaxCrossEntropy(0.1)},
     ),
+    "columns that the network standardises": ([Normalization(), Dense(9), ReLU(), Dense(3)], "codes", {}),
     "dropout, momentum": (
         [Dropout(0.2), Dense(9), ReLU(), Dropout(0.4), Dense(3)],
         "codes",
