@@ -242,6 +242,7 @@ WITH_ARGUMENTS = {
 }
 FIRST = {
     "Rescaling": lambda: Rescaling(1 / 16, -0.5),
+    "Normalization": lambda: LAYERS["Normalization"](),
     "GaussianNoise": lambda: GaussianNoise(0.1),
     "RandomAffine": lambda: RandomAffine((2, 3)),
     "MixUp": lambda: MixUp(0.2),
