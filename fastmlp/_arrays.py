@@ -44,6 +44,8 @@ def check_X(X, argument: str = "X", n_features: int | None = None, finite: bool 
             raise ValueError(f"`{argument}` must be finite; got {what} in {place}.") from None
     else:
         refuse_masked(X, argument)
+        if hasattr(X, "__next__"):
+            raise TypeError(f"`{argument}` must be an array; got {X!r}. Batch by batch, rows go to `train_on_batch`.")
         given = X
         try:
             X = np.asarray(X)  # a memory map becomes a view of itself
@@ -219,8 +221,8 @@ def check_fits(X, dtype: np.dtype, argument: str = "X") -> None:
     raise ValueError(f"`{argument}` must be within {dtype.name}'s range; got {values[tuple(where)]:g}{place}.")
 
 
-def check_weights(weights, n: int, argument: str = "sample_weight") -> np.ndarray | None:
-    """Weights as float64 (n,), finite, not negative, not all zero; None stays None."""
+def check_weights(weights, n: int, argument: str = "sample_weight", some: bool = True) -> np.ndarray | None:
+    """Weights as float64 (n,), finite, not negative, and, with `some`, not all zero; None stays None."""
     if weights is None:
         return None
     weights = _array(weights, argument)
@@ -232,7 +234,7 @@ def check_weights(weights, n: int, argument: str = "sample_weight") -> np.ndarra
         row = int(np.argmax(weights < 0))
         hint = " Losses times numbers of any sign: loss='given_gradient'." if argument == "sample_weight" else ""
         raise ValueError(f"`{argument}` must not be negative; got {weights[row]:g} in row {row}.{hint}")
-    if not weights.any():
+    if some and not weights.any():
         raise ValueError(f"`{argument}` must not be zero everywhere.")
     return weights
 

@@ -33,8 +33,9 @@ class Callback:
     """Override what you need; `training` is the fit's `fastmlp.training.Training`, and `training.stop = True` ends it.
 
     Also of use: `training.model`, a `Sequential` with the present parameters, to save, to predict with or to set
-    parameters in; `training.learning_rate`, which can be set; `training.epoch` and `training.step`, what was done;
-    `training.step_losses`, the mean loss of each of the epoch's batches.
+    parameters in; `training.learning_rate`, which can be set, to a number, which ends a schedule, or to a schedule;
+    `training.epoch` and `training.step`, what was done; `training.step_losses`, the mean loss of each of the epoch's
+    batches.
 
     `on_fit_end` is called whatever ends the fit: its last epoch, `training.stop`, Ctrl-C or an error.
 

@@ -339,7 +339,7 @@ def _inputs(model, X) -> list[Finding]:
         advice = "StandardScaler for the columns without codes"
     measured = f"largest column is {columns[column]}: mean {mean[column]:.3g}, spread {spread[column]:.3g}"
     scale = _finding("inputs", size[column], 10, 1000, measured, advice)  # initialisers assume sizes about 1
-    if scale.verdict == OK and 0 < size[column] < 0.01:
+    if scale.verdict == OK and 0 < size[column] < 0.1:
         scale = Finding("inputs", WARNING, measured, advice)
     measured = f"{constant.sum()} of {constant.size}" if X.shape[0] > 1 else "one row only"
     share = float(constant.any()) if X.shape[0] > 1 else 0.0

@@ -47,8 +47,7 @@ class Dense(Hinted):
         Factor of this layer's learning rate, at least 0; decoupled weight decay goes with it, as in a group of
         PyTorch's.
     trainable : bool
-        False freezes the layer: W and b stay as they are, to the bit, and their gradients are not computed. Norms
-        cannot be frozen: take what `Sequential.activations` gives as inputs of a network of its own.
+        False freezes the layer: W and b stay as they are, to the bit, and their gradients are not computed.
 
     Raises
     ------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import losses, optimizers
+from . import losses, optimizers, schedules
 from ._arrays import check_fits, check_order_of_columns
 from ._turns import Turn
 from .errors import DivergenceError, check_count, check_threads
@@ -69,7 +71,8 @@ class OwnLoop:
         seed = check_count(last_seed if seed is None else seed, "seed", least=0)
         n_threads = check_threads(n_threads)
         check_order_of_columns(X, model._columns)
-        rows = model._checked(X, y, loss, sample_weight, groups)
+        self._warn_of_epochs(optimizer)
+        rows = model._checked(X, y, loss, sample_weight, groups, some=False)
         X = rows[0]
         model._check_batch_norm(X.shape[0], X.shape[0])
         new, before = not model.built, model.loss
@@ -77,7 +80,8 @@ class OwnLoop:
             if new:
                 model.build(X.shape[1], seed)
             model._need_parameters()
-            model.loss = loss
+            if before is None or not isinstance(loss, losses.GivenGradient):  # which says nothing of what comes out
+                model.loss = loss
             trainer = self._fed(model, kept, loss, optimizer, seed, n_threads, rows)
         except BaseException:  # before the step: it is what it was
             model.loss = before
@@ -117,6 +121,7 @@ class OwnLoop:
         own, (last, seed) = self.trainer, self._last
         optimizer = optimizers.get((last or "adam") if optimizer is None else optimizer)
         n_threads = check_threads(n_threads)
+        self._warn_of_epochs(optimizer)
         if own is not None:
             own.save_parameters()
         if not (isinstance(own, GivenGradients) and own.n_threads == n_threads and own.can_take(optimizer)):
@@ -131,6 +136,14 @@ class OwnLoop:
         if self.trainer is not None:
             self.trainer.save_parameters()
         self.trainer = self.kept = None
+
+    def _warn_of_epochs(self, optimizer: Optimizer) -> None:
+        if optimizer == self._last[0]:
+            return
+        for f in fields(optimizer):
+            if schedules.counts_epochs(getattr(optimizer, f.name)):
+                what = f"has a {f.name} that changes by epochs, and each step of your own loop is one"
+                warnings.warn(f"`optimizer`={optimizer!r} {what}: give its length in `steps`.", stacklevel=6)
 
     # What they go on from --------------------------------------------------------------------------------------------
 

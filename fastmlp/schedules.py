@@ -590,6 +590,16 @@ class Warmup(_Timed):
         return np.where(step < n, (step + 1) / (n + 1) * after, after)
 
 
+def counts_epochs(number: Schedule | float | None) -> bool:
+    """Whether it is a schedule with a length in epochs.
+
+    >>> counts_epochs(Warmup(CosineDecay(0.1, epochs=9), steps=3))
+    True
+    """
+    own = isinstance(number, _Timed) and number.epochs is not None
+    return own or (isinstance(number, Warmup) and counts_epochs(number.schedule))
+
+
 def _cosine(first: float, last: float, way: np.ndarray) -> np.ndarray:
     """From `first` to `last` by half a cosine's wave, `way` from 0 to 1."""
     return last + (first - last) * (0.5 * (1 + np.cos(np.pi * way)))

@@ -267,7 +267,10 @@ class Sequential:
         True
         """
         if not isinstance(index, slice) or index.step not in (None, 1):
-            raise TypeError(f"a model is cut by a slice such as model[2:], without a step; got {index!r}.")
+            raise TypeError(
+                f"a model is cut by a slice such as model[2:], without a step, and one layer is model.layers[2]; got "
+                f"{index!r}."
+            )
         first, stop, _ = index.indices(len(self.layers))
         return parts.cut(self, first, stop)
 
@@ -663,7 +666,7 @@ class Sequential:
             That of the last call, or "adam".
         sample_weight, groups : array-like (n,), optional
             As in `fit`; but other batches are not known, so the step divides by the number of rows alone, as Keras
-            does, and with weights of another mean than 1 it is longer or shorter.
+            does, and with weights of another mean than 1 it is longer or shorter. They may all be 0.
         seed : int, optional
             Of the first parameters, of dropout and of augmentation; that of the last call, or 0.
         n_threads : int, optional
@@ -767,12 +770,14 @@ class Sequential:
         """
         self._loop.reset()
 
-    def _checked(self, X, y, loss, sample_weight, groups, finite: bool = True) -> tuple:
-        """Rows of data as all that trains or measures takes them; without `finite`, X is not searched for NaN."""
+    def _checked(self, X, y, loss, sample_weight, groups, finite: bool = True, some: bool = True) -> tuple:
+        """Rows of data as all that trains or measures takes them; without `finite`, X is not searched for NaN; without
+        `some`, all may have no weight.
+        """
         X = self._rows(X, finite=finite)
         n = X.shape[0]
         y = check_targets(y, n, self.n_outputs, loss)
-        sample_weight = check_weights(sample_weight, n)
+        sample_weight = check_weights(sample_weight, n, some=some)
         return X, y, sample_weight, check_groups(groups, n, loss, sample_weight)
 
     def _rows(self, X, argument: str = "X", n_features: int | None = None, finite: bool = True):
@@ -1141,8 +1146,8 @@ class Sequential:
         loss : str or Loss, optional
             The model's own where not given.
         sample_weight : array-like (n,), optional
-            Weights of the rows, not negative and not all 0; as in `train_on_batch`, sums over the rows are divided by
-            their number alone.
+            Weights of the rows, not negative; as in `train_on_batch`, sums over the rows are divided by their number
+            alone.
         groups : array-like (n,), optional
             The query of each row, for the losses that rank; as in `fit`.
         training : bool
@@ -1176,7 +1181,7 @@ class Sequential:
         self._need_parameters()
         loss = losses.get(self.loss if loss is None else loss)
         check_columns(X, self._columns)
-        X, y, sample_weight, groups = self._checked(X, y, loss, sample_weight, groups)
+        X, y, sample_weight, groups = self._checked(X, y, loss, sample_weight, groups, some=False)
         check_flag("training", training)
         seed = check_count(seed, "seed", least=0)
         return batch_gradients(self, X, y, loss, sample_weight, groups, training=training, seed=seed)

@@ -32,6 +32,14 @@ def some(digits):
     return digits[0][:400], digits[1][:400]
 
 
+@pytest.mark.parametrize(("spread", "verdict"), [(0.0476, "warning"), (0.5, "ok"), (20.0, "warning")])
+def test_columns_that_are_all_small_or_large(spread, verdict):
+    """scikit-learn's diabetes has a spread of 0.0476 in every column, with which hardly anything is learned."""
+    X = spread * np.random.default_rng(0).standard_normal((200, 4))
+    report = diagnose(Sequential(Dense(8), ReLU(), Dense(1)), X, X[:, 0], loss="squared_error")
+    assert report["inputs"].verdict == verdict
+
+
 @pytest.mark.parametrize("activation", [ReLU, Tanh])
 def test_nothing_wrong(some, activation):
     report = diagnose(mlp(32, 32, activation=activation), *some, loss=SOFTMAX)

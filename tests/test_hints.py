@@ -24,6 +24,7 @@ from fastmlp import (
     OneCycle,
     RMSprop,
     Sequential,
+    SKLearnClassifier,
     StepDecay,
     hints,
 )
@@ -57,6 +58,15 @@ from fastmlp.optimizers import OPTIMIZERS, Optimizer
         (lambda: SGD(eps=1e-3), "unexpected keyword argument 'eps'"),
         (lambda: SGD(betas=(0.9, 0.99)), "unexpected keyword argument 'betas'"),
         (lambda: EarlyStopping(restore_best_weights=True), "it is `restore_best`, and the default"),
+        (
+            lambda: SKLearnClassifier(Sequential(Dense(2)), epochs=3),
+            "SKLearnClassifier has no argument 'epochs': fit takes it, by way of `fit_kwargs`",
+        ),
+        (lambda: SKLearnClassifier(Sequential(Dense(2)), other=3), "unexpected keyword argument 'other'"),
+        (
+            lambda: Sequential(Dense(2)).fit(iter([]), None, loss="huber"),
+            "`X` must be an array.* rows go to `train_on_batch`",
+        ),
         (lambda: Dense(8, units_of="other"), "unexpected keyword argument 'units_of'"),
     ],
 )
@@ -76,6 +86,7 @@ def test_arguments(make, meant):
         ("fit", "nothing_like_it", r"\.$"),
         ("predict", "verbose", "nothing is printed"),
         ("evaluate", "return_dict", "a dictionary is what is returned"),
+        ("evaluate", "loss", "it is model.loss, which may be set"),
         ("train_on_batch", "learning_rate", "it is the optimiser's"),
     ],
 )

@@ -35,6 +35,7 @@ from fastmlp import (
     Softmax,
     StepDecay,
     Tanh,
+    Warmup,
 )
 from fastmlp._turns import Turn
 from fastmlp.training import Training
@@ -396,13 +397,59 @@ def test_masks_and_noise_are_new_in_every_call_and_equal_for_a_seed(n_threads):
 def test_a_schedule_counts_the_calls():
     X, y = data()
     model = Sequential(Dense(3), dtype="float64").build(6)
-    rate = CosineDecay(0.5, epochs=4)
+    rate = CosineDecay(0.5, steps=4)
     for k in range(6):
         before, (_, gradients) = model.parameters, model.gradients(X, y, LOSS)
         model.train_on_batch(X, y, loss=LOSS, optimizer=SGD(rate, momentum=0.0))
         step = rate(np.array([float(k)]), 1)[0]
         expected = before["dense_0.bias"] - step * gradients["dense_0.bias"]
         np.testing.assert_allclose(model.parameters["dense_0.bias"], expected, rtol=1e-9, atol=1e-15)
+
+
+def test_a_schedule_of_epochs_is_warned_of_once():
+    X, y = data()
+    model = network().build(6)
+    for rate in (CosineDecay(0.5, epochs=4), Warmup(CosineDecay(0.5, epochs=4), steps=3)):
+        with pytest.warns(
+            UserWarning, match="a learning_rate that changes by epochs, .* give its length in `steps`"
+        ) as w:
+            for _ in range(2):
+                model.train_on_batch(X, y, loss=LOSS, optimizer=SGD(rate))
+        assert len(w) == 1 and w[0].filename == __file__
+        model.reset_optimizer()
+    _, gradients = model.gradients(X, y, LOSS)
+    with pytest.warns(UserWarning, match="a momentum that changes by epochs") as w:
+        model.apply_gradients(gradients, optimizer=SGD(0.1, momentum=CosineDecay(0.5, epochs=4)))
+    assert w[0].filename == __file__
+    model.fit(X, y, loss=LOSS, optimizer=SGD(CosineDecay(0.5, epochs=4)), epochs=1, verbose=0)  # no warning
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_that_all_weigh_nothing(dtype):
+    """A masked batch: the gradient is 0, and so is the loss, but for penalties."""
+    X, y = data()
+    model = Sequential(Dense(8, l2=0.1), ReLU(), Dense(3), dtype=dtype).build(6)
+    penalty = 0.1 * np.sum(model.parameters["dense_0.weight"].astype(float) ** 2)
+    loss, gradients = model.gradients(X, y, LOSS, sample_weight=np.zeros(len(X)))
+    assert loss == pytest.approx(penalty, rel=1e-6)
+    assert not gradients["dense_1.weight"].any() and not gradients["dense_0.bias"].any()
+    before = model.parameters
+    loss = model.train_on_batch(X, y, loss=LOSS, optimizer=SGD(0.1), sample_weight=np.zeros(len(X)))
+    assert loss == pytest.approx(penalty, rel=1e-6)
+    after = model.parameters
+    assert np.array_equal(after["dense_1.weight"], before["dense_1.weight"])
+    np.testing.assert_allclose(after["dense_0.weight"], 0.98 * before["dense_0.weight"], rtol=1e-6)
+
+
+def test_gradients_that_were_given_say_nothing_of_what_comes_out():
+    X, y = data()
+    model = network()
+    model.fit(X, y, loss=LOSS, epochs=1, verbose=0)
+    model.train_on_batch(X, np.ones((len(X), 3)), loss="given_gradient")
+    assert model.loss.name == LOSS and np.allclose(model.predict(X).sum(axis=1), 1)
+    fresh = network()
+    fresh.train_on_batch(X, np.ones((len(X), 3)), loss="given_gradient")
+    assert fresh.loss.name == "given_gradient"
 
 
 def test_rows_are_not_kept_alive():

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .. import losses, optimizers
 from ..errors import check_count, check_range
+from ..hints import Hinted
 from ..losses.base import log_softmax
 from ..sequential import Sequential
 from .base import present, unless_it_fails
@@ -90,7 +91,7 @@ def _changes(name: str, values: Mapping, given: Mapping[str, Any]) -> dict[str, 
     return changed
 
 
-class _Wrapper(BaseEstimator):
+class _Wrapper(Hinted, BaseEstimator):
     """What both share: making the network, and the order of a fit."""
 
     def __init__(
