@@ -156,14 +156,16 @@ def batch_gradients(
     loss is not finite. With `training`, what acts in training does so. Sums over the rows are divided by their number
     times `weight_of_row`, as in a step.
     """
-    key = model.layers, model.n_features, model.dtype, loss, n_threads, X.shape[0], weight_of_row
+    key = model.layers, model.n_features, model.dtype, loss, n_threads, X.shape[0], weight_of_row, training
     kept = _set_up.pop(model, None)
-    own = kept[1] if kept and kept[0] == key and not training else None  # nobody else gets it meanwhile
+    own = kept[1] if kept and kept[0] == key else None  # nobody else gets it meanwhile
     arrays = model._arrays
-    if own is not None and not own.has(arrays):
+    if own is not None and (training or not own.has(arrays)):  # a step changes the averages of a BatchNorm
         own._model._arrays = arrays
         own.start_from_model()
-    if own is None or not own.feed(X, y, sample_weight, groups):
+    if own is not None and own.feed(X, y, sample_weight, groups):
+        own.begin_again(seed)
+    else:
         options = {"batch_size": X.shape[0], "shuffle": False, "sample_weight": sample_weight, "n_threads": n_threads}
         options |= {"study": not training, "groups": groups, "seed": seed, "weight_of_row": weight_of_row}
         # a copy: where the loss is not finite, a fit gives its model other arrays
@@ -175,6 +177,6 @@ def batch_gradients(
     finally:
         own.let_go()
     served = kept is not None and own is kept[1]
-    if served or not (training or own.loss.queries or own.plan.entries or own.plan.has_own_functions):  # the next
+    if served or not (own.loss.queries or own.plan.entries or own.plan.has_own_functions):  # the next
         keep(_set_up, model, (key, own), lambda kept: kept[1].plan.n_bytes)
     return result

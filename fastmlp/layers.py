@@ -172,9 +172,6 @@ class Dropout(Hinted):
             object.__setattr__(self, "rate", float(self.rate))
 
 
-LEAST_SELU = -1.7580993408473766  # SELU(-inf)
-
-
 @dataclass(frozen=True)
 class AlphaDropout(Dropout):
     """While training, a = s z + t, but with probability `rate` s a' + t, where a' = SELU(-inf) = -1.7581; a prediction

@@ -4,17 +4,18 @@ way back from it to the gradients of the inputs, which no training needs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import masks
 from ._arrays import is_sparse
 from .activations import Activation
 from .augmentation import AUGMENTATIONS, GaussianNoise
 from .errors import check_count
 from .layers import (
-    LEAST_SELU,
     ActivityRegularization,
     AlphaDropout,
     Dense,
@@ -35,9 +36,9 @@ from .schedules import rates
 
 
 class AsInTraining(NamedTuple):
-    """What a forward pass does as in training."""
+    """What a forward pass does as in the first step of a training."""
 
-    draw: np.random.Generator  # masks and noise
+    key: int  # of the step, that masks and noise follow from
     of_batch: bool  # whether norms take the statistics of the rows, as one batch
 
 
@@ -54,8 +55,7 @@ def as_in_training(training: bool | str, seed: int, layers: Iterable[Layer], n: 
             "`training` must not be True for one row with a BatchNorm, whose batch would have no variance; 'dropout' "
             "lets it go by its running averages."
         )
-    draw = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(4,))))
-    return AsInTraining(draw, of_batch=training is True)
+    return AsInTraining(int(masks.step_keys(seed, 0, 1)[0]), of_batch=training is True)
 
 
 def numpy_forward(
@@ -137,12 +137,15 @@ def first_units(layers: Iterable[tuple[str, Layer | Mark]]) -> int | None:
 
 
 class Passed(NamedTuple):
-    """A layer that a value goes through, with the value before it, and that of the other branch."""
+    """A layer that a value goes through, with the value before it, that of the other branch, and what its elements, or
+    rows, are multiplied by in training.
+    """
 
     name: str
     layer: Layer | Mark
     z: np.ndarray
     skip: np.ndarray | None
+    factors: np.ndarray | None = None
 
 
 def forward(
@@ -151,12 +154,17 @@ def forward(
     """The same for whatever acts as an array of this dtype does: `onnx_export` notes down what happens to one. Where
     there is a list, each layer is appended to it.
     """
-    skips, sparse = [], is_sparse(value)
-    for name, layer in layers:
+    skips, sparse, number = [], is_sparse(value), 0  # that of the layer, as the engine numbers them
+    for i, (name, layer) in enumerate(layers):
         if sparse and not isinstance(layer, _LEFT_OUT):  # a product accepts CSR and is dense; all others need dense
             value, sparse = value if isinstance(layer, Dense) else _dense(value, dtype), False
+        factors = None
+        if training is not None and (rate := _rate(layer)):
+            value, sparse = _dense(value, dtype), False
+            factors, rest = _dropping(training.key, number, layer, rate, value)
+            number += isinstance(layer, Join)  # the sum has a number of its own
         if passed is not None:
-            passed.append(Passed(name, layer, value, skips[-1] if skips else None))
+            passed.append(Passed(name, layer, value, skips[-1] if skips else None, factors))
         if isinstance(layer, Dense):
             value = (value @ arrays[f"{name}.weight"]).astype(dtype, copy=False)
             if layer.use_bias:
@@ -174,42 +182,38 @@ def forward(
         elif isinstance(layer, Maximum):
             value = np.maximum(skips.pop(), value)
         elif isinstance(layer, Join):
-            kept = value if training is None else _dropped(value, layer.drop_rate, training.draw, (len(value), 1))
-            value = kept + skips.pop()
+            value = (value if factors is None else value * factors) + skips.pop()
         elif not isinstance(layer, _LEFT_OUT):
             own = _own(name, layer, arrays, value)
             if training is not None and training.of_batch and isinstance(layer, BatchNorm) and layer.trainable:
                 own |= {"running_mean": value.mean(axis=0), "running_var": value.var(axis=0)}
             value = layer.forward(value, own)
-        elif training is not None and not isinstance(layer, ActivityRegularization):
-            value, sparse = _disturbed(layer, _dense(value, dtype), training.draw), False
+        elif factors is not None:
+            value = value * factors + rest
+        elif training is not None and isinstance(layer, GaussianNoise):
+            value, sparse = _dense(value, dtype), False
+            noise = masks.normal(training.key, 2**16 + i, value.size, dtype)
+            value = value + dtype.type(layer.stddev) * noise.reshape(value.shape)
+        elif training is not None and isinstance(layer, AUGMENTATIONS):
+            raise NotImplementedError(f"`training` is for dropout, noise and norms; the model has {layer!r}.")
+        number += not isinstance(layer, (Rescaling, *AUGMENTATIONS))
     return _dense(value, dtype)
 
 
-def _disturbed(layer, value, draw: np.random.Generator):
-    """As in training, by what a prediction leaves out."""
+def _rate(layer: Layer | Mark) -> float:
+    """The share that it drops in the first step."""
     if isinstance(layer, Dropout):
-        rate = rates(layer.rate, np.zeros(1), 1)[0]
-        if isinstance(layer, AlphaDropout):
-            return _alpha_dropped(value, rate, draw)
-        return _dropped(value, rate, draw, value.shape)
-    if isinstance(layer, GaussianNoise):
-        return value + value.dtype.type(layer.stddev) * draw.standard_normal(value.shape, value.dtype)
-    raise NotImplementedError(f"training=True is for dropout, noise and norms; the model has {layer!r}.")
+        return float(rates(layer.rate, np.zeros(1), 1)[0])
+    return layer.drop_rate if isinstance(layer, Join) else 0.0
 
 
-def _dropped(value, rate: float, draw: np.random.Generator, shape: tuple):
-    """Inverted dropout, of elements or of rows."""
-    if rate == 0:
-        return value
-    return np.where(draw.random(shape) < rate, 0, value / value.dtype.type(1 - rate))
-
-
-def _alpha_dropped(value, rate: float, draw: np.random.Generator):
-    T = value.dtype.type
-    scale = ((1 - rate) * (1 + rate * LEAST_SELU**2)) ** -0.5
-    a = np.where(draw.random(value.shape) < rate, T(LEAST_SELU), value)
-    return T(scale) * a - T(scale * rate * LEAST_SELU)
+def _dropping(key: int, number: int, layer: Dropout | Join, rate: float, value: np.ndarray):
+    """(factors, rest): what dropout makes of a value is value * factors + rest."""
+    shape, T = ((len(value), 1) if isinstance(layer, Join) else value.shape), value.dtype.type
+    kept = masks.kept(key, number, rate, math.prod(shape)).reshape(shape)
+    alpha = isinstance(layer, AlphaDropout)
+    scale, offset, dropped = (masks.alpha_dropout_numbers if alpha else masks.dropout_numbers)(rate)
+    return kept * T(scale), np.where(kept, T(offset), T(dropped)) if alpha else T(0)
 
 
 def activity_penalties(layers: Sequence[tuple[str, Layer | Mark]], arrays, X, dtype: np.dtype) -> np.ndarray:
@@ -231,20 +235,27 @@ def input_gradients(
     X,
     of_logits: Callable[[np.ndarray], np.ndarray],
     dtype: np.dtype,
+    training: AsInTraining | None = None,
+    behind: int = 0,
 ) -> np.ndarray:
-    """dL/dX, (n, n_features), of the prediction, where `of_logits` gives dL/dZ for the logits Z, (n, K); the rest as
-    for `numpy_forward`.
+    """dL/dX, (n, n_features), where `of_logits` gives dL/dZ for the logits Z, (n, K), or with respect to the values
+    behind so many layers; the rest as for `numpy_forward`.
     """
     passed: list[Passed] = []
     with np.errstate(**QUIET):
-        z = forward(layers, arrays, _of_dtype(X, dtype), dtype, passed)
-        return backward(passed, arrays, z, of_logits(z), dtype)
+        z = forward(layers, arrays, _of_dtype(X, dtype), dtype, passed, training)
+        of_batch = training is not None and training.of_batch
+        return backward(passed[behind:], arrays, z, of_logits(z), dtype, of_batch)
 
 
-def backward(passed: list[Passed], arrays: dict[str, np.ndarray], a, g, dtype: np.dtype) -> np.ndarray:
-    """The gradient with respect to the input, from g, that with respect to a, the output of the last layer passed."""
+def backward(
+    passed: list[Passed], arrays: dict[str, np.ndarray], a, g, dtype: np.dtype, of_batch: bool = False
+) -> np.ndarray:
+    """The gradient with respect to the value before the first layer passed, from g, that with respect to a, the output
+    of the last; norms took the statistics `of_batch`, or not.
+    """
     skips = []
-    for name, layer, z, skip in reversed(passed):
+    for name, layer, z, skip, factors in reversed(passed):
         if isinstance(layer, Dense):
             g = g @ arrays[f"{name}.weight"].T
         elif isinstance(layer, Activation):
@@ -255,6 +266,9 @@ def backward(passed: list[Passed], arrays: dict[str, np.ndarray], a, g, dtype: n
             g = g * layer.scale
         elif isinstance(layer, Join):
             skips.append(g)
+            g = g if factors is None else g * factors
+        elif factors is not None:
+            g = g * factors
         elif isinstance(layer, Multiply):
             skips.append(g * z)
             g = g * skip
@@ -265,6 +279,8 @@ def backward(passed: list[Passed], arrays: dict[str, np.ndarray], a, g, dtype: n
             g, skips[-1] = skips[-1], g
         elif isinstance(layer, Fork):
             g = g + skips.pop()
+        elif of_batch and isinstance(layer, BatchNorm) and layer.trainable:
+            g = layer.backward_of_batch(z, arrays[f"{name}.weight"], g)
         elif not isinstance(layer, _LEFT_OUT):
             g = layer.backward(z, _own(name, layer, arrays, z), g)
         g, a = g.astype(dtype, copy=False), z

@@ -26,7 +26,7 @@ from ._arrays import (
     class_weights,
     column_names,
 )
-from .activations import Activation, CustomActivation
+from .activations import CustomActivation
 from .embedding import Embedding
 from .epochs import check_callbacks, run_epochs
 from .errors import DivergenceError, check_count, check_flag, check_range, check_threads, unknown_name
@@ -42,7 +42,6 @@ from .layers import (
     Mark,
     Maximum,
     Multiply,
-    Softmax,
     Switch,
     flatten,
     n_outputs,
@@ -846,7 +845,7 @@ class Sequential:
             statistics of these rows, as one batch. "dropout": `BatchNorm` goes by its running averages, as without. A
             rate that follows a schedule is that of the first step.
         seed : int
-            Of what is drawn then: other masks for another seed, though not those of a fit.
+            Of what is drawn then, the same as in `gradients` with `training=True` and this seed.
 
         Returns
         -------
@@ -1187,13 +1186,21 @@ class Sequential:
         return batch_gradients(self, X, y, loss, sample_weight, groups, training=training, seed=seed)
 
     def input_gradients(
-        self, X: Any, y: Any = None, loss: str | losses.Loss | None = None, *, output: Any = None
+        self,
+        X: Any,
+        y: Any = None,
+        loss: str | losses.Loss | None = None,
+        *,
+        output: Any = None,
+        layer: int | str | None = None,
+        training: bool | str = False,
+        seed: int = 0,
     ) -> np.ndarray:
-        """Gradient of each row's loss, or of one of its logits, with respect to the row: dl_i / dx_i or dz_ik / dx_i.
+        """Gradient of each row's loss, or of one of its logits, with respect to the row, or to its values behind a
+        layer: dl_i / dx_i or dz_ik / dx_i.
 
         How much each feature counts, near this row: a saliency map (Simonyan, Vedaldi and Zisserman, 2014). Rows moved
-        along the sign of their loss's gradient are adversarial examples (Goodfellow, Shlens and Szegedy, 2015). Of the
-        prediction: nothing is dropped or augmented, and `BatchNorm` takes its running averages. By NumPy.
+        along the sign of their loss's gradient are adversarial examples (Goodfellow, Shlens and Szegedy, 2015).
 
         Parameters
         ----------
@@ -1205,17 +1212,22 @@ class Sequential:
             The model's own where not given. Not one that looks across rows.
         output : int or array-like (n,) of int, optional
             In place of `y`: which of the logits, in [0, K), of all rows or of each, such as that of its class.
+        layer : int or str, optional
+            With respect to the values behind this layer, as `activations` names it, in place of X.
+        training, seed
+            As of `logits`: by default nothing is dropped, and `BatchNorm` takes its running averages. With True it
+            takes the statistics of these rows, and the gradient is that of the sum of their losses.
 
         Returns
         -------
-        ndarray (n, n_features)
+        ndarray (n, n_features) or (n, width)
             In the model's dtype; with respect to X as it is given, also before a `Rescaling`.
 
         Raises
         ------
         ValueError, TypeError
-            No parameters yet; both or neither of `y` and `output`; an `Embedding`, whose codes have no gradient; bad
-            input, named, with what is accepted.
+            No parameters yet; both or neither of `y` and `output`; an `Embedding`, whose codes have no gradient; no
+            such layer; bad input, named, with what is accepted.
 
         Examples
         --------
@@ -1228,12 +1240,12 @@ class Sequential:
         [[0.5, -2.0]]
         """
         self._need_parameters()
-        if isinstance(self.layers[0], Embedding):
-            alone = not isinstance(self.layers[1], (Activation, Softmax))  # whether the others are a network
-            vectors = " For that of their vectors: `model[1:].input_gradients(model.activations(X, 0), ...)`."
-            raise ValueError(f"codes of categories have no gradient.{vectors if alone else ''}")
+        if isinstance(self.layers[0], Embedding) and layer is None:
+            raise ValueError("codes of categories have no gradient; `layer=0` is for that of their vectors.")
+        behind = 0 if layer is None else sum(1 for _ in named(self.layers[: self._layer_index(layer) + 1]))
         check_columns(X, self._columns)
-        X = check_X(X, n_features=self.n_features)
+        X = self._rows(X)
+        acting = as_in_training(training, seed, self.layers, X.shape[0])
         if (y is None) == (output is None):
             raise ValueError(
                 "give `y` for the gradient of the loss, or `output`, the number of a logit; got "
@@ -1256,11 +1268,11 @@ class Sequential:
                 return loss.gradient(z, y[rows])
             return (np.arange(z.shape[1]) == output[rows, None]).astype(z.dtype)
 
-        found = []
-        for start in range(0, X.shape[0], _ROWS):
-            rows = slice(start, start + _ROWS)
+        found, together = [], X.shape[0] if acting else _ROWS
+        for start in range(0, X.shape[0], together):
+            rows = slice(start, start + together)
             of_rows = partial(of_logits, rows=rows)
-            found.append(input_gradients(self._flat, self._arrays, X[rows], of_rows, self.dtype))
+            found.append(input_gradients(self._flat, self._arrays, X[rows], of_rows, self.dtype, acting, behind))
         return np.concatenate(found)
 
     def summary(self) -> str:

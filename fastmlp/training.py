@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import losses, optimizers, records as R, schedules
+from . import losses, masks, optimizers, records as R, schedules
 from .batches import Epochs, QueryBatches, RowBatches
 from .devices import executor_of
 from .engine import jit
@@ -201,6 +201,11 @@ class Training:
         if seed == self.seed and optimizer == self.optimizer:
             return
         self.optimizer, self.seed, self._rate = optimizer, seed, optimizer.learning_rate
+        self._prepared = self._drawn = None
+
+    def begin_again(self, seed: int) -> None:
+        """The next step is the first of a fit with this seed."""
+        self.seed, self.epoch, self._steps_before = seed, 0, -self.executor.steps_done
         self._prepared = self._drawn = None
 
     def let_go(self) -> None:
@@ -399,8 +404,7 @@ class Training:
         sums = np.zeros(len(steps))
         if self.plan.random:
             for k in range(epochs):
-                key = np.random.SeedSequence(self.seed, spawn_key=(2, self.epochs_before + self.epoch + k))
-                keys = np.random.Generator(np.random.Philox(key)).integers(0, 2**63 - 1, n_batches)
+                keys = masks.step_keys(self.seed, self.epochs_before + self.epoch + k, n_batches)
                 steps[k * n_batches : (k + 1) * n_batches, R.STEP_KEY] = keys
         self.executor.bind(steps, order, scalars, sums)
         return Prepared(self.epoch, self.step, self._rate, epochs, steps, order, scalars, weights, divisors, sums)

@@ -12,33 +12,20 @@ import math
 import numpy as np
 from numba import njit
 
-from .. import records as R
+from .. import masks, records as R
+from ..masks import GOLDEN, LEAST_SELU, U
 from ..simd import ITEMSIZE, Simd
 from .elementary import INLINE, SCALAR
 from .ir import float64_at, int64_at, items_at
 
-U = np.uint32
-_1, _2, _GOLDEN = U(0x21F0AAAD), U(0xD35A2D97), U(0x9E3779B9)
-_15, _16 = U(15), U(16)
-
-
-@njit(**SCALAR)
-def hashed(index, key_1, key_2):
-    """32 bits of a keyed integer hash: multiply and xor-shift rounds that LLVM vectorises."""
-    x = U(index + key_1)
-    x = U(x ^ U(x >> _16))
-    x = U(x * _1)
-    x = U(x ^ U(x >> _15))
-    x = U(x ^ key_2)
-    x = U(x * _2)
-    return U(x ^ U(x >> _15))
+hashed = njit(**SCALAR)(masks.hashed)
 
 
 @njit(**INLINE)
 def keys(r, w):
     """The two keys of this layer's hashes in this step."""
     key = w[R.KEY]
-    return U(U(key & 0xFFFFFFFF) + U(r[R.LAYER]) * _GOLDEN), U((key >> 32) & 0xFFFFFFFF)
+    return U(U(key & 0xFFFFFFFF) + U(r[R.LAYER]) * GOLDEN), U((key >> 32) & 0xFFFFFFFF)
 
 
 @njit(**SCALAR)
@@ -46,24 +33,6 @@ def element(n, first, shift, rest, columns):
     """Row times columns plus column of the n-th number of a panel."""
     e = U(n)
     return U(first + U(U(e >> shift) * columns) + U(e & rest))
-
-
-LEAST_SELU = -1.7580993408473766  # as in layers.py, a change of which compiles nothing anew
-
-
-# What becomes of an element x: x * scale + offset where it is kept, else `dropped`
-@njit(**SCALAR)
-def dropout_numbers(rate):
-    """(scale, offset, dropped)"""
-    return 1 / (1 - rate), 0.0, 0.0
-
-
-@njit(**SCALAR)
-def alpha_dropout_numbers(rate):
-    """Mean 0 and variance 1 stay what they are: Klambauer et al. (2017), section "New dropout technique"."""
-    scale = 1 / math.sqrt((1 - rate) * (1 + rate * LEAST_SELU**2))
-    offset = -scale * rate * LEAST_SELU
-    return scale, offset, scale * LEAST_SELU + offset
 
 
 @njit(**SCALAR)
@@ -74,8 +43,8 @@ def alpha_dropout_slopes(rate):
 
 # Names of kernels: their numbers, and whether an offset is added
 KINDS = {
-    "dropout": (dropout_numbers, False),
-    "alpha_dropout": (alpha_dropout_numbers, True),
+    "dropout": (njit(**SCALAR)(masks.dropout_numbers), False),
+    "alpha_dropout": (njit(**SCALAR)(masks.alpha_dropout_numbers), True),
     "alpha_dropout.gradient": (alpha_dropout_slopes, False),
 }
 

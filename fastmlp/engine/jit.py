@@ -90,7 +90,7 @@ def _hash_sources() -> str | None:
         return None
 
 
-_ABOVE = ("activations", "records", "simd", "user_functions")
+_ABOVE = ("activations", "masks", "records", "simd", "user_functions")
 SOURCES = _hash_sources()  # of what this process imported, even if the files change while it runs
 
 

@@ -25,8 +25,9 @@ class GivenGradient(Loss):
 
     Compute G = dL/dZ, (n, K), from `model.logits(X)` yourself, and train on
     `model.train_on_batch(X, n * G, loss="given_gradient")`: a batch's loss is the mean over its rows, hence the n. The
-    value itself means nothing. Not for networks with dropout or noise, which would be others in the two passes; with
-    `BatchNorm`, take `logits(X, training=True)`.
+    value itself means nothing. With `BatchNorm`, take `logits(X, training=True)`; with dropout or noise too, and the
+    same seed for `model.gradients(X, n * G, "given_gradient", training=True, seed=seed)`, of which
+    `model.apply_gradients` is the step.
 
     Examples
     --------

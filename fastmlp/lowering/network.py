@@ -82,7 +82,7 @@ def warn_of_layers(layers: Sequence[Layer], loss, stacklevel: int = 3) -> None:
         what = f"a Residual of drop_rate={acts[0].drop_rate}" if isinstance(acts[0], Join) else repr(acts[0])
         warnings.warn(
             f"`loss`={loss.name!r} with {what}: what it does in the step, it did not do in the logits that the "
-            "gradient is of.",
+            "gradient is of. `logits` and `gradients` do the same with training=True and one seed.",
             stacklevel=stacklevel,
         )
     if loss.own_layer is not None and isinstance(last, type(loss.own_layer)):
