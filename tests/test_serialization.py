@@ -113,6 +113,7 @@ def test_every_declared_layer_and_loss(path):
         special["Residual"] = [Dense(2), Residual(GroupNorm(2), Residual(Dense(2)), drop_rate=0.25)]
         special |= {"GaussianNoise": [GaussianNoise(0.5), Dense(2)], "RandomAffine": [RandomAffine((2, 3)), Dense(2)]}
         special |= {name: [LAYERS[name](0.5), Dense(2)] for name in ("MixUp", "CutMix")}
+        special["Normalization"] = [LAYERS["Normalization"](), Dense(2)]
         special["Embedding"] = [Embedding((5, 7), 3, (1, 0), Uniform(0.5), learning_rate_multiplier=2.0), Dense(2)]
         layers = special.get(cls.__name__) or [Dense(2), cls()]
         model = Sequential(*layers)
