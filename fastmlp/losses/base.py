@@ -104,8 +104,8 @@ class Loss:
         return self.row(z.T, y.T, g, z.shape[1], self.numbers), g.T
 
     def output(self, logits: np.ndarray) -> np.ndarray:
-        """What `predict` returns for these logits, in their dtype, shape (n, K)."""
-        raise NotImplementedError
+        """What `predict` returns for these logits, in their dtype, shape (n, K): they themselves, by default."""
+        return logits
 
     def value(
         self, logits: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray | None = None, groups=None

@@ -381,6 +381,3 @@ class Hinge(Loss):
         if n_outputs == 1:
             return (abs(y) != 1) & (y != 0)
         return _no_codes(y, n_outputs)
-
-    def output(self, logits):
-        return logits

@@ -30,9 +30,6 @@ class _AcrossRows(Loss):
     def as_narrow(self, y, groups=None):
         return numbered(y)
 
-    def output(self, logits):
-        return logits
-
     def value(self, logits, targets, sample_weight=None, groups=None):
         starts = range(0, len(logits), BLOCK)
         rows = [self.rows(logits[i : i + BLOCK], np.asarray(targets)[i : i + BLOCK]) for i in starts]

@@ -50,9 +50,6 @@ class _OfQueries(Loss):
         n_queries = 1 if groups is None else len(np.unique(groups))
         return float(self.rows(logits, targets, groups).sum() / n_queries)
 
-    def output(self, logits):
-        return logits
-
     def _rows_and_gradient(self, logits, targets, groups):
         z, y = np.asarray(logits, np.float64).reshape(-1), np.asarray(targets, np.float64).reshape(-1)
         rows, gradient = np.zeros(len(z)), np.zeros(len(z))

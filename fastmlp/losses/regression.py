@@ -41,9 +41,6 @@ class SquaredError(Loss):
     term: ClassVar = staticmethod(squared_term)
     slope: ClassVar = staticmethod(squared_slope)
 
-    def output(self, logits):
-        return logits
-
 
 def absolute_term(z, y, a, b):
     return abs(z - y)
@@ -71,9 +68,6 @@ class AbsoluteError(Loss):
     targets: ClassVar[str] = "finite numbers of shape (n,) or (n, K)"
     term: ClassVar = staticmethod(absolute_term)
     slope: ClassVar = staticmethod(absolute_slope)
-
-    def output(self, logits):
-        return logits
 
 
 def huber_term(z, y, a, b):
@@ -125,9 +119,6 @@ class Huber(Loss):
     @property
     def numbers(self):
         return (self.delta,)
-
-    def output(self, logits):
-        return logits
 
 
 # Rates above exp(40) = 2e17 go on along the tangent: a step too far is a large loss, not an infinite one
