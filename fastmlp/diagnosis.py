@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import losses, sequential
-from ._arrays import check_columns, check_targets, check_X, is_sparse
+from ._arrays import check_columns, is_sparse
 from .activations import Logistic, ReLU, Tanh
 from .embedding import Embedding
 from .errors import DivergenceError, unknown_name
@@ -138,14 +138,13 @@ def diagnose(
     if loss.queries:
         raise ValueError(f"`loss` must be one of single rows, to be diagnosed; got {loss.name!r}, which ranks queries.")
     check_columns(X, model._columns)
-    X = check_X(X, n_features=model.n_features)
-    y = check_targets(y, X.shape[0], model.n_outputs, loss)
+    X, y, _, _ = model._checked(X, y, loss, None, None)
     if not loss.codes and loss.target_columns(model.n_outputs) != model.n_outputs:
         raise ValueError(f"`loss` must be one with a target for every output, to be diagnosed; got {loss.name!r}.")
     fresh = _fresh(model, X, seed)
     rows = np.unique(np.linspace(0, X.shape[0] - 1, min(_ROWS, X.shape[0])).astype(np.intp))
     seen, targets = X[rows], y[rows]
-    looked_at = _adapted(_copy(model), X) if model.built else fresh
+    looked_at = _adapted(model[:], X) if model.built else fresh
     _, slopes = looked_at.gradients(seen, targets, loss)
     findings = [
         _first_loss(fresh, seen, targets, loss),
@@ -169,10 +168,6 @@ def _adapted(model, X):
     if not model._adapted:
         model.adapt(X)
     return model
-
-
-def _copy(model):
-    return sequential.Sequential(*model.layers, dtype=model.dtype)._adopt(model.n_features, model.parameters)
 
 
 def _rows_of_targets(y, n_outputs, loss) -> np.ndarray:
@@ -224,7 +219,7 @@ def _five_examples(fresh, X, y, loss) -> Finding:
         return Finding("five_examples", WARNING, "all targets are the same", "give rows with different targets")
     left = np.inf
     for rate in (1e-2, 1e-3):  # the larger is too large for deep networks, the smaller slow for small ones
-        trial = _copy(fresh)
+        trial = fresh[:]
         try:
             trial.fit(few, targets, loss=loss, optimizer=Adam(rate), epochs=400, batch_size=5, n_threads=1, verbose=0)
             left = min(left, (loss.value(trial.logits(few), targets) - least) / room)

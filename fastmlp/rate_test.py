@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import losses, optimizers, sequential
-from ._arrays import check_columns, check_groups, check_targets, check_weights, check_X
+from ._arrays import check_columns
 from .callbacks import Callback
 from .errors import DivergenceError, check_count, check_range
 from .history import axes
@@ -180,12 +180,9 @@ def find_learning_rate(
     optimizer = replace(optimizers.get(optimizer), learning_rate=_Rising(float(low), float(high), steps))
     loss = losses.get(model.loss if loss is None else loss)
     check_columns(X, model._columns)
-    X = check_X(X, n_features=model.n_features)
-    n = X.shape[0]
-    y, sample_weight = check_targets(y, n, model.n_outputs, loss), check_weights(sample_weight, n)
-    groups = check_groups(groups, n, loss, sample_weight)
+    X, y, sample_weight, groups = model._checked(X, y, loss, sample_weight, groups)
     # rows, or whole queries, that the steps take; what weighs nothing teaches nothing
-    of_row = np.arange(n) if groups is None else groups
+    of_row = np.arange(X.shape[0]) if groups is None else groups
     kept = np.unique(of_row if sample_weight is None else of_row[sample_weight > 0])
     if len(kept) > steps * batch_size:
         kept = np.random.default_rng(seed).choice(kept, steps * batch_size, replace=False)
@@ -194,10 +191,7 @@ def find_learning_rate(
         rows = np.flatnonzero(np.isin(of_row, kept))
         X, y = X[rows], y[rows]
         sample_weight, groups = (a if a is None else a[rows] for a in (sample_weight, groups))
-    trial = sequential.Sequential(*model.layers, dtype=model.dtype)
-    if model.built:
-        trial._adopt(model.n_features, model.parameters)
-    seen = _StepLosses()
+    trial, seen = model[:], _StepLosses()
     options = {"sample_weight": sample_weight, "groups": groups, "seed": seed, "n_threads": n_threads, "verbose": 0}
     options |= {"optimizer": optimizer, "batch_size": batch_size, "epochs": -(-steps // n_batches), "callbacks": [seen]}
     try:
