@@ -14,7 +14,7 @@ from .batches import QueryBatches, RowBatches
 from .devices import executor_of
 from .engine.executor import Executor
 from .engine.threads import Chooser, ShortRuns, available_cores, cores_of_late
-from .inputs import engine_data, engine_targets, engine_weights, most_entries, source_of
+from .inputs import data_set, engine_data, most_entries, source_of
 from .layers import Dense
 from .losses import BLOCK
 from .lowering import forward_plan, loss_plan
@@ -44,30 +44,26 @@ class Evaluation:
         guard=0,
         device="cpu",
     ):
-        X = engine_data(X)
-        dtype, n, self.K = model.dtype.name, X.shape[0], model.n_outputs
-        rows = max(1, min(ROWS, n, BYTES // (model.dtype.itemsize * X.shape[1])))
+        data = data_set(X, y, sample_weight, groups, loss, model.n_outputs, model.dtype.name)
+        n, n_features = data.X.shape
+        rows = max(1, min(ROWS, n, BYTES // (model.dtype.itemsize * n_features)))
         if loss is not None and loss.queries:
             batches = QueryBatches.of_rows(groups, rows)
         else:
             batches = RowBatches(n, BLOCK if loss is not None and loss.across else rows)
-        source, externals = source_of(X)
-        common = {"n_features": model.n_features, "batch_size": batches.most_rows, "source": source, "dtype": dtype}
-        common |= {"guard": guard, "entries": most_entries(X, batches.most_rows)}
+        source, targets, weighted = data.kind
+        common = {"n_features": model.n_features, "batch_size": batches.most_rows, "source": source}
+        common |= {"dtype": model.dtype.name, "guard": guard, "entries": most_entries(data.X, batches.most_rows)}
         common["simd"], make_executor = executor_of(device)
         if loss is None or logits:
-            externals["output"] = self.output = np.empty((n, self.K), dtype)
+            data.externals["output"] = self.output = np.empty((n, model.n_outputs), model.dtype)
         if loss is None:
             plan = forward_plan(model.layers, **common)
-            self.total = float(n)
         else:
-            targets, y = engine_targets(loss, y, self.K, dtype, groups)
-            weights, _ = engine_weights(loss.row_weights(y, groups) if loss.queries else sample_weight, dtype)
-            plan = loss_plan(model.layers, loss, targets, weighted=weights is not None, logits=logits, **common)
-            externals |= {"y": y} | ({} if weights is None else {"sample_weight": weights})
-            externals |= {"queries": groups} if loss.queries else {}
-            self.total = float(batches.n if weights is None or loss.queries else weights.astype(np.float64).sum())
-        self.executor = make_executor(plan, externals, state)
+            plan = loss_plan(model.layers, loss, targets, weighted=weighted, logits=logits, **common)
+        of_rows = weighted and not loss.queries
+        self.total = float(data.weights.astype(np.float64).sum() if of_rows else batches.n)
+        self.executor = make_executor(plan, data.externals, state)
         if state is None:
             self.executor.pack(model._arrays)
         self._chooser = Chooser(1 if device == "cuda" else n_threads, plan.flops)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,3 +80,26 @@ def engine_weights(sample_weight, dtype: str) -> tuple[np.ndarray | None, float]
     in_range = positive.size == 0 or (positive.min() > 1e-30 and positive.max() < 1e30)
     unit = 1.0 if in_range else float(positive.max())
     return np.ascontiguousarray(weights / unit, dtype), unit
+
+
+class DataSet(NamedTuple):
+    """Rows, and what a loss takes of them, as the engine reads them."""
+
+    X: Any  # as `engine_data` gives it
+    kind: tuple[str, str | None, bool]  # how rows and targets are stored, whether there are weights: for a plan
+    weights: np.ndarray | None
+    unit: float  # of the weights
+    externals: dict  # where an executor finds all of this
+
+
+def data_set(X, y, sample_weight, groups, loss, n_outputs: int, dtype: str) -> DataSet:
+    """These rows; without a loss they have neither targets nor weights."""
+    X = engine_data(X)
+    source, externals = source_of(X)
+    if loss is None:
+        return DataSet(X, (source, None, False), None, 1.0, externals)
+    targets, y = engine_targets(loss, y, n_outputs, dtype, groups)
+    weights, unit = engine_weights(loss.row_weights(y, groups) if loss.queries else sample_weight, dtype)
+    externals |= {"y": y} | ({} if weights is None else {"sample_weight": weights})
+    externals |= {"queries": groups} if loss.queries else {}
+    return DataSet(X, (source, targets, weights is not None), weights, unit, externals)

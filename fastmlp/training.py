@@ -14,7 +14,7 @@ from .engine import jit
 from .engine.threads import Chooser
 from .errors import DivergenceError, check_range
 from .evaluation import Evaluation
-from .inputs import engine_data, engine_targets, engine_weights, most_entries, source_of
+from .inputs import DataSet, data_set, most_entries
 from .layers import Dense, named
 from .lowering import training_plan
 from .plan import Plan
@@ -129,18 +129,17 @@ class Training:
         self.weight_of_row = weight_of_row
         self.epoch = self._steps_before = 0
         self.epochs_before = epochs_before
-        (source, targets, weighted), entries, externals = self._read(X, y, sample_weight, groups, batch_size)
-        self._kind = source, targets, weighted
+        data = self._read(X, y, sample_weight, groups, batch_size)
+        source, targets, weighted = self._kind = data.kind
         self.device = device
         simd, make_executor = executor_of(device)
         options = {"simd": simd, "guard": _guard, "precision": precision if device == "cuda" else None}
-        self.plan = self._planned(
-            source, targets, weighted=weighted, l2=l2 != 0, study=study, entries=entries, **options
-        )
+        options |= {"entries": most_entries(data.X, self._batches.most_rows), "l2": l2 != 0, "study": study}
+        self.plan = self._planned(source, targets, weighted=weighted, **options)
         matrices = {p.name: p.matrix for p in self.plan.parameters}
         dense = [(name, layer) for name, layer in named(model.layers) if isinstance(layer, Dense)]
         self._penalised = [(layer, matrices[f"{name}.weight"]) for name, layer in dense if layer.l1 or layer.l2]
-        self.executor = make_executor(self.plan, externals)
+        self.executor = make_executor(self.plan, data.externals)
         self._take(model._arrays)
         self._chooser = Chooser(1 if device == "cuda" else n_threads, self.plan.flops)
         self._last_finite = self.snapshot()
@@ -158,36 +157,29 @@ class Training:
         common |= {"n_features": model.n_features, "dtype": model.dtype.name}
         return training_plan(model.layers, self.loss, targets, self.optimizer, **common, **options)
 
-    def _read(self, X, y, sample_weight, groups, batch_size: int) -> tuple[tuple, int, dict]:
-        """Take note of these rows: how they are stored, which the plan depends on, the most entries of a batch of
-        sparse ones, and where they are.
-        """
+    def _read(self, X, y, sample_weight, groups, batch_size: int) -> DataSet:
+        """Take note of these rows."""
         self._data = X, y, sample_weight, groups
-        X, dtype = engine_data(X), self._model.dtype.name
-        self.n_samples = X.shape[0]
-        source, externals = source_of(X)
-        targets, y = engine_targets(self.loss, y, self._model.n_outputs, dtype, groups)
-        of_rows = self.loss.row_weights(y, groups) if self.loss.queries else sample_weight
-        weights, self._weight_unit = engine_weights(of_rows, dtype)
+        data = data_set(X, y, sample_weight, groups, self.loss, self._model.n_outputs, self._model.dtype.name)
+        self.n_samples, self._weight_unit = data.X.shape[0], data.unit
         if self.loss.queries:
             self._batches = QueryBatches(groups, batch_size)
         else:
-            self._batches = RowBatches(self.n_samples, batch_size, weights)
-        externals |= {"y": y} | ({} if weights is None else {"sample_weight": weights})
-        externals |= {"queries": groups} if self.loss.queries else {}
-        self._externals = externals  # the arrays stay alive
-        return (source, targets, weights is not None), most_entries(X, self._batches.most_rows), externals
+            self._batches = RowBatches(self.n_samples, batch_size, data.weights)
+        self._externals = data.externals  # the arrays stay alive
+        return data
 
     def feed(self, X, y, sample_weight=None, groups=None) -> bool:
         """Go on with these rows, all in one batch, on the CPU; False where the plan does not fit them: they are stored
         otherwise, there are more of them than of any before, or they are sparse ones that are multiplied as they are,
         whose last bits depend on the most entries that the plan has room for.
         """
-        kind, entries, externals = self._read(X, y, sample_weight, groups, X.shape[0])
+        data = self._read(X, y, sample_weight, groups, X.shape[0])
         fits = self._batches.most_rows <= self.plan.batch_size and not self.loss.queries
-        if kind != self._kind or not fits or entries or self.plan.entries:
+        sparse = most_entries(data.X, self._batches.most_rows) or self.plan.entries
+        if data.kind != self._kind or not fits or sparse:
             return False
-        self.executor.take(externals)
+        self.executor.take(data.externals)
         self._prepared = self._drawn = None
         return True
 
