@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import records as R
 from .losses.ranking import rows_of_queries
 
 
@@ -16,6 +17,13 @@ class Epochs(NamedTuple):
     starts: np.ndarray  # of each batch: where it begins in `order`, or in the data
     sizes: np.ndarray  # its rows
     weights: np.ndarray  # what its sum of losses is divided by, float64
+
+    def steps(self) -> np.ndarray:
+        """A step for each batch, as an executor's `bind` takes them: (n_batches, records.STEP), int64."""
+        steps = np.zeros((len(self.starts), R.STEP), np.int64)
+        steps[:, R.STEP_ROWS] = self.sizes
+        steps[:, R.STEP_FIRST if self.order is None else R.STEP_INDEX] = self.starts
+        return steps
 
 
 class RowBatches:

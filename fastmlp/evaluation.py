@@ -88,11 +88,10 @@ class Steps:
 
     def __init__(self, executor, batches):
         self._executor = executor
-        order, starts, sizes, _ = batches.epochs(None, 1)
-        self.all = np.zeros((len(starts), R.STEP), np.int64)
-        self.all[:, R.STEP_ROWS] = sizes
-        self.all[:, R.STEP_FIRST if order is None else R.STEP_INDEX] = starts
-        self._bound = order, np.ones((len(starts), 1, R.N_SCALARS)), np.zeros(len(starts))  # they stay alive
+        epoch = batches.epochs(None, 1)
+        self.all = epoch.steps()
+        n = len(self.all)
+        self._bound = epoch.order, np.ones((n, 1, R.N_SCALARS)), np.zeros(n)  # they stay alive
         executor.bind(self.all, *self._bound)
 
     def run(self, chooser: Chooser, at_once: int = 0) -> np.ndarray:

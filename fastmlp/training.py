@@ -386,12 +386,9 @@ class Training:
 
     def _prepare(self, epochs: int) -> Prepared:
         """The next epochs' order of rows, steps and numbers, known to the executor."""
-        order, starts, sizes, weights = self._batches_of(self.epoch, epochs)
-        n_batches = self.steps_per_epoch
-        steps = np.zeros((len(starts), R.STEP), np.int64)
-        steps[:, R.STEP_ROWS] = sizes
-        steps[:, R.STEP_FIRST if order is None else R.STEP_INDEX] = starts
-        divisors = self._divisors(sizes, weights)
+        batches, n_batches = self._batches_of(self.epoch, epochs), self.steps_per_epoch
+        order, steps, weights = batches.order, batches.steps(), batches.weights
+        divisors = self._divisors(batches.sizes, weights)
         scalars = self._scalars(divisors)
         sums = np.zeros(len(steps))
         if self.plan.random:
