@@ -162,29 +162,20 @@ def place_network(
 
     for name, layer in acting:
         fresh = bool(ops) and isinstance(ops[-1].layer, (Dense, Norm))  # nobody else needs the value as it is
+        learns = getattr(layer, "trainable", False) or (study and not isinstance(layer, Normalization))
         if isinstance(layer, Dense):
-            shapes = layer.parameter_shapes(value.columns)
-            parameters = {
-                key: _parameter(plan, f"{name}.{key}", shape, training and learned and key == "weight")
-                for key, shape in shapes.items()
-            }
-            ops.append(Op(layer, value, plan.values(layer.units), parameters, learns=layer.trainable or study))
+            parameters = _parameters(plan, name, layer, value.columns, transposed=training and learned)
+            ops.append(Op(layer, value, plan.values(layer.units), parameters, learns=learns))
         elif isinstance(layer, Norm):
-            shapes, fixed = layer.parameter_shapes(value.columns), isinstance(layer, Normalization)
-            parameters = {
-                key: _parameter(plan, f"{name}.{key}", shape, learned=not fixed and not key.startswith("running"))
-                for key, shape in shapes.items()
-            }
+            parameters = _parameters(plan, name, layer, value.columns)
             normed, target = plan.values(value.columns), plan.values(value.columns)
-            learns = layer.trainable or (study and not fixed)
             ops.append(_norm_op(plan, layer, value, normed, target, parameters, learns))
         elif isinstance(layer, PReLU):
-            weight = _parameter(plan, f"{name}.weight", (value.columns,))
+            parameters = _parameters(plan, name, layer, value.columns)
             normed = plan.values(value.columns) if training else None
-            learns = layer.trainable or study
-            ops.append(Op(layer, value, plan.values(value.columns), {"weight": weight}, normed=normed, learns=learns))
+            ops.append(Op(layer, value, plan.values(value.columns), parameters, normed=normed, learns=learns))
         elif isinstance(layer, Embedding):
-            ops.append(_embedding_op(plan, name, layer, training and (layer.trainable or study)))
+            ops.append(_embedding_op(plan, name, layer, learns))
         elif isinstance(layer, Softmax):
             ops.append(Op(layer, value, plan.values(value.columns)))
         elif isinstance(layer, Dropout):
@@ -220,9 +211,9 @@ def _embedding_op(plan: Plan, name: str, layer: Embedding, learns: bool) -> Op:
     """An embedding of the input, with room for the batch's codes."""
     coded, width = layer.coded(plan.n_features), layer.output_width(plan.n_features)
     plan.coded = (*itertools.chain(*coded), *layer.others(plan.n_features))
-    weight = _parameter(plan, f"{name}.weight", layer.parameter_shapes(plan.n_features)["weight"])
+    parameters = _parameters(plan, name, layer, plan.n_features)
     codes = plan.place("workspace", 8 * plan.batch_size * len(coded))
-    return Op(layer, plan.input, plan.values(width), {"weight": weight}, codes=codes, learns=learns)
+    return Op(layer, plan.input, plan.values(width), parameters, codes=codes, learns=learns)
 
 
 def _norm_op(
@@ -236,11 +227,13 @@ def _norm_op(
     return Op(layer, source, target, parameters, normed=normed, sums=plan.place("workspace", n_bytes), learns=learns)
 
 
-def _parameter(
-    plan: Plan, name: str, shape: tuple[int, ...], transposed: bool = False, learned: bool = True
-) -> Parameter:
-    rows, columns = (1, *shape)[-2:]
-    matrix = plan.matrix("parameters", rows, columns)
-    copy = plan.matrix("transposed", columns, rows) if transposed else None
-    plan.parameters.append(Parameter(name, shape, matrix, copy, learned))
-    return plan.parameters[-1]
+def _parameters(plan: Plan, name: str, layer, width: int, transposed: bool = False) -> dict[str, Parameter]:
+    """Those of a layer behind a value of so many columns, placed: by its own names. `transposed`: with W^T."""
+    placed, fixed = {}, isinstance(layer, Normalization)
+    for key, shape in layer.parameter_shapes(width).items():
+        rows, columns = (1, *shape)[-2:]
+        matrix = plan.matrix("parameters", rows, columns)
+        copy = plan.matrix("transposed", columns, rows) if transposed and key == "weight" else None
+        placed[key] = Parameter(f"{name}.{key}", shape, matrix, copy, learned=not (fixed or key.startswith("running")))
+        plan.parameters.append(placed[key])
+    return placed
