@@ -35,13 +35,7 @@ def check_X(X, argument: str = "X", n_features: int | None = None, finite: bool 
             raise TypeError(f"`{argument}` must hold real numbers; got dtype {X.dtype}.")
         X = X.tocsr()
         X.check_format(full_check=True)
-        try:
-            check_finite(X.data, argument)
-        except ValueError:
-            at = int(np.argmax(~np.isfinite(X.data)))
-            row, what = int(np.searchsorted(X.indptr, at, "right")) - 1, "NaN" if np.isnan(X.data[at]) else "infinity"
-            place = f"row {row}, column {X.indices[at]}"
-            raise ValueError(f"`{argument}` must be finite; got {what} in {place}.") from None
+        check_finite(X, argument)
     else:
         refuse_masked(X, argument)
         if hasattr(X, "__next__"):
@@ -184,21 +178,28 @@ def refuse_masked(array, argument: str) -> None:
         raise TypeError(f"`{argument}` must not be a masked array; fill it (`{argument}.filled(...)`) or drop rows.")
 
 
-def check_finite(array: np.ndarray, argument: str) -> None:
-    """ValueError naming the first row and column that is NaN or infinite."""
-    if array.dtype.kind != "f" or (array.size < _BLOCK and np.isfinite(array).all()):
+def check_finite(array, argument: str) -> None:
+    """ValueError naming the first row and column of an array, or of CSR, that is NaN or infinite."""
+    values = array.data if is_sparse(array) else array
+    if values.dtype.kind != "f" or (values.size < _BLOCK and np.isfinite(values).all()):
         return
-    for start in range(0, array.shape[0], _BLOCK):
-        block = array[start : start + _BLOCK]
+    for start in range(0, values.shape[0], _BLOCK):
+        block = values[start : start + _BLOCK]
         with np.errstate(over="ignore", invalid="ignore"):
             if np.isfinite(block.sum()):
                 continue  # nearly always: no temporary
         bad = np.argwhere(~np.isfinite(block))
         if len(bad):
-            where, value = bad[0], block[tuple(bad[0])]
-            place = f"row {start + where[0]}" + (f", column {where[1]}" if len(where) > 1 else "")
+            where, value = (start + bad[0][0], *bad[0][1:]), block[tuple(bad[0])]
+            where = row_and_column(array, where[0]) if is_sparse(array) else where
+            place = f"row {where[0]}" + (f", column {where[1]}" if len(where) > 1 else "")
             what = "NaN" if np.isnan(value) else "infinity"
             raise ValueError(f"`{argument}` must be finite; got {what} in {place}.")
+
+
+def row_and_column(X, entry: int) -> tuple[int, int]:
+    """Where an entry of CSR is, by its number."""
+    return int(np.searchsorted(X.indptr, entry, "right")) - 1, int(X.indices[entry])
 
 
 def check_came_of(X, values: np.ndarray, are_probabilities: bool = False) -> None:

@@ -18,7 +18,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from .._arrays import column_without_numbers, refuse_dates, refuse_masked
+from .._arrays import column_without_numbers, refuse_dates, refuse_masked, row_and_column
 
 # uint8 stays as it is: images are cast while the rows of a batch are gathered, at an eighth of float64's memory
 DTYPES = (np.float64, np.float32, np.uint8)
@@ -172,8 +172,7 @@ def check_finite(array, name: str, estimator=None) -> None:
 def _where(array, is_nan: bool) -> str:
     """'the first is in row 3, column 5', counted from 0 as NumPy indexes."""
     if issparse(array):
-        i = int(np.argmax(_bad(array.data, is_nan)))
-        row, column = int(np.searchsorted(array.indptr, i, side="right")) - 1, int(array.indices[i])
+        row, column = row_and_column(array, int(np.argmax(_bad(array.data, is_nan))))
         return f"the first is in row {row}, column {column}"
     for start in range(0, len(array), _BLOCK):  # a mask of a memory map that is larger than memory would not fit
         bad = _bad(np.asarray(array[start : start + _BLOCK]), is_nan)
