@@ -32,12 +32,17 @@ def plain_number(value):
     return value
 
 
-def describe(declaration, classes: Mapping[str, type], argument: str, convert: Callable = lambda value: value) -> dict:
-    """{"type": name of the class, field: `convert` of its value, ...}; TypeError for what is none of the classes."""
+def describe(declaration, classes: Mapping[str, type], argument: str, parts: Mapping[type, Callable]) -> dict:
+    """{"type": name of the class, field: its value, ...}, of values that are of the types of `parts` by their function;
+    TypeError for what is none of the classes.
+    """
     if type(declaration) not in classes.values():
         raise TypeError(f"`{argument}` must be one of {', '.join(classes)}; got {declaration!r}.")
-    values = {f.name: convert(getattr(declaration, f.name)) for f in fields(declaration)}
-    return {"type": type(declaration).__name__, **values}
+    config = {"type": type(declaration).__name__}
+    for f in fields(declaration):
+        value = getattr(declaration, f.name)
+        config[f.name] = next((to_config(value) for part, to_config in parts.items() if isinstance(value, part)), value)
+    return config
 
 
 def checked(config: Mapping, classes: Mapping[str, type]) -> tuple[type, dict]:
@@ -51,3 +56,9 @@ def checked(config: Mapping, classes: Mapping[str, type]) -> tuple[type, dict]:
         if name not in known:
             raise unknown_name(f"{kind} field", name, known)
     return classes[kind], values
+
+
+def build(config: Mapping, classes: Mapping[str, type], part_from_config: Callable):
+    """What `describe` described; the dictionaries among its values are parts."""
+    cls, values = checked(config, classes)
+    return cls(**{name: part_from_config(v) if isinstance(v, dict) else v for name, v in values.items()})

@@ -394,14 +394,9 @@ def to_config(initializer: Initializer) -> dict:
             f"`initializer` must be one of {', '.join(CLASSES)}, for a file holds no code; got {initializer!r}. Save a "
             "network without it, after its `set_parameters(model.parameters)`."
         )
-    return configs.describe(initializer, CLASSES, "initializer", _to_config)
+    return configs.describe(initializer, CLASSES, "initializer", {Initializer: to_config})
 
 
 def from_config(config: dict) -> Initializer:
     """The initialiser that `to_config` described; ValueError or TypeError for anything else."""
-    cls, fields = configs.checked(config, CLASSES)
-    return cls(**{name: from_config(v) if isinstance(v, dict) else v for name, v in fields.items()})
-
-
-def _to_config(value):
-    return to_config(value) if isinstance(value, Initializer) else value
+    return configs.build(config, CLASSES, from_config)

@@ -654,6 +654,9 @@ def named(layers: Sequence[Layer]) -> Iterator[tuple[str, Layer | Mark]]:
             yield f"{prefix}_{count[prefix]}", layer
 
 
+_PARTS = {Initializer: initializers.to_config, Schedule: schedules.to_config}
+
+
 def to_config(layer: Layer) -> dict:
     """The layer as a dictionary that JSON can hold.
 
@@ -662,7 +665,7 @@ def to_config(layer: Layer) -> dict:
     """
     if isinstance(layer, CustomActivation):
         return user_functions.describe(layer, layer.samples)
-    config = configs.describe(layer, LAYERS, "layer", _to_config)
+    config = configs.describe(layer, LAYERS, "layer", _PARTS)
     if isinstance(layer, Residual):
         config["layers"] = [to_config(inner) for inner in layer.layers]
     return config
@@ -678,11 +681,4 @@ def from_config(config: dict, custom_objects: dict | None = None) -> Layer:
     if cls is Residual:
         layers = [from_config(inner, custom_objects) for inner in fields.pop("layers", ())]
         return Residual(*layers, **fields)
-    module = schedules if issubclass(cls, Dropout) else initializers
-    return cls(**{name: module.from_config(v) if isinstance(v, dict) else v for name, v in fields.items()})
-
-
-def _to_config(value):
-    if isinstance(value, (Initializer, Schedule)):
-        return (initializers if isinstance(value, Initializer) else schedules).to_config(value)
-    return value
+    return configs.build(config, LAYERS, (schedules if issubclass(cls, Dropout) else initializers).from_config)

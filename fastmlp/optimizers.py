@@ -811,17 +811,12 @@ def to_config(optimizer: Optimizer) -> dict:
     >>> to_config(AdaGrad(0.1))["learning_rate"]
     0.1
     """
-    return configs.describe(optimizer, _CLASSES, "optimizer", _to_config)
+    return configs.describe(optimizer, _CLASSES, "optimizer", {Schedule: schedules.to_config})
 
 
 def from_config(config: dict) -> Optimizer:
     """The optimiser that `to_config` described; ValueError or TypeError for anything else."""
-    cls, values = configs.checked(config, _CLASSES)
-    return cls(**{name: schedules.from_config(v) if isinstance(v, dict) else v for name, v in values.items()})
+    return configs.build(config, _CLASSES, schedules.from_config)
 
 
 _CLASSES = {cls.__name__: cls for cls in OPTIMIZERS.values()}
-
-
-def _to_config(value):
-    return schedules.to_config(value) if isinstance(value, Schedule) else value

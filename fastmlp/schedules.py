@@ -686,14 +686,9 @@ def to_config(schedule: Schedule) -> dict:
     >>> to_config(Warmup(0.1, steps=3))
     {'type': 'Warmup', 'steps': 3, 'epochs': None, 'schedule': {'type': 'Constant', 'learning_rate': 0.1}}
     """
-    return configs.describe(schedule, SCHEDULES, "schedule", _to_config)
+    return configs.describe(schedule, SCHEDULES, "schedule", {Schedule: to_config})
 
 
 def from_config(config: dict) -> Schedule:
     """The schedule that `to_config` described; ValueError or TypeError for anything else."""
-    cls, fields = configs.checked(config, SCHEDULES)
-    return cls(**{name: from_config(v) if isinstance(v, dict) else v for name, v in fields.items()})
-
-
-def _to_config(value):
-    return to_config(value) if isinstance(value, Schedule) else value
+    return configs.build(config, SCHEDULES, from_config)
