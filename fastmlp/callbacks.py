@@ -74,7 +74,15 @@ class Callback:
         """Go on from what `state` gave; called after `on_fit_begin`."""
 
 
-class _Watching(Callback):
+class _Declared(Callback):
+    """A callback whose arguments are its attributes."""
+
+    def __repr__(self):
+        values = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters if hasattr(self, name)}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+
+
+class _Watching(_Declared):
     """What callbacks that wait for a metric to improve share: `monitor`, `patience`, `min_delta` and `mode`."""
 
     _saved: tuple[str, ...]  # the attributes that are its state
@@ -87,10 +95,6 @@ class _Watching(Callback):
         if mode not in ("auto", "min", "max"):
             raise unknown_name("mode", mode, ["auto", "min", "max"])
         self.monitor, self.patience, self.min_delta, self.mode = monitor, patience, min_delta, mode
-
-    def __repr__(self):
-        names = inspect.signature(type(self)).parameters
-        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     def _value(self, logs) -> float:
         if self.monitor not in logs:
@@ -386,7 +390,7 @@ class ModelCheckpoint(_Watching):
         self.saved_ = path
 
 
-class CSVLogger(Callback):
+class CSVLogger(_Declared):
     """Write every epoch's metrics as a line of a CSV file, at once: to look at a long fit while it runs, or after it.
 
     The columns are "epoch", counted from 1 in each fit, and the metrics by name, as they are when this callback's turn
@@ -437,9 +441,6 @@ class CSVLogger(Callback):
         self._names: list[str] = []
         self._rows: list[list] = []
         self._size = -1  # bytes of the file where it has all that; else it is written anew
-
-    def __repr__(self):
-        return f"CSVLogger(path={self.path!r}, append={self.append!r})"
 
     def on_fit_begin(self, training: Training) -> None:
         folder = os.path.dirname(os.path.realpath(self.path))
@@ -508,7 +509,7 @@ def _csv(rows: list[list]) -> str:
     return text.getvalue()
 
 
-class GradientNorms(Callback):
+class GradientNorms(_Declared):
     """Add the norm of each layer's weight gradient to every epoch's metrics: "gradient_norm_dense_0", and so on.
 
     The norm is Euclidean, of the loss's gradient by the weights W of a layer, after the epoch, with the layers'
@@ -540,9 +541,6 @@ class GradientNorms(Callback):
         check_count(n_rows, "n_rows")
         self.n_rows = n_rows
 
-    def __repr__(self):
-        return f"GradientNorms(n_rows={self.n_rows!r})"
-
     def on_epoch_end(self, training: Training, epoch: int, logs: dict[str, float]) -> None:
         from .gradients import batch_gradients, weight_norms
 
@@ -552,7 +550,7 @@ class GradientNorms(Callback):
         logs |= {f"gradient_norm_{layer}": norm for layer, norm in weight_norms(gradients).items()}
 
 
-class TrainingAccuracy(Callback):
+class TrainingAccuracy(_Declared):
     """Add the share of training rows that are classified rightly to every epoch's metrics, as "accuracy".
 
     It is that of the network after the epoch, as "val_accuracy" is, without dropout and augmentation; Keras's is the
@@ -582,9 +580,6 @@ class TrainingAccuracy(Callback):
     def __init__(self, n_rows: int = 2048):
         check_count(n_rows, "n_rows")
         self.n_rows = n_rows
-
-    def __repr__(self):
-        return f"TrainingAccuracy(n_rows={self.n_rows!r})"
 
     def on_fit_begin(self, training: Training) -> None:
         if not training.loss.classification:
@@ -669,7 +664,7 @@ class Metrics(Callback):
                 raise TypeError(f"`functions`[{name!r}] must return a number; got {value!r}.") from None
 
 
-class TimeBudget(Callback):
+class TimeBudget(_Declared):
     """Stop after the epoch in which the time ran out, counted from the beginning of the fit.
 
     Parameters
@@ -697,9 +692,6 @@ class TimeBudget(Callback):
         check_range("seconds", seconds, 0, math.inf, low_open=True)
         self.seconds = seconds
         self.stopped_epoch_ = None
-
-    def __repr__(self):
-        return f"TimeBudget(seconds={self.seconds!r})"
 
     def on_fit_begin(self, training: Training) -> None:
         self.stopped_epoch_, self._end = None, time.monotonic() + self.seconds
