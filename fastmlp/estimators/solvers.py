@@ -323,32 +323,21 @@ def _minimise(estimator, training) -> None:
     from ..gradients import FlatObjective
     from ..lbfgs import minimise
 
-    theta = np.concatenate(
-        [p.ravel() for pair in zip(estimator.coefs_, estimator.intercepts_, strict=True) for p in pair]
-    ).astype(np.float64)
+    objective = FlatObjective(training)
 
     def note(iteration, loss, theta):
         if estimator.verbose:
             print(f"Iteration {iteration}, loss = {loss:.8f}")
 
     def take(theta, n_iter):
+        objective.take(theta)
         training.close()
-        _take(estimator, theta)
+        estimator._keep(training.model)
         estimator.n_iter_ = n_iter
 
     options = {"maxfun": estimator.max_fun, "maxiter": estimator.max_iter, "gtol": estimator.tol}
-    result = minimise(FlatObjective(training), theta, take, note, **options)
+    result = minimise(objective, objective.theta, take, note, **options)
     estimator.n_iter_ = _check_optimize_result("lbfgs", result, estimator.max_iter)
     squares = sum(float(np.vdot(coef, coef)) for coef in estimator.coefs_)
     penalty = 0.5 * estimator.alpha * squares / training.total_weight
     estimator.loss_ = estimator._reported(float(result.fun) - penalty) + penalty
-
-
-def _take(estimator, theta) -> None:
-    """Cut the flat vector of parameters into `coefs_` and `intercepts_`."""
-    start = 0
-    for i, (coef, intercept) in enumerate(zip(estimator.coefs_, estimator.intercepts_, strict=True)):
-        middle, end = start + coef.size, start + coef.size + intercept.size
-        estimator.coefs_[i] = theta[start:middle].reshape(coef.shape).astype(coef.dtype)
-        estimator.intercepts_[i] = theta[middle:end].astype(coef.dtype)
-        start = end
