@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import reference
 import scipy.sparse
+from cases import run_guarded
 from test_dropout import keys
 
 from fastmlp import (
@@ -276,10 +277,7 @@ def test_guards_and_poison(layer):
     model = Sequential(layer, Dense(7), ReLU(), Dense(3), dtype="float64").build(20, seed=2)
     options = {"loss": "softmax_cross_entropy", "optimizer": SGD(0.1), "batch_size": 37, "seed": SEED, "_guard": 64}
     with Training(model, X, y, sample_weight=w, n_threads=2, **options) as training:
-        training.executor.workspace.view(np.float64)[:] = np.nan
-        training.executor.fill_guards()
-        assert training.run(1)[0] == loss
-        assert training.executor.guards_intact()
+        assert run_guarded(training, 1)[0] == loss
         for found, expected in zip(batch(training), (rows, targets, weights), strict=True):
             assert np.array_equal(found, expected)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import reference
 import scipy.sparse
-from cases import OPTIMIZERS, with_codes
+from cases import OPTIMIZERS, run_guarded, with_codes
 from hypothesis import given, strategies as st
 from sklearn.compose import make_column_transformer
 from sklearn.pipeline import make_pipeline
@@ -148,10 +148,7 @@ def test_bits_over_threads_and_a_poisoned_workspace(layer, optimizer, dtype, mon
         model = Sequential(layer, Dropout(0.2), BatchNorm(), Dense(40), ReLU(), Dense(3), dtype=dtype).build(5)
         options = {"loss": "softmax_cross_entropy", "optimizer": optimizer, "batch_size": 50, "n_threads": n_threads}
         with Training(model, X, y, **options, _guard=64) as training:
-            training.executor.workspace.view(dtype)[:] = np.nan
-            training.executor.fill_guards()
-            training.run(epochs=3)
-            assert training.executor.guards_intact()
+            run_guarded(training, 3)
         fits.append(model.parameters)
     for other in fits[1:]:
         assert all(np.array_equal(fits[0][name], other[name]) for name in other)
@@ -165,9 +162,7 @@ def test_whatever_the_codes_the_engine_stays_within_the_table(wrong):
     X[7, 2] = wrong
     model = Sequential(layer, Dense(3)).build(4)
     with Training(model, X, y, loss="softmax_cross_entropy", optimizer="sgd", batch_size=10, _guard=64) as training:
-        training.executor.fill_guards()
-        training.run(epochs=1)
-        assert training.executor.guards_intact()
+        run_guarded(training, 1, poisoned=False)
     assert all(np.isfinite(array).all() for array in model.parameters.values())
 
 

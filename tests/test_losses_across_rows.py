@@ -5,7 +5,7 @@ PyTorch; bits, memory, evaluation.
 import numpy as np
 import pytest
 import reference
-from cases import examples
+from cases import examples, run_guarded
 from hypothesis import given, strategies as st
 
 from fastmlp import SGD, Adam, Contrastive, Dense, DivergenceError, ReLU, Sequential, Tanh, Triplet
@@ -125,11 +125,7 @@ def test_a_poisoned_workspace_and_guards_change_nothing(loss, rng):
         model = Sequential(Dense(5), Tanh(), Dense(33)).build(4)
         options = {"loss": loss, "optimizer": SGD(0.1), "batch_size": 12, "n_threads": 1 + poisoned}
         with Training(model, X, y, **options, _guard=64) as training:
-            if poisoned:
-                training.executor.workspace.view("float32")[:] = np.nan
-            training.executor.fill_guards()
-            training.run(epochs=2)
-            assert training.executor.guards_intact()
+            run_guarded(training, 2, poisoned)
         fits.append(model.parameters)
     assert all(np.array_equal(fits[0][name], fits[1][name]) for name in fits[0])
 

@@ -11,7 +11,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import reference
-from cases import Case, as_engine, as_targets, cases, examples
+from cases import Case, as_engine, as_targets, cases, examples, poison
 from hypothesis import example, given, strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from tracing import untraced
@@ -29,12 +29,6 @@ def open_training(case, n_threads, guard=0):
     options = {"loss": case.loss, "optimizer": case.optimizer, "batch_size": case.batch_size, "l2": case.l2}
     options |= {"sample_weight": weights, "n_threads": n_threads, "seed": case.seed, "_guard": guard}
     return model, Training(model, as_engine(X), as_targets(case, y), **options)
-
-
-def poison(executor):
-    """NaN wherever a step's values will be; the guards between them are written again."""
-    executor.workspace.view(executor.plan.dtype)[:] = np.nan
-    executor.fill_guards()
 
 
 def scratch_tails(executor, n_workers):

@@ -5,7 +5,7 @@ bits, memory, evaluation, bad input; and that the ranking improves.
 import numpy as np
 import pytest
 import reference
-from cases import examples
+from cases import examples, run_guarded
 from hypothesis import given, strategies as st
 from sklearn.metrics import ndcg_score
 
@@ -166,11 +166,7 @@ def test_a_poisoned_workspace_guards_and_a_resume_change_nothing(loss, rng):
     for kind in ("whole", "poisoned", "resumed"):
         model = Sequential(Dense(5), Tanh(), Dense(1)).build(6, seed=4)
         with Training(model, X, y, **options, n_threads=2, _guard=64) as training:
-            if kind == "poisoned":
-                training.executor.workspace.view("float32")[:] = np.nan
-            training.executor.fill_guards()
-            training.run(epochs=2 if kind == "resumed" else 4)
-            assert training.executor.guards_intact()
+            run_guarded(training, 2 if kind == "resumed" else 4, kind == "poisoned")
             state = training.state
         if kind == "resumed":
             with Training(model, X, y, **options, state=state) as training:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.special
+from cases import run_guarded
 from hypothesis import given, strategies as st
 
 from fastmlp import SGD, Adam, Dense, Dropout, ReLU, Rescaling, Sequential, Softmax, Tanh
@@ -69,10 +70,7 @@ def test_bits_over_threads_and_a_poisoned_workspace(dtype, rng, monkeypatch):
         ).build(6)
         options = {"loss": "squared_error", "optimizer": Adam(0.01), "batch_size": 50, "n_threads": n_threads}
         with Training(model, X, y, **options, _guard=64) as training:
-            training.executor.workspace.view(dtype)[:] = np.nan
-            training.executor.fill_guards()
-            training.run(epochs=3)
-            assert training.executor.guards_intact()
+            run_guarded(training, 3)
         fits.append(model.parameters)
     for other in fits[1:]:
         assert all(np.array_equal(fits[0][name], other[name]) for name in other)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse
+from cases import run_guarded
 
 from fastmlp import (
     SGD,
@@ -209,9 +210,7 @@ def test_nothing_is_written_beside_the_workspace(rng):
     X, y = sparse_rows(rng, n=130, columns=70), rng.integers(0, 3, 130)
     model = Sequential(Dense(19), ReLU(), Dense(3)).build(70)
     with Training(model, X, y, loss=LOSS, optimizer=Adam(), batch_size=64, n_threads=3, _guard=64) as training:
-        training.executor.fill_guards()
-        training.run(3)
-        assert training.executor.guards_intact()
+        run_guarded(training, 3, poisoned=False)
 
 
 def test_a_batch_that_weighs_nothing_and_a_loss_that_overflows(rng):
