@@ -36,8 +36,8 @@ LINE = 64  # bytes of a cache line on most machines; another size costs time, no
 class Op:
     """A layer with the values around it: `source` and `target` are the plan's matrices.
 
-    `parameters` by the layer's own names; `skip` is the other branch, which a `Join` adds; `normed` and `sums` are the
-    workspace of a norm, `codes` that of an embedding.
+    `parameters` by the layer's own names; `skip` is the other branch, where two come together; `normed` and `sums` are
+    the workspace of a norm, `codes` that of an embedding.
     """
 
     layer: Layer | Mark
