@@ -112,7 +112,7 @@ OWN_RECORD = 18  # where a kernel puts a record for another one
 AVERAGE_BYTES = 16  # from a parameter to its moving average, the last slot
 CLAIMED = (32, 48)  # how many pieces of its tiles have been claimed, by anyone; alternating from phase to phase; the
 # first is 0 between runs
-WORKER = 64
+WORKER = 64  # int64 numbers in it, as in the arguments of a worker's `run`
 PAIRS = 256  # rows whose distances to another are taken at once, by losses across rows
 LEAST_SCRATCH = 2 * 8 * PAIRS  # bytes at SCRATCH: a block of a panel's width, squared, or this; also for sparse entries
 

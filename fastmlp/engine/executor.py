@@ -172,10 +172,10 @@ class Executor(NamedParameters):
         """
         while len(self._workers) <= rank:
             panel = self.plan.simd.panel(self.plan.dtype)
-            scratch = max(panel * panel * self.plan.item, R.LEAST_SCRATCH)
-            memory = _arena(2 * 8 * 64 + 8 * R.RECORD + scratch + 4096, "a worker")
-            record, a = memory[:512].view(np.int64), memory[512:1024].view(np.int64)
-            record[R.OWN_RECORD] = memory.ctypes.data + 1024
+            each, scratch = 8 * R.WORKER, max(panel * panel * self.plan.item, R.LEAST_SCRATCH)
+            memory = _arena(2 * each + 8 * R.RECORD + scratch + 4096, "a worker")
+            record, a = memory[: 2 * each].view(np.int64).reshape(2, R.WORKER)
+            record[R.OWN_RECORD] = memory.ctypes.data + 2 * each
             record[R.SCRATCH] = record[R.OWN_RECORD] + 8 * R.RECORD
             record[R.CONTROL] = self.control.ctypes.data
             self._point(record)
