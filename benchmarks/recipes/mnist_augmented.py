@@ -8,12 +8,9 @@ dropout of 0.2 behind the hidden layers; AdamW with a weight decay of 0.02 and o
 2e-3; 40 epochs in batches of 128. Figures are in docs/recipes.md.
 """
 
-import argparse
-
-import numpy as np
+from mnist import main
 
 from fastmlp import GELU, AdamW, Dense, Dropout, OneCycle, RandomAffine, Rescaling, Sequential
-from fastmlp.datasets import load_mnist
 
 EPOCHS = 40
 
@@ -30,16 +27,4 @@ def accuracy(X, y, X_test, y_test, seed: int) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--choose", action="store_true", help="validate on 10 000 training images instead of testing")
-    choose = parser.parse_args().choose
-    train, test = load_mnist()
-    if choose:
-        order = np.random.default_rng(0).permutation(60_000)
-        train, test = ((train[0][rows], train[1][rows]) for rows in (order[10_000:], order[:10_000]))
-    scores = []
-    for seed in range(1 if choose else 3):
-        score, seconds = accuracy(*train, *test, seed)
-        scores.append(score)
-        print(f"seed {seed}: {score:.2%}, {seconds:.0f} s", flush=True)
-    print(f"mean {np.mean(scores):.2%}")
+    main(__doc__, accuracy)
