@@ -223,7 +223,7 @@ def activity_penalties(layers: Sequence[tuple[str, Layer | Mark]], arrays, X, dt
         rows, passed = slice(start, start + 4096), []
         with np.errstate(**QUIET):
             forward(layers, arrays, _of_dtype(X[rows], dtype), dtype, passed)
-        for _, layer, a, _ in passed:
+        for layer, a in ((of.layer, of.z) for of in passed):
             if isinstance(layer, ActivityRegularization):
                 total[rows] += layer.penalty(a)
     return total
