@@ -279,9 +279,7 @@ def test_networks_are_joined(rng):
 def test_what_makes_no_part():
     model = Sequential(Dense(6), ReLU(), Dense(2), Softmax()).build(3)
     for index in (1, -1, "dense_0", slice(None, None, 2)):
-        with pytest.raises(
-            TypeError, match=r"a model is cut by a slice such as model\[2:\], .* is model.layers\[2\]; got"
-        ):
+        with pytest.raises(TypeError, match=r"a model is cut by a slice such as .* is model.layers\[2\]; got"):
             model[index]
     with pytest.raises(ValueError, match=r"model\[1:4\] is no network: the first layer .* must be a Dense; got ReLU"):
         model[1:]
