@@ -11,8 +11,13 @@ from ._arrays import check_fits, check_order_of_columns
 from ._turns import Turn
 from .errors import DivergenceError, check_count, check_threads
 from .lowering import warn_of_layers
+from .prediction import KEPT_BYTES
+
+MOST_OTHERS = 2
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .losses import Loss
     from .optimizers import Optimizer
     from .sequential import Sequential
@@ -38,6 +43,8 @@ class OwnLoop:
         Of the last step: of rows, or of gradients.
     kept : Kept or None
         Without a trainer: what the next step goes on from.
+    others : list of Training
+        Of steps of other kinds, by another loss, say: set up already, but with old numbers.
     behind : bool
         Whether the trainer has newer parameters than the model's dictionary.
     turns : dict
@@ -48,7 +55,7 @@ class OwnLoop:
     behind = False
 
     def __init__(self, kept: Kept | None = None):
-        self.kept, self.turns = kept, {}
+        self.kept, self.turns, self.others = kept, {}, []
 
     # Steps -----------------------------------------------------------------------------------------------------------
 
@@ -104,6 +111,9 @@ class OwnLoop:
         if kept and (kept.loss, kept.n_threads) == (loss, n_threads) and kept.can_take(optimizer) and kept.feed(*rows):
             kept.go_on_with(optimizer, seed)
             return kept
+        fits = lambda other: other.loss == loss and other.feed(*rows)  # noqa: E731
+        if other := self._other(Training, fits, model, optimizer, seed, n_threads):
+            return other
         warn_of_layers(model.layers, loss, stacklevel=7)
         X, y, sample_weight, groups = rows
         options = {"loss": loss, "optimizer": optimizer, "batch_size": X.shape[0], "sample_weight": sample_weight}
@@ -111,8 +121,27 @@ class OwnLoop:
         options["weight_of_row"] = 1.0
         if self.trainer is not None:
             self.trainer.save_parameters()
-        self.trainer, self.kept = Training(model, X, y, state=self.state_for(model, optimizer), **options), None
+        self._change_to(Training(model, X, y, state=self.state_for(model, optimizer), **options))
         return self.trainer
+
+    def _other(self, kind: type, fits: Callable, model, optimizer: Optimizer, seed: int, n_threads: int | None):
+        """One of the others that goes on from the present one, which takes its place; None where there is none."""
+        if self.trainer is None or not optimizer.goes_on_from(self.trainer.optimizer):
+            return None
+        for other in self.others:
+            if type(other) is kind and other.n_threads == n_threads and other.can_take(optimizer) and fits(other):
+                if other.take_over(self.trainer, model._epochs):
+                    other.go_on_with(optimizer, seed)
+                    self._change_to(other)
+                    return other
+        return None
+
+    def _change_to(self, trainer: Training) -> None:
+        """Keep the present one among the others, of which there are few."""
+        others = [other for other in (self.trainer, *self.others) if other not in (None, trainer)]
+        small = others and others[0].plan.n_bytes * MOST_OTHERS <= KEPT_BYTES
+        self.others = others[:MOST_OTHERS] if small else []
+        self.trainer, self.kept = trainer, None
 
     def _apply_gradients(self, model, gradients, optimizer, n_threads) -> None:
         from .gradients import GivenGradients, checked_gradients
@@ -122,20 +151,27 @@ class OwnLoop:
         optimizer = optimizers.get((last or "adam") if optimizer is None else optimizer)
         n_threads = check_threads(n_threads)
         self._warn_of_epochs(optimizer)
-        if own is not None:
-            own.save_parameters()
         if not (isinstance(own, GivenGradients) and own.n_threads == n_threads and own.can_take(optimizer)):
+            own = self._other(GivenGradients, lambda other: True, model, optimizer, seed, n_threads)
+        if own is None:
+            if self.trainer is not None:
+                self.trainer.save_parameters()
             own = GivenGradients(model, optimizer, seed, n_threads, self.state_for(model, optimizer))
         arrays = checked_gradients(gradients, own.names, model._stored)
         own.go_on_with(optimizer, seed)
-        self.trainer, self.kept = own, None
+        if own is not self.trainer:
+            self._change_to(own)
         self.behind = True  # even if Ctrl-C comes right after the step
         own.apply(arrays)
 
     def _reset(self) -> None:
         if self.trainer is not None:
             self.trainer.save_parameters()
-        self.trainer = self.kept = None
+        self.forget()
+
+    def forget(self) -> None:
+        """What the next step would go on from."""
+        self.trainer, self.kept, self.others = None, None, []
 
     def _warn_of_epochs(self, optimizer: Optimizer) -> None:
         if optimizer == self._last[0]:
@@ -232,6 +268,7 @@ class OwnLoop:
         half done. The parameters are those of an earlier step.
         """
         if self.turns and (torn := Turn.torn(self.turns)):
-            self.trainer, self.kept, self.behind = None, None, False
+            self.forget()
+            self.behind = False
             for turn in torn:
                 self.turns.pop(turn, None)

@@ -239,7 +239,7 @@ class Sequential:
                 arrays |= {key: np.full(shapes[key], first.get(key.rpartition(".")[2], 0.0)) for key in own}
         self._arrays = {name: array.astype(self.dtype) for name, array in arrays.items()}
         self.n_features, self._epochs, self._columns = n_features, 0, None
-        self._loop.trainer = self._loop.kept = None
+        self._loop.forget()
         return self
 
     def __getitem__(self, index: slice) -> Sequential:
@@ -593,7 +593,8 @@ class Sequential:
             self.build(X.shape[1], seed)
         if not self._adapted:
             self._adapt(X, sample_weight)
-        self._arrays, self._loop.trainer, self._loop.kept = self._arrays, None, None
+        self._arrays = self._arrays
+        self._loop.forget()
         self.loss, self.history, self._columns, self._preprocess = loss, history, columns, None
         options = {"sample_weight": sample_weight, "seed": seed, "n_threads": n_threads, "shuffle": shuffle}
         options |= {"device": device, "precision": precision, "groups": groups}

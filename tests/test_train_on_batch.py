@@ -441,6 +441,52 @@ def test_rows_that_all_weigh_nothing(dtype):
     np.testing.assert_allclose(after["dense_0.weight"], 0.98 * before["dense_0.weight"], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [Adam(CosineDecay(0.02, steps=30)), SGD(0.05, momentum=0.9, ema_decay=0.8), AdaMax(0.01, clip_norm=0.1)],
+    ids=["schedule", "average", "clip_norm"],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_steps_of_several_kinds_in_turn_have_the_bits_of_steps_that_are_set_up_anew(dtype, optimizer):
+    """Other losses, dtypes and weights, gradients, rows, and parameters that are set, copied or fitted in between."""
+    rng = np.random.default_rng(0)
+    layers = Dense(12, l2=1e-3), BatchNorm(), ReLU(), Dropout(0.2), Dense(3)
+    kept, anew = (Sequential(*layers, dtype=dtype).build(6) for _ in range(2))
+    others = 0
+    for k in range(90):
+        n, kind = int(rng.integers(2, 20) if k % 3 else 20), int(rng.integers(0, 8))
+        X, y = rng.normal(size=(n, 6)).astype("float32"), rng.integers(0, 3, n)
+        weights, targets = rng.uniform(0, 2, n), rng.normal(size=(n, 3))
+        before, results = [*kept._loop.others], []
+        for model in (kept, anew):
+            options = {"optimizer": optimizer, "seed": 5, "n_threads": 1}
+            if kind in (0, 1):
+                results.append(model.train_on_batch(X, y, loss=LOSS, **options))
+            elif kind == 2:
+                results.append(model.train_on_batch(X.astype(float), y, loss=LOSS, **options))
+            elif kind == 3:
+                results.append(model.train_on_batch(X, y, loss=LOSS, sample_weight=weights, **options))
+            elif kind == 4:
+                results.append(model.train_on_batch(X, targets, loss="squared_error", **options))
+            elif kind == 5:
+                loss, gradients = model.gradients(X, y, LOSS)
+                model.apply_gradients(gradients, optimizer=optimizer, n_threads=1)
+                results.append(loss)
+            elif kind == 6:
+                model.set_parameters({"dense_0.bias": np.full(12, 0.01 * k)})
+                results.append(0.0)
+            else:
+                results.append(float(model.logits(X).sum()))
+        assert results[0] == results[1], k
+        others += kept._loop.trainer in before
+        anew._loop.others.clear()
+        if k % 45 == 44:
+            kept, anew = copy.deepcopy(kept), copy.deepcopy(anew)
+    assert others > 10
+    for name, array in anew.parameters.items():
+        np.testing.assert_array_equal(kept.parameters[name], array, err_msg=name)
+
+
 def test_gradients_that_were_given_say_nothing_of_what_comes_out():
     X, y = data()
     model = network()
