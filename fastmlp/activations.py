@@ -43,7 +43,8 @@ class Activation(Hinted):
     value : callable
         f(z), or f(z, parameter).
     derivative : callable
-        f'(z), as a function of the output a where `from_output`, else of the input z; and of the parameter.
+        f'(z), as a function of the output a where `from_output`, else of the input z; and of the parameter. Kernels are
+        made of it; `gradient` takes z.
     from_output : bool
         The engine then overwrites z with a and keeps one buffer.
     parameter : str or None
@@ -73,8 +74,19 @@ class Activation(Hinted):
         """
         return self.value(z) if self.parameter is None else self.value(z, getattr(self, self.parameter))
 
+    def gradient(self, z):
+        """f'(z), elementwise, in NumPy: an array of the shape of z.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> Tanh().gradient(np.array([0.0, 1.0])).round(3)
+        array([1.  , 0.42])
+        """
+        return self.slope(self(z) if self.from_output else z)
+
     def slope(self, x):
-        """f'(z), elementwise, in NumPy; x is the output f(z) where `from_output`, else z."""
+        """The same from what kernels have at hand: x is the output f(z) where `from_output`, else z."""
         return self.derivative(x) if self.parameter is None else self.derivative(x, getattr(self, self.parameter))
 
 

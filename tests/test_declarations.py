@@ -102,6 +102,7 @@ def test_activation_against_twin_and_finite_differences(name, rng):
     argument = a if activation.from_output else z
     np.testing.assert_allclose(a, value(z), rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(activation.slope(argument), derivative(z), rtol=1e-9, atol=1e-13)
+    np.testing.assert_array_equal(activation.gradient(z), activation.slope(argument))
     np.testing.assert_allclose(derivative(z), central_difference(value, z), rtol=1e-7, atol=1e-9)
 
 

@@ -102,3 +102,41 @@ def test_parameters_and_defaults_are_scikit_learns():
 def test_bad_input(settings, X, y, message):
     with pytest.raises(ValueError, match=message):
         Perceptron(**settings).fit(X, y)
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_epochs_by_partial_fit_are_those_of_fit(n_classes):
+    """And rows one by one; what was read before stays."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 3)), rng.integers(0, n_classes, 60).astype(str)
+    whole, epochs, rows = Perceptron(shuffle=False, max_iter=3, eta0=0.5), Perceptron(eta0=0.5), Perceptron(eta0=0.5)
+    with pytest.warns(ConvergenceWarning):
+        whole.fit(X, y)
+    for _ in range(3):
+        epochs.partial_fit(X, y, classes=np.unique(y))
+        for x, label in zip(X, y, strict=True):
+            before = rows.coef_ if hasattr(rows, "coef_") else np.zeros(0)
+            kept = before.copy()
+            rows.partial_fit([x], [label], classes=np.unique(y))
+            np.testing.assert_array_equal(before, kept)
+    for other in (epochs, rows):
+        np.testing.assert_array_equal(other.coef_, whole.coef_)
+        np.testing.assert_array_equal(other.intercept_, whole.intercept_)
+    assert epochs.mistakes_ == whole.mistakes_ and epochs.n_iter_ == 3
+    assert np.reshape(rows.mistakes_, (3, 60)).sum(axis=1).tolist() == whole.mistakes_
+
+
+def test_what_partial_fit_refuses():
+    for y, classes, message in (
+        ([0, 1], None, "`classes` must be all labels that will come"),
+        ([0, 2], [0, 1], "y must have labels among `classes`.*got 2"),
+        ([0, 0], [0], "at least two classes"),
+    ):
+        model = Perceptron()
+        with pytest.raises(ValueError, match=message):
+            model.partial_fit([[0.0], [1.0]], y, classes=classes)
+        assert not hasattr(model, "coef_")
+    model = Perceptron().partial_fit([[0.0], [1.0]], [0, 1], classes=[0, 1])
+    with pytest.raises(ValueError, match="`classes` must be those of the first call"):
+        model.partial_fit([[0.0]], [0], classes=[0, 1, 2])
+    assert model.n_iter_ == 1 and model.partial_fit([[0.0]], [0]).n_iter_ == 2

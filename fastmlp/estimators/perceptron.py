@@ -131,41 +131,105 @@ class Perceptron(ClassifierMixin, BaseEstimator):
         ([[3.0, 2.0]], [-4.0])
         """
         with unless_it_fails(self):
-            self._validate_params()
-            X = self._features(X, reset=True)
-            y = check_targets(y, X, self, numeric=False)
-            check_classification_targets(y)
-            if y.ndim != 1:
-                raise ValueError(f"y must have one column; got shape {y.shape}.")
-            self.classes_, codes = np.unique(y, return_inverse=True)
-            k = len(self.classes_)
-            if k < 2:
-                raise ValueError(f"y must have at least two classes; got 1 class: {self.classes_[0]!r}.")
-        units = np.arange(k)[1:] if k == 2 else np.arange(k)
-        T = np.where(codes[:, None] == units, 1.0, -1.0)
-        W, b = np.zeros((len(units), X.shape[1])), np.zeros(len(units))
-        rng, order, self.mistakes_ = check_random_state(self.random_state), np.arange(len(X)), []
+            X, y = self._rows(X, y, reset=True)
+            self._begin(np.unique(y), X.shape[1])
+        T = self._targets(y)
+        rng, order = check_random_state(self.random_state), np.arange(len(X))
         while len(self.mistakes_) < self.max_iter and self.mistakes_[-1:] != [0]:
             if self.shuffle:
                 rng.shuffle(order)
-            mistakes = 0
-            for x, t in zip(X[order], T[order], strict=True):
-                wrong = t * (W @ x + b) <= 0
-                if wrong.any():
-                    step = self.eta0 * t * wrong
-                    W += np.outer(step, x)
-                    b += step * self.fit_intercept
-                    mistakes += int(wrong.sum())
-            self.mistakes_.append(mistakes)
-        self.coef_, self.intercept_, self.n_iter_ = W, b, len(self.mistakes_)
-        if mistakes:
+            self._epoch(X[order], T[order])
+        if self.mistakes_[-1]:
             warnings.warn(
-                f"Perceptron still made {mistakes} mistakes in the last of max_iter={self.max_iter} epochs: more "
-                "may help, unless no hyperplane separates the classes (then MLPClassifier may).",
+                f"Perceptron still made {self.mistakes_[-1]} mistakes in the last of max_iter={self.max_iter} epochs: "
+                "more may help, unless no hyperplane separates the classes (then MLPClassifier may).",
                 ConvergenceWarning,
                 stacklevel=2,
             )
         return self
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Perceptron:
+        """One epoch over these rows in their order, from the present weights: row by row, to see the line move.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Finite numbers.
+        y : array-like of shape (n_samples,)
+            Labels.
+        classes : array-like of shape (n_classes,), optional
+            All labels that will come: of the first call, without a fit before.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            Bad parameters or data, no or other `classes`, or a label that is none of them.
+
+        Examples
+        --------
+        >>> from fastmlp import Perceptron
+        >>> perceptron = Perceptron()
+        >>> for x, t in zip([[0, 0], [1, 1], [0, 1]], [0, 1, 0]):
+        ...     print(perceptron.partial_fit([x], [t], classes=[0, 1]).coef_.tolist(), perceptron.mistakes_[-1])
+        [[0.0, 0.0]] 1
+        [[1.0, 1.0]] 1
+        [[1.0, 0.0]] 1
+        """
+        first = not hasattr(self, "coef_")
+        with unless_it_fails(self):
+            X, y = self._rows(X, y, reset=first)
+            if first:
+                if classes is None:
+                    raise ValueError("`classes` must be all labels that will come, in the first call; got None.")
+                self._begin(np.unique(classes), X.shape[1])
+            elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+                raise ValueError(
+                    f"`classes` must be those of the first call, {self.classes_.tolist()}; got {classes!r}."
+                )
+            if (unknown := np.setdiff1d(y, self.classes_)).size:
+                raise ValueError(
+                    f"y must have labels among `classes`, {self.classes_.tolist()}; got {unknown.tolist()[0]!r}."
+                )
+        self._epoch(X, self._targets(y))
+        return self
+
+    def _rows(self, X, y, *, reset: bool) -> tuple[np.ndarray, np.ndarray]:
+        self._validate_params()
+        X = self._features(X, reset=reset)
+        y = check_targets(y, X, self, numeric=False)
+        check_classification_targets(y)
+        if y.ndim != 1:
+            raise ValueError(f"y must have one column; got shape {y.shape}.")
+        return X, y
+
+    def _begin(self, classes: np.ndarray, n_features: int) -> None:
+        """Weights of 0 for each unit."""
+        if len(classes) < 2:
+            raise ValueError(f"y must have at least two classes; got 1 class: {classes[0]!r}.")
+        units = 1 if len(classes) == 2 else len(classes)
+        self.classes_, self.mistakes_, self.n_iter_ = classes, [], 0
+        self.coef_, self.intercept_ = np.zeros((units, n_features)), np.zeros(units)
+
+    def _targets(self, y: np.ndarray) -> np.ndarray:
+        """t of each row and unit."""
+        own = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
+        return np.where(y[:, None] == own, 1.0, -1.0)
+
+    def _epoch(self, X: np.ndarray, T: np.ndarray) -> None:
+        mistakes, W, b = 0, self.coef_.copy(), self.intercept_.copy()
+        for x, t in zip(X, T, strict=True):
+            wrong = t * (W @ x + b) <= 0
+            if wrong.any():
+                step = self.eta0 * t * wrong
+                W += np.outer(step, x)
+                b += step * self.fit_intercept
+                mistakes += int(wrong.sum())
+        self.coef_, self.intercept_, self.mistakes_ = W, b, [*self.mistakes_, mistakes]
+        self.n_iter_ += 1
 
     def decision_function(self, X: Any) -> np.ndarray:
         """w x + b of each row.
