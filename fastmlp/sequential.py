@@ -137,6 +137,9 @@ class Sequential:
                 raise AttributeError(f"Sequential has no attribute {name!r}: {meant}.")
             return super().__getattribute__(name)  # raises what a property raised, too
 
+    def __call__(self, *arguments: Any, **options: Any) -> NoReturn:
+        raise TypeError("a Sequential is not called: model.predict(X), or model.logits(X) for what the loss takes.")
+
     def __repr__(self):
         return f"Sequential({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"
 

@@ -5,6 +5,7 @@ import inspect
 import pickle
 import re
 
+import numpy as np
 import pytest
 
 import fastmlp
@@ -117,6 +118,11 @@ def test_attributes_of_a_model():
     assert not hasattr(model, "predict_proba") and not hasattr(model, "other")
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert twin.layers == model.layers
+
+
+def test_a_model_is_not_called():
+    with pytest.raises(TypeError, match=r"a Sequential is not called: model.predict\(X\), or model.logits"):
+        Sequential(Dense(2)).build(3)(np.zeros((1, 3)), training=True)
 
 
 def test_what_a_property_raises_is_not_hidden():
