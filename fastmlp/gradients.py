@@ -145,8 +145,9 @@ def checked_gradients(gradients, names: list[str], parameters: dict[str, np.ndar
     return arrays
 
 
-# By model: what the last gradients were computed with, which takes as long to make as a small batch
-_set_up: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+# By model: what the last gradients were computed with, as in training or not, which takes as long to make as a small
+# batch
+_set_up: dict[bool, weakref.WeakKeyDictionary] = {training: weakref.WeakKeyDictionary() for training in (False, True)}
 
 
 def batch_gradients(
@@ -156,8 +157,8 @@ def batch_gradients(
     loss is not finite. With `training`, what acts in training does so. Sums over the rows are divided by their number
     times `weight_of_row`, as in a step.
     """
-    key = model.layers, model.n_features, model.dtype, loss, n_threads, X.shape[0], weight_of_row, training
-    kept = _set_up.pop(model, None)
+    key = model.layers, model.n_features, model.dtype, loss, n_threads, X.shape[0], weight_of_row
+    kept = _set_up[bool(training)].pop(model, None)
     own = kept[1] if kept and kept[0] == key else None  # nobody else gets it meanwhile
     arrays = model._arrays
     if own is not None and (training or not own.has(arrays)):  # a step changes the averages of a BatchNorm
@@ -178,5 +179,5 @@ def batch_gradients(
         own.let_go()
     served = kept is not None and own is kept[1]
     if served or not (own.loss.queries or own.plan.entries or own.plan.has_own_functions):  # the next
-        keep(_set_up, model, (key, own), lambda kept: kept[1].plan.n_bytes)
+        keep(_set_up[bool(training)], model, (key, own), lambda kept: kept[1].plan.n_bytes)
     return result

@@ -248,13 +248,13 @@ def test_what_gradients_keep():
     from fastmlp.prediction import KEPT_BYTES
 
     def kept():
-        return sum(training.plan.n_bytes for _, training in gradients._set_up.values())
+        return sum(training.plan.n_bytes for _, training in gradients._set_up[False].values())
 
     X, y = data(64)
     model, before = Sequential(Dense(400), ReLU(), Dense(3)).build(5), threading.active_count()
     rows = weakref.ref(X)
     model.gradients(X, y, LOSS)
-    assert model in gradients._set_up and threading.active_count() == before
+    assert model in gradients._set_up[False] and threading.active_count() == before
     del X
     gc.collect()
     assert rows() is None
@@ -268,10 +268,10 @@ def test_what_gradients_keep():
         model.gradients(*many, LOSS)
         assert 0 < kept() <= KEPT_BYTES
     models[0].gradients(np.zeros((60_000, 5), np.float32), np.zeros(60_000, int), LOSS)
-    assert models[0] not in gradients._set_up
+    assert models[0] not in gradients._set_up[False]
     ranking = Sequential(Dense(1)).build(5)
     ranking.gradients(*data(12), "ranknet", groups=np.arange(12) // 4)
-    assert ranking not in gradients._set_up
+    assert ranking not in gradients._set_up[False]
 
 
 def test_what_acts_in_training_does_so_whatever_was_computed_before():
@@ -315,7 +315,7 @@ def test_gradients_keep_nothing_of_an_optimiser():
     model.gradients(X, y)
     from fastmlp import gradients
 
-    assert gradients._set_up[model][1]._model._loop.kept is None
+    assert gradients._set_up[False][model][1]._model._loop.kept is None
     assert copy.copy(model)._loop.kept is not None
 
 

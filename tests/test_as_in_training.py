@@ -106,6 +106,17 @@ def test_calls_do_not_see_each_other(name):
     assert fewer[0] == expected[0]
 
 
+def test_both_kinds_of_gradients_are_set_up_once():
+    from fastmlp.gradients import _set_up as set_ups
+
+    (X, y), model, made = data(), network("dropout"), set()
+    for seed in range(4):
+        for training in (False, True):
+            model.gradients(X, y, "squared_error", training=training, seed=seed)
+            made.add(id(set_ups[training][model][1]))
+    assert len(made) == 2
+
+
 def test_a_loop_with_a_loss_of_ones_own_is_the_built_in_one():
     """Cross-entropy by `logits`, `gradients` and `apply_gradients`, through dropout."""
     rng = np.random.default_rng(0)
