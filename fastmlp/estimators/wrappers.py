@@ -94,6 +94,11 @@ def _changes(name: str, values: Mapping, given: Mapping[str, Any]) -> dict[str, 
 class _Wrapper(Hinted, BaseEstimator):
     """What both share: making the network, and the order of a fit."""
 
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        own = inspect.signature(cls.__init__)  # Python 3.10 would show that of `Hinted.__new__`
+        cls.__signature__ = own.replace(parameters=[*own.parameters.values()][1:])
+
     def __init__(
         self,
         model: Sequential | Callable[..., Sequential],
