@@ -139,7 +139,7 @@ def _add_train(commands) -> None:
         action="append",
         default=[],
         metavar="TEXT",
-        help="a text that stands for a missing value, beside ?, NA, None and the like; repeatable",
+        help="a text or number that stands for a missing value, beside ?, NA, None and the like; repeatable",
     )
     table.add_argument("--test-size", type=_share, default=0.2, metavar="X", help="share of rows held out (0.2)")
 

@@ -62,7 +62,7 @@ def read_table(
     target : str, default=None
         A column of which, if it is text, only empty cells are missing: "None" may be a class.
     missing : texts, default=()
-        What else is null, in every column.
+        What else is null, in every column. A number is so in columns of numbers however it is written there.
     learned : dict, default=None
         `how_read` of another table, whose formats and missing texts are preferred.
 
@@ -126,9 +126,11 @@ def read_columns(
         others = [*missing, *([known["missing"]] if "missing" in known else [])]
         values, how = _clean(column, (*MISSING, *others)), {}
         if field.name not in text_columns and kind_of(values) == "text":
-            as_it_is = delimiter is None and not known  # texts in a data frame are meant as such
-            read = _read_times if as_it_is else _read_texts if field.name == target else _read_most
+            read = _read_texts if field.name == target or (delimiter is None and not known) else _read_most
+            if delimiter is None and learned is None:  # texts that are learned from in a data frame are meant as such
+                read = _read_times
             values, how = read(values, delimiter == ";", known)
+            values = _clean(values, others)
         if field.name == target and kind_of(values) == "text":
             values = _clean(column, ("", *missing))
         columns.append(values)
@@ -311,9 +313,28 @@ def _clean(column: pa.ChunkedArray, missing: Collection[str] = MISSING) -> pa.Ch
         column = pc.utf8_trim_whitespace(column)
         return pc.if_else(pc.is_in(column, pa.array(missing, column.type)), pa.scalar(None, column.type), column)
     if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+        found = _numbers_among(missing, column.type)
         column = column.cast(pa.float64())
-        return pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
+        is_missing = pc.or_(pc.is_nan(column), pc.is_in(column, found.cast(pa.float64())))
+        return pc.if_else(is_missing, pa.scalar(None, pa.float64()), column)
+    if pa.types.is_integer(column.type) and len(found := _numbers_among(missing, column.type)):
+        return pc.if_else(pc.is_in(column, found), pa.scalar(None, column.type), column)
     return column
+
+
+def _numbers_among(texts: Collection[str], of_type: pa.DataType) -> pa.Array:
+    """What the texts are as numbers of a type, where it has them: -999 is also "-999.0", and 0.1 one of float32."""
+    import pyarrow as pa
+
+    found = []
+    for text in (text for text in texts if re.search(_NUMBER, text)):
+        for number in (text, float(text)):  # an integer may be too large for a float, and "-999.0" is no text of one
+            try:
+                found.append(pa.scalar(number).cast(of_type).as_py())
+                break
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # a fraction in integers, -999 in unsigned ones
+                pass
+    return pa.array(found, of_type)
 
 
 def infer(column: pa.ChunkedArray, decimal_comma: bool = False) -> pa.ChunkedArray:

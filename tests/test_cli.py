@@ -315,6 +315,32 @@ def test_a_text_among_numbers_is_mentioned(run, flowers, tmp_path):
 
 
 @needs_pyarrow
+@pytest.mark.parametrize("spelling", ["-999", "-999.0"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("of_type", ["int64", "float64", "float32"])
+def test_a_number_that_means_missing(run, tmp_path, of_type, suffix, spelling):
+    """In every column of numbers, in training and in prediction, however it is written."""
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    x = np.random.default_rng(0).integers(-3, 4, 300)
+    rows = {"x": pa.array(np.where(np.arange(300) % 9, x, -999)).cast(of_type), "code": ["-999.0", "a", "b"] * 100}
+    rows = pa.table(rows | {"y": 3.5 * x})
+    path, model = tmp_path / f"t.{suffix}", tmp_path / "m.safetensors"
+    (csv.write_csv if suffix == "csv" else parquet.write_table)(rows, path)
+    code, out, err = run("train", path, "--target", "y", f"--missing={spelling}", "--quiet", "--save", model)
+    assert (code, err) == (0, "") and float(re.search(r"R2 ([\d.]+)", out)[1]) > 0.8
+    number, text = load_model_with_extra(model)[1]["preprocess"]["features"]
+    assert number["missing"] and -4 < number["fill"] < 4
+    assert ("-999.0" in text["categories"]) == (spelling == "-999")  # of texts, it is one
+    values = [None, -999, -999.0, "-999", "-999.0", np.float32(-999)]
+    predictions = [fastmlp.TableModel.load(model).predict([{"x": value, "code": "a"}])[0] for value in values]
+    assert len(set(predictions)) == 1
+    table = rows.set_column(1, "code", [["a"] * 300])
+    assert fastmlp.TableModel.load(model).predict(table)[0] == pytest.approx(predictions[0], rel=1e-5)
+
+
+@needs_pyarrow
 def test_targets_that_are_no_class_are_not_scored(run, flowers, tmp_path):
     path = tmp_path / "m.safetensors"
     run("train", flowers[0], "--target", "kind", "--epochs", 1, "--save", path)
