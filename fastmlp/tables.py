@@ -13,6 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,7 +57,8 @@ def read_table(
     ----------
     path : path
         Ends in .csv, .csv.gz, .tsv, .tsv.gz, .parquet or .pq. A CSV file has a header and is UTF-8; its columns may be
-        separated by comma, semicolon, tab or bar. Where semicolons do, "1,5" is a number.
+        separated by comma, semicolon, tab or bar. Where semicolons do, "1,5" is a number, and beside a column of such
+        "1.003" is 1003.
     text_columns : names, default=()
         Columns that stay text though they look like numbers ("007") or dates.
     target : str, default=None
@@ -121,20 +123,24 @@ def read_columns(
 ) -> pa.Table:
     """`read_table` of columns as they stand, as texts of CSV or (`delimiter` is None) with types."""
     pa, fields, columns = pyarrow(), [], []
-    for field, column in zip(table.schema, table.columns, strict=True):
-        known = (learned or {}).get(field.name, {})
-        others = [*missing, *([known["missing"]] if "missing" in known else [])]
-        values, how = _clean(column, (*MISSING, *others)), {}
-        if field.name not in text_columns and kind_of(values) == "text":
-            read = _read_texts if field.name == target or (delimiter is None and not known) else _read_most
+    known = {name: (learned or {}).get(name, {}) for name in table.column_names}
+    cleaned = {name: _clean(table[name], (*MISSING, *missing, how.get("missing", ""))) for name, how in known.items()}
+    is_read = {name: kind_of(values) == "text" and name not in text_columns for name, values in cleaned.items()}
+    commas = delimiter == ";" and any(_has_decimal_commas(cleaned[name]) for name in known if is_read[name])
+    for name, values in cleaned.items():
+        how = {}
+        if is_read[name]:
+            groups = commas or known[name].get("mark") == "."
+            writing = _Writing(delimiter == ";" or (groups and delimiter != ","), groups, known[name])
+            read = _read_texts if name == target or (delimiter is None and not known[name]) else _read_most
             if delimiter is None and learned is None:  # texts that are learned from in a data frame are meant as such
                 read = _read_times
-            values, how = read(values, delimiter == ";", known)
-            values = _clean(values, others)
-        if field.name == target and kind_of(values) == "text":
-            values = _clean(column, ("", *missing))
+            values, how = read(values, writing)
+            values = _clean(values, missing)
+        if name == target and kind_of(values) == "text":
+            values = _clean(table[name], ("", *missing))
         columns.append(values)
-        fields.append(pa.field(field.name, values.type, metadata=how))
+        fields.append(pa.field(name, values.type, metadata=how))
     return pa.table(columns, schema=pa.schema(fields))
 
 
@@ -353,41 +359,75 @@ def infer(column: pa.ChunkedArray, decimal_comma: bool = False) -> pa.ChunkedArr
     return column
 
 
-def _read_most(texts: pa.ChunkedArray, comma: bool, learned: Mapping[str, str]) -> tuple[pa.ChunkedArray, dict]:
-    """`_read_texts`, where the only text without digits, if most others have some, may stand for a missing value."""
+@dataclass(frozen=True)
+class _Writing:
+    """How numbers and dates are written in a file, as far as it is known."""
+
+    comma: bool  # before a fraction: 1,5
+    groups: bool  # a point before each three digits, though it could be that of a fraction: 1.003
+    learned: Mapping[str, str]  # `how_read` in training
+
+
+def _has_decimal_commas(texts: pa.ChunkedArray) -> bool:
+    """Whether a column holds numbers, some with a comma before a fraction."""
     import pyarrow.compute as pc
 
-    values, how = _read_texts(texts, comma, learned)
-    if kind_of(values) != "text":
-        return values, how
+    if not pc.any(pc.match_substring(texts, ",")).as_py():
+        return False
+    return bool(pc.all(pc.match_substring_regex(_clean(texts, [_stray_word(texts)]), _marked(",", "."))).as_py())
+
+
+def _stray_word(texts: pa.ChunkedArray) -> str | None:
+    """The only text without digits, if most others have some: it may stand for a missing value."""
+    import pyarrow.compute as pc
+
     words = texts.filter(pc.invert(pc.match_substring_regex(texts, r"\d")))
-    if not 0 < len(words) < (len(texts) - texts.null_count) / 2 or pc.count_distinct(words).as_py() > 1:
-        return texts, {}
-    word = words[0].as_py()
-    values, how = _read_texts(_clean(texts, [word]), comma, learned)
+    few = 0 < len(words) < (len(texts) - texts.null_count) / 2
+    return words[0].as_py() if few and pc.count_distinct(words).as_py() == 1 else None
+
+
+def _read_most(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedArray, dict]:
+    """`_read_texts`, where a stray word is null."""
+    values, how = _read_texts(texts, writing)
+    if kind_of(values) != "text" or (word := _stray_word(texts)) is None:
+        return values, how
+    values, how = _read_texts(_clean(texts, [word]), writing)
     return (texts, {}) if kind_of(values) == "text" else (values, {**how, "missing": word})
 
 
-def _read_texts(texts: pa.ChunkedArray, comma: bool, learned: Mapping[str, str]) -> tuple[pa.ChunkedArray, dict]:
+def _read_texts(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedArray, dict]:
     """A text column as the first type that all its values fit, dates and marked numbers among them, and `how_read`."""
-    values, how = infer(texts, comma), {}
-    for read in (lambda: _read_dates(texts, learned), lambda: _read_marked(texts, comma)):
+    plain, how = _without_points(texts, writing) if writing.groups else (texts, {})
+    values = infer(plain, writing.comma)
+    for read in (_read_dates, _read_marked):
         if kind_of(values) == "text":
-            values, how = read()
+            values, how = read(texts, writing)
     return values, how
 
 
-def _read_times(texts: pa.ChunkedArray, comma: bool, learned: Mapping[str, str]) -> tuple[pa.ChunkedArray, dict]:
+def _read_times(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedArray, dict]:
     """`_read_texts` of Parquet, where only times are kept as texts for want of care."""
     import pyarrow.types as types
 
     values = infer(texts)
     if kind_of(values) == "text":
-        return _read_dates(texts, learned)
+        return _read_dates(texts, writing)
     return (values if types.is_timestamp(values.type) else texts), {}
 
 
-def _read_dates(texts: pa.ChunkedArray, learned: Mapping[str, str]) -> tuple[pa.ChunkedArray, dict]:
+def _without_points(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedArray, dict]:
+    """Texts such as "1.003" without the point, if all that have one are such, or were in training; and `how_read`."""
+    import pyarrow.compute as pc
+
+    grouped = pc.match_substring_regex(texts, r"^[+-]?[1-9]\d{0,2}(\.\d{3})+$")
+    others = texts.filter(pc.invert(grouped))
+    whole = writing.learned.get("mark") == "." or pc.all(pc.match_substring_regex(others, r"^[+-]?\d+$")).as_py()
+    if whole is False or not pc.any(grouped).as_py():
+        return texts, {}
+    return pc.if_else(grouped, pc.replace_substring(texts, ".", ""), texts), {"mark": "."}
+
+
+def _read_dates(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedArray, dict]:
     """A text column as times if all its values fit one format, else as it is."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -407,7 +447,8 @@ def _read_dates(texts: pa.ChunkedArray, learned: Mapping[str, str]) -> tuple[pa.
                     found[date_format] = times
     if not found:
         return texts, {}
-    first, *others = [learned["date"]] if learned.get("date") in found else found
+    learned = writing.learned.get("date")
+    first, *others = [learned] if learned in found else found
     return found[first], {"date": first, **({"or": others[0]} if others else {})}
 
 
@@ -444,15 +485,19 @@ def _days(texts: pa.ChunkedArray, date_format: str) -> pa.ChunkedArray | None:
     return pc.struct_field(parts, "day").cast(pa.int64())
 
 
-def _read_marked(texts: pa.ChunkedArray, comma: bool) -> tuple[pa.ChunkedArray, dict]:
+def _read_marked(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedArray, dict]:
     """Texts such as "$1,036" or "7 %" as numbers if all bear the same mark, else as they are."""
     import pyarrow.compute as pc
 
-    point, group = (",", ".") if comma else (".", ",")
+    point, group = (",", ".") if writing.comma else (".", ",")
     marks = pc.unique(pc.replace_substring_regex(texts.drop_null(), r"[\d.,+\-\s]", ""))
-    money = r"[$€£¥]"
-    pattern = rf"^([+-]?{money}?|{money}[+-]) ?(\d+|\d{{1,3}}([{group}]\d{{3}})+)([{point}]\d*)? ?({money}|%)?$"
-    if len(marks) != 1 or not pc.all(pc.match_substring_regex(texts, pattern)).as_py():
+    if len(marks) != 1 or not pc.all(pc.match_substring_regex(texts, _marked(point, group))).as_py():
         return texts, {}
     plain = pc.replace_substring_regex(texts, rf"[$€£¥%\s{group}]", "")
     return infer(pc.replace_substring(plain, point, ".")), {"mark": marks[0].as_py() or group}
+
+
+def _marked(point: str, group: str) -> str:
+    """The pattern of numbers that may bear a mark, such as "$1,036.50" or "7 %"; "0,036" is no group."""
+    money, whole = "[$€£¥]", rf"\d+|[1-9]\d{{0,2}}([{group}]\d{{3}})+"
+    return rf"^([+-]?{money}?|{money}[+-]) ?(({whole})([{point}]\d*)?|[{point}]\d+) ?({money}|%)?$"

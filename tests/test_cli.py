@@ -341,6 +341,21 @@ def test_a_number_that_means_missing(run, tmp_path, of_type, suffix, spelling):
 
 
 @needs_pyarrow
+def test_german_numbers_from_table_to_predictions(run, tmp_path):
+    x = np.random.default_rng(0).integers(100, 9999, 400)
+    rows = "".join(f"{k:,}".replace(",", ".") + f";{2 * k},5\n" for k in x)
+    path, model = tmp_path / "t.csv", tmp_path / "m.safetensors"
+    path.write_text("x;y\n" + rows)
+    code, out, err = run("train", path, "--target", "y", "--quiet", "--save", model)
+    assert code == 0 and float(re.search(r"R2 ([\d.]+)", out)[1]) > 0.95
+    assert err == "column 'x': taken for numbers, without '.'\n"
+    assert 4000 < load_model_with_extra(model)[1]["preprocess"]["features"][0]["mean"] < 6000
+    of_texts, of_numbers = (fastmlp.TableModel.load(model).predict([{"x": x}]) for x in ("1.003", 1003))
+    assert of_texts == of_numbers
+    assert run("predict", model, path)[2].startswith("R2 0.9")
+
+
+@needs_pyarrow
 def test_targets_that_are_no_class_are_not_scored(run, flowers, tmp_path):
     path = tmp_path / "m.safetensors"
     run("train", flowers[0], "--target", "kind", "--epochs", 1, "--save", path)

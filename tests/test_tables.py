@@ -180,6 +180,31 @@ def test_a_point_between_thousands_where_semicolons_separate(csv_file):
     assert tables.how_read(table) == {"a": {"mark": "."}, "b": {"missing": "-"}}
 
 
+@pytest.mark.parametrize(
+    ("texts", "expected", "how"),
+    [
+        (["1.003", "998", "-1.000.000"], [1003, 998, -1_000_000], {"mark": "."}),
+        (["1.003", "998,5", "2.500"], [1003, 998.5, 2500], {"mark": "."}),
+        (["1.003", "-", "998", "7"], [1003, None, 998, 7], {"mark": ".", "missing": "-"}),
+        (["1.003", "1.5"], [1.003, 1.5], {}),
+        (["0.998", "1.003"], [0.998, 1.003], {}),
+        (["1003", "998"], [1003, 998], {}),
+    ],
+)
+def test_points_between_thousands_where_the_file_has_decimal_commas(csv_file, texts, expected, how):
+    table = read_table(csv_file("x;y\n" + "".join(f"{text};1,50 €\n" for text in texts)))
+    assert table["x"].to_pylist() == expected and tables.how_read(table).get("x", {}) == how
+
+
+def test_points_before_three_digits_where_nothing_tells_what_they_are(csv_file, tmp_path):
+    path = csv_file("x;y\n1.003;1.5\n998;2\n")
+    assert read_table(path)["x"].to_pylist() == [1.003, 998]
+    known = {"x": {"mark": "."}}
+    assert read_table(path, learned=known)["x"].to_pylist() == [1003, 998]
+    parquet.write_table(pa.table({"x": ["1.003", "998", "1.5"]}), tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet", learned=known)["x"].to_pylist() == [1003, 998, 1.5]
+
+
 def test_classes_that_look_missing(csv_file):
     path = csv_file("n,c\nNA,None\n1,mild\n2,\n3,NA\n")
     assert read_table(path)["c"].to_pylist() == [None, "mild", None, None]
