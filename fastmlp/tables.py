@@ -57,8 +57,8 @@ def read_table(
     ----------
     path : path
         Ends in .csv, .csv.gz, .tsv, .tsv.gz, .parquet or .pq. A CSV file has a header and is UTF-8; its columns may be
-        separated by comma, semicolon, tab or bar. Where semicolons do, "1,5" is a number, and beside a column of such
-        "1.003" is 1003.
+        separated by comma, semicolon, tab or bar. Where commas do not, "1,5" is a number, and beside a column of such
+        "1.003" is 1003. "1,003" is 1.003 where semicolons do, or beside such; else it is 1003.
     text_columns : names, default=()
         Columns that stay text though they look like numbers ("007") or dates.
     target : str, default=None
@@ -126,12 +126,13 @@ def read_columns(
     known = {name: (learned or {}).get(name, {}) for name in table.column_names}
     cleaned = {name: _clean(table[name], (*MISSING, *missing, how.get("missing", ""))) for name, how in known.items()}
     is_read = {name: kind_of(values) == "text" and name not in text_columns for name, values in cleaned.items()}
-    commas = delimiter == ";" and any(_has_decimal_commas(cleaned[name]) for name in known if is_read[name])
+    commas = any(_has_decimal_commas(cleaned[name], delimiter) for name in known if is_read[name])
     for name, values in cleaned.items():
         how = {}
         if is_read[name]:
             groups = commas or known[name].get("mark") == "."
-            writing = _Writing(delimiter == ";" or (groups and delimiter != ","), groups, known[name])
+            comma = groups or delimiter == ";" or known[name].get("decimal") == ","
+            writing = _Writing(comma and delimiter != ",", groups, known[name])
             read = _read_texts if name == target or (delimiter is None and not known[name]) else _read_most
             if delimiter is None and learned is None:  # texts that are learned from in a data frame are meant as such
                 read = _read_times
@@ -147,8 +148,8 @@ def read_columns(
 def how_read(table: pa.Table) -> dict[str, dict[str, str]]:
     """How `read_table` took the columns whose texts are not read as they stand.
 
-    "date" is their format and "or" another one that fits as well, "mark" what was beside numbers, "missing" the text
-    that was taken for a missing value.
+    "date" is their format and "or" another one that fits as well, "mark" what was beside numbers, "decimal" a comma
+    before their fractions, "missing" the text that was taken for a missing value.
     """
     fields = {field.name: field.metadata for field in table.schema if field.metadata}
     return {
@@ -354,7 +355,7 @@ def infer(column: pa.ChunkedArray, decimal_comma: bool = False) -> pa.ChunkedArr
         except pa.ArrowInvalid:
             pass
     pattern = r"^[+-]?\d*,?\d+([eE][+-]?\d+)?$"
-    if decimal_comma and pc.all(pc.match_substring_regex(column, pattern)).as_py():
+    if decimal_comma and _all_match(column, pattern):
         return pc.replace_substring(column, ",", ".").cast(pa.float64())
     return column
 
@@ -368,13 +369,20 @@ class _Writing:
     learned: Mapping[str, str]  # `how_read` in training
 
 
-def _has_decimal_commas(texts: pa.ChunkedArray) -> bool:
-    """Whether a column holds numbers, some with a comma before a fraction."""
+def _has_decimal_commas(texts: pa.ChunkedArray, delimiter: str | None) -> bool:
+    """Whether a column holds numbers, some with a comma before a fraction: "1,5"; beside semicolons "1,036", too."""
     import pyarrow.compute as pc
 
-    if not pc.any(pc.match_substring(texts, ",")).as_py():
+    if delimiter in (None, ",") or not pc.any(pc.match_substring(texts, ",")).as_py():
         return False
-    return bool(pc.all(pc.match_substring_regex(_clean(texts, [_stray_word(texts)]), _marked(",", "."))).as_py())
+    texts = _clean(texts, [_stray_word(texts)])
+    return _all_match(texts, _marked(",", ".")) and (delimiter == ";" or not _all_match(texts, _marked(".", ",")))
+
+
+def _all_match(texts: pa.ChunkedArray, pattern: str) -> bool:
+    import pyarrow.compute as pc
+
+    return pc.all(pc.match_substring_regex(texts, pattern), min_count=0).as_py()
 
 
 def _stray_word(texts: pa.ChunkedArray) -> str | None:
@@ -397,11 +405,15 @@ def _read_most(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedArr
 
 def _read_texts(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedArray, dict]:
     """A text column as the first type that all its values fit, dates and marked numbers among them, and `how_read`."""
+    import pyarrow.compute as pc
+
     plain, how = _without_points(texts, writing) if writing.groups else (texts, {})
     values = infer(plain, writing.comma)
     for read in (_read_dates, _read_marked):
         if kind_of(values) == "text":
             values, how = read(texts, writing)
+    if writing.comma and values.type == "double" and pc.any(pc.match_substring(texts, ",")).as_py():
+        how = how | {"decimal": ","}
     return values, how
 
 
@@ -420,9 +432,8 @@ def _without_points(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.Chunk
     import pyarrow.compute as pc
 
     grouped = pc.match_substring_regex(texts, r"^[+-]?[1-9]\d{0,2}(\.\d{3})+$")
-    others = texts.filter(pc.invert(grouped))
-    whole = writing.learned.get("mark") == "." or pc.all(pc.match_substring_regex(others, r"^[+-]?\d+$")).as_py()
-    if whole is False or not pc.any(grouped).as_py():
+    sure = writing.learned.get("mark") == "." or _all_match(texts.filter(pc.invert(grouped)), r"^[+-]?\d+$")
+    if not sure or not pc.any(grouped).as_py():
         return texts, {}
     return pc.if_else(grouped, pc.replace_substring(texts, ".", ""), texts), {"mark": "."}
 
@@ -434,7 +445,7 @@ def _read_dates(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedAr
 
     found = {}
     for year, pattern in _YEAR.items():
-        if pc.all(pc.match_substring_regex(texts, pattern)).as_py():
+        if _all_match(texts, pattern):
             for date_format in (date + time for date in DATES if year in date for time in TIMES):
                 if (days := _days(texts, date_format)) is None:
                     continue
@@ -491,7 +502,7 @@ def _read_marked(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedA
 
     point, group = (",", ".") if writing.comma else (".", ",")
     marks = pc.unique(pc.replace_substring_regex(texts.drop_null(), r"[\d.,+\-\s]", ""))
-    if len(marks) != 1 or not pc.all(pc.match_substring_regex(texts, _marked(point, group))).as_py():
+    if len(marks) != 1 or not _all_match(texts, _marked(point, group)):
         return texts, {}
     plain = pc.replace_substring_regex(texts, rf"[$€£¥%\s{group}]", "")
     return infer(pc.replace_substring(plain, point, ".")), {"mark": marks[0].as_py() or group}

@@ -341,11 +341,12 @@ def test_a_number_that_means_missing(run, tmp_path, of_type, suffix, spelling):
 
 
 @needs_pyarrow
-def test_german_numbers_from_table_to_predictions(run, tmp_path):
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_german_numbers_from_table_to_predictions(run, tmp_path, delimiter):
     x = np.random.default_rng(0).integers(100, 9999, 400)
-    rows = "".join(f"{k:,}".replace(",", ".") + f";{2 * k},5\n" for k in x)
+    rows = "".join(f"{k:,}".replace(",", ".") + f";{2 * k},5\n".replace(";", delimiter) for k in x)
     path, model = tmp_path / "t.csv", tmp_path / "m.safetensors"
-    path.write_text("x;y\n" + rows)
+    path.write_text(f"x{delimiter}y\n" + rows)
     code, out, err = run("train", path, "--target", "y", "--quiet", "--save", model)
     assert code == 0 and float(re.search(r"R2 ([\d.]+)", out)[1]) > 0.95
     assert err == "column 'x': taken for numbers, without '.'\n"

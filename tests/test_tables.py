@@ -161,7 +161,8 @@ def test_texts_of_parquet_are_dates_but_no_numbers(tmp_path):
         (["unknown", "$1", "$1,000"], [None, 1, 1000], {"mark": "$", "missing": "unknown"}),
         (["7%", "8", "9"], ["7%", "8", "9"], {}),
         (["$1", "€1"], ["$1", "€1"], {}),
-        (["1,00", "2"], ["1,00", "2"], {}),
+        (["1,00", "2"], [1, 2], {"decimal": ","}),
+        (["1,036.5", "1,5"], ["1,036.5", "1,5"], {}),
         (["0", "1", "2", "3+"], ["0", "1", "2", "3+"], {}),  # a category that tells something
         (["-", "x", "1", "2", "3"], ["-", "x", "1", "2", "3"], {}),
         (["-", "1"], ["-", "1"], {}),
@@ -177,14 +178,14 @@ def test_marked_numbers_and_a_stray_text(csv_file, texts, expected, how):
 def test_a_point_between_thousands_where_semicolons_separate(csv_file):
     table = read_table(csv_file("a;b\n1.000,5;1,5\n2;-\n3;7\n"))
     assert table["a"].to_pylist() == [1000.5, 2, 3] and table["b"].to_pylist() == [1.5, None, 7]
-    assert tables.how_read(table) == {"a": {"mark": "."}, "b": {"missing": "-"}}
+    assert tables.how_read(table) == {"a": {"mark": ".", "decimal": ","}, "b": {"missing": "-", "decimal": ","}}
 
 
 @pytest.mark.parametrize(
     ("texts", "expected", "how"),
     [
         (["1.003", "998", "-1.000.000"], [1003, 998, -1_000_000], {"mark": "."}),
-        (["1.003", "998,5", "2.500"], [1003, 998.5, 2500], {"mark": "."}),
+        (["1.003", "998,5", "2.500"], [1003, 998.5, 2500], {"mark": ".", "decimal": ","}),
         (["1.003", "-", "998", "7"], [1003, None, 998, 7], {"mark": ".", "missing": "-"}),
         (["1.003", "1.5"], [1.003, 1.5], {}),
         (["0.998", "1.003"], [0.998, 1.003], {}),
@@ -246,12 +247,28 @@ def test_times_with_a_zone(csv_file):
     assert values[0] - values[1] == 3600e6
 
 
-@pytest.mark.parametrize(("delimiter", "expected"), [(";", [1.5, -0.25, None, 3.0]), ("|", ["1,5", "-,25", None, "3"])])
-def test_semicolons_bring_decimal_commas(csv_file, delimiter, expected):
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_decimal_commas(csv_file, delimiter):
     text = "a;b\n1,5;x\n-,25;1,5\n?;2\n3;y\n".replace(";", delimiter)
     table = read_table(csv_file(text))
-    assert table["a"].to_pylist() == expected and table["b"].to_pylist() == ["x", "1,5", "2", "y"]
+    assert table["a"].to_pylist() == [1.5, -0.25, None, 3] and table["b"].to_pylist() == ["x", "1,5", "2", "y"]
     assert read_table(csv_file(text), text_columns=["a"])["a"].to_pylist() == ["1,5", "-,25", None, "3"]
+
+
+def test_a_comma_before_three_digits(csv_file, tmp_path):
+    """It may be that of a fraction, or stand between thousands."""
+    for delimiter, other, known, expected in [
+        (";", "2", {}, 1.036),
+        ("|", "2", {}, 1036),
+        ("|", "2,5", {}, 1.036),
+        ("|", "0,125", {}, 1.036),
+        ("|", "2", {"decimal": ","}, 1.036),
+        (",", "2", {"decimal": ","}, 1036),
+    ]:
+        path = csv_file(f"a{delimiter}b\n" + f'"1,036"{delimiter}{other}\n' * 3)
+        assert read_table(path, learned={"a": known})["a"].to_pylist() == [expected] * 3
+    parquet.write_table(pa.table({"a": ["1,036"]}), tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet", learned={"a": {"decimal": ","}})["a"].to_pylist() == [1.036]
 
 
 @pytest.mark.parametrize(
