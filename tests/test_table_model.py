@@ -104,6 +104,29 @@ def test_what_is_unlike_the_training(trained):
         model.predict_proba(ROWS)
 
 
+def train(folder, rows, target="y", *options):
+    """The model that the command makes of these rows."""
+    file = str(folder / "m.safetensors")
+    arguments = ["train", write(folder / "t.csv", rows), "--target", target, "--epochs", "2", "--quiet", *options]
+    assert main([*arguments, "--save", file]) == 0
+    return TableModel.load(file)
+
+
+def assert_as_alone(model, rows):
+    """What is valid alone is valid together, with the same predictions."""
+    alone = [model.predict([row])[0] for row in rows]
+    np.testing.assert_allclose(model.predict(rows), alone, rtol=1e-5)
+    return alone
+
+
+def test_times_of_one_request_may_be_written_otherwise(tmp_path):
+    model = train(tmp_path, [{"d": f"2021-{k % 12 + 1:02}-{k % 28 + 1:02}", "y": k / 7} for k in range(200)])
+    texts = ["2021-05-01", "2021-05-01T00:00:00Z", "2021-05-01 00:00:00 UTC", "2021-05-01T02:00:00.000000001+02:00"]
+    assert len(set(assert_as_alone(model, [{"d": text} for text in texts]))) == 1
+    with pytest.raises(ValueError, match=r"must hold dates \(%Y-%m-%d in training\); got '2021-13-01' in row 2"):
+        model.predict([{"d": "2021-05-01"}, {"d": "2021-13-01"}])
+
+
 def test_another_models_file(trained, tmp_path):
     path = tmp_path / "network.safetensors"
     network = load_model(trained["price"])

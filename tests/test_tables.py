@@ -247,6 +247,29 @@ def test_times_with_a_zone(csv_file):
     assert values[0] - values[1] == 3600e6
 
 
+def test_times_as_arrow_does_not_read_them(csv_file):
+    import datetime
+
+    texts = [
+        *("2020-01-02", "2020-01-02 03:00", "2020-01-02T04:00:00.5+01:00", "2020-01-02 03:00:00 UTC"),
+        *("2020-01-02 03:00:00.123456789", "2020-01-02 03:00:00.1234567Z"),
+    ]
+    at_three = datetime.datetime(2020, 1, 2, 3)
+    expected = [at_three.replace(hour=0), at_three, at_three.replace(microsecond=500_000), at_three]
+    expected += [at_three.replace(microsecond=123_456)] * 2
+    table = read_table(csv_file("d,n\n" + "".join(f"{text},1\n" for text in texts)))
+    assert table["d"].to_pylist() == expected and tables.how_read(table) == {}
+    for bad in ("2020-02-30 03:00 UTC", "2020-01-02 24:00:00 UTC", "2020-01-02UTC", "2020-01-02 03:00+99"):
+        assert read_table(csv_file(f"d,n\n{bad},1\n{texts[0]},2\n"))["d"].to_pylist() == [bad, texts[0]]
+
+
+@given(st.datetimes(), st.sampled_from(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S.%fZ"]))
+def test_iso_8601_as_arrow_reads_it(time, date_format):
+    text = pa.chunked_array([[f"{time.year:04}" + time.strftime(date_format[2:])]])  # %Y may be of fewer digits
+    expected = text.cast(pa.timestamp("us", "UTC") if "Z" in date_format else pa.timestamp("us"))
+    assert tables._iso_times(text) == expected.cast(pa.timestamp("us"))
+
+
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
 def test_decimal_commas(csv_file, delimiter):
     text = "a;b\n1,5;x\n-,25;1,5\n?;2\n3;y\n".replace(";", delimiter)
