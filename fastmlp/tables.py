@@ -238,8 +238,7 @@ def check_sort(column: pa.ChunkedArray, name: str, sort: str, learned: Mapping[s
         return
     valid = column.is_valid()
     if is_text and sort == "time":
-        times = _times(column, learned["date"]) if "date" in learned else _iso_times(column)
-        valid = pc.and_(valid, times.is_null())
+        valid = pc.and_(valid, _learned_times(column, learned).is_null())
     elif is_text:
         valid = pc.and_(valid, pc.invert(pc.is_in(pc.utf8_lower(column), pa.array(["true", "false", "0", "1"]))))
     row = max(0, pc.index(valid, True).as_py())
@@ -445,7 +444,17 @@ def _without_points(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.Chunk
 
 
 def _read_dates(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedArray, dict]:
-    """A text column as times if all its values fit one format, else as it is."""
+    """A text column as times if all its values fit one format, else as it is.
+
+    One that was learned is taken if all fit it, or ISO 8601; others only if none does, for 03/11 beside 31/10 is a day
+    in another order, or a wrong one.
+    """
+    if "date" in writing.learned:
+        times = _learned_times(texts, writing.learned)
+        if times.null_count == texts.null_count:
+            return times, {"date": writing.learned["date"]}
+        if times.null_count < len(texts):
+            return texts, {}
     found, first = {}, _first(texts)
     for date_format in _FORMATS:
         if re.search(_written(date_format), first):
@@ -454,9 +463,16 @@ def _read_dates(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedAr
                 found[date_format] = times
     if not found:
         return texts, {}
-    learned = writing.learned.get("date")
-    first, *others = [learned] if learned in found else found
+    first, *others = found
     return found[first], {"date": first, **({"or": others[0]} if others else {})}
+
+
+def _learned_times(texts: pa.ChunkedArray, learned: Mapping[str, str]) -> pa.ChunkedArray:
+    """What the texts say by the format that was learned or by ISO 8601; null for any other."""
+    import pyarrow.compute as pc
+
+    times = _iso_times(texts)
+    return pc.coalesce(times, _times(texts, learned["date"])) if "date" in learned else times
 
 
 def _times(texts: pa.ChunkedArray, date_format: str) -> pa.ChunkedArray:

@@ -127,6 +127,20 @@ def test_times_of_one_request_may_be_written_otherwise(tmp_path):
         model.predict([{"d": "2021-05-01"}, {"d": "2021-13-01"}])
 
 
+def test_dates_of_one_request_are_in_the_order_that_was_learned(tmp_path):
+    model = train(tmp_path, [{"d": f"{k % 12 + 1:02}/{k % 28 + 1:02}/2021", "y": k / 7} for k in range(200)])
+    assert_as_alone(model, [{"d": text} for text in ("03/11/2022", "2022-03-11", "12/31/2021")])
+    with pytest.warns(UserWarning, match="column 'd': dates taken for %d/%m/%Y; in training they were %m/%d/%Y"):
+        model.predict([{"d": "31/10/2022"}, {"d": "13/11/2022"}])
+    for other in ("31/10/2022", "10.31.2022", "31 Oct 2022"):
+        for at in (0, 1):
+            rows = [{"d": "03/11/2022"}, {"d": "2022-03-11"}]
+            rows.insert(at, {"d": other})
+            message = rf"must hold dates \(%m/%d/%Y in training\); got '{other}' in row {at + 1}"
+            with pytest.raises(ValueError, match=message):
+                model.predict(rows)
+
+
 def test_another_models_file(trained, tmp_path):
     path = tmp_path / "network.safetensors"
     network = load_model(trained["price"])

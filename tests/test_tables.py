@@ -114,8 +114,10 @@ def test_dates_in_two_orders(csv_file):
     table = read_table(ambiguous, learned={"d": {"date": "%d/%m/%Y"}})
     assert tables.how_read(table) == {"d": {"date": "%d/%m/%Y"}}
     assert [day.month for day in table["d"].to_pylist()] == [2, 4]
-    table = read_table(csv_file("d,n\n25/02/2015,1\n03/04/2015,2\n"), learned={"d": {"date": "%m/%d/%Y"}})
+    table = read_table(csv_file("d,n\n25/02/2015,1\n30/04/2015,2\n"), learned={"d": {"date": "%m/%d/%Y"}})
     assert tables.how_read(table) == {"d": {"date": "%d/%m/%Y"}}
+    table = read_table(csv_file("d,n\n25/02/2015,1\n03/04/2015,2\n"), learned={"d": {"date": "%m/%d/%Y"}})
+    assert table["d"].to_pylist() == ["25/02/2015", "03/04/2015"]  # of which the second is what was learned
 
 
 @pytest.mark.parametrize(
