@@ -198,15 +198,18 @@ def _train_table(arguments: Namespace) -> None:
 
 
 def _check_numbers(table, names: list[str]) -> None:
-    """Refuse infinity before a long fit, with its row in the file; say which texts are almost numbers."""
-    from .tables import kind_of, numbers, stray_text
+    """Refuse infinity before a long fit, with its row in the file; say which texts are almost numbers or dates."""
+    from .tables import kind_of, numbers, stray_date, stray_text
 
     for name in names:
         if kind_of(table[name]) == "number":
             numbers(table[name], name)
-        elif (stray := stray_text(table[name])) is not None:
-            remedy = "" if any(map(str.isdigit, stray)) else f"; if it means missing: --missing={shlex.quote(stray)}"
-            print(f"took {name!r} for text: {stray!r} is not a number{remedy}")
+        for what, find in (("number", stray_text), ("date", stray_date)):
+            if (stray := find(table[name])) is not None:
+                remedy = f"; if it means missing: --missing={shlex.quote(stray)}"
+                may_be = what == "date" or not any(map(str.isdigit, stray))  # "1 km" is no missing number
+                print(f"took {name!r} for text: {stray!r} is not a {what}{remedy if may_be else ''}")
+                break
 
 
 def _codes(column) -> np.ndarray:

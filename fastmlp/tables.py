@@ -261,6 +261,26 @@ def stray_text(column: pa.ChunkedArray) -> str | None:
     return stray[0].as_py() if len(stray) else None
 
 
+def stray_date(column: pa.ChunkedArray) -> str | None:
+    """The first text that is no date in a column that holds mostly dates, of one format; else None."""
+    import pyarrow.compute as pc
+
+    if kind_of(column) != "text":
+        return None
+    texts = column.drop_null()
+    some = [text for text in texts.slice(0, 100).to_pylist() if re.search(r"\d\D*\d\D*\d", text)]
+    found = []
+    for date_format in (None, *_FORMATS):
+        pattern = r"^\d{4}-\d\d-\d\d" if date_format is None else _written(date_format)
+        if 2 * sum(re.search(pattern, text) is not None for text in some) > min(len(texts), 100):
+            found.append(_iso_times(texts) if date_format is None else _times(texts, date_format))
+    times = min(found, key=lambda times: times.null_count, default=None)
+    if times is None or times.null_count >= len(texts) / 2:
+        return None
+    strays = texts.filter(pc.is_null(times))
+    return strays[0].as_py() if len(strays) else None
+
+
 def pyarrow():
     """The package, or the error that says how to get it."""
     try:

@@ -315,6 +315,22 @@ def test_a_text_among_numbers_is_mentioned(run, flowers, tmp_path):
 
 
 @needs_pyarrow
+@pytest.mark.parametrize("bad", ["2024-13-45", "0000-00-00", "not yet"])
+def test_a_text_among_dates_is_mentioned(run, tmp_path, bad):
+    rows = [{"day": f"20{k % 20:02}-{k % 12 + 1:02}-03", "y": k / 7} for k in range(200)]
+    rows[5]["day"] = bad
+    path = write_csv(tmp_path / "t.csv", rows)
+    code, out, err = run("train", path, "--target", "y", "--epochs", 1)
+    if bad == "not yet":
+        assert (code, err) == (0, "column 'day': 'not yet' taken for a missing value\n") and "took" not in out
+        return
+    assert (code, err) == (0, "")
+    assert f"took 'day' for text: '{bad}' is not a date; if it means missing: --missing={bad}\n" in out
+    code, out, err = run("train", path, "--target", "y", "--epochs", 1, "--missing", bad)
+    assert (code, err) == (0, "") and "took" not in out
+
+
+@needs_pyarrow
 @pytest.mark.parametrize("spelling", ["-999", "-999.0"])
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 @pytest.mark.parametrize("of_type", ["int64", "float64", "float32"])

@@ -314,6 +314,27 @@ def test_a_text_among_numbers_is_found(values, stray):
     assert tables.stray_text(pa.chunked_array([values])) == stray
 
 
+@pytest.mark.parametrize(
+    ("values", "stray"),
+    [
+        (["2024-01-01", "2024-13-45", "2024-01-03T10:00Z"], "2024-13-45"),
+        (["0000-00-00", None, "2024-01-01", "2024-01-02"], "0000-00-00"),
+        (["31/01/2024", "01/02/2024", "31/02/2024", "02/03/2024", "28/03/2024"], "31/02/2024"),
+        (["1-Jan-24", "2-Feb-24", "soon"], "soon"),
+        (["1-Jan-24", "2-Feb-24"], None),
+        (["2024-01-01", "a", "b"], None),
+        (["2024-01-01", "03/04/2024"], None),
+        (["a", "b", "12:30"], None),
+        (["1.2.24", "1.2.25", "x"], None),
+        ([None, None], None),
+        ([1, 2], None),
+    ],
+)
+def test_a_text_among_dates_is_found(values, stray):
+    column = pa.chunked_array([pa.array(values, pa.string() if values[0] is None else None)])
+    assert tables.stray_date(column) == stray
+
+
 def test_named_columns_stay_text(csv_file):
     assert read_table(csv_file("zip,n\n007,007\n"), text_columns=["zip"]).to_pylist() == [{"zip": "007", "n": 7}]
 
