@@ -137,7 +137,7 @@ def read_columns(
         if is_read[name]:
             groups = commas or known[name].get("mark") == "."
             comma = groups or delimiter == ";" or known[name].get("decimal") == ","
-            writing = _Writing(comma and delimiter != ",", groups, known[name])
+            writing = _Writing(comma and delimiter != ",", groups, known[name], mixed=learned is not None)
             read = _read_texts if name == target or (delimiter is None and not known[name]) else _read_most
             if delimiter is None and learned is None:  # texts that are learned from in a data frame are meant as such
                 read = _read_times
@@ -367,10 +367,9 @@ def _numbers_among(texts: Collection[str], of_type: pa.DataType) -> pa.Array:
     return pa.array(found, of_type)
 
 
-def infer(column: pa.ChunkedArray, decimal_comma: bool = False) -> pa.ChunkedArray:
+def infer(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A text column as the first type that all its values fit (int64 if all are missing)."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     for kind in (pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us"), pa.timestamp("us", "UTC")):
         try:
@@ -379,9 +378,6 @@ def infer(column: pa.ChunkedArray, decimal_comma: bool = False) -> pa.ChunkedArr
             pass
     if re.match(r"\d{4}-", _first(column)) and (times := _iso_times(column)).null_count == column.null_count:
         return times
-    pattern = r"^[+-]?\d*,?\d+([eE][+-]?\d+)?$"
-    if decimal_comma and _all_match(column, pattern):
-        return pc.replace_substring(column, ",", ".").cast(pa.float64())
     return column
 
 
@@ -392,6 +388,7 @@ class _Writing:
     comma: bool  # before a fraction: 1,5
     groups: bool  # a point before each three digits, though it could be that of a fraction: 1.003
     learned: Mapping[str, str]  # `how_read` in training
+    mixed: bool  # in each row otherwise: those of a prediction come together by chance
 
 
 def _has_decimal_commas(texts: pa.ChunkedArray, delimiter: str | None) -> bool:
@@ -432,11 +429,14 @@ def _read_texts(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedAr
     """A text column as the first type that all its values fit, dates and marked numbers among them, and `how_read`."""
     import pyarrow.compute as pc
 
-    plain, how = _without_points(texts, writing) if writing.groups else (texts, {})
-    values = infer(plain, writing.comma)
-    for read in (_read_dates, _read_marked):
-        if kind_of(values) == "text":
-            values, how = read(texts, writing)
+    plain, how = _plain(texts, writing)
+    values = infer(plain)
+    if kind_of(values) == "text":
+        values, how = _read_dates(texts, writing)
+    if kind_of(values) == "text":
+        values, how = _read_marked(plain, writing)
+    if kind_of(values) == "text":
+        return texts, {}
     if writing.comma and values.type == "double" and pc.any(pc.match_substring(texts, ",")).as_py():
         how = how | {"decimal": ","}
     return values, how
@@ -452,15 +452,21 @@ def _read_times(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedAr
     return (values if types.is_timestamp(values.type) else texts), {}
 
 
-def _without_points(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedArray, dict]:
-    """Texts such as "1.003" without the point, if all that have one are such, or were in training; and `how_read`."""
+def _plain(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedArray, dict]:
+    """Texts such as "1.003" and "1,5" as "1003" and "1.5", where they are written so, and `how_read`."""
     import pyarrow.compute as pc
 
-    grouped = pc.match_substring_regex(texts, r"^[+-]?[1-9]\d{0,2}(\.\d{3})+$")
-    sure = writing.learned.get("mark") == "." or _all_match(texts.filter(pc.invert(grouped)), r"^[+-]?\d+$")
-    if not sure or not pc.any(grouped).as_py():
-        return texts, {}
-    return pc.if_else(grouped, pc.replace_substring(texts, ".", ""), texts), {"mark": "."}
+    how = {}
+    if writing.groups:
+        grouped = pc.match_substring_regex(texts, r"^[+-]?[1-9]\d{0,2}(\.\d{3})+$")
+        fractions = pc.match_substring_regex(texts, r"^[+-]?\d*\.\d*([eE][+-]?\d+)?$")
+        learned = writing.learned.get("mark") == "."
+        if pc.any(grouped).as_py() and (learned or not pc.any(pc.and_not(fractions, grouped)).as_py()):
+            texts, how = pc.if_else(grouped, pc.replace_substring(texts, ".", ""), texts), {"mark": "."}
+    if writing.comma and (writing.mixed or _all_match(texts, r"^[+-]?\d*,?\d+([eE][+-]?\d+)?$")):
+        fractions = pc.match_substring_regex(texts, r"^[+-]?\d*,\d+([eE][+-]?\d+)?$")
+        texts = pc.if_else(fractions, pc.replace_substring(texts, ",", "."), texts)
+    return texts, how
 
 
 def _read_dates(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedArray, dict]:
@@ -549,15 +555,20 @@ def _first(texts: pa.ChunkedArray) -> str:
 
 
 def _read_marked(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedArray, dict]:
-    """Texts such as "$1,036" or "7 %" as numbers if all bear the same mark, else as they are."""
+    """Texts such as "$1,036" or "7 %" as numbers, if all bear the same mark or are mixed; else as they are."""
     import pyarrow.compute as pc
 
     point, group = (",", ".") if writing.comma else (".", ",")
-    marks = pc.unique(pc.replace_substring_regex(texts.drop_null(), r"[\d.,+\-\s]", ""))
-    if len(marks) != 1 or not _all_match(texts, _marked(point, group)):
+    is_marked, is_number = (pc.match_substring_regex(texts, pattern) for pattern in (_marked(point, group), _NUMBER))
+    if writing.mixed:
+        is_marked = pc.and_not(is_marked, is_number)
+    marks = pc.unique(pc.replace_substring_regex(texts.filter(is_marked), r"[\d.,+\-\s]", "")).to_pylist()
+    fits = pc.or_(is_marked, is_number) if writing.mixed else is_marked
+    if not pc.all(fits).as_py() or (len(marks) != 1 and not writing.mixed):
         return texts, {}
-    plain = pc.replace_substring_regex(texts, rf"[$€£¥%\s{group}]", "")
-    return infer(pc.replace_substring(plain, point, ".")), {"mark": marks[0].as_py() or group}
+    plain = pc.replace_substring(pc.replace_substring_regex(texts, rf"[$€£¥%\s{group}]", ""), point, ".")
+    mark = min(marks, key=lambda mark: (mark == "", mark == writing.learned.get("mark")))  # what is new is to be said
+    return infer(pc.if_else(is_marked, plain, texts)), {"mark": mark or group}
 
 
 def _marked(point: str, group: str) -> str:

@@ -141,6 +141,24 @@ def test_dates_of_one_request_are_in_the_order_that_was_learned(tmp_path):
                 model.predict(rows)
 
 
+def test_numbers_of_one_request_may_be_written_otherwise(tmp_path):
+    """With the mark that was learned, without, and with another."""
+    model = train(tmp_path, [{"cost": f"${k},{k % 10}00", "y": k / 7} for k in range(1, 200)])
+    with pytest.warns(UserWarning, match="column 'cost'"):
+        alone = assert_as_alone(model, [{"cost": cost} for cost in ("$5,000", "5000", 5000, "5,000", "€5,000.0", 5e3)])
+    assert len(set(alone)) == 1
+    with pytest.warns(UserWarning, match="column 'cost': taken for numbers, without '€'"):
+        model.predict([{"cost": "$5"}, {"cost": "€5"}])
+
+
+def test_decimal_commas_of_one_request_beside_points(tmp_path):
+    (tmp_path / "t.csv").write_text("x;y\n" + "".join(f"{k / 10:.1f};{k / 7}\n".replace(".", ",") for k in range(200)))
+    file = str(tmp_path / "m.safetensors")
+    assert main(["train", str(tmp_path / "t.csv"), "--target", "y", "--epochs", "2", "--quiet", "--save", file]) == 0
+    alone = assert_as_alone(TableModel.load(file), [{"x": x} for x in ("1,5", "1.5", 1.5, "7", "1e9")])
+    assert len(set(alone)) == 3
+
+
 def test_another_models_file(trained, tmp_path):
     path = tmp_path / "network.safetensors"
     network = load_model(trained["price"])
