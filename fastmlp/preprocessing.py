@@ -253,8 +253,12 @@ def _width(feature: dict) -> int:
 
 def _values(column: pa.ChunkedArray, feature: dict) -> np.ndarray:
     """Numbers, NaN where one is missing, or the codes of texts."""
+    import pyarrow.compute as pc
+
     if feature["kind"] == "text":
         return _codes(column, feature["categories"])
+    if kind_of(column) == "text" and feature.get("sort") == "flag":
+        column = pc.replace_substring_regex(column, r"\.0*$", "")  # 1.0 beside true
     if kind_of(column) == "text" and _sort(inferred := infer(column)) == feature.get("sort", "number"):
         column = inferred  # of Parquet, where the model was of CSV
     return numbers(column, feature["name"])

@@ -231,7 +231,7 @@ def check_sort(column: pa.ChunkedArray, name: str, sort: str, learned: Mapping[s
     if sort == "time":
         fits, what = is_time, f"dates ({learned.get('date', '%Y-%m-%d')} in training)"
     elif sort == "flag":
-        fits, what = not is_time and not (is_text and kind_of(infer(column)) == "text"), "true or false"
+        fits, what = not is_time and pc.all(is_flag(column)).as_py(), "true or false"
     else:
         fits, what = not is_time, "numbers"
     if fits or column.null_count == len(column):
@@ -239,10 +239,21 @@ def check_sort(column: pa.ChunkedArray, name: str, sort: str, learned: Mapping[s
     valid = column.is_valid()
     if is_text and sort == "time":
         valid = pc.and_(valid, _learned_times(column, learned).is_null())
-    elif is_text:
-        valid = pc.and_(valid, pc.invert(pc.is_in(pc.utf8_lower(column), pa.array(["true", "false", "0", "1"]))))
+    elif sort == "flag" and not is_time:
+        valid = pc.and_(valid, pc.invert(is_flag(column)))
     row = max(0, pc.index(valid, True).as_py())
     raise ValueError(f"column {name!r} must hold {what}; got {str(column[row])!r} in row {row + 1}.")
+
+
+def is_flag(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whether every number, or text, is true or false; null where it is missing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if kind_of(column) == "text":
+        return pc.match_substring_regex(column, r"^(?i:true|false|[01](\.0*)?)$")
+    column = column.cast(pa.float64())
+    return pc.or_(pc.equal(column, 0), pc.equal(column, 1))
 
 
 def stray_text(column: pa.ChunkedArray) -> str | None:

@@ -159,6 +159,15 @@ def test_decimal_commas_of_one_request_beside_points(tmp_path):
     assert len(set(alone)) == 3
 
 
+def test_true_and_false_are_no_other_numbers(tmp_path):
+    model = train(tmp_path, [{"f": str(k % 3 == 0), "y": k % 3 + k / 70} for k in range(200)])
+    values = (True, 1, "1", 1.0, "true", "True", False, 0, "FALSE", "0.0")
+    assert len(set(assert_as_alone(model, [{"f": value} for value in values]))) == 2
+    for value in (2, 7.5, -1, "2", "yes"):
+        with pytest.raises(ValueError, match=f"column 'f' must hold true or false; got '{value}' in row 2"):
+            model.predict([{"f": 1}, {"f": value}])
+
+
 def test_another_models_file(trained, tmp_path):
     path = tmp_path / "network.safetensors"
     network = load_model(trained["price"])

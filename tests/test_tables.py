@@ -228,6 +228,9 @@ def test_columns_of_another_sort_are_refused():
         (days, "time", {}, r"must hold dates \(%Y-%m-%d in training\); got '02/01/2015' in row 1"),
         (numbers, "time", {}, "must hold dates .* got '20150102' in row 1"),
         (pa.chunked_array([["True", None, "yes"]]), "flag", {}, "must hold true or false; got 'yes' in row 3"),
+        (pa.chunked_array([[0, 7]]), "flag", {}, "must hold true or false; got '7' in row 2"),
+        (pa.chunked_array([[1.0, None, 0.5]]), "flag", {}, "must hold true or false; got '0.5' in row 3"),
+        (pa.chunked_array([["1.0", "2"]]), "flag", {}, "must hold true or false; got '2' in row 2"),
         (numbers.cast("timestamp[us]"), "number", {}, "must hold numbers; got '1970-01-01 .*' in row 1"),
         (numbers.cast("timestamp[us]"), "flag", {}, "must hold true or false"),
     ]:
@@ -237,6 +240,8 @@ def test_columns_of_another_sort_are_refused():
         (pa.chunked_array([pa.nulls(2, pa.int64())]), "time"),
         (pa.chunked_array([[0, 1]]), "flag"),
         (pa.chunked_array([["True", None]]), "flag"),
+        (pa.chunked_array([[1.0, None, 0.0]]), "flag"),
+        (pa.chunked_array([["1.0", "0"]]), "flag"),
         (pa.chunked_array([[True]]), "number"),
         (days, "number"),  # which says it better
     ]:
