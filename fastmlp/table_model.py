@@ -188,7 +188,9 @@ class TableModel:
 
 
 def _with_learned_texts(table: pa.Table, name: str, learned: list, note: Callable[[str], None]) -> pa.Table:
-    """The table with "1" for "1.0", as pandas writes integers beside a missing one, where "1" was learned."""
+    """The table with texts as they were learned: "1" for "1.0", as pandas writes integers beside a missing one, and
+    "True", as it writes true, for that of JSON or of Arrow.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -198,6 +200,9 @@ def _with_learned_texts(table: pa.Table, name: str, learned: list, note: Callabl
         return table
     whole = pc.replace_substring_regex(column, r"^([+-]?\d+)\.0+$", r"\1")
     column = pc.if_else(pc.is_in(column, known), column, pc.if_else(pc.is_in(whole, known), whole, column))
+    for word in (text for text in learned if str(text).lower() in ("true", "false")):
+        same = pc.and_not(pc.equal(pc.utf8_lower(column), word.lower()), pc.is_in(column, known))
+        column = pc.if_else(same, word, column)
     unseen = column.filter(pc.invert(pc.is_in(column, known))).drop_null()
     if len(unseen):
         texts = unseen.unique().to_pylist()

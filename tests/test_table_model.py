@@ -168,6 +168,15 @@ def test_true_and_false_are_no_other_numbers(tmp_path):
             model.predict([{"f": 1}, {"f": value}])
 
 
+def test_true_among_texts_is_what_was_learned(tmp_path):
+    texts = ["True", "False", "unknown"]
+    model = train(tmp_path, [{"f": texts[k % 3], "y": k % 3 + k / 70} for k in range(200)])
+    expected = model.predict([{"f": text} for text in texts[:2]])
+    for values in ([True, False], ["true", "FALSE"]):
+        assert model.predict([{"f": value} for value in values]).tolist() == expected.tolist()
+    assert_as_alone(model, [{"f": value} for value in (True, False, "unknown")])
+
+
 def test_another_models_file(trained, tmp_path):
     path = tmp_path / "network.safetensors"
     network = load_model(trained["price"])
