@@ -125,11 +125,13 @@ def _train_table(arguments: Namespace) -> None:
     from . import AdamW, Dense, Dropout, EarlyStopping, Mish, OneCycle, Sequential
     from .preprocessing import MAX_CATEGORIES, encode_features, encode_target, find_task, fit_preprocess
     from .table_model import TableModel, say_how_read
-    from .tables import how_read, kind_of, read_table
+    from .tables import how_read, kind_of, read_columns, read_unchanged, with_leading_zeros
 
     if arguments.target is None:
         raise ValueError("`--target` must name the column to learn.")
-    table = read_table(arguments.data, target=arguments.target, missing=arguments.missing)
+    unchanged, delimiter = read_unchanged(arguments.data)
+    options = {"target": arguments.target, "missing": arguments.missing, "learned": None}
+    table = read_columns(unchanged, delimiter, text_columns=(), **options)
     for option, name in [("--target", arguments.target), *(("--drop", name) for name in arguments.drop)]:
         if name not in table.column_names:
             raise unknown_name(option, name, table.column_names)
@@ -138,12 +140,15 @@ def _train_table(arguments: Namespace) -> None:
     used = [name for name in table.column_names if name not in arguments.drop]
     _check_numbers(table, used)
     say_how_read(table, used, {}, _note)
+    task = find_task(table[arguments.target].drop_null(), arguments.task)
+    if task == "classification":
+        table = with_leading_zeros(table, unchanged, arguments.target)
+    del unchanged
     known = table[arguments.target].is_valid()
     n_missing = table.num_rows - known.to_numpy().sum()
     if n_missing:
         print(f"left out {n_missing:,} rows without a {arguments.target!r}")
         table = table.filter(known)
-    task = find_task(table[arguments.target], arguments.task)
     if task == "regression" and arguments.class_weight:
         raise ValueError("`--class-weight` needs a classification; this is a regression.")
     is_class = task == "classification" and kind_of(table[arguments.target])  # lists are refused below

@@ -185,6 +185,24 @@ def read_unchanged(path: str | os.PathLike) -> tuple[pa.Table, str | None]:
     return table, delimiter
 
 
+def with_leading_zeros(table: pa.Table, unchanged: pa.Table, name: str) -> pa.Table:
+    """The table with the texts of a column of integers if some are such as "01": as classes they are no numbers.
+
+    Where both "01" and "1" are there, they are one class, and stay numbers.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts, column = unchanged[name], table[name]
+    if kind_of(texts) != "text" or not pa.types.is_integer(column.type):
+        return table
+    texts = pc.if_else(column.is_valid(), pc.utf8_trim_whitespace(texts), pa.scalar(None, texts.type))
+    is_code = pc.any(pc.match_substring_regex(texts, r"^0\d+$")).as_py()
+    if not is_code or pc.count_distinct(texts).as_py() > pc.count_distinct(column).as_py():
+        return table
+    return table.set_column(table.column_names.index(name), name, texts)
+
+
 def kind_of(column: pa.ChunkedArray) -> str | None:
     """What a column is to a network: "number", "text", or None for types such as lists."""
     import pyarrow.types as types

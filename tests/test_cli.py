@@ -480,6 +480,26 @@ def test_texts_that_were_not_learned_are_said(run, tmp_path):
 
 
 @needs_pyarrow
+def test_classes_with_leading_zeros(run, tmp_path):
+    rows = [{"x": i % 3 + i / 1000, "code": f" 0{i % 3 + 1}" if i else "?"} for i in range(150)]
+    path, model = write_csv(tmp_path / "t.csv", rows), tmp_path / "m.safetensors"
+    options = ["train", path, "--target", "code", "--quiet", "--save", model]
+    code, out, err = run(*options, "--learning-rate", 0.02)
+    assert (code, err) == (0, "") and "left out 1 rows without a 'code'" in out
+    assert fastmlp.TableModel.load(model).classes.tolist() == ["01", "02", "03"]
+    _, out, err = run("predict", model, path, "--probabilities")
+    assert set(out.splitlines()[0].split(",")[1:]) == {f"probability_0{k}" for k in (1, 2, 3)}
+    assert re.search(r"accuracy (9.|100)\..*% on 149 rows", err)
+    assert run(*options, "--missing=3")[0] == 0
+    assert fastmlp.TableModel.load(model).classes.tolist() == ["01", "02"]
+    assert "R2" in run(*options, "--task", "regression")[1]
+    assert run("train", write_csv(path, [{"x": 1, "code": 1}, *rows]), *options[2:])[0] == 0
+    assert fastmlp.TableModel.load(model).classes.tolist() == [1, 2, 3]  # of which one is also written 01
+    assert run("train", write_csv(path, [row | {"code": i % 3} for i, row in enumerate(rows)]), *options[2:])[0] == 0
+    assert fastmlp.TableModel.load(model).classes.tolist() == [0, 1, 2]
+
+
+@needs_pyarrow
 def test_a_class_may_be_called_none(run, tmp_path):
     kinds = ["None", "mild", "severe"]
     rows = [{"x": i % 3 + i / 1000, "kind": kinds[i % 3] if i else ""} for i in range(150)]
