@@ -173,7 +173,7 @@ def _fit_feature(name: str, column: pa.ChunkedArray, n_bins: int) -> tuple[str, 
     if n_distinct == 1 and not column.null_count:
         return "all values are equal", None
     if kind == "text":
-        if n_distinct == len(column):
+        if n_distinct == len(column) - column.null_count > len(column) / 2:  # where few have one, that may tell
             return "every text is different", None
         return "", {"name": name, "kind": "text", "categories": _categories(column)}
     values = numbers(column, name)

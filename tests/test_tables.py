@@ -511,6 +511,7 @@ def test_columns_that_tell_nothing_are_ignored():
             "empty": pa.nulls(3),
             "no text": pa.nulls(3, pa.string()),
             "id": ["a1", "a2", "a3"],
+            "id of most": ["a1", None, "a3"],
             "list": [[1], [2], [3]],
             "": [0, 1, 2],
             "__index_level_0__": [4, 5, 6],
@@ -525,6 +526,11 @@ def test_columns_that_tell_nothing_are_ignored():
     assert encode_features(table.select(["x"]), preprocess).shape == (3, 1)
     with pytest.raises(ValueError, match=r"no column but 'y' can be learned from \('constant': all values are equal"):
         fit_preprocess(table.select(["constant", "y"]), "y", "regression")
+
+
+def test_a_few_texts_tell_where_there_is_one():
+    table = pa.table({"remark": ["late", None, None, "broken"], "y": [1, 2, 3, 4]})
+    assert preprocess_of(table)["features"][0]["categories"] == ["broken", "late", None]
 
 
 def test_a_constant_with_missing_values_leaves_its_indicator():
