@@ -48,6 +48,8 @@ def find_task(column: pa.ChunkedArray, task: str = "auto") -> str:
     if task != "auto":
         return task
     kind = kind_of(column)
+    if kind is None:  # such as lists, whose distinct ones Arrow cannot count; `fit_preprocess` refuses them
+        return "classification"
     is_integer = kind == "number" and "int" in str(column.type)
     n_distinct = pc.count_distinct(column).as_py()
     is_whole = kind == "number" and "double" in str(column.type) and _all_whole(column)

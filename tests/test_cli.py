@@ -244,6 +244,16 @@ def test_bad_columns(run, flowers):
         assert code == 2 and message in err and len(err.splitlines()) == 1
 
 
+@needs_pyarrow
+@pytest.mark.parametrize("task", ["auto", "classification", "regression"])
+def test_a_target_of_lists_is_refused(run, tmp_path, task):
+    from pyarrow import parquet, table
+
+    parquet.write_table(table({"x": [1.0, 2.0, 3.0] * 9, "y": [[1], [2], [3]] * 9}), tmp_path / "t.parquet")
+    code, _, err = run("train", tmp_path / "t.parquet", "--target", "y", "--task", task)
+    assert code == 2 and "the target 'y' has type list<" in err and "must hold texts, numbers or true and false" in err
+
+
 def test_a_place_where_no_file_can_be_is_refused_before_training(run, tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "file" / "m.safetensors"):
