@@ -151,6 +151,12 @@ def _scaled(steps, x: _Value) -> _Value:
     """What the steps of a pipeline make of X, in float64: a mean may be large beside the deviations."""
     from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
+    for step in steps:  # all first: one that makes other columns is to be named before those do not fit
+        if not (step in (None, "passthrough") or isinstance(step, (StandardScaler, MinMaxScaler))):
+            raise TypeError(
+                f"a step before the estimator must be a StandardScaler or a MinMaxScaler; got {type(step).__name__}: "
+                "export the last step, pipeline[-1], whose X is what the steps before it make."
+            )
     if not steps:
         return x
     dtype, x = x.dtype, x.astype(np.float64)
@@ -161,11 +167,6 @@ def _scaled(steps, x: _Value) -> _Value:
         elif isinstance(step, MinMaxScaler):
             x = x * step.scale_ + step.min_
             x = np.clip(x, *map(float, step.feature_range)) if step.clip else x
-        elif step not in (None, "passthrough"):
-            raise TypeError(
-                f"a step before the estimator must be a StandardScaler or a MinMaxScaler; got {type(step).__name__}: "
-                "export the last step, pipeline[-1], whose X is what the steps before it make."
-            )
     return x.astype(dtype)
 
 

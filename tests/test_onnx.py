@@ -23,6 +23,7 @@ from fastmlp import (
     MLPRegressor,
     Normalization,
     Perceptron,
+    PiecewiseLinearEncoder,
     QuantileLoss,
     ReLU,
     Rescaling,
@@ -384,9 +385,11 @@ def test_what_of_a_search_or_a_pipeline_can_be_exported_is_said(tmp_path):
     search = GridSearchCV(MLPClassifier(max_iter=1), {"alpha": [0.0, 1.0]}, cv=2).fit(X, y)
     with pytest.raises(TypeError, match="got GridSearchCV; try the search's `best_estimator_`"):
         export_onnx(tmp_path / "model.onnx", search)
-    pipeline = make_pipeline(StandardScaler(), RobustScaler(), MLPClassifier(max_iter=1)).fit(X, y)
-    with pytest.raises(TypeError, match=r"MinMaxScaler; got RobustScaler: export the last step, pipeline\[-1\]"):
-        export_onnx(tmp_path / "model.onnx", pipeline)
+    for step in (RobustScaler(), PiecewiseLinearEncoder(3)):
+        pipeline = make_pipeline(StandardScaler(), step, MLPClassifier(max_iter=1)).fit(X, y)
+        message = rf"MinMaxScaler; got {type(step).__name__}: export the last step, pipeline\[-1\]"
+        with pytest.raises(TypeError, match=message):
+            export_onnx(tmp_path / "model.onnx", pipeline)
     assert not list(tmp_path.iterdir())
 
 
