@@ -143,7 +143,7 @@ class TableModel:
             table = pyarrow().table(columns)
         else:
             table = table_of(rows, [*self.feature_names, self.target])
-        if not table.num_rows:
+        if table.column_names and not table.num_rows:  # where all columns lack, that is to be said
             raise ValueError("`rows` must have at least one; got none.")
         return read_columns(table, None, **self._how_to_read)
 

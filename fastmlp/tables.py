@@ -11,6 +11,7 @@ import gzip
 import io
 import os
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -98,10 +99,15 @@ def read_table(
 def table_of(frame, names: Collection[str]) -> pa.Table:
     """These columns of a data frame, as far as it has them."""
     pa = pyarrow()
+    if isinstance(frame, pa.RecordBatch):
+        frame = pa.Table.from_batches([frame])
     if isinstance(frame, pa.Table):
         return frame.select([name for name in names if name in frame.column_names])
+    if hasattr(frame, "collect"):
+        raise TypeError(f"`rows` must hold its rows; got a {type(frame).__name__}: collect() it first.")
     if not hasattr(frame, "columns"):
-        raise TypeError(f"`rows` must be a data frame, a list of dictionaries or a path; got {frame!r}.")
+        got = reprlib.repr(frame)  # which leaves out most of a large one
+        raise TypeError(f"`rows` must be a data frame, a list of dictionaries or a path; got {got}.")
     there, columns = Counter(frame.columns), {}
     for name in names:
         if there[name] > 1:
@@ -116,10 +122,11 @@ def column_of(values, name: str) -> pa.Array:
     pa = pyarrow()
     try:
         column = values.to_arrow() if hasattr(values, "to_arrow") else pa.array(values, from_pandas=True)
-    except (pa.ArrowException, OverflowError):
+    except (pa.ArrowException, OverflowError, TypeError):  # the last of numpy.datetime64 in days
         column = pa.array([None if value is None or value != value else str(value) for value in values])
     if pa.types.is_nested(column.type):
-        raise TypeError(f"`rows` must hold numbers, texts or dates in {name!r}; got {column[0].as_py()!r} in row 1.")
+        got = reprlib.repr(column[0].as_py())
+        raise TypeError(f"`rows` must hold numbers, texts or dates in {name!r}; got {got} in row 1.")
     return column
 
 

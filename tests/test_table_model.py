@@ -50,7 +50,16 @@ def test_rows_of_any_kind_are_predicted_as_the_command_does(trained, target, tmp
     model = TableModel.load(trained[target])
     assert model.target == target and model.feature_names == list(ROWS[0])
     pa, pd = pytest.importorskip("pyarrow"), pytest.importorskip("pandas")
-    frames = [table, ROWS[:40], pa.Table.from_pylist(ROWS[:40]), pd.DataFrame(ROWS[:40]), tmp_path / "rows.csv"]
+    days = [np.datetime64(f"2024-03-{row['day'][:2]}") for row in ROWS[:40]]
+    frames = [[row | {"day": day} for row, day in zip(ROWS[:40], days, strict=True)]]
+    frames += [
+        table,
+        ROWS[:40],
+        pa.Table.from_pylist(ROWS[:40]),
+        pa.RecordBatch.from_pylist(ROWS[:40]),
+        pd.DataFrame(ROWS[:40]),
+        tmp_path / "rows.csv",
+    ]
     frames += [json.loads(json.dumps(ROWS[:40])), pd.DataFrame(ROWS[:40])[::-1][::-1][list(reversed(ROWS[0]))]]
     pl = pytest.importorskip("polars")
     frames += [pl.DataFrame(ROWS[:40]), pl.DataFrame(ROWS[:40]).with_columns(pl.col("colour").cast(pl.Categorical))]
@@ -88,6 +97,8 @@ def test_what_is_unlike_the_training(trained):
     for value in ([1], {"a": 1}):
         with pytest.raises(TypeError, match="must hold numbers, texts or dates in '(length|colour)'"):
             model.predict([ROWS[0] | {"length" if value == [1] else "colour": value}])
+    with pytest.raises(ValueError, match="the table has no column 'length', which the model was trained on"):
+        model.predict(pytest.importorskip("pandas").DataFrame({"a": [1, 2]}))
     for rows in ([], pytest.importorskip("pandas").DataFrame(ROWS).head(0)):
         with pytest.raises(ValueError, match="`rows` must have at least one"):
             model.predict(rows)
@@ -97,9 +108,15 @@ def test_what_is_unlike_the_training(trained):
     with pytest.warns(UserWarning, match="not learned") as noted:
         model.predict([ROWS[0] | {"colour": "green"}])
     assert noted[0].filename == __file__
-    for rows in (ROWS[0], [1.0, 2.0], np.zeros((2, 4)), None):
-        with pytest.raises(TypeError, match="`rows`"):
+    columns = {name: [row[name] for row in ROWS] for name in ROWS[0]}
+    for rows in (ROWS[0], columns, [1.0, 2.0], np.zeros((20, 4)), None):
+        with pytest.raises(
+            TypeError, match="`rows` must be a data frame, a list of dictionaries or a path; got"
+        ) as error:
             model.predict(rows)
+        assert len(str(error.value)) < 400
+    with pytest.raises(TypeError, match=r"`rows` must hold its rows; got a LazyFrame: collect\(\) it first"):
+        model.predict(pytest.importorskip("polars").LazyFrame(ROWS))
     with pytest.raises(AttributeError, match="this model is a regression"):
         model.predict_proba(ROWS)
 
