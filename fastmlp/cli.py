@@ -132,7 +132,7 @@ def _add_train(commands) -> None:
     network.add_argument("--quiet", action="store_true", help="no progress bar")
     table = parser.add_argument_group("tables")
     table.add_argument("--target", metavar="COLUMN", help="the column to learn; of texts, only empty ones are missing")
-    table.add_argument("--task", choices=("auto", "classification", "regression"), default="auto")
+    table.add_argument("--task", choices=("auto", "classification", "regression"), help="by the target, if not given")
     table.add_argument("--drop", action="append", default=[], metavar="COLUMN", help="leave a column out; repeatable")
     table.add_argument(
         "--missing",
@@ -141,7 +141,7 @@ def _add_train(commands) -> None:
         metavar="TEXT",
         help="a text or number that stands for a missing value, beside ?, NA, None and the like; repeatable",
     )
-    table.add_argument("--test-size", type=_share, default=0.2, metavar="X", help="share of rows held out (0.2)")
+    table.add_argument("--test-size", type=_share, metavar="X", help="share of rows held out (0.2)")
 
 
 def _add_predict(commands) -> None:

@@ -17,6 +17,7 @@ from .errors import unknown_name
 IMAGES = ("mnist", "digits")
 # Of tables: chosen on California housing, Adult and five small ones, among the best on all of what was tried
 EPOCHS, LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 30, 4e-3, 0.1, 0.2
+TEST_SIZE = 0.2
 
 
 def train(arguments: Namespace) -> None:
@@ -27,8 +28,9 @@ def train(arguments: Namespace) -> None:
     if arguments.save and arguments.backup and Path(arguments.save).resolve() == Path(arguments.backup).resolve():
         raise ValueError(f"`--backup` must be another file than `--save`; got {arguments.backup!r} for both.")
     if arguments.data in IMAGES:
-        if arguments.target or arguments.drop or arguments.missing:
-            raise ValueError(f"`--target`, `--drop` and `--missing` are for tables; got {arguments.data}.")
+        for option in ("target", "task", "drop", "missing", "test_size"):
+            if getattr(arguments, option) not in (None, []):
+                raise ValueError(f"`--{option.replace('_', '-')}` is for tables; got {arguments.data}.")
         _train_images(arguments)
     elif not Path(arguments.data).is_file() and "." not in arguments.data:
         got = str(unknown_name("data", arguments.data, IMAGES)).partition("; ")[2]
@@ -140,7 +142,7 @@ def _train_table(arguments: Namespace) -> None:
     used = [name for name in table.column_names if name not in arguments.drop]
     _check_numbers(table, used)
     say_how_read(table, used, {}, _note)
-    task = find_task(table[arguments.target].drop_null(), arguments.task)
+    task = find_task(table[arguments.target].drop_null(), arguments.task or "auto")
     if task == "classification":
         table = with_leading_zeros(table, unchanged, arguments.target)
     del unchanged
@@ -153,7 +155,8 @@ def _train_table(arguments: Namespace) -> None:
         raise ValueError("`--class-weight` needs a classification; this is a regression.")
     is_class = task == "classification" and kind_of(table[arguments.target])  # lists are refused below
     codes = _codes(table[arguments.target]) if is_class else None
-    train, validation, test = _split(table.num_rows, arguments.test_size, arguments.seed, codes)
+    test_size = TEST_SIZE if arguments.test_size is None else arguments.test_size
+    train, validation, test = _split(table.num_rows, test_size, arguments.seed, codes)
     fitted_on = table.take(train)
     preprocess = fit_preprocess(fitted_on, arguments.target, task, arguments.drop)
     preprocess["missing"], preprocess["read"] = arguments.missing, how_read(table.select(used))

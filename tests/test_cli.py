@@ -208,7 +208,11 @@ def test_adult(run, data_folder, tmp_path):
     [
         (["train", "mnsit"], "the path of a CSV or Parquet file; got 'mnsit'. Did you mean 'mnist'?"),
         (["train", "-"], "`data` must be 'mnist', 'digits' or the path of a CSV or Parquet file; got '-'."),
-        (["train", "digits", "--target", "y"], "`--target`, `--drop` and `--missing` are for tables; got digits"),
+        (["train", "digits", "--target", "y"], "`--target` is for tables; got digits"),
+        (["train", "digits", "--task", "regression"], "`--task` is for tables; got digits"),
+        (["train", "mnist", "--test-size", "0"], "`--test-size` is for tables; got mnist"),
+        (["train", "digits", "--drop", "x"], "`--drop` is for tables; got digits"),
+        (["train", "digits", "--missing", "x"], "`--missing` is for tables; got digits"),
         (["train", "t.csv"], "`--target` must name the column"),
         (["train", "t.csv", "--target", "y"], "no file 't.csv'"),
         (["train", "digits", "--save", "/no/such/folder/m.safetensors"], "`--save` must name a file in a folder"),
