@@ -125,7 +125,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     a loss that is not finite raises `DivergenceError`; a warm start keeps the optimiser's state; rows of weight 0 are
     dropped before batches are made; uint8 input trains in float32; `momentum=1.0` is refused; with 'lbfgs' `tol` bounds
     the gradient, as there, and `early_stopping` has no effect; rows of a class too rare to be held out are no error,
-    also where two classes are stratified.
+    also where two classes are stratified; with `sample_weight`, `loss_curve_`, which `tol` is about, is a
+    mean of the batches' losses by their weights (scikit-learn's: by their rows).
 
     Of the classifier: where y is an indicator matrix in CSR, predictions are dense (scikit-learn's: CSR); for labels
     that are texts of pandas or of an array of objects, `classes_` and predictions have dtype object (scikit-learn's: a
