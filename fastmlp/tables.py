@@ -142,9 +142,10 @@ def read_columns(
     for name, values in cleaned.items():
         how = {}
         if is_read[name]:
-            groups = commas or known[name].get("mark") == "."
-            comma = groups or delimiter == ";" or known[name].get("decimal") == ","
-            writing = _Writing(comma and delimiter != ",", groups, known[name], mixed=learned is not None)
+            decimal = known[name].get("decimal")
+            comma = delimiter != "," and (delimiter == ";" or commas or decimal == ",")
+            groups = (commas and decimal != ".") or known[name].get("mark") == "."
+            writing = _Writing(comma, groups, known[name], mixed=learned is not None)
             read = _read_texts if name == target or (delimiter is None and not known[name]) else _read_most
             if delimiter is None and learned is None:  # texts that are learned from in a data frame are meant as such
                 read = _read_times
@@ -160,8 +161,8 @@ def read_columns(
 def how_read(table: pa.Table) -> dict[str, dict[str, str]]:
     """How `read_table` took the columns whose texts are not read as they stand.
 
-    "date" is their format and "or" another one that fits as well, "mark" what was beside numbers, "decimal" a comma
-    before their fractions, "missing" the text that was taken for a missing value.
+    "date" is their format and "or" another one that fits as well, "mark" what was beside numbers, "decimal" what
+    is before fractions where it may be a comma, "missing" the text that was taken for a missing value.
     """
     fields = {field.name: field.metadata for field in table.schema if field.metadata}
     return {
@@ -463,6 +464,7 @@ def _read_most(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedArr
 
 def _read_texts(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedArray, dict]:
     """A text column as the first type that all its values fit, dates and marked numbers among them, and `how_read`."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     plain, how = _plain(texts, writing)
@@ -473,8 +475,12 @@ def _read_texts(texts: pa.ChunkedArray, writing: _Writing) -> tuple[pa.ChunkedAr
         values, how = _read_marked(plain, writing)
     if kind_of(values) == "text":
         return texts, {}
-    if writing.comma and values.type == "double" and pc.any(pc.match_substring(texts, ",")).as_py():
-        how = how | {"decimal": ","}
+    if writing.comma and not pa.types.is_temporal(values.type):
+        commas, points = (pc.any(pc.match_substring(texts, mark)).as_py() for mark in ",.")
+        if commas or (points and "mark" in how):
+            how = how | {"decimal": ","}
+        elif points and writing.groups:
+            how = how | {"decimal": "."}
     return values, how
 
 

@@ -194,6 +194,23 @@ def test_true_among_texts_is_what_was_learned(tmp_path):
     assert_as_alone(model, [{"f": value} for value in (True, False, "unknown")])
 
 
+def test_rows_alone_are_read_as_the_file_of_the_training_was(tmp_path):
+    """Where the file tells that points are between thousands, or where they are not; a row may not tell."""
+    lines = [f"{k:,};${k:,};{k / 7:.3f};{k / 5:.1f}\n" for k in range(900, 1100)]
+    rows = [line.strip().split(";") for line in lines]
+    rows = [[a.replace(",", "."), b.replace(",", "."), c, d.replace(".", ",")] for a, b, c, d in rows]
+    (tmp_path / "t.csv").write_text("a;b;c;y\n" + "".join(";".join(row) + "\n" for row in rows))
+    file = str(tmp_path / "m.safetensors")
+    assert main(["train", str(tmp_path / "t.csv"), "--target", "y", "--epochs", "2", "--quiet", "--save", file]) == 0
+    model = TableModel.load(file)
+    expected = model.predict(tmp_path / "t.csv")[95:110]
+    records = [dict(zip("abc", row, strict=False)) for row in rows[95:110]]
+    np.testing.assert_allclose(assert_as_alone(model, records), expected, rtol=1e-5)
+    for record, prediction in zip(records, expected, strict=True):
+        (tmp_path / "row.csv").write_text("a;b;c;y\n" + ";".join(record.values()) + ";0,5\n")
+        assert model.predict(tmp_path / "row.csv") == pytest.approx(prediction, rel=1e-5)
+
+
 def test_another_models_file(trained, tmp_path):
     path = tmp_path / "network.safetensors"
     network = load_model(trained["price"])
