@@ -106,12 +106,14 @@ class TableModel:
         Raises
         ------
         ValueError, TypeError
-            A column is missing, or of another kind than in training: the message names it, and the row.
+            A column is missing, or of another kind than in training, or some of its dates are in another format than
+            there, and not all: the message names it, and the row.
 
         Warns
         -----
         UserWarning
-            Texts that were not learned; missing values where training had none; dates in another format.
+            Texts that were not learned; missing values where training had none; dates in another format; numbers with
+            another mark, or without the one they bore.
         """
         return decode_target(self._outputs_of(rows), self._preprocess)
 

@@ -144,7 +144,7 @@ def read_columns(
         if is_read[name]:
             decimal = known[name].get("decimal")
             comma = delimiter != "," and (delimiter == ";" or commas or decimal == ",")
-            groups = (commas and decimal != ".") or known[name].get("mark") == "."
+            groups = delimiter != "," and ((commas and decimal != ".") or known[name].get("mark") == ".")
             writing = _Writing(comma, groups, known[name], mixed=learned is not None)
             read = _read_texts if name == target or (delimiter is None and not known[name]) else _read_most
             if delimiter is None and learned is None:  # texts that are learned from in a data frame are meant as such

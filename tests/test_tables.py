@@ -204,6 +204,7 @@ def test_points_before_three_digits_where_nothing_tells_what_they_are(csv_file, 
     assert read_table(path)["x"].to_pylist() == [1.003, 998]
     known = {"x": {"mark": "."}}
     assert read_table(path, learned=known)["x"].to_pylist() == [1003, 998]
+    assert read_table(csv_file("x,y\n1.003,2\n"), learned=known)["x"].to_pylist() == [1.003]  # whose commas are others
     parquet.write_table(pa.table({"x": ["1.003", "998", "1.5"]}), tmp_path / "t.parquet")
     assert read_table(tmp_path / "t.parquet", learned=known)["x"].to_pylist() == [1003, 998, 1.5]
 
