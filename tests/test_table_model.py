@@ -115,10 +115,14 @@ def test_what_is_unlike_the_training(trained):
         ) as error:
             model.predict(rows)
         assert len(str(error.value)) < 400
-    with pytest.raises(TypeError, match=r"`rows` must hold its rows; got a LazyFrame: collect\(\) it first"):
-        model.predict(pytest.importorskip("polars").LazyFrame(ROWS))
     with pytest.raises(AttributeError, match="this model is a regression"):
         model.predict_proba(ROWS)
+
+
+def test_a_lazy_frame_is_to_be_collected(trained):
+    frame = pytest.importorskip("polars").LazyFrame(ROWS)
+    with pytest.raises(TypeError, match=r"`rows` must hold its rows; got a LazyFrame: collect\(\) it first"):
+        TableModel.load(trained["price"]).predict(frame)
 
 
 def train(folder, rows, target="y", *options):
