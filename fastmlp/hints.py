@@ -38,7 +38,7 @@ _WORDS = {
         **dict.fromkeys(("MSELoss", "MeanSquaredError"), "it is SquaredError"),
         **dict.fromkeys(("L1Loss", "MeanAbsoluteError"), "it is AbsoluteError"),
         **dict.fromkeys(("HuberLoss", "SmoothL1Loss"), "it is Huber"),
-        "StandardScaler": "it is scikit-learn's; Normalization() as the first layer does the same",
+        "StandardScaler": "it is scikit-learn's; within a network, Normalization() standardises",
         "LambdaCallback": "a callback is an object of a class derived from Callback",
         "SWA": "a moving average of the parameters is an optimiser's `ema_decay`",
         "clone_model": "copy.deepcopy(model), or Sequential(*model.layers) without what it has learned",

@@ -53,7 +53,6 @@ class BatchNorm(Hinted):
     epsilon: float = 1e-5
     trainable: bool = field(default=True, kw_only=True)
     prefix: ClassVar[str] = "batch_norm"
-    initial_variance: ClassVar[float] = 1.0
 
     def __post_init__(self):
         configs.plain_numbers(self)
@@ -85,12 +84,15 @@ class BatchNorm(Hinted):
 
 @dataclass(frozen=True)
 class Normalization(BatchNorm):
-    """a = (x - mean) / sqrt(variance) of each column of X, as the first layer: the network takes rows as they are, and
-    what standardises them is saved with it.
+    """a = (x - mean) / deviation of each column of X, as the first layer: the network takes rows as they are, and what
+    standardises them is saved with it.
 
-    Mean and variance are those of the rows that the first fit trains on, by their weights, or of those that
-    `Sequential.adapt` was given; no training changes them. They are parameters, running_mean and running_var. A column
-    with the same number in all rows becomes 0.
+    Mean and standard deviation are those of the rows that the first fit trains on, by their weights, or of those that
+    `Sequential.adapt` was given; no training changes them. They are parameters, "running_mean" and, as 1 / deviation,
+    "weight"; the others of a `BatchNorm` stay 1 and 0. A column with the same number in all rows becomes 0.
+
+    X is rounded to the model's dtype first: columns far from 0 beside their deviation, such as times in seconds, want
+    float64, or a number subtracted before.
 
     When to use: numbers of different sizes and units, in place of a StandardScaler before the network.
 
@@ -108,23 +110,25 @@ class Normalization(BatchNorm):
     """
 
     momentum: ClassVar[float] = 0.0
-    epsilon: ClassVar[float] = 1e-30  # a variance is not 0
+    epsilon: ClassVar[float] = 1e-30  # nothing beside a variance of 1
     trainable: ClassVar[bool] = False
     prefix: ClassVar[str] = "normalization"
-    initial_variance: ClassVar[float] = 0.0  # there is none yet
+    initial: ClassVar[float] = 0.0  # there is no deviation yet
 
     def __post_init__(self):
         pass
 
     def __getattr__(self, name):
-        known = ": mean and variance are the model's, which `fit` sets, or model.adapt(X)" if name == "adapt" else ""
+        known = ": mean and deviation are the model's, which `fit` sets, or model.adapt(X)" if name == "adapt" else ""
         raise AttributeError(f"Normalization has no attribute {name!r}{known}.")
 
 
 def column_statistics(X, sample_weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of the columns of X, dense or CSR, in float64; where the variance is 0, it is 1."""
+    """Mean and standard deviation of the columns of X, dense or CSR, in float64; where that is 0, it is 1."""
     from sklearn.preprocessing import StandardScaler
 
+    if sample_weight is not None:  # as if they were numbers of rows
+        sample_weight = sample_weight * (np.count_nonzero(sample_weight) / sample_weight.sum())
     scaler = StandardScaler(with_mean=isinstance(X, np.ndarray))
     for start in range(0, X.shape[0], 2**16):  # of a memory map, no more than this at a time in float64
         rows, weights = np.arange(start, min(start + 2**16, X.shape[0])), None
@@ -132,8 +136,9 @@ def column_statistics(X, sample_weight: np.ndarray | None) -> tuple[np.ndarray, 
             rows = rows[sample_weight[rows] > 0]
             weights = sample_weight[rows]
         if len(rows):
-            scaler.partial_fit(X[rows].astype(np.float64), sample_weight=weights)
-    return scaler.mean_, scaler.scale_**2
+            with np.errstate(invalid="ignore"):  # a variance of 0 may come out below it
+                scaler.partial_fit(X[rows].astype(np.float64), sample_weight=weights)
+    return scaler.mean_, np.where(scaler.scale_ > 0, scaler.scale_, 1.0)
 
 
 @dataclass(frozen=True)

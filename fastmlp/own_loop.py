@@ -10,10 +10,10 @@ from . import losses, optimizers, schedules
 from ._arrays import check_fits, check_order_of_columns
 from ._turns import Turn
 from .errors import DivergenceError, check_count, check_threads
+from .layers import Dropout, flatten
 from .lowering import warn_of_layers
-from .prediction import KEPT_BYTES
 
-MOST_OTHERS = 2
+MOST_OTHERS, MOST_BYTES = 2, 2**24  # that are kept set up, each of so much memory at most
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from .optimizers import Optimizer
     from .sequential import Sequential
     from .training import Training
+
+
+def _kind(trainer: Training) -> tuple:
+    """Of two of a kind, the later one has room for more rows."""
+    return type(trainer), trainer.loss, trainer.n_threads, trainer.stored_as, trainer.optimizer.structure
+
+
+def _may_serve_again(trainer: Training) -> bool:
+    """Sparse rows that are multiplied as they are, and queries, are set up anew in every step."""
+    return not (trainer.plan.entries or trainer.loss.queries) and trainer.plan.n_bytes <= MOST_BYTES
 
 
 class Kept(NamedTuple):
@@ -72,13 +82,13 @@ class OwnLoop:
         from .gradients import GivenGradients
 
         kept = None if isinstance(self.trainer, GivenGradients) else self.trainer
-        loss = losses.get(loss if loss is not None else kept.loss if kept else model.loss)
+        loss = losses.get(model.loss if loss is None else loss)
         last, last_seed = self._last
         optimizer = optimizers.get((last or "adam") if optimizer is None else optimizer)
         seed = check_count(last_seed if seed is None else seed, "seed", least=0)
         n_threads = check_threads(n_threads)
         check_order_of_columns(X, model._columns)
-        self._warn_of_epochs(optimizer)
+        self._warn_of_epochs(model, optimizer)
         rows = model._checked(X, y, loss, sample_weight, groups, some=False)
         X = rows[0]
         model._check_batch_norm(X.shape[0], X.shape[0])
@@ -111,8 +121,11 @@ class OwnLoop:
         if kept and (kept.loss, kept.n_threads) == (loss, n_threads) and kept.can_take(optimizer) and kept.feed(*rows):
             kept.go_on_with(optimizer, seed)
             return kept
-        fits = lambda other: other.loss == loss and other.feed(*rows)  # noqa: E731
-        if other := self._other(Training, fits, model, optimizer, seed, n_threads):
+        other = self._other(Training, optimizer, n_threads, lambda other: other.loss == loss and other.feed(*rows))
+        if other:
+            other.take_over(self.trainer, model._epochs)
+            other.go_on_with(optimizer, seed)
+            self._change_to(other)
             return other
         warn_of_layers(model.layers, loss, stacklevel=7)
         X, y, sample_weight, groups = rows
@@ -124,23 +137,29 @@ class OwnLoop:
         self._change_to(Training(model, X, y, state=self.state_for(model, optimizer), **options))
         return self.trainer
 
-    def _other(self, kind: type, fits: Callable, model, optimizer: Optimizer, seed: int, n_threads: int | None):
-        """One of the others that goes on from the present one, which takes its place; None where there is none."""
+    def _other(self, kind: type, optimizer: Optimizer, n_threads: int | None, fits: Callable) -> Training | None:
+        """One of the others that may go on from the present one with this optimiser."""
         if self.trainer is None or not optimizer.goes_on_from(self.trainer.optimizer):
             return None
         for other in self.others:
-            if type(other) is kind and other.n_threads == n_threads and other.can_take(optimizer) and fits(other):
-                if other.take_over(self.trainer, model._epochs):
-                    other.go_on_with(optimizer, seed)
-                    self._change_to(other)
+            able = other.can_take(optimizer) and other.places == self.trainer.places
+            if type(other) is kind and other.n_threads == n_threads and able:
+                if fits(other):
                     return other
+                other.let_go()  # of rows that it could not take
         return None
 
     def _change_to(self, trainer: Training) -> None:
-        """Keep the present one among the others, of which there are few."""
-        others = [other for other in (self.trainer, *self.others) if other not in (None, trainer)]
-        small = others and others[0].plan.n_bytes * MOST_OTHERS <= KEPT_BYTES
-        self.others = others[:MOST_OTHERS] if small else []
+        """Keep the present one among the others, if it may serve again, and is small."""
+        last, kinds = self.trainer, {_kind(trainer)}
+        if last is not None and last is not trainer:
+            last.let_go()
+        others, self.others = [last, *self.others], []
+        for other in others:
+            if other not in (None, trainer) and (kind := _kind(other)) not in kinds and _may_serve_again(other):
+                kinds.add(kind)
+                self.others.append(other)
+        del self.others[MOST_OTHERS:]
         self.trainer, self.kept = trainer, None
 
     def _apply_gradients(self, model, gradients, optimizer, n_threads) -> None:
@@ -150,14 +169,16 @@ class OwnLoop:
         own, (last, seed) = self.trainer, self._last
         optimizer = optimizers.get((last or "adam") if optimizer is None else optimizer)
         n_threads = check_threads(n_threads)
-        self._warn_of_epochs(optimizer)
+        self._warn_of_epochs(model, optimizer)
         if not (isinstance(own, GivenGradients) and own.n_threads == n_threads and own.can_take(optimizer)):
-            own = self._other(GivenGradients, lambda other: True, model, optimizer, seed, n_threads)
+            own = self._other(GivenGradients, optimizer, n_threads, lambda other: True)
         if own is None:
             if self.trainer is not None:
                 self.trainer.save_parameters()
             own = GivenGradients(model, optimizer, seed, n_threads, self.state_for(model, optimizer))
         arrays = checked_gradients(gradients, own.names, model._stored)
+        if own in self.others:
+            own.take_over(self.trainer, model._epochs)
         own.go_on_with(optimizer, seed)
         if own is not self.trainer:
             self._change_to(own)
@@ -173,13 +194,16 @@ class OwnLoop:
         """What the next step would go on from."""
         self.trainer, self.kept, self.others = None, None, []
 
-    def _warn_of_epochs(self, optimizer: Optimizer) -> None:
+    def _warn_of_epochs(self, model: Sequential, optimizer: Optimizer) -> None:
         if optimizer == self._last[0]:
             return
-        for f in fields(optimizer):
-            if schedules.counts_epochs(getattr(optimizer, f.name)):
-                what = f"has a {f.name} that changes by epochs, and each step of your own loop is one"
-                warnings.warn(f"`optimizer`={optimizer!r} {what}: give its length in `steps`.", stacklevel=6)
+        named = f"`optimizer`={optimizer!r}"
+        numbers = [(f"the {f.name} of {named}", getattr(optimizer, f.name)) for f in fields(optimizer)]
+        numbers += [(f"{layer!r}", layer.rate) for layer in flatten(model.layers) if isinstance(layer, Dropout)]
+        for what, number in numbers:
+            if schedules.counts_epochs(number):
+                remedy = "and each step of your own loop is one: give the schedule's length in `steps`."
+                warnings.warn(f"{what} changes by epochs, {remedy}", stacklevel=6)
 
     # What they go on from --------------------------------------------------------------------------------------------
 

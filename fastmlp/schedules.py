@@ -596,7 +596,7 @@ def counts_epochs(number: Schedule | float | None) -> bool:
     >>> counts_epochs(Warmup(CosineDecay(0.1, epochs=9), steps=3))
     True
     """
-    own = isinstance(number, _Timed) and number.epochs is not None
+    own = isinstance(number, Schedule) and getattr(number, "epochs", None) is not None
     return own or (isinstance(number, Warmup) and counts_epochs(number.schedule))
 
 

@@ -237,8 +237,7 @@ class Sequential:
                 arrays[key] = initializers.initialize(layer.embeddings_initializer, rng, *shapes[key])
             else:
                 own = [key for key in shapes if key.startswith(f"{name}.")]
-                first = {"weight": getattr(layer, "initial", 1.0)}  # what scales; what shifts starts at 0
-                first["running_var"] = getattr(layer, "initial_variance", 0.0)
+                first = {"weight": getattr(layer, "initial", 1.0), "running_var": 1.0}  # what shifts starts at 0
                 arrays |= {key: np.full(shapes[key], first.get(key.rpartition(".")[2], 0.0)) for key in own}
         self._arrays = {name: array.astype(self.dtype) for name, array in arrays.items()}
         self.n_features, self._epochs, self._columns = n_features, 0, None
@@ -304,7 +303,7 @@ class Sequential:
         return self
 
     def adapt(self, X: Any, sample_weight: Any = None) -> Sequential:
-        """Set mean and variance of the `Normalization` to those of the columns of X, whatever they were.
+        """Set mean and standard deviation of the `Normalization` to those of the columns of X, whatever they were.
 
         `fit` does so by itself where there are none yet; a training loop of your own calls it first.
 
@@ -340,8 +339,9 @@ class Sequential:
         return self
 
     def _adapt(self, X, sample_weight) -> None:
-        found = zip(("running_mean", "running_var"), column_statistics(X, sample_weight), strict=True)
-        own = {f"{Normalization.prefix}_0.{name}": array.astype(self.dtype) for name, array in found}
+        mean, deviation = column_statistics(X, sample_weight)
+        own = {"running_mean": mean, "weight": 1 / deviation}
+        own = {f"{Normalization.prefix}_0.{name}": array.astype(self.dtype) for name, array in own.items()}
         self._arrays = self._arrays | own
 
     @property
@@ -350,8 +350,8 @@ class Sequential:
 
     @property
     def _adapted(self) -> bool:
-        """Whether the `Normalization` has a mean and a variance; also where there is none."""
-        return not self._normalizes or bool(self._arrays[f"{Normalization.prefix}_0.running_var"].any())
+        """Whether the `Normalization` has a mean and a deviation; also where there is none."""
+        return not self._normalizes or bool(self._arrays[f"{Normalization.prefix}_0.weight"].any())
 
     def _need_parameters(self, adapted: bool = True) -> None:
         if not self.built:
@@ -592,18 +592,18 @@ class Sequential:
         state, to_keep = self._loop.state_for(self, optimizer, steps) if keep_optimizer else None, None
         before, first_step = {name: getattr(self, name) for name in _OF_A_FIT}, 0
         of_loop = self._loop.trainer, self._loop.kept
-        if new:
-            self.build(X.shape[1], seed)
-        if not self._adapted:
-            self._adapt(X, sample_weight)
-        self._arrays = self._arrays
-        self._loop.forget()
-        self.loss, self.history, self._columns, self._preprocess = loss, history, columns, None
         options = {"sample_weight": sample_weight, "seed": seed, "n_threads": n_threads, "shuffle": shuffle}
         options |= {"device": device, "precision": precision, "groups": groups}
         if sample_weight is not None:
             options["weight_of_row"] = float(np.mean(sample_weight, dtype=np.float64))
         try:
+            if new:
+                self.build(X.shape[1], seed)
+            if not self._adapted:
+                self._adapt(X, sample_weight)
+            self._arrays = self._arrays
+            self._loop.forget()
+            self.loss, self.history, self._columns, self._preprocess = loss, history, columns, None
             if backup is not None:
                 recipe = {"optimizer": optimizer, "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
                 data = X, y, sample_weight, groups
@@ -664,7 +664,7 @@ class Sequential:
         y : array-like
             Targets, as the loss takes them.
         loss : str or Loss, optional
-            That of the last call or fit, where not given.
+            The model's own, that of the last call or fit, where not given.
         optimizer : str or Optimizer, optional
             That of the last call, or "adam".
         sample_weight, groups : array-like (n,), optional
@@ -988,10 +988,10 @@ class Sequential:
         """
         if not isinstance(other, Sequential):
             raise TypeError(f"`other` must be a Sequential; got {type(other).__name__}.")
-        other._need_parameters(adapted=False)
         check_range("tau", tau, 0, 1, low_open=True, high_closed=True)
+        other._need_parameters(adapted=tau != 1)
         if tau != 1:
-            self._need_parameters(adapted=False)
+            self._need_parameters()
         layers = parts.shared(self, other, layers)
         if self.built and self.n_features != other.n_features:
             raise ValueError(f"`other` must have n_features={self.n_features}; got {other.n_features}.")

@@ -130,7 +130,7 @@ class Training:
         self.epoch = self._steps_before = 0
         self.epochs_before = epochs_before
         data = self._read(X, y, sample_weight, groups, batch_size)
-        source, targets, weighted = self._kind = data.kind
+        source, targets, weighted = self.stored_as = data.kind
         self.device = device
         simd, make_executor = executor_of(device)
         options = {"simd": simd, "guard": _guard, "precision": precision if device == "cuda" else None}
@@ -177,7 +177,7 @@ class Training:
         data = self._read(X, y, sample_weight, groups, X.shape[0])
         fits = self._batches.most_rows <= self.plan.batch_size and not self.loss.queries
         sparse = most_entries(data.X, self._batches.most_rows) or self.plan.entries
-        if data.kind != self._kind or not fits or sparse:
+        if data.kind != self.stored_as or not fits or sparse:
             return False
         self.executor.take(data.externals)
         self._prepared = self._drawn = None
@@ -195,12 +195,15 @@ class Training:
         self.optimizer, self.seed, self._rate = optimizer, seed, optimizer.learning_rate
         self._prepared = self._drawn = None
 
-    def take_over(self, other: Training, epochs_before: int) -> bool:
-        """Go on from where another one of the same model is, whose optimiser has the same structure; False where their
-        parameters do not lie in the same places.
+    @property
+    def places(self) -> list:
+        """Where each parameter lies."""
+        return [(p.name, p.matrix) for p in self.plan.parameters]
+
+    def take_over(self, other: Training, epochs_before: int) -> None:
+        """Go on from where another one of the same model is, with the same places, whose optimiser has the same
+        structure.
         """
-        if [(p.name, p.matrix) for p in self.plan.parameters] != [(p.name, p.matrix) for p in other.plan.parameters]:
-            return False
         other._take_what_was_set()
         other.look_at_slots()
         np.copyto(self.executor.state, other.executor.state)
@@ -209,7 +212,6 @@ class Training:
         self._steps_before = other.step - self.executor.steps_done
         self._written, self._before, self._last_finite, self._unchecked = other._written, None, self._vectors, 0.0
         self._prepared = self._drawn = None
-        return True
 
     def begin_again(self, seed: int) -> None:
         """The next step is the first of a fit with this seed."""

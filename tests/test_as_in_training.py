@@ -151,12 +151,26 @@ def test_the_gradient_behind_a_layer_is_that_of_its_bias(training):
         model.input_gradients(X, output=0, layer="dense_9")
 
 
+def test_many_rows_are_one_batch():
+    """More than NumPy takes at a time otherwise."""
+    X, y = np.random.default_rng(0).normal(size=(9000, 7)), np.zeros((9000, 3))
+    model = Sequential(Dense(4), BatchNorm(), Dropout(0.5), Dense(3), dtype="float64").build(7)
+    gradients = model.input_gradients(X, y, "squared_error", training=True, seed=1)
+    direction = np.zeros_like(X)
+    direction[[0, 4100, 8999]] = 1e-5
+    loss = lambda X: 0.5 * (model.logits(X, training=True, seed=1) ** 2).sum()  # noqa: E731
+    change = (loss(X + direction) - loss(X - direction)) / 2
+    assert (gradients * direction).sum() == pytest.approx(change, rel=1e-5)
+
+
 def test_an_embedding_has_no_gradient_but_behind_it():
     X = np.tile(np.arange(6.0)[:, None] % 3, 2)
     model = Sequential(Embedding(3, 2), Tanh(), Dense(2), dtype="float64").build(2)
     gradients = model.input_gradients(X, output=0, layer=0)
     slopes = 1 - model.activations(X, 1) ** 2
     np.testing.assert_allclose(gradients, slopes * model.parameters["dense_0.weight"][:, 0], rtol=1e-12)
+    with pytest.raises(ValueError, match=r"integers in \[0, 3\), in column 0 .*got 7.0"):
+        model.input_gradients(X + 7, output=0, layer=0)
 
 
 def test_what_is_mixed_cannot_be_seen():

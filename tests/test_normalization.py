@@ -9,6 +9,7 @@ import scipy.sparse
 from sklearn.preprocessing import StandardScaler
 
 from fastmlp import (
+    SGD,
     BackupAndRestore,
     Callback,
     Dense,
@@ -25,7 +26,7 @@ from fastmlp import (
 )
 
 OPTIONS = {"loss": "softmax_cross_entropy", "epochs": 4, "batch_size": 32, "verbose": 0}
-NAMES = "normalization_0.running_mean", "normalization_0.running_var"
+NAMES = "normalization_0.running_mean", "normalization_0.weight"
 
 
 def data(n=400, seed=0):
@@ -61,7 +62,7 @@ def test_mean_and_variance_are_those_of_the_rows_that_are_trained_on():
     model.fit(X, y, validation_split=0.25, **OPTIONS)
     before = model.parameters
     np.testing.assert_allclose(before[NAMES[0]], X[:300].mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(before[NAMES[1]][:4], X[:300, :4].var(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(before[NAMES[1]][:4], 1 / X[:300, :4].std(axis=0), rtol=1e-9)
     model.fit(2 * X, y, **OPTIONS)  # the second fit goes on with them
     assert all(np.array_equal(model.parameters[name], before[name]) for name in NAMES)
     model.adapt(2 * X)
@@ -97,8 +98,10 @@ def test_weights_of_rows_and_rows_without_any():
     weights = np.random.default_rng(2).integers(0, 4, len(X)).astype(float)
     model = network(Normalization()).build(5).adapt(X, sample_weight=weights)
     repeated = network(Normalization()).build(5).adapt(np.repeat(X, weights.astype(int), axis=0))
-    for name in NAMES:
-        np.testing.assert_allclose(model.parameters[name], repeated.parameters[name], rtol=1e-9)
+    for unit in (1.0, 1e-16, 1e16):
+        model.adapt(X, sample_weight=unit * weights)
+        for name in NAMES:
+            np.testing.assert_allclose(model.parameters[name], repeated.parameters[name], rtol=1e-9)
     weights[3:] = 0
     few = network(Normalization())
     few.fit(X, y, sample_weight=weights, **OPTIONS)
@@ -113,9 +116,22 @@ def test_more_rows_than_are_taken_at_a_time(tmp_path):
     there = np.load(tmp_path / "X.npy", mmap_mode="r")
     model = Sequential(Normalization(), Dense(2)).build(3).adapt(there)
     np.testing.assert_allclose(model.parameters[NAMES[0]], X.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(model.parameters[NAMES[1]], X.var(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(model.parameters[NAMES[1]], 1 / X.std(axis=0), rtol=1e-6)
     model.adapt(there, sample_weight=weights)
-    np.testing.assert_allclose(model.parameters[NAMES[1]], X[66_000:].var(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(model.parameters[NAMES[1]], 1 / X[66_000:].std(axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sizes"), [("float32", [1e-24, 1e-19, 1.0, 1e25]), ("float64", [1e-150, 1.0, 1e150])]
+)
+def test_columns_of_any_size(dtype, sizes):
+    Z = np.random.default_rng(0).normal(size=(300, len(sizes)))
+    model = Sequential(Normalization(), Dense(2), dtype=dtype).build(len(sizes)).adapt(Z * sizes)
+    expected = StandardScaler().fit_transform(Z)
+    np.testing.assert_allclose(model.activations(Z * sizes, 0), expected, rtol=1e-4, atol=1e-5)
+    tiny = Sequential(Normalization(), Dense(2), dtype=dtype).build(len(sizes)).adapt(Z * sizes[0])
+    assert np.isfinite(tiny.logits(Z * sizes[0])).all()
+    assert model.parameters[NAMES[0]].dtype == dtype
 
 
 def test_sparse_rows():
@@ -136,6 +152,12 @@ def test_files_copies_and_other_models_take_it_along(tmp_path):
     assert loaded.layers[0] == Normalization()
     for other in (loaded, copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model[:]):
         np.testing.assert_array_equal(other.logits(X), model.logits(X))
+    fresh = network(Normalization()).build(5)
+    with pytest.raises(ValueError, match="has no mean yet"):
+        fresh.copy_parameters(model, tau=0.1)
+    with pytest.raises(ValueError, match="has no mean yet"):
+        model.copy_parameters(fresh, tau=0.1)
+    assert not network(Normalization()).copy_parameters(fresh)._adapted
     head = Sequential(*model.layers[:3], Dense(3), dtype="float64").copy_parameters(model, layers=3)
     np.testing.assert_array_equal(head.activations(X, layer=1), model.activations(X, layer=1))
 
@@ -208,7 +230,7 @@ def test_where_it_may_stand():
 
 
 def test_what_somebody_from_keras_would_write():
-    with pytest.raises(AttributeError, match=r"no attribute 'adapt': mean and variance are the model's.*adapt\(X\)"):
+    with pytest.raises(AttributeError, match=r"no attribute 'adapt': mean and deviation are the model's.*adapt\(X\)"):
         Normalization().adapt(data()[0])
     with pytest.raises(TypeError, match=r"Normalization has no argument 'mean': fit sets it, or model.adapt"):
         Normalization(mean=0.0)
@@ -218,6 +240,38 @@ def test_what_somebody_from_keras_would_write():
         network(Normalization()).adapt(data()[0])
 
 
+def test_a_network_that_is_built_is_adapted_by_its_first_fit():
+    X, y = data()
+    model = network(Normalization()).build(5, seed=3)
+    first = model.parameters["dense_0.weight"]
+    model.fit(X, y, optimizer="sgd", **OPTIONS | {"epochs": 1})
+    np.testing.assert_allclose(model.parameters[NAMES[0]], X.mean(axis=0), rtol=1e-12)
+    assert np.abs(model.parameters["dense_0.weight"] - first).max() < 0.5  # the parameters were those
+
+
+def test_columns_by_name():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    X, y = data()
+    frame = pandas.DataFrame(X, columns=[*"abcde"])
+    model = network(Normalization())
+    model.fit(frame, y, **OPTIONS)
+    with pytest.raises(ValueError, match="columns"):
+        model.adapt(frame[[*"edcba"]])
+
+
+def test_a_fit_that_stops_while_it_adapts_leaves_no_network(monkeypatch):
+    from fastmlp import sequential
+
+    def stops(X, sample_weight):
+        raise KeyboardInterrupt
+
+    (X, y), model = data(), network(Normalization())
+    monkeypatch.setattr(sequential, "column_statistics", stops)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y, **OPTIONS)
+    assert not model.built and model.loss is None
+
+
 @pytest.mark.filterwarnings("ignore:.*constant:UserWarning")
 def test_diagnoses_rate_tests_and_estimators():
     X, y = data()
@@ -225,9 +279,29 @@ def test_diagnoses_rate_tests_and_estimators():
     for model in (network(Normalization()), network(Normalization()).build(5)):
         assert diagnose(model, X, y, loss="softmax_cross_entropy")["inputs"].verdict == "ok"
         assert find_learning_rate(model, X, y, loss="softmax_cross_entropy", steps=20).suggestion > 0
+        assert not (model.built and model._adapted)
     estimator = SKLearnClassifier(network(Normalization()), fit_kwargs={"epochs": 30})
     assert estimator.fit(X, y).score(X, y) > 0.9
     parts = SKLearnClassifier(network(Normalization())).partial_fit(X[:200], y[:200], classes=[0, 1])
     np.testing.assert_allclose(parts.model_.parameters[NAMES[0]], X[:200].mean(axis=0), rtol=1e-12)
     parts.partial_fit(X[200:], y[200:])
     np.testing.assert_allclose(parts.model_.parameters[NAMES[0]], X[:200].mean(axis=0), rtol=1e-12)
+
+
+def test_partial_fit_keeps_a_network_that_has_learned_and_takes_weights():
+    X, y = data()
+    learned = network(Normalization())
+    learned.fit(2 * X, y, **OPTIONS)
+    before = learned.parameters
+    estimator = SKLearnClassifier(lambda X, y: learned[:], fit_kwargs={"optimizer": SGD(1e-9)})
+    estimator.partial_fit(X, y, classes=[0, 1])
+    for name, array in before.items():
+        np.testing.assert_allclose(estimator.model_.parameters[name], array, rtol=1e-5, atol=1e-5)
+    weights = np.random.default_rng(0).uniform(0, 2, len(X))
+    weighted = SKLearnClassifier(network(Normalization()), fit_kwargs={"optimizer": SGD(1e-9)}, random_state=3)
+    weighted.partial_fit(X, y, classes=[0, 1], sample_weight=weights)
+    np.testing.assert_allclose(
+        weighted.model_.parameters[NAMES[0]], np.average(X, axis=0, weights=weights), rtol=1e-9, atol=1e-9
+    )
+    drawn = network(Normalization()).build(5, weighted._seed).parameters["dense_0.weight"]
+    np.testing.assert_allclose(weighted.model_.parameters["dense_0.weight"], drawn, rtol=1e-5, atol=1e-5)

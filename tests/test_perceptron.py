@@ -128,9 +128,9 @@ def test_epochs_by_partial_fit_are_those_of_fit(n_classes):
 
 def test_what_partial_fit_refuses():
     for y, classes, message in (
-        ([0, 1], None, "`classes` must be all labels that will come"),
+        ([0, 1], None, "`classes` must be two or more, all labels that will come; got None"),
         ([0, 2], [0, 1], "y must have labels among `classes`.*got 2"),
-        ([0, 0], [0], "at least two classes"),
+        ([0, 0], [0], r"`classes` must be two or more, all labels that will come; got \[0\]"),
     ):
         model = Perceptron()
         with pytest.raises(ValueError, match=message):
@@ -139,4 +139,6 @@ def test_what_partial_fit_refuses():
     model = Perceptron().partial_fit([[0.0], [1.0]], [0, 1], classes=[0, 1])
     with pytest.raises(ValueError, match="`classes` must be those of the first call"):
         model.partial_fit([[0.0]], [0], classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="X has 2 features, but Perceptron is expecting 1"):
+        model.partial_fit([[0.0, 1.0]], [0])
     assert model.n_iter_ == 1 and model.partial_fit([[0.0]], [0]).n_iter_ == 2

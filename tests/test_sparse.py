@@ -273,3 +273,15 @@ def test_what_numpy_predicts():
     dense_first, product_first = Sequential(Rescaling(2.0), Dense(3)), Sequential(GaussianNoise(0.1), Dense(3))
     assert dense_first._first_units is None
     assert product_first._first_units == 3
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_an_entry_that_is_not_finite_is_named_wherever_it_is(value):
+    """Behind the first entries that are looked at together, too."""
+    X = scipy.sparse.random(3000, 20, density=0.2, format="csr", random_state=0)
+    row = 2750
+    entry = X.indptr[row] + 1
+    X.data[entry] = value
+    what = "NaN" if np.isnan(value) else "infinity"
+    with pytest.raises(ValueError, match=f"got {what} in row {row}, column {X.indices[entry]}"):
+        Sequential(Dense(2)).fit(X, np.zeros((3000, 2)), loss="squared_error", verbose=0)

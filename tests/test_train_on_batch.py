@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from fastmlp import (
     Dropout,
     GaussianNoise,
     MLPClassifier,
+    PiecewiseConstantDecay,
     ReLU,
     Sequential,
     Softmax,
@@ -409,19 +411,20 @@ def test_a_schedule_counts_the_calls():
 def test_a_schedule_of_epochs_is_warned_of_once():
     X, y = data()
     model = network().build(6)
-    for rate in (CosineDecay(0.5, epochs=4), Warmup(CosineDecay(0.5, epochs=4), steps=3)):
-        with pytest.warns(
-            UserWarning, match="a learning_rate that changes by epochs, .* give its length in `steps`"
-        ) as w:
+    decay = CosineDecay(0.5, epochs=4)
+    for rate in (decay, Warmup(decay, steps=3), PiecewiseConstantDecay((0.5, 0.1), epochs=(4,))):
+        with pytest.warns(UserWarning, match="the learning_rate of .* changes by epochs, .* length in `steps`") as w:
             for _ in range(2):
                 model.train_on_batch(X, y, loss=LOSS, optimizer=SGD(rate))
         assert len(w) == 1 and w[0].filename == __file__
         model.reset_optimizer()
     _, gradients = model.gradients(X, y, LOSS)
-    with pytest.warns(UserWarning, match="a momentum that changes by epochs") as w:
+    with pytest.warns(UserWarning, match="the momentum of .* changes by epochs") as w:
         model.apply_gradients(gradients, optimizer=SGD(0.1, momentum=CosineDecay(0.5, epochs=4)))
     assert w[0].filename == __file__
     model.fit(X, y, loss=LOSS, optimizer=SGD(CosineDecay(0.5, epochs=4)), epochs=1, verbose=0)  # no warning
+    with pytest.warns(UserWarning, match=r"Dropout\(rate=CosineDecay.* changes by epochs"):
+        Sequential(Dropout(decay), Dense(3)).train_on_batch(X, y, loss=LOSS)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -459,7 +462,8 @@ def test_steps_of_several_kinds_in_turn_have_the_bits_of_steps_that_are_set_up_a
         weights, targets = rng.uniform(0, 2, n), rng.normal(size=(n, 3))
         before, results = [*kept._loop.others], []
         for model in (kept, anew):
-            options = {"optimizer": optimizer, "seed": 5, "n_threads": 1}
+            rate = optimizer.learning_rate if optimizer.scheduled else 0.01 * (1 + k % 3)
+            options = {"optimizer": replace(optimizer, learning_rate=rate), "seed": k // 9, "n_threads": 1}
             if kind in (0, 1):
                 results.append(model.train_on_batch(X, y, loss=LOSS, **options))
             elif kind == 2:
@@ -470,7 +474,7 @@ def test_steps_of_several_kinds_in_turn_have_the_bits_of_steps_that_are_set_up_a
                 results.append(model.train_on_batch(X, targets, loss="squared_error", **options))
             elif kind == 5:
                 loss, gradients = model.gradients(X, y, LOSS)
-                model.apply_gradients(gradients, optimizer=optimizer, n_threads=1)
+                model.apply_gradients(gradients, optimizer=options["optimizer"], n_threads=1)
                 results.append(loss)
             elif kind == 6:
                 model.set_parameters({"dense_0.bias": np.full(12, 0.01 * k)})
@@ -485,6 +489,69 @@ def test_steps_of_several_kinds_in_turn_have_the_bits_of_steps_that_are_set_up_a
     assert others > 10
     for name, array in anew.parameters.items():
         np.testing.assert_array_equal(kept.parameters[name], array, err_msg=name)
+
+
+def test_a_refused_or_diverged_step_of_another_kind_leaves_all_as_it_was():
+    X, y = data()
+    model, twin = (Sequential(Dense(3), dtype="float64").build(6) for _ in range(2))
+    _, gradients = model.gradients(X, y, LOSS)
+    for one in (model, twin):
+        one.apply_gradients(gradients, optimizer=SGD(0.1, momentum=0.9))
+        one.train_on_batch(X, y, loss=LOSS, optimizer=SGD(0.2, momentum=0.9))
+    with pytest.raises(ValueError, match="must have one for each parameter"):
+        model.apply_gradients({}, optimizer=SGD(0.5, momentum=0.9))
+    with pytest.raises(DivergenceError, match="as they were before it"):
+        model.train_on_batch(X, np.full((len(X), 3), 1e308), loss="squared_error", optimizer=SGD(0.2, momentum=0.9))
+    for one in (model, twin):
+        one.train_on_batch(X, y, loss=LOSS)
+        one.apply_gradients(gradients)
+    for name, array in twin.parameters.items():
+        np.testing.assert_array_equal(model.parameters[name], array)
+
+
+def test_a_divergence_after_another_kind_of_step_goes_back_to_the_last_one():
+    """Not to where that kind was when it was last used."""
+    X, y = data(dtype=np.float64)
+    model = Sequential(Dense(3), dtype="float64").build(6)
+    targets, optimizer = np.zeros((len(X), 3)), SGD(0.1, momentum=0.9)
+    for _ in range(3):
+        model.train_on_batch(X, targets, loss="squared_error", optimizer=optimizer)
+        model.train_on_batch(X, y, loss=LOSS, optimizer=optimizer)
+    before = model.parameters
+    with pytest.raises(DivergenceError):
+        model.train_on_batch(X, targets + 1e308, loss="squared_error", optimizer=optimizer)
+    for name, array in before.items():
+        np.testing.assert_array_equal(model.parameters[name], array)
+
+
+def test_moments_that_are_not_finite_are_noticed_by_another_kind_of_step():
+    """In a large network, at whose moments a step does not always look."""
+    X, y = np.random.default_rng(0).normal(size=(4, 1000)), np.array([0, 1, 2, 0])
+    model = Sequential(Dense(40), ReLU(), Dense(3), dtype="float64").build(1000)
+    before = model.parameters
+    for _ in range(2):
+        model.train_on_batch(X, y, loss=LOSS, optimizer=Adam(1e-3))
+    gradients = {name: np.full(array.shape, 1e200) for name, array in before.items()}
+    model.apply_gradients(gradients, optimizer=Adam(1e-3))  # their squares are infinite, but no parameter is
+    with pytest.raises(DivergenceError, match="a gradient is no longer finite"):
+        model.train_on_batch(X, y, loss=LOSS, optimizer=Adam(1e-3))
+    assert all(np.isfinite(array).all() for array in model.parameters.values())
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_rows_of_other_kinds_are_not_kept_alive(sparse):
+    X, y = data()
+    model, alive = network(), []
+    for n in (2, 4, 8, len(X)):
+        for loss, kind in ((LOSS, "float32"), (LOSS, "float64"), ("hinge", "float32"), (LOSS, "uint8")):
+            rows = X[:n].astype(kind)
+            rows = scipy.sparse.csr_matrix(rows) if sparse else rows
+            model.train_on_batch(rows, y[:n], loss=loss)
+            alive.append(weakref.ref(rows.data if sparse else rows))
+            del rows
+    gc.collect()
+    assert not any(ref() is not None for ref in alive)
+    assert len(model._loop.others) == (0 if sparse and model._loop.trainer.plan.entries else 2)
 
 
 def test_gradients_that_were_given_say_nothing_of_what_comes_out():

@@ -8,13 +8,13 @@ import numpy as np
 from numba import cuda
 
 from .. import records as R
-from ..engine.dropout import KINDS, U, hashed as cpu_hashed
+from ..engine.dropout import KINDS
+from ..masks import GOLDEN, U, hashed as of_index
 from ..simd import ITEMSIZE
 from .device import NOT_FINITE, SIMD, STEP
 from .functions import cuda_kernel, device_function, inlined, place
 
-GOLDEN = U(0x9E3779B9)
-hashed = device_function(cpu_hashed.py_func)
+hashed = device_function(of_index)
 
 
 @device_function

@@ -183,8 +183,8 @@ class Perceptron(ClassifierMixin, BaseEstimator):
         with unless_it_fails(self):
             X, y = self._rows(X, y, reset=first)
             if first:
-                if classes is None:
-                    raise ValueError("`classes` must be all labels that will come, in the first call; got None.")
+                if classes is None or len(np.unique(classes)) < 2:
+                    raise ValueError(f"`classes` must be two or more, all labels that will come; got {classes!r}.")
                 self._begin(np.unique(classes), X.shape[1])
             elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
                 raise ValueError(

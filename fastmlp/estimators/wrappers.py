@@ -257,7 +257,10 @@ class _Wrapper(Hinted, BaseEstimator):
             batch_size = check_count(options["batch_size"], "batch_size")
             X, y, sample_weight = present(X, y, sample_weight)
             if first and network._normalizes:  # by all rows that are there so far
-                network.build(X.shape[1], self._seed).adapt(X, sample_weight)
+                if not network.built:
+                    network.build(X.shape[1], self._seed)
+                if not network._adapted:
+                    network.adapt(X, sample_weight)
             y = self._targets(y, network, loss)
 
             def step(rows):
