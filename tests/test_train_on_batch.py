@@ -538,20 +538,32 @@ def test_moments_that_are_not_finite_are_noticed_by_another_kind_of_step():
     assert all(np.isfinite(array).all() for array in model.parameters.values())
 
 
-@pytest.mark.parametrize("sparse", [False, True])
-def test_rows_of_other_kinds_are_not_kept_alive(sparse):
+def test_rows_of_other_kinds_are_not_kept_alive():
     X, y = data()
-    model, alive = network(), []
-    for n in (2, 4, 8, len(X)):
-        for loss, kind in ((LOSS, "float32"), (LOSS, "float64"), ("hinge", "float32"), (LOSS, "uint8")):
+    model, alive, loop = network(), [], None
+    for n in (2, 4, 8, len(X)):  # each time there is no room for so many
+        for loss, kind in (("hinge", "float32"), (LOSS, "float64"), (LOSS, "float32"), (LOSS, "uint8")):
             rows = X[:n].astype(kind)
-            rows = scipy.sparse.csr_matrix(rows) if sparse else rows
             model.train_on_batch(rows, y[:n], loss=loss)
-            alive.append(weakref.ref(rows.data if sparse else rows))
+            alive.append(weakref.ref(rows))
             del rows
+            loop = model._loop
+            kept = [loop.trainer, *loop.others]
+            assert len({(one.loss, one.stored_as) for one in kept}) == len(kept) <= 3
     gc.collect()
-    assert not any(ref() is not None for ref in alive)
-    assert len(model._loop.others) == (0 if sparse and model._loop.trainer.plan.entries else 2)
+    assert not any(ref() is not None for ref in alive) and len(loop.others) == 2
+
+
+def test_what_is_set_up_anew_in_each_step_is_not_kept():
+    X, y = scipy.sparse.random(32, 300, density=0.02, format="csr", random_state=0), np.arange(32) % 3
+    model = Sequential(Dense(3))
+    for loss in (LOSS, "hinge", LOSS):
+        model.train_on_batch(X, y, loss=loss)
+    assert model._loop.trainer.plan.entries and not model._loop.others
+    model = Sequential(Dense(8000), Dense(3))
+    for loss in (LOSS, "hinge", LOSS):
+        model.train_on_batch(X.toarray(), y, loss=loss)
+    assert model._loop.trainer.plan.n_bytes > 2**24 and not model._loop.others
 
 
 def test_gradients_that_were_given_say_nothing_of_what_comes_out():
