@@ -38,14 +38,15 @@ def check_X(X, argument: str = "X", n_features: int | None = None, finite: bool 
         check_finite(X, argument)
     else:
         refuse_masked(X, argument)
-        if hasattr(X, "__next__"):
-            raise TypeError(f"`{argument}` must be an array; got {X!r}. Batch by batch, rows go to `train_on_batch`.")
         given = X
         try:
             X = np.asarray(X)  # a memory map becomes a view of itself
         except ValueError as error:  # rows of several lengths
             raise ValueError(f"`{argument}` must have shape (n_samples, n_features): {error}") from None
         if X.dtype.kind == "O":
+            if hasattr(given, "__next__"):
+                what = f"must be an array; got {given!r}"
+                raise TypeError(f"`{argument}` {what}. Batch by batch, rows go to `train_on_batch`.")
             refuse_dates(given, argument)
             try:
                 X = X.astype(np.float64)

@@ -5,7 +5,7 @@ way back from it to the gradients of the inputs, which no training needs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -154,15 +154,16 @@ def forward(
     """The same for whatever acts as an array of this dtype does: `onnx_export` notes down what happens to one. Where
     there is a list, each layer is appended to it.
     """
-    skips, sparse, number = [], is_sparse(value), 0  # that of the layer, as the engine numbers them
-    for i, (name, layer) in enumerate(layers):
+    skips, sparse, factors = [], is_sparse(value), None
+    numbers = None if training is None else _numbers(layers)
+    for name, layer in layers:
         if sparse and not isinstance(layer, _LEFT_OUT):  # a product accepts CSR and is dense; all others need dense
             value, sparse = value if isinstance(layer, Dense) else _dense(value, dtype), False
-        factors = None
-        if training is not None and (rate := _rate(layer)):
-            value, sparse = _dense(value, dtype), False
-            factors, rest = _dropping(training.key, number, layer, rate, value)
-            number += isinstance(layer, Join)  # the sum has a number of its own
+        if training is not None:
+            rate, number, factors = _rate(layer), next(numbers), None
+            if rate:
+                value, sparse = _dense(value, dtype), False
+                factors, rest = _dropping(training.key, number, layer, rate, value)
         if passed is not None:
             passed.append(Passed(name, layer, value, skips[-1] if skips else None, factors))
         if isinstance(layer, Dense):
@@ -192,12 +193,23 @@ def forward(
             value = value * factors + rest
         elif training is not None and isinstance(layer, GaussianNoise):
             value, sparse = _dense(value, dtype), False
-            noise = masks.normal(training.key, 2**16 + i, value.size, dtype)
+            noise = masks.normal(training.key, number, value.size, dtype)
             value = value + dtype.type(layer.stddev) * noise.reshape(value.shape)
         elif training is not None and isinstance(layer, AUGMENTATIONS):
             raise NotImplementedError(f"`training` is for dropout, noise and norms; the model has {layer!r}.")
-        number += not isinstance(layer, (Rescaling, *AUGMENTATIONS))
     return _dense(value, dtype)
+
+
+def _numbers(layers: Iterable[tuple[str, Layer | Mark]]) -> Iterator[int]:
+    """Those of layers that masks and noise follow from, as the engine has them."""
+    number = 0
+    for i, (_, layer) in enumerate(layers):
+        if isinstance(layer, AUGMENTATIONS):
+            yield 2**16 + i
+        else:
+            yield number
+            if not isinstance(layer, Rescaling):
+                number += 2 if isinstance(layer, Join) and layer.drop_rate else 1  # the sum has one of its own
 
 
 def _rate(layer: Layer | Mark) -> float:

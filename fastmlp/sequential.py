@@ -124,6 +124,7 @@ class Sequential:
         self._n_outputs = n_outputs(layers)
         self._first_units = first_units(self._flat)
         self._has_own_functions = any(isinstance(layer, CustomActivation) for _, layer in self._flat)
+        self._normalizes = any(isinstance(layer, Normalization) for layer in layers)
         self._loss = None
         self.n_features = None
         self._stored: dict[str, np.ndarray] = {}
@@ -345,10 +346,6 @@ class Sequential:
         self._arrays = self._arrays | own
 
     @property
-    def _normalizes(self) -> bool:
-        return any(isinstance(layer, Normalization) for layer in self.layers)
-
-    @property
     def _adapted(self) -> bool:
         """Whether the `Normalization` has a mean and a deviation; also where there is none."""
         return not self._normalizes or bool(self._arrays[f"{Normalization.prefix}_0.weight"].any())
@@ -356,7 +353,7 @@ class Sequential:
     def _need_parameters(self, adapted: bool = True) -> None:
         if not self.built:
             raise ValueError("this model has no parameters yet; call `fit` or `build` first.")
-        if adapted and not self._adapted:
+        if self._normalizes and adapted and not self._adapted:
             raise ValueError("the Normalization has no mean yet; call `fit`, or `adapt` with typical rows.")
 
     @property
