@@ -598,7 +598,7 @@ class Sequential:
                 self.build(X.shape[1], seed)
             if not self._adapted:
                 self._adapt(X, sample_weight)
-            self._arrays = self._arrays
+            self._arrays = self._arrays  # those of the last step of a loop, if there was one: it is forgotten now
             self._loop.forget()
             self.loss, self.history, self._columns, self._preprocess = loss, history, columns, None
             if backup is not None:
